@@ -1,0 +1,12 @@
+"""Masked autoencoder, ViT-H/14, ImageNet-1K: the recipe of `vit_base.py` with the huge encoder.
+
+    python -m mae_jax.train --config=configs/vit_huge.py:1600 --workdir=runs/vit_huge
+
+The published ViT-H (1600 epochs) fine-tunes to 86.9 % and linearly probes to 77.2 %.
+"""
+
+from configs import vit_base
+
+
+def get_config(arg: str = "") -> dict:
+    return vit_base.with_model(arg, width=1280, depth=32, heads=16, patch=(14, 14))

@@ -1,0 +1,12 @@
+"""Masked autoencoder, ViT-S/16: the recipe of `vit_base.py` with the smaller encoder.
+
+    python -m mae_jax.train --config=configs/vit_small.py --workdir=runs/vit_small
+
+The paper has no ViT-S; the decoder (512 wide, 8 blocks) is the paper's for every encoder.
+"""
+
+from configs import vit_base
+
+
+def get_config(arg: str = "") -> dict:
+    return vit_base.with_model(arg, width=384, depth=12, heads=6)

@@ -1,0 +1,269 @@
+"""Read a config, override it from the command line, and say what is wrong with it.
+
+A config file defines `get_config(arg: str = "") -> dict` of plain values and imports nothing of
+this package. `FIELDS` names every field with what it must be; the config files say what it does.
+"""
+
+import contextlib
+import difflib
+import importlib.util
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from mae_jax import masking, patches
+
+
+class Mistake(Exception):
+    """A user's mistake: its text is one clear sentence that names the value and the way out."""
+
+
+@contextlib.contextmanager
+def mistakes() -> Iterator[None]:
+    """Where the values come from the user: what these calls refuse is a mistake of theirs."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise Mistake(str(error)) from error
+
+
+class Field(NamedTuple):
+    types: tuple[type, ...]
+    ok: Callable[[Any], bool]
+    wants: str
+
+
+def _integer(least: int) -> Field:
+    return Field((int,), lambda v: v >= least, f"a whole number of at least {least}")
+
+
+def _number(wants: str, ok: Callable[[float], bool]) -> Field:
+    return Field((int, float), lambda v: math.isfinite(v) and ok(v), wants)
+
+
+def _sides(wants: str) -> Field:
+    integers = lambda v: v and all(type(side) is int and side > 0 for side in v)
+    return Field((tuple, list), integers, wants)
+
+
+def _range(wants: str, ok: Callable[[float, float], bool]) -> Field:
+    numbers = lambda v: len(v) == 2 and all(isinstance(x, int | float) for x in v) and ok(*v)
+    return Field((tuple, list), numbers, wants)
+
+
+POSITIVE = _number("a number above 0", lambda v: v > 0)
+NOT_NEGATIVE = _number("a number of at least 0", lambda v: v >= 0)
+SHARE = _number("a number from 0 up to but not 1", lambda v: 0 <= v < 1)
+BOOL = Field((bool,), lambda v: True, "True or False")
+TEXT = Field((str,), lambda v: True, "a text")
+STATISTIC = Field(
+    (str, tuple, list),
+    lambda v: v == "auto" or (v and all(isinstance(x, int | float) for x in v)),
+    'a tuple with one number for each channel, or "auto"',
+)
+
+
+def one_of(*names: str) -> Field:
+    return Field((str,), lambda v: v in names, "one of " + ", ".join(map(repr, names)))
+
+
+FIELDS = {
+    "task": one_of("pretrain"),
+    "seed": _integer(0),
+    "epochs": POSITIVE,
+    "batch_size": _integer(1),
+    "accumulation": _integer(1),
+    "model.patch": _sides("a tuple of whole numbers such as (16, 16)"),
+    "model.width": _integer(1),
+    "model.depth": _integer(1),
+    "model.heads": _integer(1),
+    "model.decoder_width": _integer(1),
+    "model.decoder_depth": _integer(1),
+    "model.decoder_heads": _integer(1),
+    "model.norm_pix": BOOL,
+    "model.dtype": one_of("float32", "bfloat16", "auto"),
+    "mask.ratio": _number("a number between 0 and 1", lambda v: 0 < v < 1),
+    "optimizer.base_learning_rate": POSITIVE,
+    "optimizer.warmup_epochs": NOT_NEGATIVE,
+    "optimizer.b1": SHARE,
+    "optimizer.b2": SHARE,
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.clip": NOT_NEGATIVE,
+    "optimizer.ema": SHARE,
+    "data.train.source": TEXT,
+    "data.train.split": TEXT,
+    "data.test.source": TEXT,
+    "data.test.split": TEXT,
+    "data.size": _sides("a tuple of whole numbers such as (224, 224)"),
+    "data.channels": _integer(1),
+    "data.crop_scale": _range(
+        "(smallest, largest) share of the area", lambda a, b: 0 < a <= b <= 1
+    ),
+    "data.crop_ratio": _range("(narrowest, widest) width / height", lambda a, b: 0 < a <= b),
+    "data.flip": BOOL,
+    "data.center_crop": _number("a number above 0 and up to 1", lambda v: 0 < v <= 1),
+    "data.mean": STATISTIC,
+    "data.std": STATISTIC,
+    "data.threads": _integer(1),
+    "mesh.data": Field((int,), lambda v: v == -1 or v > 0, "-1 (all that is left) or above 0"),
+    "mesh.fsdp": _integer(1),
+    "evaluate.every": _integer(0),
+    "evaluate.batch_size": _integer(1),
+    "evaluate.examples": _integer(1),
+    "evaluate.pictures": _integer(1),
+    "probe.train.source": TEXT,
+    "probe.train.split": TEXT,
+    "probe.test.source": TEXT,
+    "probe.test.split": TEXT,
+    "probe.examples": _integer(1),
+    "log_every": _integer(1),
+    "save_every": _integer(1),
+    "keep": _integer(1),
+}
+
+
+def load(spec: str) -> dict:
+    """The values of a config file: `PATH` or `PATH:ARGUMENT`.
+
+    Raises:
+      ValueError: there is no such file, or it is not a config, or does not know the argument.
+    """
+    name, _, argument = spec.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        near = sorted(p.as_posix() for p in Path("configs").glob("*.py"))
+        raise ValueError(f"config file {name!r} does not exist; here are: {', '.join(near)}")
+    # A variant says `from configs import vit_base`: let it find the folder that it lies in.
+    sys.path.insert(0, str(path.resolve().parent.parent))
+    try:
+        module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+        if module_spec is None or module_spec.loader is None:
+            raise ValueError(f"config file {name!r} is not a Python file (.py)")
+        module = importlib.util.module_from_spec(module_spec)
+        module_spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"config file {name!r} does not define get_config(arg)")
+    return module.get_config(argument)
+
+
+def parse(argv: Sequence[str]) -> tuple[ConfigDict, str]:
+    """`--config=PATH[:ARGUMENT] --workdir=DIR [--config.key=value ...]` -> config, workdir.
+
+    Raises:
+      Mistake: in one sentence, whatever is wrong with the arguments or with the config.
+    """
+    spec, rest = None, []
+    arguments = iter(argv)
+    for argument in arguments:
+        if argument in ("--config", "-config"):
+            spec = next(arguments, None)
+        elif argument.startswith(("--config=", "-config=")):
+            spec = argument.partition("=")[2]
+        else:
+            rest.append(argument)
+    if not spec:
+        raise Mistake("which config? Give --config=configs/NAME.py, for example quickstart.py")
+    with mistakes():
+        config = ConfigDict(load(spec))
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=values)
+    flags.DEFINE_string("workdir", None, "where the run is written", flag_values=values)
+    try:
+        stray = values(["mae_jax", *rest])[1:]
+    except AttributeError as error:  # an unknown --config.key
+        raise Mistake("unknown config key: " + " ".join(str(error).strip("'\"").split())) from error
+    except (flags.Error, ValueError, TypeError, KeyError) as error:
+        raise Mistake(str(error)) from error
+    if stray:
+        raise Mistake(
+            f"stray argument(s) {' '.join(stray)}: values are given as --config.key=value"
+        )
+    if not values["workdir"].value:
+        raise Mistake("where should the run be written? Give --workdir=DIR")
+    check(config)
+    return config, values["workdir"].value
+
+
+def flatten(config, prefix: str = "") -> dict[str, Any]:
+    """`{"model.patch": (16, 16), ...}` of a nested config."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict | ConfigDict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def check(config) -> None:
+    """Refuse a config that cannot run, before anything is compiled.
+
+    Raises:
+      Mistake: all that is wrong, each with its value and the way out.
+    """
+    flat = flatten(config)
+    problems = []
+    for name in flat.keys() - FIELDS.keys():
+        near = difflib.get_close_matches(name, FIELDS, 1)
+        problems.append(f"unknown config key {name}" + (f": did you mean {near[0]}?" * len(near)))
+    problems += [f"{name} is missing" for name in FIELDS.keys() - flat.keys()]
+    for name, field in FIELDS.items():
+        if name in flat:
+            value = flat[name]
+            typed = isinstance(value, field.types) and (bool in field.types or value is not True)
+            if not typed or value is False and bool not in field.types or not field.ok(value):
+                problems.append(f"{name} = {value!r} must be {field.wants}")
+    if not problems:
+        problems = list(_contradictions(flat))
+    if problems:
+        raise Mistake("; ".join(sorted(problems)))
+
+
+def _contradictions(flat: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with values that are each possible."""
+    try:
+        n = math.prod(patches.grid_of(flat["data.size"], flat["model.patch"]))
+        masking.keep_count(n, flat["mask.ratio"])
+    except ValueError as error:
+        yield f"data.size and model.patch: {error}"
+    for part in ("", "decoder_"):
+        width, heads = flat[f"model.{part}width"], flat[f"model.{part}heads"]
+        if width % heads:
+            yield f"model.{part}heads = {heads} does not divide model.{part}width = {width}"
+    if flat["batch_size"] % flat["accumulation"]:
+        yield f"accumulation = {flat['accumulation']} does not divide batch_size = " + str(
+            flat["batch_size"]
+        )
+    if flat["optimizer.warmup_epochs"] >= flat["epochs"]:
+        yield (
+            f"optimizer.warmup_epochs = {flat['optimizer.warmup_epochs']} is not shorter than "
+            f"epochs = {flat['epochs']}"
+        )
+    for name in ("data.mean", "data.std"):
+        if flat[name] != "auto" and len(flat[name]) != flat["data.channels"]:
+            yield f"{name} = {flat[name]} must have as many values as data.channels"
+    if flat["data.std"] != "auto" and min(flat["data.std"]) <= 0:
+        yield f"data.std = {flat['data.std']} must be above 0"
+
+
+def to_json(config) -> str:
+    """What `config.json` of a work directory holds."""
+    return json.dumps(ConfigDict(config).to_dict(), indent=2) + "\n"
+
+
+def differences(stored: dict, config) -> list[str]:
+    """`model.depth: 12 there, 8 here` for each field that is not the same."""
+    there, here = flatten(stored), flatten(json.loads(to_json(config)))
+    return [
+        f"{name}: {there.get(name, 'missing')} there, {here.get(name, 'missing')} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]

@@ -1,0 +1,1 @@
+"""Where pictures come from: `sources` (what to read), `images` (pixels), `pipeline` (batches)."""

@@ -1,0 +1,149 @@
+"""Pictures as uint8 arrays [h, w, c]: one way to decode them, two ways to crop them."""
+
+import io
+import math
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_ORIENTATION = 0x0112  # the EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
+    """Encoded bytes, or an array [h, w] or [h, w, c], to uint8 [h, w, channels].
+
+    From files: the first frame, upright by its EXIF orientation. Colour and gray turn into each
+    other (luma); transparent pixels show white unless `channels` is 4. More than eight bits are
+    scaled, not cut: 0..65535 to 0..255, floats from [0, 1], and values outside of these ranges from
+    their own minimum..maximum. Arrays may have any number of channels if `channels` is the same;
+    1, 3 and 4 channels turn into each other like files.
+
+    Raises:
+      ValueError: not a readable picture, or channels that do not fit.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype.kind != "f" and image.dtype not in (np.bool, np.uint8, np.uint16):
+            raise ValueError(
+                f"an array of {image.dtype} is no picture: give uint8, uint16 or float"
+            )
+        pixels = _as_pixels(image)
+        if pixels.shape[-1] == channels:
+            return pixels
+        if pixels.shape[-1] not in _MODES or channels not in _MODES:
+            raise ValueError(f"an array of shape {image.shape} has not {channels} channels")
+        return _convert(
+            Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels), channels
+        )
+    if channels not in _MODES:
+        raise ValueError(f"picture files give 1, 3 or 4 channels, not {channels}: use arrays")
+    try:
+        with Image.open(io.BytesIO(image)) as picture:
+            picture.load()  # first: some formats keep the EXIF block behind the pixels
+            if picture.mode[0] in "IF":  # 16-bit, 32-bit and float: Pillow would saturate them
+                deep = _as_pixels(np.asarray(picture))[..., 0]
+                upright = _upright(Image.fromarray(deep), picture)
+            else:
+                upright = _upright(picture, picture)
+            return _convert(upright, channels)
+    except UnidentifiedImageError as error:
+        raise ValueError("not a picture in a format that Pillow reads") from error
+    except Exception as error:  # the plugins raise nearly every type on damaged files
+        raise ValueError(f"not a readable picture: {error}") from error
+
+
+def _upright(picture: Image.Image, header: Image.Image) -> Image.Image:
+    # not ImageOps.exif_transpose: it writes the EXIF block again, and fails on odd ones
+    turn = _UPRIGHT.get(header.getexif().get(_ORIENTATION, 1))
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _convert(picture: Image.Image, channels: int) -> np.ndarray:
+    if channels != 4 and picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture).convert("RGB")
+    pixels = np.asarray(picture.convert(_MODES[channels]))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _as_pixels(values: np.ndarray) -> np.ndarray:
+    """Any number [h, w] or [h, w, c] to uint8 [h, w, c]."""
+    if values.ndim not in (2, 3) or values.size == 0:
+        raise ValueError(f"an array of shape {values.shape} is no [h, w] or [h, w, c] picture")
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.dtype == np.uint8:
+        return values
+    top = {"b": 1, "f": 1}.get(values.dtype.kind, 65535)
+    values = np.nan_to_num(values.astype(np.float64), posinf=top, neginf=0)
+    low, high = values.min(), values.max()
+    if low < 0 or high > top:
+        values, top = values - low, high - low
+    return np.rint(values * (255 / (top or 1))).astype(np.uint8)
+
+
+def random_resized_crop(
+    image: np.ndarray,
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """A random part of `image` [h, w, c], resized to uint8 [*size, c] by antialiased bicubic.
+
+    The part has an area of `scale` (a range of shares of the picture) and, relative to the aspect
+    of `size`, an aspect log-uniform in `ratio`; after ten misses it is the largest central part of
+    such an aspect. That is torchvision's RandomResizedCrop where `size` is square; He et al. 2021
+    pre-train with scale (.2, 1) and ratio (3/4, 4/3).
+    """
+    height, width = image.shape[:2]
+    aspect = size[1] / size[0]
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        shape = aspect * math.exp(rng.uniform(*np.log(ratio)))
+        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < w <= width and 0 < h <= height:
+            y, x = rng.integers(height - h + 1), rng.integers(width - w + 1)
+            break
+    else:
+        shape = np.clip(width / height, aspect * ratio[0], aspect * ratio[1])
+        w = max(1, min(width, round(height * shape)))
+        h = max(1, min(height, round(width / shape)))
+        y, x = (height - h) // 2, (width - w) // 2
+    part = image[y : y + h, x : x + w]
+    return _resize(part, size, (0, 0, w, h))
+
+
+def center_crop(image: np.ndarray, size: tuple[int, int], share: float) -> np.ndarray:
+    """The middle of `image` [h, w, c], resized to uint8 [*size, c] by antialiased bicubic.
+
+    `share` is how much is kept, per axis, of the largest centred crop with the aspect of `size`: .875
+    is the usual "resize to 256, cut 224", and 1 keeps as much as the aspect allows.
+    """
+    height, width = image.shape[:2]
+    unit = share * min(height / size[0], width / size[1])
+    h, w = size[0] * unit, size[1] * unit
+    y, x = (height - h) / 2, (width - w) / 2
+    return _resize(image, size, (max(0, x), max(0, y), min(width, x + w), min(height, y + h)))
+
+
+def _resize(
+    image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]
+) -> np.ndarray:
+    channels = image.shape[-1]
+    if channels not in (1, 3):  # one by one: Pillow's RGBA would darken by the fourth channel
+        parts = [_resize(image[..., c : c + 1], size, box) for c in range(channels)]
+        return np.concatenate(parts, axis=-1)
+    picture = Image.fromarray(np.ascontiguousarray(image[..., 0] if channels == 1 else image))
+    resized = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(resized).reshape(*size, channels)

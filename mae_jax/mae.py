@@ -1,0 +1,134 @@
+"""The masked autoencoder of He et al. 2021 (arXiv 2111.06377)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Float
+
+from mae_jax import layers, patches, positions, vit
+from mae_jax.masking import Mask
+
+
+@struct.dataclass
+class Output:
+    """What a masked autoencoder says of a batch."""
+
+    loss: Float[Array, ""]
+    losses: Float[Array, "b"]  # of each sample; `loss` is their mean
+    prediction: Float[Array, "b m d"]  # in the order of `mask.hidden`
+    mask: Mask
+    intermediates: dict[str, jax.Array]  # encoder/embedding, encoder/block_0 ..., encoder/norm
+
+
+class Decoder(nn.Module):
+    """Predicts the hidden patches from the encoder's tokens.
+
+    Nothing in it depends on the order of the tokens, so it sees `[cls; visible; mask tokens]`
+    with each token's position added, which equals un-shuffling them first, and its head runs on
+    the hidden tokens alone.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "b t e"], mask: Mask, grid: Sequence[int], features: int
+    ) -> Float[Array, "b m features"]:
+        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=layers.xavier, name="embedding")(
+            tokens
+        )  # [b 1+k d]
+        token = self.param("mask_token", nn.initializers.normal(0.02), (1, self.width))
+        b, m = mask.hidden.shape
+        table = jnp.asarray(positions.sincos(grid, self.width), self.dtype)
+        x = jnp.concatenate(
+            [
+                x[:, :1],  # cls: its position is zero
+                x[:, 1:] + table[mask.keep],
+                jnp.broadcast_to(token.astype(self.dtype), (b, m, self.width)) + table[mask.hidden],
+            ],
+            axis=1,
+        )
+        for i in range(self.depth):
+            x = layers.Block(self.heads, self.mlp_ratio, self.dtype, name=f"block_{i}")(x)
+        x = layers.norm(self.dtype, "norm")(x[:, -m:])
+        return nn.Dense(features, dtype=self.dtype, kernel_init=layers.xavier, name="head")(x)
+
+
+class MaskedAutoencoder(nn.Module):
+    """An encoder that sees the visible patches and a lighter decoder that predicts the others.
+
+    `norm_pix` makes each patch's target zero-mean and unit-variance: better features, but the
+    prediction must be un-normalised to be looked at (`reconstruct`).
+    """
+
+    patch: tuple[int, ...]
+    width: int
+    depth: int
+    heads: int
+    decoder_width: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+    mlp_ratio: float = 4.0
+    norm_pix: bool = True
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.encoder = vit.Encoder(
+            self.patch, self.width, self.depth, self.heads, self.mlp_ratio, self.dtype
+        )
+        self.decoder = Decoder(
+            self.decoder_width, self.decoder_depth, self.decoder_heads, self.mlp_ratio, self.dtype
+        )
+
+    def __call__(self, images: Float[Array, "b *size c"], mask: Mask) -> Output:
+        """Reconstruct the hidden patches of `images` (normalised pixels) from the visible ones.
+
+        The loss is the mean squared error on the hidden patches alone, in float32.
+        """
+        with jax.named_scope("encoder"):
+            tokens, intermediates = self.encoder(images, mask)
+        target = patches.take(patches.patchify(images, self.patch), mask.hidden)  # [b m d]
+        if self.norm_pix:
+            target = patches.normalize(target)
+        with jax.named_scope("decoder"):
+            grid = patches.grid_of(images.shape[1:-1], self.patch)
+            prediction = self.decoder(tokens, mask, grid, target.shape[-1]).astype(jnp.float32)
+        losses = jnp.square(prediction - target).mean((1, 2))
+        intermediates = {f"encoder/{name}": x for name, x in intermediates.items()}
+        intermediates["encoder/norm"] = tokens
+        return Output(losses.mean(), losses, prediction, mask, intermediates)
+
+    def encode(
+        self, images: Float[Array, "b *size c"], mask: Mask | None = None
+    ) -> tuple[Float[Array, "b t d"], dict[str, jax.Array]]:
+        """The encoder alone, on whole images or on masked ones: see `vit.Encoder`."""
+        return self.encoder(images, mask)
+
+
+def reconstruct(
+    images: Float[Array, "b *size c"],
+    prediction: Float[Array, "b m d"],
+    mask: Mask,
+    patch: Sequence[int],
+    norm_pix: bool,
+) -> Float[Array, "b *size c"]:
+    """A full picture: the visible patches of `images`, and the prediction where they are hidden.
+
+    With `norm_pix` the prediction has no brightness and no contrast of its own: it is given those
+    of the true patches, as in the paper's figures. Without it nothing hidden is used.
+    """
+    x = patches.patchify(images, patch)
+    if norm_pix:
+        mean, std = patches.statistics(patches.take(x, mask.hidden))
+        prediction = prediction * std + mean
+    samples = jnp.arange(len(x))[:, None]
+    x = x.at[samples, mask.hidden].set(prediction.astype(x.dtype))
+    return patches.unpatchify(x, patch, images.shape[1:-1])

@@ -1,0 +1,146 @@
+"""Where numbers go: the screen, `metrics.jsonl` and TensorBoard."""
+
+import contextlib
+import io
+import json
+import sys
+import time
+from typing import Any
+
+import tensorboardX
+from etils import epath
+from PIL import Image
+from tqdm import tqdm
+
+
+class Writer:
+    """Writes a work directory's records, TensorBoard files and pictures; nothing if not `primary`.
+
+    A run that resumes from step `start` drops the records after it: those steps come again.
+    """
+
+    def __init__(self, workdir: epath.Path, start: int, primary: bool):
+        self.workdir, self.primary = workdir, primary
+        if not primary:
+            return
+        self.path = workdir / "metrics.jsonl"
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        self.lines = [line for line in lines if _step(line) <= start]
+        self.path.write_text("".join(self.lines))
+        self.local = "://" not in str(workdir)
+        purge = start + 1 if start else None
+        self.board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
+
+    def write(self, step: int, record: dict[str, float]) -> None:
+        """Append one record, numbers by name, to `metrics.jsonl` and to TensorBoard."""
+        if not self.primary:
+            return
+        line = json.dumps({"step": step, **record}) + "\n"
+        if self.local:
+            with self.path.open("a") as f:
+                f.write(line)
+        else:  # object stores cannot append
+            self.lines.append(line)
+            self.path.write_text("".join(self.lines))
+        for name, value in record.items():
+            self.board.add_scalar(name, value, step)
+
+    def picture(self, name: str, picture: Image.Image | None) -> None:
+        if self.primary and picture is not None:
+            buffer = io.BytesIO()  # one write, on a local disk or in a bucket
+            picture.save(buffer, format="PNG")
+            (self.workdir / "pictures").mkdir(parents=True, exist_ok=True)
+            (self.workdir / "pictures" / name).write_bytes(buffer.getvalue())
+
+    def text(self, name: str, text: str) -> None:
+        if self.primary:
+            (self.workdir / name).write_text(text)
+
+    def close(self) -> None:
+        if self.primary:
+            self.board.close()
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):  # the line that was being written when a run died
+        return float("inf")
+
+
+def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
+    """The records of a work directory, in order."""
+    path = epath.Path(workdir) / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class Progress:
+    """A bar with speed and time left on a terminal, plain lines elsewhere, nothing if `quiet`."""
+
+    def __init__(self, start: int, total: int, images: int, quiet: bool):
+        self.total, self.images, self.quiet = total, images, quiet
+        self.shown, self.shown_at = start, time.perf_counter()
+        terminal = sys.stderr.isatty() and not quiet
+        self.bar = tqdm(total=total, initial=start, unit="step") if terminal else None
+
+    def advance(self, step: int) -> None:
+        if self.bar is not None:
+            self.bar.update(step - self.bar.n)
+
+    def show(self, step: int, loss: float, learning_rate: float) -> float:
+        """Show these numbers; returns the images per second since numbers were last shown."""
+        now = time.perf_counter()
+        rate = (step - self.shown) * self.images / (now - self.shown_at)
+        self.shown, self.shown_at = step, now
+        text = f"loss {loss:.4f}  lr {learning_rate:.2e}  {rate:,.0f} images/s"
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+        else:
+            left = duration((self.total - step) * self.images / rate)
+            self.say(f"step {step}/{self.total}  {text}  {left} left")
+        return rate
+
+    @contextlib.contextmanager
+    def paused(self):
+        """What happens inside (an evaluation, a save) is not counted as training time."""
+        began = time.perf_counter()
+        yield
+        self.shown_at += time.perf_counter() - began
+
+    def say(self, text: str) -> None:
+        """A line that does not tear the bar."""
+        if self.bar is not None:
+            tqdm.write(text, file=sys.stderr)
+        elif not self.quiet:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def series(records: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one figure over a run."""
+    chosen = [record for record in records if name in record]
+    return [record["step"] for record in chosen], [record[name] for record in chosen]
+
+
+def table(rows: list[list[str]]) -> str:
+    """Text in aligned columns: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for first, *others in rows:
+        cells = [x.rjust(w) for x, w in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(lines)
+
+
+def listed(figures: dict[str, float]) -> str:
+    """`test_loss 0.4123  knn 0.8710` on one line."""
+    return "  ".join(f"{name} {value:.4f}" for name, value in figures.items())

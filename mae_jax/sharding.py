@@ -1,0 +1,86 @@
+"""Processes, the device mesh, and where arrays live on it."""
+
+import math
+import os
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+BATCH = ("data", "fsdp")  # the axes that a batch is spread over: all of them
+
+SMALL = 2**16  # parameters with fewer values stay on every device: gathering them costs more
+
+
+def start_processes() -> None:
+    """Join the other hosts where the environment names them; on one host do nothing.
+
+    Asked for by `JAX_COORDINATOR_ADDRESS` (with `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`), by a
+    Slurm or Open MPI job of several tasks, and by a TPU slice of several workers.
+    """
+    env = os.environ
+    if address := env.get("JAX_COORDINATOR_ADDRESS"):
+        count, index = env.get("JAX_NUM_PROCESSES"), env.get("JAX_PROCESS_ID")
+        jax.distributed.initialize(
+            address,
+            None if count is None else int(count),
+            None if index is None else int(index),
+        )
+    elif (
+        int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+        or int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
+        or "," in env.get("TPU_WORKER_HOSTNAMES", "")
+    ):
+        jax.distributed.initialize()
+
+
+def make_mesh(data: int, fsdp: int) -> Mesh:
+    """A mesh over all devices; `data = -1` takes what `fsdp` leaves.
+
+    Raises:
+      ValueError: the axes do not multiply to the number of devices.
+    """
+    devices = jax.device_count()
+    if data == -1 and devices % fsdp == 0:
+        data = devices // fsdp
+    if data * fsdp != devices:
+        raise ValueError(
+            f"mesh.data = {data} and mesh.fsdp = {fsdp} do not fill the {devices} device(s) here: "
+            f"use mesh.data = -1 and an fsdp that divides {devices}"
+        )
+    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def spec_of(shape: tuple[int, ...], fsdp: int) -> P:
+    """How one array of the state is cut: its largest axis that `fsdp` divides, if it is big.
+
+    A rule over shapes gives a parameter and its optimizer moments the same cut.
+    """
+    axes = [axis for axis, side in enumerate(shape) if side % fsdp == 0]
+    if fsdp == 1 or math.prod(shape) < SMALL or not axes:
+        return P()
+    cut = max(axes, key=lambda axis: shape[axis])
+    return P(*("fsdp" if axis == cut else None for axis in range(cut + 1)))
+
+
+def of_state(abstract_state, mesh: Mesh):
+    """The sharding of every leaf of an abstract state."""
+    fsdp = mesh.shape["fsdp"]
+    return jax.tree.map(lambda x: NamedSharding(mesh, spec_of(x.shape, fsdp)), abstract_state)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def batched(mesh: Mesh) -> NamedSharding:
+    """The first axis spread over all devices."""
+    return NamedSharding(mesh, P(BATCH))
+
+
+def place(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This host's share of a batch, as part of the global one on the mesh."""
+    return {
+        name: jax.make_array_from_process_local_data(batched(mesh), x) for name, x in batch.items()
+    }
