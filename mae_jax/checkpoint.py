@@ -7,24 +7,10 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from flax import struct
+
+from mae_jax.step import TrainState
 
 logging.getLogger("absl").setLevel(logging.WARNING)  # orbax logs a page for each save
-
-
-@struct.dataclass
-class TrainState:
-    """All that changes during training. `step` counts finished updates."""
-
-    step: jax.Array
-    params: Any
-    opt_state: Any
-    ema: Any = None  # moving average of the parameters, when the config asks for one
-
-    @property
-    def best(self):
-        """The parameters to evaluate: the average where there is one."""
-        return self.params if self.ema is None else self.ema
 
 
 def manager(directory: epath.PathLike, keep: int) -> ocp.CheckpointManager:

@@ -12,12 +12,12 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mae_jax import masking, patches
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 class Mistake(Exception):
@@ -154,18 +154,21 @@ def load(spec: str) -> dict:
     return module.get_config(argument)
 
 
-def parse(argv: Sequence[str]) -> tuple[ConfigDict, str]:
+def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
     """`--config=PATH[:ARGUMENT] --workdir=DIR [--config.key=value ...]` -> config, workdir.
 
     Raises:
       Mistake: in one sentence, whatever is wrong with the arguments or with the config.
     """
+    from absl import flags  # here, so that configs can be loaded without these two
+    from ml_collections import ConfigDict, config_flags
+
     spec, rest = None, []
     arguments = iter(argv)
     for argument in arguments:
-        if argument in ("--config", "-config"):
+        if argument == "--config":
             spec = next(arguments, None)
-        elif argument.startswith(("--config=", "-config=")):
+        elif argument.startswith("--config="):
             spec = argument.partition("=")[2]
         else:
             rest.append(argument)
@@ -173,30 +176,51 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, str]:
         raise Mistake("which config? Give --config=configs/NAME.py, for example quickstart.py")
     with mistakes():
         config = ConfigDict(load(spec))
+    known = flatten(config)
+    for argument in rest:
+        name = argument.partition("=")[0].removeprefix("--config.")
+        if argument.startswith("--config.") and name not in known:
+            raise Mistake(_unknown(name, known))
     values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", config, flag_values=values)
-    flags.DEFINE_string("workdir", None, "where the run is written", flag_values=values)
+    rest = ["mae_jax", *rest]
     try:
-        stray = values(["mae_jax", *rest])[1:]
-    except AttributeError as error:  # an unknown --config.key
-        raise Mistake("unknown config key: " + " ".join(str(error).strip("'\"").split())) from error
-    except (flags.Error, ValueError, TypeError, KeyError) as error:
-        raise Mistake(str(error)) from error
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
+        flags.DEFINE_string("workdir", None, "where the run is written", flag_values=values)
+        stray = values(rest)[1:]
+    except (flags.Error, ValueError, TypeError) as error:
+        raise Mistake(_refused(rest, error)) from error
     if stray:
         raise Mistake(
             f"stray argument(s) {' '.join(stray)}: values are given as --config.key=value"
         )
     if not values["workdir"].value:
         raise Mistake("where should the run be written? Give --workdir=DIR")
+    for name in ("mean", "std"):  # given as --config.data.mean=auto where the file has a tuple
+        if config.data[name] == ("auto",):
+            config.data[name] = "auto"
     check(config)
     return config, values["workdir"].value
+
+
+def _unknown(name: str, known) -> str:
+    near = difflib.get_close_matches(name, known, 1, cutoff=0.4)
+    return f"unknown config key {name}" + (f": did you mean {near[0]}?" if near else "")
+
+
+def _refused(arguments: Sequence[str], error: Exception) -> str:
+    """Say what a field must be, where a flag parser only says that it could not read it."""
+    for argument in arguments:
+        name, _, value = argument.removeprefix("--config.").partition("=")
+        if f"config.{name}=" in str(error) and name in FIELDS:
+            return f"{name} = {value!r} must be {FIELDS[name].wants}"
+    return " ".join(str(error).split())
 
 
 def flatten(config, prefix: str = "") -> dict[str, Any]:
     """`{"model.patch": (16, 16), ...}` of a nested config."""
     flat = {}
     for key, value in config.items():
-        if isinstance(value, dict | ConfigDict):
+        if hasattr(value, "items"):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
@@ -211,15 +235,13 @@ def check(config) -> None:
     """
     flat = flatten(config)
     problems = []
-    for name in flat.keys() - FIELDS.keys():
-        near = difflib.get_close_matches(name, FIELDS, 1)
-        problems.append(f"unknown config key {name}" + (f": did you mean {near[0]}?" * len(near)))
+    problems += [_unknown(name, FIELDS) for name in flat.keys() - FIELDS.keys()]
     problems += [f"{name} is missing" for name in FIELDS.keys() - flat.keys()]
     for name, field in FIELDS.items():
         if name in flat:
             value = flat[name]
-            typed = isinstance(value, field.types) and (bool in field.types or value is not True)
-            if not typed or value is False and bool not in field.types or not field.ok(value):
+            typed = isinstance(value, field.types) and isinstance(value, bool) == (field is BOOL)
+            if not typed or not field.ok(value):
                 problems.append(f"{name} = {value!r} must be {field.wants}")
     if not problems:
         problems = list(_contradictions(flat))
@@ -254,14 +276,19 @@ def _contradictions(flat: dict[str, Any]) -> Iterator[str]:
         yield f"data.std = {flat['data.std']} must be above 0"
 
 
+def to_dict(config) -> dict:
+    """Plain dicts and lists, as `config.json` of a work directory holds them."""
+    nested = lambda c: {k: nested(v) if hasattr(v, "items") else v for k, v in c.items()}
+    return json.loads(json.dumps(nested(config)))
+
+
 def to_json(config) -> str:
-    """What `config.json` of a work directory holds."""
-    return json.dumps(ConfigDict(config).to_dict(), indent=2) + "\n"
+    return json.dumps(to_dict(config), indent=2) + "\n"
 
 
 def differences(stored: dict, config) -> list[str]:
     """`model.depth: 12 there, 8 here` for each field that is not the same."""
-    there, here = flatten(stored), flatten(json.loads(to_json(config)))
+    there, here = flatten(stored), flatten(to_dict(config))
     return [
         f"{name}: {there.get(name, 'missing')} there, {here.get(name, 'missing')} here"
         for name in sorted(there.keys() | here.keys())

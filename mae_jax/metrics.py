@@ -7,7 +7,6 @@ import sys
 import time
 from typing import Any
 
-import tensorboardX
 from etils import epath
 from PIL import Image
 from tqdm import tqdm
@@ -28,6 +27,8 @@ class Writer:
         self.lines = [line for line in lines if _step(line) <= start]
         self.path.write_text("".join(self.lines))
         self.local = "://" not in str(workdir)
+        import tensorboardX  # here, so that the rest of this file does without
+
         purge = start + 1 if start else None
         self.board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
 

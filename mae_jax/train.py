@@ -9,19 +9,16 @@ import threading
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
-import optax
 from etils import epath
 from jax.experimental import multihost_utils
 
 from mae_jax import checkpoint, metrics, optimizer, pictures, sharding
 from mae_jax import config as configs
-from mae_jax.checkpoint import TrainState
 from mae_jax.data import pipeline, sources
+from mae_jax.step import FIGURES, TrainState, make_init, make_step
 from mae_jax.tasks import pretrain
 
 PREEMPTED = 42  # exit status after SIGTERM: all is saved, the same command continues
-FIGURES = ("loss", "gradient_norm", "learning_rate")  # of every training step
 
 
 def train(config, workdir: epath.PathLike) -> TrainState:
@@ -38,17 +35,18 @@ def train(config, workdir: epath.PathLike) -> TrainState:
     workdir, primary = epath.Path(workdir), jax.process_index() == 0
     with configs.mistakes(), contextlib.ExitStack() as stack:
         interrupted = stack.enter_context(interruption())
-        claim(workdir, config)
+        refuse_another(workdir, config)
         mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
         check_batches(config, mesh.size)
         source = sources.open(config.data.train.source, config.data.train.split)
-        task = pretrain.build(config, *pixel_statistics(config, source, workdir), mesh)
+        mean, std = pixel_statistics(config, source, workdir)
+        task = pretrain.build(config, mean, std, mesh)
 
         # The schedule, in steps; an epoch is as many full batches as the data holds.
         steps_per_epoch = max(1, len(source) // config.batch_size)
         total = max(1, round(config.epochs * steps_per_epoch))
         options = dict(config.optimizer)
-        ema_decay, rate = options.pop("ema"), options.pop("base_learning_rate")
+        ema, rate = options.pop("ema"), options.pop("base_learning_rate")
         warmup = round(options.pop("warmup_epochs") * steps_per_epoch)
         schedule = optimizer.cosine_schedule(rate, config.batch_size, total, warmup)
         tx = optimizer.adamw(schedule, **options)
@@ -56,10 +54,7 @@ def train(config, workdir: epath.PathLike) -> TrainState:
         # The state: no device ever holds more than its share.
         init_key, step_key = jax.random.split(jax.random.key(config.seed))
 
-        def init(key) -> TrainState:
-            params = task.init(key)
-            return TrainState(jnp.int32(0), params, tx.init(params), params if ema_decay else None)
-
+        init = make_init(task.init, tx, ema)
         abstract = jax.eval_shape(init, init_key)
         placement = sharding.of_state(abstract, mesh)
         init = jax.jit(init, out_shardings=placement)
@@ -73,21 +68,9 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             state = checkpoint.restore(checkpoints, abstract, placement, latest)
         start = int(state.step)
 
-        def train_step(state: TrainState, batch):
-            """One update. All that is random is drawn for the global batch before it is cut."""
-            batch = task.augment(jax.random.fold_in(step_key, state.step), batch)
-            loss, gradients = accumulate(task.loss, state.params, batch, config.accumulation)
-            updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
-            ema = state.ema
-            if ema is not None:
-                ema = optax.incremental_update(params, ema, 1 - ema_decay)
-            figures = (loss, optax.tree.norm(gradients), schedule(state.step))
-            figures = dict(zip(FIGURES, figures, strict=True))
-            return TrainState(state.step + 1, params, opt_state, ema), figures
-
+        step_options = dict(accumulation=config.accumulation, ema=ema)
         train_step = jax.jit(
-            train_step,
+            make_step(task.augment, task.loss, tx, schedule, step_key, **step_options),
             donate_argnums=0,
             in_shardings=(placement, sharding.batched(mesh)),
             out_shardings=(placement, sharding.replicated(mesh)),
@@ -107,6 +90,8 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             hosts=jax.process_count(),
             threads=config.data.threads,
         )
+        if primary:  # everything is in order: from here on this is the run's own directory
+            (workdir / "config.json").write_text(configs.to_json(config))
         writer = stack.enter_context(contextlib.closing(metrics.Writer(workdir, start, primary)))
         progress = stack.enter_context(
             contextlib.closing(metrics.Progress(start, total, config.batch_size, not primary))
@@ -175,32 +160,16 @@ def train(config, workdir: epath.PathLike) -> TrainState:
         return state
 
 
-def accumulate(loss: Callable, params, batch, parts: int):
-    """Loss and gradients of the batch, computed on `parts` equal parts of it one by one."""
-    value_and_grad = jax.value_and_grad(loss)
-    if parts == 1:
-        return value_and_grad(params, batch)
-    # Part i is every parts-th sample: each device cuts its own share, nothing moves between them.
-    cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
-    add = lambda total, part: (jax.tree.map(jnp.add, total, value_and_grad(params, part)), None)
-    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-    total, _ = jax.lax.scan(add, zero, cut)
-    return jax.tree.map(lambda x: x / parts, total)
-
-
-def claim(workdir: epath.Path, config) -> None:
-    """Make `workdir` this config's, or refuse it when it belongs to another one."""
+def refuse_another(workdir: epath.Path, config) -> None:
+    """Raise ValueError, with the fields that differ, if `workdir` belongs to another config."""
     path = workdir / "config.json"
-    if not path.exists() and jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(configs.to_json(config))
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("claim")
-    if different := configs.differences(json.loads(path.read_text()), config):
+    stored = json.loads(path.read_text()) if path.exists() else configs.to_dict(config)
+    if different := configs.differences(stored, config):
         raise ValueError(
             f"{workdir} belongs to another config ({'; '.join(different)}): give another "
             "--workdir, or the same values"
         )
+    workdir.mkdir(parents=True, exist_ok=True)
 
 
 def check_batches(config, devices: int) -> None:
@@ -268,6 +237,9 @@ def banner(config, mesh, state: TrainState, start: int, total: int) -> str:
 
 def main() -> None:
     """The command line; a user's mistake ends in one sentence and exit status 2."""
+    if {"-h", "--help", "--helpshort"} & set(sys.argv):
+        print(f"{__doc__}\n\nThe configs in configs/ name every key and say what it does.")
+        return
     try:
         config, workdir = configs.parse(sys.argv[1:])
         sharding.start_processes()

@@ -127,8 +127,8 @@ def random_resized_crop(
 def center_crop(image: np.ndarray, size: tuple[int, int], share: float) -> np.ndarray:
     """The middle of `image` [h, w, c], resized to uint8 [*size, c] by antialiased bicubic.
 
-    `share` is how much is kept, per axis, of the largest centred crop with the aspect of `size`: .875
-    is the usual "resize to 256, cut 224", and 1 keeps as much as the aspect allows.
+    `share` is what is kept, per axis, of the largest centred crop that has the aspect of `size`:
+    .875 is the usual "resize to 256, cut 224", and 1 keeps as much as the aspect allows.
     """
     height, width = image.shape[:2]
     unit = share * min(height / size[0], width / size[1])

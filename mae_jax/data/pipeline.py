@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,13 +25,13 @@ def training_batches(
     host: int = 0,
     hosts: int = 1,
     threads: int = 16,
-) -> Iterator[Example]:
+) -> grain.DatasetIterator[Example]:
     """Endless batches `{"image": uint8 [b, *size, c], "label": int32 [b]}` of this host's share.
 
     Each epoch is another permutation of the source. Row r of global batch s is a function of
     (seed, s, r), its augmentation too: `start=s` equals skipping s batches, the hosts' batches one
     after the other equal the batch of a single host, and `threads` only changes the speed. The
-    iterator has a `close()`, which ends its threads.
+    iterator has a `close()`, which ends its threads; so does dropping it.
 
     Args:
       source: what to read.
@@ -68,7 +68,7 @@ def evaluation_batches(
     hosts: int = 1,
     limit: int | None = None,
     threads: int = 16,
-) -> Iterator[Example]:
+) -> grain.DatasetIterator[Example]:
     """One pass in order, in batches of one size: those of training plus "valid" and "index".
 
     `"index"`: int32 [b] is the position among the examples that are evaluated: all, or a fixed
@@ -176,7 +176,9 @@ def _read(source: Source, i: int, transform: Callable[[Example], Any]) -> Any:
         raise ValueError(f"cannot read {source.name(i)!r}: {error}") from error
 
 
-def _batches(load: Callable[[int], Example], length: int, size: int, threads: int):
+def _batches(
+    load: Callable[[int], Example], length: int, size: int, threads: int
+) -> grain.DatasetIterator[Example]:
     # threads work on single examples, so that few whole batches are in memory: the caller's, one
     # that waits and one in the making
     reading = grain.ReadOptions(
@@ -184,11 +186,7 @@ def _batches(load: Callable[[int], Example], length: int, size: int, threads: in
     )
     examples = grain.MapDataset.range(length).map(load).to_iter_dataset(reading)
     batches = examples.batch(size, batch_fn=_stack)
-    iterator = iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1))
-    try:
-        yield from iterator
-    finally:
-        iterator.close()
+    return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1))
 
 
 def _stack(examples: Sequence[Example]) -> Example:

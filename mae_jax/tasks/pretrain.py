@@ -179,7 +179,7 @@ def heldout(config, mean, std, mesh: Mesh):
         )
         hidden = patches.unpatchify(hidden, model.patch, config.data.size)
         masked = jnp.where(hidden > 0, jnp.asarray(128, jnp.uint8), images)
-        return {"original": images, "masked": masked, "reconstruction": full}
+        return images, masked, full
 
     everywhere = sharding.replicated(mesh)
     sums = jax.jit(sums, out_shardings=everywhere)
@@ -193,8 +193,10 @@ def heldout(config, mean, std, mesh: Mesh):
     def draw(params) -> Image.Image:
         count = min(config.evaluate.pictures, config.evaluate.batch_size, len(source))
         batch = next(_batches(config, source, count, mesh))
-        columns = reconstructions(params, batch)
-        return pictures.columns({name: np.asarray(x)[:count] for name, x in columns.items()})
+        columns = (np.asarray(x)[:count] for x in reconstructions(params, batch))
+        return pictures.columns(
+            dict(zip(("original", "masked", "reconstruction"), columns, strict=True))
+        )
 
     return losses, draw
 

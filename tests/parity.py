@@ -1,0 +1,234 @@
+"""Hugging Face's `ViTMAEForPreTraining` beside ours: its parameters as our tree, and the oracle.
+
+This module imports torch and transformers only in the functions that run the oracle.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mae_jax import mae, positions
+
+# transformers 5 renamed what is inside a block. The Hub and transformers 4 have the older names,
+# and so has a file that transformers 5 saves, where `decoder_layers` is `decoder_encoder.layer`.
+RENAMED = (
+    ("encoder.layer.", "layers."),
+    ("attention.attention.query.", "attention.q_proj."),
+    ("attention.attention.key.", "attention.k_proj."),
+    ("attention.attention.value.", "attention.v_proj."),
+    ("attention.output.dense.", "attention.o_proj."),
+    ("intermediate.dense.", "mlp.fc1."),
+    ("output.dense.", "mlp.fc2."),
+)
+POSITIONS = {
+    "encoder": "vit.embeddings.position_embeddings",
+    "decoder": "decoder.decoder_pos_embed",
+}
+BLOCKS = {"encoder": "vit.layers", "decoder": "decoder.decoder_layers"}
+MODULES = {
+    "encoder/embedding": "vit.embeddings.patch_embeddings.projection",
+    "encoder/norm": "vit.layernorm",
+    "decoder/embedding": "decoder.decoder_embed",
+    "decoder/norm": "decoder.decoder_norm",
+    "decoder/head": "decoder.decoder_pred",
+}
+BLOCK = {
+    "norm1": "layernorm_before",
+    "attention/query": "attention.q_proj",
+    "attention/key": "attention.k_proj",
+    "attention/value": "attention.v_proj",
+    "attention/out": "attention.o_proj",
+    "norm2": "layernorm_after",
+    "mlp/fc1": "mlp.fc1",
+    "mlp/fc2": "mlp.fc2",
+}
+TOKENS = {"encoder/cls": "vit.embeddings.cls_token", "decoder/mask_token": "decoder.mask_token"}
+
+
+def params_from_huggingface(state: Mapping[str, np.ndarray], grid: Sequence[int]) -> dict:
+    """The parameters of `mae.MaskedAutoencoder` from the state dict of a `ViTMAEForPreTraining`.
+
+    Args:
+      state: under the names of transformers 4 (the Hub's) or of transformers 5.
+      grid: patches along each axis. Positions are no parameters here: those of `state` must be
+        the sin-cos table of this grid.
+
+    Raises:
+      ValueError: a parameter is missing or unknown, or the positions are not sin-cos.
+    """
+    rest = {_renamed(name): np.asarray(x) for name, x in state.items()}
+    for part, name in POSITIONS.items():
+        table = _pop(rest, name)[0]
+        ours = positions.sincos(grid, table.shape[-1])
+        ours = np.concatenate([np.zeros_like(ours[:1]), ours])  # the place of cls is zero
+        if table.shape != ours.shape or not np.allclose(table, ours, rtol=0, atol=1e-6):
+            raise ValueError(f"{name} is not the sin-cos table of the {part} on the grid {grid}")
+
+    flat = {ours: _pop(rest, theirs)[0] for ours, theirs in TOKENS.items()}  # [1 1 d] -> [1 d]
+    modules = dict(MODULES)
+    for part, prefix in BLOCKS.items():
+        depth = len({name.split(".")[2] for name in rest if name.startswith(prefix + ".")})
+        for i in range(depth):
+            modules |= {f"{part}/block_{i}/{a}": f"{prefix}.{i}.{b}" for a, b in BLOCK.items()}
+    for ours, theirs in modules.items():
+        weight = _pop(rest, theirs + ".weight")
+        if weight.ndim == 4:  # the convolution [d c p q] that cuts patches: ours is [(p q c) d]
+            weight = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
+        leaf = "scale" if weight.ndim == 1 else "kernel"
+        flat[f"{ours}/{leaf}"] = weight.T  # torch multiplies by the transpose
+        flat[f"{ours}/bias"] = _pop(rest, theirs + ".bias")
+    if rest:
+        raise ValueError(f"{', '.join(sorted(rest))}: no such parameters in a masked autoencoder")
+    return _nested(flat)
+
+
+def _renamed(name: str) -> str:
+    for old, new in RENAMED:
+        name = name.replace(old, new)
+    return name
+
+
+def _pop(state: dict[str, np.ndarray], name: str) -> np.ndarray:
+    if name not in state:
+        raise ValueError(f"{name} is missing")
+    return state.pop(name)
+
+
+def _nested(flat: dict[str, np.ndarray]) -> dict:
+    tree = {}
+    for path, x in flat.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = x
+    return tree
+
+
+# --- the oracle: torch and transformers -----------------------------------------------------------
+
+
+def huggingface(model: mae.MaskedAutoencoder, size: Sequence[int], channels: int, ratio: float):
+    """The `ViTMAEForPreTraining` of `model`'s sizes, every parameter random so that each matters.
+
+    Its positions are its own; transformers 5 leaves them zero in a model that is not loaded from a
+    file unless it is asked again, and makes them for square pictures only: other shapes get them
+    from its function for one table. The draw is torch's: seed it.
+    """
+    import torch
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+    from transformers.models.vit_mae import modeling_vit_mae
+
+    patch, grid = model.patch[0], [side // p for side, p in zip(size, model.patch, strict=True)]
+    config = ViTMAEConfig(
+        image_size=max(size),
+        patch_size=patch,
+        num_channels=channels,
+        hidden_size=model.width,
+        num_hidden_layers=model.depth,
+        num_attention_heads=model.heads,
+        intermediate_size=int(model.width * model.mlp_ratio),
+        decoder_hidden_size=model.decoder_width,
+        decoder_num_hidden_layers=model.decoder_depth,
+        decoder_num_attention_heads=model.decoder_heads,
+        decoder_intermediate_size=int(model.decoder_width * model.mlp_ratio),
+        mask_ratio=ratio,
+        norm_pix_loss=model.norm_pix,
+        layer_norm_eps=1e-6,  # the reference's; its own default is 1e-12
+        attn_implementation="eager",
+    )
+    oracle = ViTMAEForPreTraining(config).eval()
+    embeddings, decoder = oracle.vit.embeddings, oracle.decoder
+    embeddings.patch_embeddings.projection._is_hf_initialized = False  # or it leaves them zero
+    embeddings.initialize_weights()
+    decoder.initialize_weights(embeddings.patch_embeddings.num_patches)
+    with torch.no_grad():
+        for name, x in oracle.named_parameters():
+            if name in POSITIONS.values():
+                continue
+            noise = torch.randn(x.shape)
+            if x.ndim > 1 and name.endswith("weight"):
+                x.copy_(1.2 * noise / x[0].numel() ** 0.5)
+            elif "norm" in name and name.endswith("weight"):
+                x.copy_(1 + 0.3 * noise)
+            elif name == TOKENS["encoder/cls"]:
+                x.copy_(0.02 * noise)  # small, as it starts: only there the norm's eps is seen
+            else:
+                x.copy_(0.3 * noise)
+
+    def table(width: int):
+        rows = modeling_vit_mae.build_2d_sinusoidal_position_embedding(*grid, width, cls_token=True)
+        rows = torch.cat([rows[:, width // 2 :], rows[:, : width // 2]], -1)  # as it does itself
+        return torch.nn.Parameter(rows[None], requires_grad=False)
+
+    if size[0] != size[1]:  # the path of other sizes, with a table in the place of the resize
+        embeddings.position_embeddings = table(model.width)
+        decoder.decoder_pos_embed = table(model.decoder_width)
+        embeddings.interpolate_pos_encoding = lambda *args: embeddings.position_embeddings
+        decoder.interpolate_pos_encoding = lambda *args: decoder.decoder_pos_embed
+    return oracle
+
+
+def run_huggingface(oracle, images: np.ndarray, noise: np.ndarray) -> tuple[dict, dict]:
+    """What the oracle says of `images` [b h w c], and the gradient of its loss by its own names.
+
+    Returns:
+      `loss`, `logits` [b n d], `mask` [b n] (1 = hidden), `ids_restore` [b n], `hidden_states`
+      [depth + 1, b, 1 + k, width] (the embedding, then every block) and `last_hidden_state` (after
+      the final norm); the gradients.
+    """
+    import torch
+
+    hidden = []
+    keep = lambda module, arguments, out: hidden.append(out.detach().numpy())
+    watched = [
+        layer.register_forward_hook(keep) for layer in (*oracle.vit.layers, oracle.vit.layernorm)
+    ]
+    first = oracle.vit.layers[0].register_forward_pre_hook(
+        lambda module, arguments: hidden.append(arguments[0].detach().numpy())
+    )
+    height, width = images.shape[1:3]
+    out = oracle(
+        torch.tensor(images.transpose(0, 3, 1, 2)),
+        noise=torch.tensor(noise),
+        interpolate_pos_encoding=height != width,
+    )
+    for hook in (*watched, first):
+        hook.remove()
+    oracle.zero_grad()
+    out.loss.backward()
+    gradients = {
+        name: x.grad.numpy().copy() for name, x in oracle.named_parameters() if x.requires_grad
+    }
+    figures = {
+        "loss": out.loss.detach().numpy(),
+        "logits": out.logits.detach().numpy(),
+        "mask": out.mask.numpy(),
+        "ids_restore": out.ids_restore.numpy(),
+        "hidden_states": np.stack(hidden[:-1]),
+        "last_hidden_state": hidden[-1],
+    }
+    return figures, gradients
+
+
+def state_of(oracle) -> dict[str, np.ndarray]:
+    """The state dict as numpy arrays."""
+    return {name: x.numpy().copy() for name, x in oracle.state_dict().items()}
+
+
+def draw(
+    seed: int, model: mae.MaskedAutoencoder, batch: int, size: Sequence[int], channels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images [b h w c] and noise [b n], float32.
+
+    Contrast falls to a hundredth along the rows: where a patch is nearly flat, the eps and the
+    variance of the normalised target are seen.
+    """
+    generator = np.random.default_rng(seed)
+    n = np.prod([side // p for side, p in zip(size, model.patch, strict=True)])
+    contrast = np.logspace(0, -2, size[0])[:, None, None]
+    images = generator.normal(size=(batch, 1, 1, channels)) + contrast * generator.normal(
+        size=(batch, *size, channels)
+    )
+    noise = generator.permuted(np.tile(np.arange(n) / n, (batch, 1)), axis=1)  # no ties
+    return images.astype(np.float32), noise.astype(np.float32)

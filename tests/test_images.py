@@ -1,0 +1,276 @@
+import io
+import math
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from mae_jax.data import images
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
+    return out.getvalue()
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def smooth(height, width, channels=3):
+    y, x = np.mgrid[:height, :width]
+    planes = [127 + 120 * np.sin(y / (5 + c) + x / (7 + c) + c) for c in range(channels)]
+    return np.stack(planes, -1).astype(np.uint8)
+
+
+RED = (204, 51, 0)  # one of the 216 colours of the standard palette
+LUMA = round(0.299 * 204 + 0.587 * 51)
+
+
+@pytest.mark.parametrize("channels, expected", [(1, [LUMA]), (3, RED), (4, (*RED, 255))])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK"])
+def test_every_colour_mode_gives_the_same_colour(mode, channels, expected):
+    picture = Image.new("RGB", (6, 4), RED).convert(mode)
+    pixels = images.decode(encoded(picture, "TIFF"), channels)
+    assert pixels.dtype == np.uint8 and pixels.shape == (4, 6, channels)
+    np.testing.assert_allclose(pixels, np.broadcast_to(expected, (4, 6, channels)), atol=1)
+
+
+def test_cmyk_jpeg_is_not_inverted():
+    data = encoded(Image.new("RGB", (16, 16), RED).convert("CMYK"), "JPEG", quality=100)
+    assert b"Adobe" in data
+    np.testing.assert_allclose(images.decode(data, 3)[8, 8], RED, atol=4)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB with a transparent colour"])
+def test_transparent_pixels_are_white(mode):
+    picture = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
+    picture.putpixel((1, 0), (10, 10, 10, 0))
+    options = {}
+    if mode == "P":
+        picture = Image.new("P", (2, 1))
+        picture.putpalette([0, 0, 0, 10, 10, 10])
+        picture.putpixel((1, 0), 1)
+        options = {"transparency": 1}
+    elif mode == "LA":
+        picture = picture.convert("LA")
+    elif mode != "RGBA":
+        picture, options = picture.convert("RGB"), {"transparency": (10, 10, 10)}
+    data = encoded(picture, **options)
+    assert images.decode(data, 3).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+    assert images.decode(data, 1).tolist() == [[[0], [255]]]
+    assert images.decode(data, 4)[0, :, 3].tolist() == [255, 0]
+
+
+def test_half_transparent_is_mixed_with_white():
+    data = encoded(Image.new("RGBA", (1, 1), (0, 100, 200, 128)))
+    np.testing.assert_allclose(images.decode(data, 3)[0, 0], (127, 177, 227), atol=1)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_are_scaled_not_saturated(kind):
+    values = np.array([[0, 257, 30000, 65535]], np.uint16)
+    data = encoded(Image.fromarray(values), kind)
+    assert images.decode(data, 1)[0, :, 0].tolist() == [0, 1, 117, 255]
+    assert images.decode(data, 3)[0, 2].tolist() == [117] * 3
+    assert images.decode(values, 1)[0, :, 0].tolist() == [0, 1, 117, 255]
+
+
+def test_big_endian_sixteen_bits():
+    header = encoded(Image.fromarray(np.array([[513]], np.uint16)), "TIFF")
+    assert header[:2] == b"II"
+    picture = Image.new("I;16B", (1, 1))
+    picture.putpixel((0, 0), 257 * 7)
+    assert images.decode(encoded(picture, "TIFF"), 1).item() == 7
+
+
+def test_thirty_two_bits_use_their_own_range():
+    values = np.array([[-100_000, 0, 100_000]], np.int32)
+    data = encoded(Image.fromarray(values), "TIFF")
+    assert images.decode(data, 1).ravel().tolist() == [0, 128, 255]
+
+
+def test_floats_are_shares_or_use_their_own_range():
+    for values, expected in [([0, 0.5, 1], [0, 128, 255]), ([-2, 0, 6], [0, 64, 255])]:
+        values = np.array([values], np.float32)
+        assert images.decode(values, 1).ravel().tolist() == expected
+        data = encoded(Image.fromarray(values), "TIFF")
+        assert images.decode(data, 1).ravel().tolist() == expected
+    odd = np.array([[np.nan, np.inf, -np.inf, 0.2]], np.float32)
+    assert images.decode(odd, 1).ravel().tolist() == [0, 255, 0, 51]
+    assert images.decode(np.full((1, 1), 7.0), 1).item() == 0
+
+
+def test_one_bit():
+    picture = Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).convert("1")
+    assert images.decode(encoded(picture), 1)[..., 0].tolist() == [[0, 255], [255, 0]]
+    assert images.decode(np.array([[False, True]]), 1).ravel().tolist() == [0, 255]
+
+
+def test_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (3, 2), color) for color in ("blue", "lime")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(images.decode(data, 3)[0, 0], (0, 0, 255))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(kind, orientation):
+    picture = Image.fromarray(smooth(24, 40))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(picture, kind, exif=exif)
+    with Image.open(io.BytesIO(data)) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    pixels = images.decode(data, 3)
+    assert pixels.shape == ((24, 40, 3) if orientation < 5 else (40, 24, 3))
+    np.testing.assert_array_equal(pixels, expected)
+
+
+def test_exif_orientation_of_sixteen_bits():
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    data = encoded(Image.fromarray(np.array([[0, 65535]], np.uint16)), exif=exif)
+    assert images.decode(data, 1).ravel().tolist() == [255, 0]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_arrays_of_the_right_channels_pass_unchanged(channels):
+    values = noise(5, 6, channels)
+    np.testing.assert_array_equal(images.decode(values, channels), values)
+
+
+def test_arrays_change_channels_like_files():
+    gray, color, alpha = noise(5, 6), noise(5, 6, 3), noise(5, 6, 4)
+    np.testing.assert_array_equal(images.decode(gray, 3), np.repeat(gray[..., None], 3, -1))
+    for values in (gray, color, alpha):
+        for channels in (1, 3, 4):
+            from_file = images.decode(encoded(Image.fromarray(values)), channels)
+            np.testing.assert_array_equal(images.decode(values, channels), from_file)
+
+
+@pytest.mark.parametrize(
+    "values, channels",
+    [
+        (noise(5, 6, 2), 3),
+        (noise(5, 6, 3), 5),
+        (noise(5, 6, 3, 1), 3),
+        (noise(5), 1),
+        (noise(0, 5), 1),
+        (noise(5, 6).astype(np.int64), 1),
+        (encoded(Image.new("RGB", (2, 2))), 5),
+    ],
+)
+def test_channels_that_do_not_fit(values, channels):
+    with pytest.raises(ValueError, match=r"channels|picture"):
+        images.decode(values, channels)
+
+
+def test_unreadable_bytes():
+    whole = encoded(Image.fromarray(noise(64, 64, 3)), "JPEG")
+    for data in (b"", b"not a picture", whole[: len(whole) // 2], whole[:30]):
+        with pytest.raises(ValueError, match="^not a "):
+            images.decode(data, 3)
+
+
+def bicubic(image, size):
+    """The textbook: Keys' cubic (a = -1/2), widened when shrinking, as a matrix per axis."""
+
+    def cubic(x):
+        x = np.abs(x)
+        near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+        return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+    def matrix(old, new):
+        centers = (np.arange(new) + 0.5) * old / new
+        weights = cubic((np.arange(old) + 0.5 - centers[:, None]) / max(1, old / new))
+        return weights / weights.sum(1, keepdims=True)
+
+    rows, columns = matrix(image.shape[0], size[0]), matrix(image.shape[1], size[1])
+    return np.clip(np.einsum("yh,xw,hwc->yxc", rows, columns, image.astype(float)), 0, 255)
+
+
+@pytest.mark.parametrize("size", [(20, 24), (33, 11), (64, 80)])
+@pytest.mark.parametrize("channels", [1, 3, 4, 5])
+def test_resize_is_antialiased_bicubic(size, channels):
+    image = smooth(48, 60, channels)
+    whole = images.center_crop(image, (48, 60), 1)
+    np.testing.assert_array_equal(whole, image)
+    rng = np.random.default_rng(0)
+    area, aspect = (1, 1), (60 / 48 / (size[1] / size[0]),) * 2
+    crop = images.random_resized_crop(image, size, area, aspect, rng)
+    np.testing.assert_allclose(crop, bicubic(image, size), atol=1.6)
+
+
+def coordinates(height, width):
+    """Channel 0 is the row and channel 1 the column, so that a crop tells where it was."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([y, x, 0 * x], -1).astype(np.uint8)
+
+
+def extent(crop):
+    """The box of a crop of `coordinates`, in pixels: height and width."""
+    rows, columns = crop[:, 0, 0].astype(float), crop[0, :, 1].astype(float)
+    inner = slice(len(rows) // 4, -(len(rows) // 4))
+    slope = lambda v: np.polyfit(np.arange(len(v))[inner], v[inner], 1)[0] * len(v)
+    return slope(rows), slope(columns)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 64)])
+def test_random_crops_have_the_area_and_aspect_of_the_paper(size):
+    image, rng = coordinates(200, 200 * size[1] // size[0] // 2), np.random.default_rng(0)
+    scale, ratio = (0.1, 0.4), (1 / 2, 2)  # always fits, so that no draw is rejected
+    boxes = [extent(images.random_resized_crop(image, size, scale, ratio, rng)) for _ in range(600)]
+    areas = np.array([h * w for h, w in boxes]) / (image.shape[0] * image.shape[1])
+    aspects = np.log([w / h / (size[1] / size[0]) for h, w in boxes])
+    assert areas.min() > 0.08 and areas.max() < 0.43
+    np.testing.assert_allclose(areas.mean(), 0.25, atol=0.015)
+    np.testing.assert_allclose(areas.std(), 0.3 / math.sqrt(12), atol=0.01)
+    assert np.abs(aspects).max() < math.log(2) + 0.08
+    np.testing.assert_allclose(aspects.mean(), 0, atol=0.05)  # .155 if not uniform in the log
+    np.testing.assert_allclose(aspects.std(), math.log(2) / math.sqrt(3), atol=0.03)
+
+
+def test_random_crops_reach_every_corner():
+    image, rng = coordinates(100, 100), np.random.default_rng(0)
+    crops = [images.random_resized_crop(image, (8, 8), (0.2, 1), (1, 1), rng) for _ in range(400)]
+    assert min(c[0, 0, 0] for c in crops) < 5 and min(c[0, 0, 1] for c in crops) < 5
+    assert max(c[-1, -1, 0] for c in crops) > 94 and max(c[-1, -1, 1] for c in crops) > 94
+
+
+def test_impossible_crops_fall_back_to_the_middle():
+    image = coordinates(20, 200)
+    crop = images.random_resized_crop(image, (20, 20), (1, 1), (1, 1), np.random.default_rng(0))
+    np.testing.assert_array_equal(crop, image[:, 90:110])
+    tiny = images.random_resized_crop(
+        noise(1, 1, 3), (4, 4), (0.01, 0.02), (1, 1), np.random.default_rng(0)
+    )
+    assert tiny.shape == (4, 4, 3)
+
+
+def test_the_generator_alone_decides():
+    image = noise(40, 50, 3)
+    crop = lambda seed: images.random_resized_crop(
+        image, (16, 16), (0.2, 1), (0.75, 1.33), np.random.default_rng(seed)
+    )
+    np.testing.assert_array_equal(crop(1), crop(1))
+    assert (crop(1) != crop(2)).any()
+
+
+@pytest.mark.parametrize("height, width", [(512, 512), (512, 700), (900, 512)])
+def test_center_crop_is_resize_then_cut(height, width):
+    image = smooth(height, width)
+    resized = Image.fromarray(image).resize((width // 2, height // 2), Image.Resampling.BICUBIC)
+    y, x = (height // 2 - 224) / 2, (width // 2 - 224) / 2
+    assert y == int(y) and x == int(x)
+    expected = np.asarray(resized)[int(y) : int(y) + 224, int(x) : int(x) + 224]
+    actual = images.center_crop(image, (224, 224), 0.875)
+    np.testing.assert_allclose(actual.astype(int), expected, atol=1)
+
+
+def test_center_crop_keeps_the_aspect_of_other_sizes():
+    image = coordinates(100, 100)
+    crop = images.center_crop(image, (20, 40), 1)
+    np.testing.assert_allclose(extent(crop), (50, 100), rtol=0.03)
+    np.testing.assert_allclose(crop[..., 0].mean(), 49.5, atol=0.6)

@@ -1,0 +1,255 @@
+import functools
+import itertools
+import pickle
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from mae_jax.data import images, pipeline, sources
+
+
+class Numbers:
+    """Example i is a picture of the number i."""
+
+    classes = ()
+
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, i):
+        assert 0 <= i < self.length
+        return {"image": np.full((2, 3, 1), i, np.uint8), "label": i}
+
+    def name(self, i):
+        return f"number {i}"
+
+
+def keep(example):
+    return example
+
+
+def jitter(example, rng):
+    return {**example, "image": rng.integers(0, 256, (2, 3, 1), np.uint8)}
+
+
+def train(length=10, count=8, **options):
+    options = {"batch_size": 4, "seed": 7, "threads": 3, **options}
+    batches = pipeline.training_batches(Numbers(length), jitter, **options)
+    taken = list(itertools.islice(batches, count))
+    batches.close()
+    return taken
+
+
+def assert_same(actual, expected):
+    assert len(actual) == len(expected)
+    for a, b in zip(actual, expected, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert a[key].dtype == b[key].dtype
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_batches_have_the_promised_shapes():
+    batch = train(count=1)[0]
+    assert set(batch) == {"image", "label"}
+    assert (batch["image"].shape, batch["image"].dtype) == ((4, 2, 3, 1), np.uint8)
+    assert (batch["label"].shape, batch["label"].dtype) == ((4,), np.int32)
+
+
+def test_order_and_randomness_are_a_function_of_the_seed():
+    assert_same(train(), train())
+    other = train(seed=8)
+    assert any((a["label"] != b["label"]).any() for a, b in zip(train(), other, strict=True))
+    assert any((a["image"] != b["image"]).any() for a, b in zip(train(), other, strict=True))
+
+
+@pytest.mark.parametrize("threads", [0, 1, 16])
+def test_threads_do_not_change_the_batches(threads):
+    assert_same(train(threads=threads), train())
+
+
+@pytest.mark.parametrize("start", [1, 5, 1000])
+def test_start_equals_skipping(start):
+    if start < 100:
+        assert_same(train(start=start, count=3), train(count=start + 3)[start:])
+    assert_same(train(start=start + 2, count=3), train(start=start, count=5)[2:])
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_the_batches_of_the_hosts_make_the_batch_of_one(hosts):
+    parts = [train(hosts=hosts, host=host, start=2) for host in range(hosts)]
+    joined = [
+        {key: np.concatenate([part[key] for part in step]) for key in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    assert_same(joined, train(start=2))
+
+
+@pytest.mark.parametrize("length", [1, 5, 10, 64])
+def test_every_epoch_is_another_permutation(length):
+    labels = np.concatenate([b["label"] for b in train(length, count=4 * length, batch_size=2)])
+    epochs = labels.reshape(8, length)
+    np.testing.assert_array_equal(np.sort(epochs, 1), np.tile(np.arange(length), (8, 1)))
+    if length >= 5:
+        assert len({tuple(epoch) for epoch in epochs.tolist()}) == 8
+        assert (np.diff(epochs[0]) != 1).any()
+
+
+def test_each_repetition_of_an_example_is_augmented_anew():
+    seen = {b["image"][r].tobytes() for b in train(length=3, count=12) for r in range(4)}
+    assert len(seen) == 48
+
+
+def test_examples_are_read_in_parallel_but_not_far_ahead():
+    running, most, reads, lock = 0, 0, 0, threading.Lock()
+
+    def slow(example, rng):
+        nonlocal running, most, reads
+        with lock:
+            running, reads = running + 1, reads + 1
+            most = max(most, running)
+        time.sleep(0.002)
+        with lock:
+            running -= 1
+        return example
+
+    batches = pipeline.training_batches(Numbers(50), slow, batch_size=8, seed=0, threads=4)
+    for _ in range(4):
+        next(batches)
+    time.sleep(0.3)
+    assert most == 4
+    assert reads <= 8 * (4 + 3) + 8  # one waits, one is blocked, one is being read
+    batches.close()
+
+
+def test_close_and_garbage_collection_end_the_threads():
+    def ours():
+        return {t for t in threading.enumerate() if "grain" in t.name}
+
+    before = ours()
+    closed = pipeline.training_batches(Numbers(9), jitter, batch_size=2, seed=0)
+    next(closed)
+    dropped = pipeline.training_batches(Numbers(9), jitter, batch_size=2, seed=0)
+    next(dropped)
+    assert ours() - before
+    closed.close()
+    del dropped
+    deadline = time.time() + 5
+    while ours() - before and time.time() < deadline:
+        time.sleep(0.01)
+    assert not ours() - before
+
+
+def evaluate(length, **options):
+    options = {"batch_size": 4, "threads": 3, **options}
+    return list(pipeline.evaluation_batches(Numbers(length), keep, **options))
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+@pytest.mark.parametrize("length", [1, 3, 4, 5, 8, 11])
+def test_evaluation_sees_every_example_once(length, hosts):
+    parts = [evaluate(length, hosts=hosts, host=host) for host in range(hosts)]
+    assert {len(part) for part in parts} == {-(-length // 4)}
+    batches = [batch for part in parts for batch in part]
+    assert {batch["image"].shape for batch in batches} == {(4 // hosts, 2, 3, 1)}
+    assert {batch["valid"].dtype for batch in batches} == {np.dtype(bool)}
+    assert {batch["index"].dtype for batch in batches} == {np.dtype(np.int32)}
+    index, label, valid = (
+        np.concatenate([b[key] for b in batches]) for key in ("index", "label", "valid")
+    )
+    assert sorted(index[valid]) == list(range(length))
+    np.testing.assert_array_equal(label, index)
+    assert (index[~valid] == length - 1).all()
+
+
+def test_evaluation_is_in_order():
+    batches = evaluate(11)
+    flat = np.concatenate([batch["label"][batch["valid"]] for batch in batches])
+    np.testing.assert_array_equal(flat, np.arange(11))
+    assert_same(evaluate(11, threads=1), batches)
+
+
+def test_evaluation_limit_is_a_fixed_choice_without_a_period():
+    batches = evaluate(200, limit=20)
+    labels = np.concatenate([batch["label"] for batch in batches])
+    index = np.concatenate([batch["index"] for batch in batches])
+    assert len(labels) == 20 == len(set(labels.tolist()))
+    np.testing.assert_array_equal(index, np.arange(20))
+    assert (np.diff(labels) > 0).all() and len(set(labels % 10)) > 5
+    assert_same(evaluate(200, limit=20), batches)
+    assert_same(evaluate(5, limit=9), evaluate(5))
+
+
+def test_mistakes():
+    make = functools.partial(pipeline.training_batches, Numbers(3), jitter, seed=0)
+    with pytest.raises(ValueError, match="batch size 10 cannot be shared by 4 hosts: use 8 or 12"):
+        make(batch_size=10, hosts=4)
+    with pytest.raises(ValueError, match="batch size 2 cannot be shared by 4 hosts: use 4"):
+        make(batch_size=2, hosts=4)
+    with pytest.raises(ValueError, match="batch size 0 cannot"):
+        make(batch_size=0)
+    with pytest.raises(ValueError, match="host 2 is not one of 2"):
+        make(batch_size=4, host=2, hosts=2)
+    with pytest.raises(ValueError, match="no examples"):
+        pipeline.training_batches(Numbers(0), jitter, batch_size=1, seed=0)
+    with pytest.raises(ValueError, match="limit 0 leaves no examples"):
+        pipeline.evaluation_batches(Numbers(3), keep, batch_size=1, limit=0)
+
+
+@pytest.mark.parametrize("size, channels", [((32, 32), 3), ((24, 40), 1), ((16, 16), 4)])
+def test_transforms_from_bytes_to_batches(size, channels):
+    source = sources.open("synthetic", "train")
+    transform = pickle.loads(
+        pickle.dumps(pipeline.train_transform(size, channels, (0.2, 1), (0.75, 4 / 3)))
+    )
+    batches = pipeline.training_batches(source, transform, batch_size=4, seed=0)
+    assert next(batches)["image"].shape == (4, *size, channels)
+    batches.close()
+    transform = pickle.loads(pickle.dumps(pipeline.test_transform(size, channels, 0.875)))
+    for number, batch in enumerate(pipeline.evaluation_batches(source, transform, batch_size=16)):
+        assert batch["image"].dtype == np.uint8
+        example = source[16 * number + 3]
+        picture = images.center_crop(images.decode(example["image"], channels), size, 0.875)
+        np.testing.assert_array_equal(batch["image"][3], picture)
+        assert batch["label"][3] == example["label"]
+    assert number == 3
+
+
+def test_a_broken_picture_is_named(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "broken.jpg").write_bytes(b"nonsense")
+    source = sources.open(f"folder:{tmp_path}", "all")
+    message = "cannot read 'cat/broken.jpg': not a picture in a format that Pillow reads"
+    transform = pipeline.train_transform((8, 8), 3, (0.2, 1), (1, 1))
+    with pytest.raises(ValueError, match=message):
+        next(pipeline.training_batches(source, transform, batch_size=1, seed=0))
+    with pytest.raises(ValueError, match=message):
+        next(
+            pipeline.evaluation_batches(source, pipeline.test_transform((8, 8), 3, 1), batch_size=1)
+        )
+    (tmp_path / "cat" / "broken.jpg").unlink()
+    with pytest.raises(ValueError, match="cannot read 'cat/broken.jpg': .*No such file"):
+        pipeline.mean_std(source, 3)
+
+
+def test_mean_and_deviation_are_those_of_all_pixels():
+    source = sources.open("synthetic", "train")
+    pictures = [images.decode(source[i]["image"], 3) for i in range(len(source))]
+    pixels = np.stack(pictures).reshape(-1, 3) / 255
+    mean, std = pipeline.mean_std(source, 3)
+    assert all(isinstance(value, float) for value in (*mean, *std))
+    np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(std, pixels.std(0), rtol=1e-12)
+    few = pipeline.mean_std(source, 3, limit=10)
+    assert few != (mean, std) and few == pipeline.mean_std(source, 3, limit=10)
+    gray, _ = pipeline.mean_std(source, 1, limit=10)
+    assert len(gray) == 1
+
+
+def test_a_constant_channel_can_be_divided_by():
+    assert pipeline.mean_std(Numbers(1), 1) == ((0.0,), (1 / 255,))
