@@ -9,7 +9,7 @@ from configs import vit_base
 
 
 def get_config(arg: str = "") -> dict:
-    config = vit_base.with_model("", patch=(8, 8), width=128, depth=4, heads=4)
+    config = vit_base.recipe(patch=(8, 8), width=128, depth=4, heads=4)
     config |= dict(epochs=25, batch_size=128, log_every=20, save_every=200)
     config["model"] |= dict(decoder_width=96, decoder_depth=2, decoder_heads=3, norm_pix=True)
     config["optimizer"] |= dict(base_learning_rate=2e-3, warmup_epochs=2)
@@ -21,4 +21,4 @@ def get_config(arg: str = "") -> dict:
     )
     config["evaluate"] |= dict(every=0, batch_size=200, examples=400)
     config["probe"] |= dict(test=dict(source="same", split="test"), examples=2000)
-    return vit_base.debug(config) if arg == "debug" else config
+    return vit_base.with_argument(config, arg)

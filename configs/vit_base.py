@@ -11,18 +11,15 @@ The data set is read without TensorFlow; prepare it once with
 
 
 def get_config(arg: str = "") -> dict:
-    return with_model(arg)
+    return with_argument(recipe(), arg)
 
 
-def with_model(arg: str, **model) -> dict:
-    """The recipe with some of `model` replaced: the other sizes are this and nothing else."""
-    words = set(filter(None, arg.split(",")))
-    if unknown := words - {"1600", "debug"}:
-        raise ValueError(f"config argument {unknown} is unknown: use 1600 or debug")
-    config = dict(
+def recipe(**model) -> dict:
+    """The recipe, with some of `model` replaced: the other sizes are this and nothing else."""
+    return dict(
         task="pretrain",
         seed=0,  # of the parameters, the data order, the crops and the masks
-        epochs=1600 if "1600" in words else 800,
+        epochs=800,
         batch_size=4096,  # global, over all devices; the learning rate scales with it
         accumulation=1,  # micro-batches in a step: the same result in less memory
         model=dict(
@@ -76,7 +73,15 @@ def with_model(arg: str, **model) -> dict:
         save_every=1560,  # steps: 5 epochs
         keep=3,  # checkpoints
     )
-    return debug(config) if "debug" in words else config
+
+
+def with_argument(config: dict, arg: str) -> dict:
+    """What stands behind the colon of `--config=FILE:ARG`: a number of epochs, or `debug`."""
+    if arg == "debug":
+        return debug(config)
+    if arg and not arg.isdigit():
+        raise ValueError(f"config argument {arg!r} is unknown: use a number of epochs, or debug")
+    return config | (dict(epochs=int(arg)) if arg else {})
 
 
 def debug(config: dict) -> dict:

@@ -9,4 +9,6 @@ from configs import vit_base
 
 
 def get_config(arg: str = "") -> dict:
-    return vit_base.with_model(arg, width=1280, depth=32, heads=16, patch=(14, 14))
+    return vit_base.with_argument(
+        vit_base.recipe(width=1280, depth=32, heads=16, patch=(14, 14)), arg
+    )

@@ -10,4 +10,4 @@ from configs import vit_base
 
 
 def get_config(arg: str = "") -> dict:
-    return vit_base.with_model(arg, width=1024, depth=24, heads=16)
+    return vit_base.with_argument(vit_base.recipe(width=1024, depth=24, heads=16), arg)

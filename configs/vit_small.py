@@ -9,4 +9,4 @@ from configs import vit_base
 
 
 def get_config(arg: str = "") -> dict:
-    return vit_base.with_model(arg, width=384, depth=12, heads=6)
+    return vit_base.with_argument(vit_base.recipe(width=384, depth=12, heads=6), arg)

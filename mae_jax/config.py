@@ -175,7 +175,7 @@ def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
     if not spec:
         raise Mistake("which config? Give --config=configs/NAME.py, for example quickstart.py")
     with mistakes():
-        config = ConfigDict(load(spec))
+        config = ConfigDict(_with_floats(load(spec)))
     known = flatten(config)
     for argument in rest:
         name = argument.partition("=")[0].removeprefix("--config.")
@@ -197,9 +197,23 @@ def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
         raise Mistake("where should the run be written? Give --workdir=DIR")
     for name in ("mean", "std"):  # given as --config.data.mean=auto where the file has a tuple
         if config.data[name] == ("auto",):
-            config.data[name] = "auto"
+            with config.data.ignore_type():
+                config.data[name] = "auto"
     check(config)
     return config, values["workdir"].value
+
+
+def _with_floats(config: dict, prefix: str = "") -> dict:
+    """Whole numbers as floats where fractions are allowed: a flag keeps the type of its default."""
+    converted = {}
+    for key, value in config.items():
+        name, wanted = prefix + key, FIELDS.get(prefix + key)
+        if isinstance(value, dict):
+            value = _with_floats(value, name + ".")
+        elif type(value) is int and wanted and float in wanted.types:
+            value = float(value)
+        converted[key] = value
+    return converted
 
 
 def _unknown(name: str, known) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -35,21 +36,23 @@ def start_processes() -> None:
         jax.distributed.initialize()
 
 
-def make_mesh(data: int, fsdp: int) -> Mesh:
-    """A mesh over all devices; `data = -1` takes what `fsdp` leaves.
+def make_mesh(data: int, fsdp: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over `devices` (all of them); `data = -1` takes what `fsdp` leaves.
 
     Raises:
       ValueError: the axes do not multiply to the number of devices.
     """
-    devices = jax.device_count()
-    if data == -1 and devices % fsdp == 0:
-        data = devices // fsdp
-    if data * fsdp != devices:
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    if data == -1 and count % fsdp == 0:
+        data = count // fsdp
+    if data * fsdp != count:
         raise ValueError(
-            f"mesh.data = {data} and mesh.fsdp = {fsdp} do not fill the {devices} device(s) here: "
-            f"use mesh.data = -1 and an fsdp that divides {devices}"
+            f"mesh.data = {data} and mesh.fsdp = {fsdp} do not fill the {count} device(s) here: "
+            f"use mesh.data = -1 and an fsdp that divides {count}"
         )
-    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    types = (AxisType.Auto,) * 2  # Explicit, the default, breaks linen with cut parameters
+    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=types, devices=devices)
 
 
 def spec_of(shape: tuple[int, ...], fsdp: int) -> P:

@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-import parity
-import torch
+import parity  # pyright: ignore[reportMissingImports]
+import torch  # pyright: ignore[reportMissingImports]
 
 from mae_jax import mae
 

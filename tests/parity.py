@@ -221,12 +221,12 @@ def draw(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images [b h w c] and noise [b n], float32.
 
-    Contrast falls to a hundredth along the rows: where a patch is nearly flat, the eps and the
+    Contrast falls to a thirtieth along the rows: where a patch is nearly flat, the eps and the
     variance of the normalised target are seen.
     """
     generator = np.random.default_rng(seed)
     n = np.prod([side // p for side, p in zip(size, model.patch, strict=True)])
-    contrast = np.logspace(0, -2, size[0])[:, None, None]
+    contrast = np.logspace(0, -1.5, size[0])[:, None, None]
     images = generator.normal(size=(batch, 1, 1, channels)) + contrast * generator.normal(
         size=(batch, *size, channels)
     )

@@ -8,7 +8,14 @@ from mae_jax import masking
 
 @pytest.mark.parametrize(
     "n, ratio, keep",
-    [(196, 0.75, 49), (1568, 0.9, 156), (10, 0.9, 1), (1000, 0.9, 100), (4, 0.99, 1), (16, 0.75, 4)],
+    [
+        (196, 0.75, 49),
+        (1568, 0.9, 156),
+        (10, 0.9, 1),
+        (1000, 0.9, 100),
+        (4, 0.99, 1),
+        (16, 0.75, 4),
+    ],
 )
 def test_keep_count(n, ratio, keep):
     assert masking.keep_count(n, ratio) == keep

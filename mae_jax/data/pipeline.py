@@ -2,11 +2,10 @@
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import grain
 import numpy as np
 
 from mae_jax.data import images
@@ -25,7 +24,7 @@ def training_batches(
     host: int = 0,
     hosts: int = 1,
     threads: int = 16,
-) -> grain.DatasetIterator[Example]:
+) -> Iterator[Example]:
     """Endless batches `{"image": uint8 [b, *size, c], "label": int32 [b]}` of this host's share.
 
     Each epoch is another permutation of the source. Row r of global batch s is a function of
@@ -46,6 +45,8 @@ def training_batches(
       ValueError: a batch that the hosts cannot share, or an empty source; from the iterator, a
         picture that cannot be read, with its name.
     """
+    import grain
+
     share = _share(batch_size, host, hosts)
     order: Any = grain.MapDataset.range(_length(source)).seed(seed).shuffle().repeat()
     order[0]  # grain sets itself up at the first read, which threads must not do at the same time
@@ -68,7 +69,7 @@ def evaluation_batches(
     hosts: int = 1,
     limit: int | None = None,
     threads: int = 16,
-) -> grain.DatasetIterator[Example]:
+) -> Iterator[Example]:
     """One pass in order, in batches of one size: those of training plus "valid" and "index".
 
     `"index"`: int32 [b] is the position among the examples that are evaluated: all, or a fixed
@@ -178,9 +179,11 @@ def _read(source: Source, i: int, transform: Callable[[Example], Any]) -> Any:
 
 def _batches(
     load: Callable[[int], Example], length: int, size: int, threads: int
-) -> grain.DatasetIterator[Example]:
+) -> Iterator[Example]:
     # threads work on single examples, so that few whole batches are in memory: the caller's, one
     # that waits and one in the making
+    import grain
+
     reading = grain.ReadOptions(
         num_threads=threads, prefetch_buffer_size=max(threads, min(size, 512))
     )

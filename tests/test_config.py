@@ -1,0 +1,136 @@
+"""Every config runs as written, and each mistake ends in one sentence."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mae_jax import config as configs
+from mae_jax import vit
+from mae_jax.tasks import pretrain
+
+ROOT = Path(__file__).parents[1]
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+QUICK = f"--config={ROOT}/configs/quickstart.py"
+
+
+def load(name: str) -> dict:
+    return configs.load(f"{ROOT}/configs/{name}.py")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_is_complete_and_possible(name):
+    configs.check(load(name))
+    configs.check(configs.load(f"{ROOT}/configs/{name}.py:debug"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_debug_keeps_every_key(name):
+    debug = configs.load(f"{ROOT}/configs/{name}.py:debug")
+    assert configs.flatten(load(name)).keys() == configs.flatten(debug).keys()
+
+
+@pytest.mark.parametrize("size, patch", [("small", 16), ("base", 16), ("large", 16), ("huge", 14)])
+def test_the_papers_recipe(size, patch):
+    """He et al. 2021, table 8, one number at a time."""
+    config = load(f"vit_{size}")
+    assert {k: config["model"][k] for k in ("width", "depth", "heads")} == vit.SIZES[size]
+    assert config["model"]["patch"] == (patch, patch)
+    model = pretrain.model_of(config)
+    assert (model.decoder_width, model.decoder_depth, model.decoder_heads) == (512, 8, 16)
+    assert model.mlp_ratio == 4 and model.norm_pix
+    assert config["mask"]["ratio"] == 0.75
+    assert (config["epochs"], config["batch_size"]) == (800, 4096)
+    long = configs.load(f"{ROOT}/configs/vit_{size}.py:1600")
+    assert long == config | dict(epochs=1600)
+    assert config["optimizer"] == dict(
+        base_learning_rate=1.5e-4,
+        warmup_epochs=40,
+        b1=0.9,
+        b2=0.95,
+        weight_decay=0.05,
+        clip=0.0,
+        ema=0.0,
+    )
+    data = config["data"]
+    assert data["train"] == dict(source="tfds:imagenet2012", split="train")
+    assert (data["size"], data["channels"], data["crop_scale"]) == ((224, 224), 3, (0.2, 1.0))
+    assert data["flip"] and data["crop_ratio"] == (3 / 4, 4 / 3)
+    assert data["mean"] == (0.485, 0.456, 0.406) and data["std"] == (0.229, 0.224, 0.225)
+
+
+def test_overrides():
+    arguments = [QUICK, "--workdir=x", "--config.model.patch=(16,16)", "--config.epochs=0.5"]
+    arguments += ["--config.optimizer.warmup_epochs=0.1", "--config.data.mean=auto"]
+    config, workdir = configs.parse([*arguments, "--noconfig.model.norm_pix"])
+    assert workdir == "x" and config.model.patch == (16, 16) and config.epochs == 0.5
+    assert config.data.mean == "auto" and config.model.norm_pix is False
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ([], "which config?"),
+        ([QUICK], "Give --workdir=DIR"),
+        (["--config=nothing.py", "--workdir=x"], "'nothing.py' does not exist"),
+        ([QUICK + ":fast", "--workdir=x"], "argument 'fast' is unknown: use .*debug"),
+        ([QUICK, "--workdir=x", "--config.model.dept=3"], "unknown .* did you mean model.depth?"),
+        ([QUICK, "--workdir=x", "--config.modl.depth=3"], "unknown .* did you mean model.depth?"),
+        ([QUICK, "--workdir=x", "--config.model.depth=3.5"], "must be a whole number"),
+        ([QUICK, "--workdir=x", "--config.epochs=many"], "epochs = 'many' must be a number above"),
+        ([QUICK, "--workdir=x", "--config.batch_size=0"], "batch_size = 0 must be a whole number"),
+        ([QUICK, "--workdir=x", "--config.model.patch=(7,7)"], r"use \(63, 63\) or \(70, 70\)"),
+        ([QUICK, "--workdir=x", "--config.model.patch=(8,)"], "different numbers of axes"),
+        ([QUICK, "--workdir=x", "--config.model.heads=5"], "5 does not divide model.width = "),
+        ([QUICK, "--workdir=x", "--config.mask.ratio=1.0"], "mask.ratio = 1.0 must be"),
+        ([QUICK, "--workdir=x", "--config.mask.ratio=nan"], "mask.ratio = nan must be"),
+        ([QUICK, "--workdir=x", "--config.mask.ratio=1e-12"], "hides none of 64"),
+        ([QUICK, "--workdir=x", "--config.accumulation=7"], "7 does not divide batch_size"),
+        ([QUICK, "--workdir=x", "--config.optimizer.warmup_epochs=1e3"], "not shorter than epochs"),
+        ([QUICK, "--workdir=x", "--config.data.channels=1"], "as many values as data.channels"),
+        ([QUICK, "--workdir=x", "--config.data.std=(0.,1.,1.)"], "must be above 0"),
+        ([QUICK, "--workdir=x", "--config.model.dtype=float8"], "must be one of 'float32'"),
+        ([QUICK, "--workdir=x", "extra"], "stray argument"),
+        ([QUICK, "--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
+    ],
+)
+def test_mistakes(arguments, sentence):
+    with pytest.raises(configs.Mistake, match=sentence) as raised:
+        configs.parse(arguments)
+    assert "\n" not in str(raised.value)
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    with pytest.raises(configs.Mistake) as raised:
+        configs.parse([QUICK, "--workdir=x", "--config.model.depth=0", "--config.log_every=0"])
+    assert "model.depth = 0" in str(raised.value) and "log_every = 0" in str(raised.value)
+
+
+def test_a_key_that_a_config_file_invents_or_forgets():
+    config = load("quickstart")
+    config["model"]["widht"] = config["model"].pop("width")
+    with pytest.raises(configs.Mistake, match="model.width is missing; unknown .*model.widht"):
+        configs.check(config)
+
+
+def test_differences_survive_json():
+    config = load("quickstart")
+    stored = json.loads(configs.to_json(config))
+    assert configs.differences(stored, config) == []
+    config["model"]["depth"] += 1
+    assert configs.differences(stored, config) == ["model.depth: 4 there, 5 here"]
+
+
+def test_the_command_line_exits_with_2_and_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "mae_jax.train", QUICK, f"--workdir={tmp_path}/run"]
+    done = subprocess.run(
+        [*command, "--config.data.train.source=folder:/no/such"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: data 'folder:/no/such': there is no folder '/no/such'\n"
+    assert not (tmp_path / "run" / "config.json").exists()

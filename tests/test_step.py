@@ -1,0 +1,118 @@
+"""The step is the same whatever the devices and however the batch is cut."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mae_jax import config as configs
+from mae_jax import optimizer, sharding, step
+from mae_jax.tasks import pretrain
+
+STEPS, BATCH = 3, 16
+
+
+@functools.cache
+def config() -> dict:
+    return configs.load("configs/quickstart.py:debug")
+
+
+def batch(i: int) -> dict:
+    rng = np.random.default_rng(i)
+    images = rng.integers(0, 256, (BATCH, *config()["data"]["size"], 3), dtype=np.uint8)
+    return {"image": images, "label": np.zeros(BATCH, np.int32)}
+
+
+def run(data=1, fsdp=1, accumulation=1, ema=0.0):
+    """Losses and the last state after a few steps."""
+    mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+    init, augment, loss = pretrain.init_and_loss(config(), (0.5,) * 3, (0.25,) * 3)
+    schedule = optimizer.cosine_schedule(0.05, BATCH, 10, 0)
+    tx = optimizer.adamw(schedule, b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0)
+    init = step.make_init(init, tx, ema)
+    placement = sharding.of_state(jax.eval_shape(init, jax.random.key(0)), mesh)
+    state = jax.jit(init, out_shardings=placement)(jax.random.key(0))
+    update = jax.jit(
+        step.make_step(augment, loss, tx, schedule, jax.random.key(1), accumulation, ema),
+        in_shardings=(placement, sharding.batched(mesh)),
+        out_shardings=(placement, sharding.replicated(mesh)),
+    )
+    losses, states = [], [state]
+    for i in range(STEPS):
+        state, figures = update(state, sharding.place(batch(i), mesh))
+        losses.append(float(figures["loss"]))
+        states.append(state)
+    return losses, states
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return run()
+
+
+@pytest.mark.parametrize(
+    "data, fsdp, accumulation",
+    [(4, 1, 1), (1, 1, 4), (2, 2, 1), (1, 4, 1), (2, 1, 4), (2, 2, 2)],
+)
+def test_the_curve_does_not_depend_on_devices_or_accumulation(
+    plain, data, fsdp, accumulation, monkeypatch
+):
+    monkeypatch.setattr(sharding, "SMALL", 0)  # cut the parameters of a tiny network too
+    losses, states = run(data, fsdp, accumulation)
+    np.testing.assert_allclose(losses, plain[0], rtol=1e-5)
+    assert losses[0] != losses[-1]
+    leaves = jax.tree_util.tree_leaves_with_path
+    for (path, a), (_, b) in zip(
+        leaves(states[-1].params), leaves(plain[1][-1].params), strict=True
+    ):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        # a bias on all keys of a query cancels in the softmax: AdamW walks on its rounding errors
+        if not name.endswith("key/bias"):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=5e-5, err_msg=name)
+    kernel = states[-1].params["encoder"]["block_0"]["mlp"]["fc1"]["kernel"]
+    moment = states[-1].opt_state[0].mu["encoder"]["block_0"]["mlp"]["fc1"]["kernel"]
+    for x in (kernel, moment):
+        assert x.addressable_shards[0].data.size == x.size // fsdp
+
+
+def test_each_step_draws_other_masks():
+    """With the same batch and a learning rate of nearly 0, only the masks change the loss."""
+    init, augment, loss = pretrain.init_and_loss(config(), (0.5,) * 3, (0.25,) * 3)
+    tx = optimizer.adamw(lambda step: 0.0, b1=0.9, b2=0.95, weight_decay=0.0, clip=0.0)
+    state = jax.jit(step.make_init(init, tx))(jax.random.key(0))
+    update = jax.jit(step.make_step(augment, loss, tx, lambda step: 0.0, jax.random.key(1)))
+    state, first = update(state, batch(0))
+    state, second = update(state, batch(0))
+    assert int(state.step) == 2
+    assert first["loss"] != second["loss"]
+
+
+def test_the_moving_average():
+    _, states = run(ema=0.75)
+    expected = jax.tree.map(np.asarray, states[0].params)
+    for state in states[1:]:
+        expected = jax.tree.map(
+            lambda a, p: 0.75 * a + 0.25 * np.asarray(p), expected, state.params
+        )
+    for a, b in zip(jax.tree.leaves(states[-1].ema), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert states[-1].best is states[-1].ema
+
+
+def test_accumulation_equals_the_big_batch_in_gradients():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(12, 3)), jnp.float32)
+    loss = lambda w, batch: jnp.square(jnp.sin(batch["x"] @ w)).mean()
+    whole = step.accumulate(loss, jnp.ones(3), {"x": x}, 1)
+    for parts in (2, 3, 12):
+        cut = step.accumulate(loss, jnp.ones(3), {"x": x}, parts)
+        for a, b in zip(whole, cut, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_a_mesh_that_does_not_fit():
+    with pytest.raises(ValueError, match="mesh.data = 3 and mesh.fsdp = 1 do not fill the 4"):
+        sharding.make_mesh(3, 1)
+    with pytest.raises(ValueError, match="fsdp that divides 4"):
+        sharding.make_mesh(-1, 3)

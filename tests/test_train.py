@@ -1,0 +1,239 @@
+"""The whole run, as a user sees it: files, resume, signals, processes."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from mae_jax import checkpoint, metrics
+from mae_jax import config as configs
+from mae_jax.train import train
+
+ROOT = Path(__file__).parents[1]
+
+
+def debug(name: str = "vit_base", **changes) -> ConfigDict:
+    config = ConfigDict(configs._with_floats(configs.load(f"{ROOT}/configs/{name}.py:debug")))
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def losses(workdir) -> dict[int, float]:
+    return {record["step"]: record["loss"] for record in metrics.read(workdir) if "loss" in record}
+
+
+def command(workdir, *arguments) -> list[str]:
+    config = f"--config={ROOT}/configs/vit_base.py:debug"
+    return [sys.executable, "-m", "mae_jax.train", config, f"--workdir={workdir}", *arguments]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of the ImageNet recipe in its debug size, and its last state."""
+    workdir = tmp_path_factory.mktemp("finished")
+    return workdir, train(debug(log_every=1), workdir)
+
+
+def test_what_a_run_leaves_behind(finished):
+    workdir, state = finished
+    assert int(state.step) == 8
+    assert json.loads((workdir / "config.json").read_text())["epochs"] == 1
+    records = metrics.read(workdir)
+    steps = [record for record in records if "loss" in record]
+    assert [record["step"] for record in steps] == list(range(1, 9))
+    for record in steps:
+        assert {"learning_rate", "images_per_second", "gradient_norm"} <= record.keys()
+        assert np.isfinite(record["loss"]) and record["images_per_second"] > 0
+    assert {"test_loss", "knn", "linear"} < next(r for r in records if "test_loss" in r).keys()
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"4", "8"}
+    for name in ("step_00000004", "reconstruction", "loss"):
+        with Image.open(workdir / "pictures" / f"{name}.png") as picture:
+            assert min(picture.size) > 100 and len(picture.convert("RGB").getcolors(2**20)) > 50
+    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_the_report_is_printed_recorded_and_true(finished):
+    workdir, _ = finished
+    text = (workdir / "report.txt").read_text()
+    last = metrics.read(workdir)[-1]
+    for row, name in [
+        ("mean of the visible patches", "loss_visible_mean"),
+        ("untrained network", "loss_untrained"),
+        ("trained network", "loss_trained"),
+        ("raw pixels", "knn_raw"),
+        ("untrained encoder", "knn_untrained"),
+        ("trained encoder", "knn_trained"),
+    ]:
+        figure = re.search(rf"^ +{row} +([0-9.]+)", text, re.MULTILINE)[1]
+        assert float(figure) == pytest.approx(last[name], abs=6e-4)
+    assert last["loss_trained"] < last["loss_untrained"]
+
+
+def test_a_finished_run_says_so(finished, capsys):
+    workdir, _ = finished
+    before = sorted((p, p.stat().st_mtime) for p in workdir.rglob("*.png"))
+    train(debug(log_every=1), workdir)
+    assert "is finished" in capsys.readouterr().out
+    assert sorted((p, p.stat().st_mtime) for p in workdir.rglob("*.png")) == before
+
+
+def test_another_config_is_refused_by_name(finished):
+    workdir, _ = finished
+    with pytest.raises(configs.Mistake, match="seed: 0 there, 7 here"):
+        train(debug(log_every=1, seed=7), workdir)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 6])
+def test_resume_is_bit_for_bit(finished, tmp_path, monkeypatch, stop):
+    """SIGTERM at some step, then the same call again: as if nothing had happened."""
+    straight, state = finished
+    advance = metrics.Progress.advance
+
+    def advance_and_stop(self, step):
+        advance(self, step)
+        if step == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.Progress, "advance", advance_and_stop)
+        with pytest.raises(SystemExit) as stopped:
+            train(debug(log_every=1), tmp_path)
+    assert stopped.value.code == 42
+    assert max(losses(tmp_path)) in (stop, stop + 1)
+    resumed = train(debug(log_every=1), tmp_path)
+    assert losses(tmp_path) == losses(straight)
+    jax.tree.map(np.testing.assert_array_equal, resumed, state)
+
+
+def test_records_after_the_checkpoint_are_dropped(finished, tmp_path):
+    """A run that died between two saves repeats the steps since the last one, and says them once."""
+    straight, _ = finished
+    shutil.copytree(straight, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
+    (tmp_path / "run" / "report.txt").unlink()
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as f:
+        f.write('{"step": 9, "lo')  # the line that was being written
+    train(debug(log_every=1), tmp_path / "run")
+    assert losses(tmp_path / "run") == losses(straight)
+    assert len(metrics.read(tmp_path / "run")) == len(metrics.read(straight))
+
+
+def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    changes = {"optimizer.base_learning_rate": 1e30, "save_every": 1, "log_every": 1}
+    with pytest.raises(configs.Mistake, match=r"step \d diverged: .* Try a lower") as stopped:
+        train(debug(**changes), tmp_path)
+    step = int(re.search(r"step (\d)", str(stopped.value))[1])
+    last = losses(tmp_path)[step - 1]
+    assert f"the loss before was {last}" in str(stopped.value)
+    with contextlib.closing(checkpoint.manager(tmp_path / "checkpoints", 3)) as checkpoints:
+        assert checkpoints.latest_step() == step - 1
+
+
+def test_a_checkpoint_of_another_model_is_refused(finished, tmp_path):
+    straight, _ = finished
+    shutil.copytree(straight, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["model"]["width"] = 96
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        configs.Mistake, match=r"checkpoint 8 does not fit .*float32\[\d+, 48\], not"
+    ):
+        train(debug(log_every=1, **{"model.width": 96}), tmp_path / "run")
+
+
+def test_pictures_without_labels_of_any_size_and_kind(tmp_path):
+    """A folder as people have it; statistics are measured once and kept."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for i, (mode, size) in enumerate([("RGB", (70, 40)), ("L", (30, 90)), ("RGBA", (50, 50))] * 5):
+        channels = len(mode)
+        pixels = rng.integers(0, 256, (*size[::-1], channels), dtype=np.uint8).squeeze()
+        Image.fromarray(pixels, mode).save(tmp_path / "pictures" / f"{i}.png")
+    place = f"folder:{tmp_path}/pictures"
+    changes = {"data.train.source": place, "data.mean": "auto", "data.std": "auto"}
+    changes |= {"data.test.source": "same", "probe.train.source": "same", "epochs": 2.0}
+    changes |= {"probe.test.source": "same", "data.size": (32, 48)}
+    config = debug()
+    with config.data.ignore_type():
+        config.update_from_flattened_dict(changes)
+    train(config, tmp_path / "run")
+    measured = json.loads((tmp_path / "run" / "statistics.json").read_text())
+    assert all(0 < x < 1 for x in measured["mean"] + measured["std"])
+    assert "kNN" not in (tmp_path / "run" / "report.txt").read_text()
+    assert "untrained network" in (tmp_path / "run" / "report.txt").read_text()
+
+
+def test_an_unreadable_picture_is_named(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for i in range(12):
+        Image.new("RGB", (40, 40)).save(tmp_path / "pictures" / f"{i}.png")
+    (tmp_path / "pictures" / "broken.png").write_bytes(b"not a picture")
+    config = debug(**{"data.train.source": f"folder:{tmp_path}/pictures", "epochs": 3.0})
+    with pytest.raises(configs.Mistake, match="cannot read 'broken.png'"):
+        train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "vit_huge"])
+def test_other_configs_in_debug_size(name, tmp_path):
+    state = train(debug(name), tmp_path)
+    assert int(state.step) == 8
+
+
+def test_sigterm_in_a_real_process(tmp_path):
+    process = subprocess.Popen(
+        command(tmp_path, "--config.epochs=1000", "--config.evaluate.every=0"),
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    for line in process.stdout:
+        if line.startswith("step 6/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 42
+    step = int(re.search(r"stopped: step (\d+) is saved", output)[1])
+    assert (tmp_path / "checkpoints" / str(step)).is_dir()
+
+
+def test_two_processes_train_as_one_and_the_first_alone_writes(finished, tmp_path):
+    """Two processes of two devices each against one of four, over loopback."""
+    straight, _ = finished
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+    environment = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "2",
+        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": "2",
+    }
+    processes = [
+        subprocess.Popen(
+            command(tmp_path, "--config.log_every=1"),
+            env=environment | {"JAX_PROCESS_ID": str(i)},
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for i in range(2)
+    ]
+    first, second = (process.communicate(timeout=120)[0] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert "untrained network" in first and second == ""
+    a, b = losses(tmp_path), losses(straight)
+    np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)
+    report = (tmp_path / "report.txt").read_text()
+    assert report == (straight / "report.txt").read_text()
