@@ -17,7 +17,7 @@ def manager(directory: epath.PathLike, keep: int) -> ocp.CheckpointManager:
     """The checkpoints `directory/STEP/`, saved in the background; the last `keep` are kept."""
     return ocp.CheckpointManager(
         epath.Path(directory),
-        item_names=("state",),
+        item_handlers={"state": ocp.PyTreeCheckpointHandler()},
         options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
     )
 

@@ -118,7 +118,7 @@ def test_resume_is_bit_for_bit(finished, tmp_path, monkeypatch, stop):
 
 
 def test_records_after_the_checkpoint_are_dropped(finished, tmp_path):
-    """A run that died between two saves repeats the steps since the last one, and says them once."""
+    """A run that died between two saves repeats the steps since, and records them once."""
     straight, _ = finished
     shutil.copytree(straight, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
@@ -232,7 +232,8 @@ def test_two_processes_train_as_one_and_the_first_alone_writes(finished, tmp_pat
     ]
     first, second = (process.communicate(timeout=120)[0] for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
-    assert "untrained network" in first and second == ""
+    assert "untrained network" in first
+    assert all(line.startswith("[Gloo]") for line in second.splitlines())
     a, b = losses(tmp_path), losses(straight)
     np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)
     report = (tmp_path / "report.txt").read_text()
