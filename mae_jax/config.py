@@ -195,10 +195,11 @@ def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
         )
     if not values["workdir"].value:
         raise Mistake("where should the run be written? Give --workdir=DIR")
+    data: Any = config.data
     for name in ("mean", "std"):  # given as --config.data.mean=auto where the file has a tuple
-        if config.data[name] == ("auto",):
-            with config.data.ignore_type():
-                config.data[name] = "auto"
+        if data[name] == ("auto",):
+            with data.ignore_type():
+                data[name] = "auto"
     check(config)
     return config, values["workdir"].value
 

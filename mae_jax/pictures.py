@@ -1,7 +1,7 @@
 """Pictures that a person can judge a run by."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -35,7 +35,7 @@ def columns(named: dict[str, np.ndarray], side: int = 128) -> Image.Image:
     return sheet
 
 
-def curve(series: dict[str, tuple[Sequence[float], Sequence[float]]], title: str) -> Image.Image:
+def curve(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str) -> Image.Image:
     """Loss curves: name -> (steps, losses)."""
     from matplotlib.figure import Figure
 

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,7 +37,7 @@ def start_processes() -> None:
         jax.distributed.initialize()
 
 
-def make_mesh(data: int, fsdp: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(data: int, fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over `devices` (all of them); `data = -1` takes what `fsdp` leaves.
 
     Raises:

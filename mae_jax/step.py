@@ -46,7 +46,7 @@ def make_step(
     key: jax.Array,
     accumulation: int = 1,
     ema: float = 0.0,
-) -> Callable[[TrainState, dict], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """`state, batch -> state, figures`, to be jitted with a donated state.
 
     Args:

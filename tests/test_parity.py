@@ -4,7 +4,6 @@ The golden files hold what it computed (scripts/make_golden.py); the tests marke
 """
 
 import json
-import warnings
 from pathlib import Path
 
 import jax
@@ -146,14 +145,9 @@ def test_refuses_what_is_not_this_model(small):
 @pytest.fixture(scope="module")
 def torch():
     """torch, with transformers beside it; skips without them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what these packages say of each other is not ours
-        torch, _ = (
-            pytest.importorskip(
-                name, reason="needs torch and transformers: pip install -e '.[parity]'"
-            )
-            for name in ("torch", "transformers.models.vit_mae.modeling_vit_mae")
-        )
+    reason = "needs torch and transformers: pip install -e '.[parity]'"
+    torch = pytest.importorskip("torch", reason=reason)
+    pytest.importorskip("transformers.models.vit_mae.modeling_vit_mae", reason=reason)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield torch

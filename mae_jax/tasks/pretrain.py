@@ -29,10 +29,11 @@ class Task(NamedTuple):
 
 def model_of(config) -> mae.MaskedAutoencoder:
     """The network that a config describes."""
-    fields = dict(config["model"])
+    fields: dict[str, Any] = dict(config["model"])
     if fields["dtype"] == "auto":
         fields["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return mae.MaskedAutoencoder(**fields | {"patch": tuple(fields["patch"])})
+    fields["patch"] = tuple(fields["patch"])
+    return mae.MaskedAutoencoder(**fields)
 
 
 def counts(config) -> tuple[int, int]:
@@ -59,9 +60,10 @@ def init_and_loss(config, mean, std) -> tuple[Callable, Callable, Callable]:
 
     def loss(params, batch):
         images = augment.normalize(batch["image"], mean, std)
-        return model.apply(
+        out: Any = model.apply(
             {"params": params}, images, masking.from_scores(batch["scores"], keep)
-        ).loss
+        )
+        return out.loss
 
     return init, augmented, loss
 
@@ -160,7 +162,9 @@ def heldout(config, mean, std, mesh: Mesh):
         images = augment.normalize(batch["image"], mean, std)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
         scores = jax.vmap(lambda k: jax.random.uniform(k, (n,)))(keys)
-        return images, model.apply({"params": params}, images, masking.from_scores(scores, keep))
+        mask = masking.from_scores(scores, keep)
+        out: Any = model.apply({"params": params}, images, mask)
+        return images, out
 
     def sums(params, batch):
         images, out = forward(params, batch)
@@ -187,7 +191,8 @@ def heldout(config, mean, std, mesh: Mesh):
 
     def losses(params) -> dict[str, float]:
         count = min(len(source), config.evaluate.examples)
-        total = sum(np.asarray(sums(params, b)) for b in _batches(config, source, count, mesh))
+        parts = [np.asarray(sums(params, b)) for b in _batches(config, source, count, mesh)]
+        total = np.sum(parts, axis=0)
         return {"trained": float(total[0] / count), "visible_mean": float(total[1] / count)}
 
     def draw(params) -> Image.Image:
