@@ -13,7 +13,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from mae_jax.data import sources
+from mae_jax.data import shipped, sources
 
 
 def jpeg(color=(10, 20, 30), size=(9, 7)) -> bytes:
@@ -45,13 +45,13 @@ def test_built_in_sources_are_fixed_labelled_and_disjoint(spec):
 
 
 def test_photos_share_no_pixel_between_the_splits(monkeypatch):
-    real = sources._photo
+    real = shipped._photo
 
     def columns(package, file):
         shape = real(package, file).shape
         return np.broadcast_to(np.arange(shape[1])[:, None], shape)
 
-    assert all(min(real(*place).shape[:2]) <= 400 for place in sources._PHOTOS.values())
+    assert all(min(real(*place).shape[:2]) <= 400 for place in shipped._PHOTOS.values())
     splits = [sources.open("photos", split) for split in ("train", "test")]
     monkeypatch.setattr(sources, "_photo", columns)
     for label in range(10):
