@@ -11,8 +11,9 @@ from configs import quickstart, vit_base
 
 def get_config(arg: str = "") -> dict:
     config = quickstart.get_config()
-    config |= dict(epochs=40, batch_size=256, log_every=50, save_every=1000)
+    config |= dict(epochs=15, batch_size=256, log_every=50, save_every=1000)
     config["model"] |= dict(patch=(4, 4), width=128, depth=6, heads=4)
+    config["optimizer"] |= dict(base_learning_rate=1e-3, warmup_epochs=1)
     config["data"] |= dict(
         train=dict(source="idx:/usr/share/datasets/fashion-mnist", split="train"),
         size=(28, 28),

@@ -10,8 +10,13 @@ from configs import vit_base
 
 def get_config(arg: str = "") -> dict:
     config = vit_base.recipe(patch=(8, 8), width=128, depth=4, heads=4)
-    config |= dict(epochs=25, batch_size=128, log_every=20, save_every=200)
-    config["model"] |= dict(decoder_width=96, decoder_depth=2, decoder_heads=3, norm_pix=True)
+    config |= dict(epochs=22, batch_size=128, log_every=20, save_every=100)
+    config["model"] |= dict(
+        decoder_width=96,
+        decoder_depth=2,
+        decoder_heads=3,
+        norm_pix=False,  # plain pixels: the reconstruction can be looked at as it is
+    )
     config["optimizer"] |= dict(base_learning_rate=2e-3, warmup_epochs=2)
     config["data"] |= dict(
         train=dict(source="photos", split="train"),

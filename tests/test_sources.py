@@ -53,7 +53,7 @@ def test_photos_share_no_pixel_between_the_splits(monkeypatch):
 
     assert all(min(real(*place).shape[:2]) <= 400 for place in shipped._PHOTOS.values())
     splits = [sources.open("photos", split) for split in ("train", "test")]
-    monkeypatch.setattr(sources, "_photo", columns)
+    monkeypatch.setattr(shipped, "_photo", columns)
     for label in range(10):
         seen = []
         for source in splits:
