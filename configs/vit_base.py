@@ -86,17 +86,21 @@ def with_argument(config: dict, arg: str) -> dict:
 
 def debug(config: dict) -> dict:
     """The same run in seconds on a CPU: a tiny network, 64 generated pictures, 8 steps."""
-    synthetic = dict(
-        train=dict(source="synthetic", split="train"), test=dict(source="synthetic", split="test")
-    )
     config |= dict(epochs=1, batch_size=8, log_every=2, save_every=4, keep=2)
     config["model"] |= dict(
         width=48, depth=2, heads=3, decoder_width=32, decoder_depth=1, decoder_heads=2
     )
     config["optimizer"] |= dict(warmup_epochs=0.25)
-    config["data"] |= synthetic | dict(
-        size=tuple(4 * side for side in config["model"]["patch"]), threads=2
+    config["data"] |= dict(
+        train=dict(source="synthetic", split="train"),
+        test=dict(source="same", split="test"),
+        size=tuple(4 * side for side in config["model"]["patch"]),
+        threads=2,
     )
     config["evaluate"] |= dict(every=4, batch_size=8, examples=32, pictures=2)
-    config["probe"] |= synthetic | dict(examples=32)
+    config["probe"] |= dict(
+        train=dict(source="same", split="train"),
+        test=dict(source="same", split="test"),
+        examples=32,
+    )
     return config

@@ -57,13 +57,12 @@ def train(config, workdir: epath.PathLike) -> TrainState:
         init = make_init(task.init, tx, ema)
         abstract = jax.eval_shape(init, init_key)
         placement = sharding.of_state(abstract, mesh)
-        init = jax.jit(init, out_shardings=placement)
         checkpoints = stack.enter_context(
             contextlib.closing(checkpoint.manager(workdir / "checkpoints", config.keep))
         )
         latest = checkpoints.latest_step()
         if latest is None:
-            state = init(init_key)
+            state = jax.jit(init, out_shardings=placement)(init_key)
         else:
             state = checkpoint.restore(checkpoints, abstract, placement, latest)
         start = int(state.step)
@@ -123,9 +122,11 @@ def train(config, workdir: epath.PathLike) -> TrainState:
 
         unread = None  # the figures of the step before, read while the next one runs
         for step in range(start, total):
-            batch = sharding.place(next(batches), mesh)
-            with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                state, figures = train_step(state, batch)
+            compiling = step == start  # not counted as training time
+            with progress.paused() if compiling else contextlib.nullcontext():
+                batch = sharding.place(next(batches), mesh)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                    state, figures = train_step(state, batch)
             if unread:
                 settle(*unread)
             done, unread = step + 1, (step + 1, figures)
@@ -147,7 +148,8 @@ def train(config, workdir: epath.PathLike) -> TrainState:
                     writer.picture(f"step_{done:08}.png", task.draw(state.best))
                     progress.say(f"step {done}/{total}  {metrics.listed(evaluated)}")
 
-        text, evaluated = task.report(state.best, init(init_key).params)
+        untrained = jax.jit(task.init, out_shardings=placement.params)(init_key)
+        text, evaluated = task.report(state.best, untrained)
         writer.write(total, evaluated)
         writer.picture("reconstruction.png", task.draw(state.best))
         if primary:
@@ -192,8 +194,9 @@ def pixel_statistics(config, source, workdir: epath.Path) -> tuple[list[float], 
         else:
             mean, std = pipeline.mean_std(source, config.data.channels)
             measured = {"mean": list(mean), "std": list(std)}
-            if jax.process_index() == 0:
-                path.write_text(json.dumps(measured) + "\n")
+            if jax.process_index() == 0:  # whole or not at all: other processes may be looking
+                path.with_suffix(".tmp").write_text(json.dumps(measured) + "\n")
+                path.with_suffix(".tmp").rename(path)
     pick = lambda name: measured[name] if config.data[name] == "auto" else config.data[name]
     return list(pick("mean")), list(pick("std"))
 

@@ -61,6 +61,18 @@ def test_the_papers_recipe(size, patch):
     assert data["mean"] == (0.485, 0.456, 0.406) and data["std"] == (0.229, 0.224, 0.225)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_no_two_keys_share_a_value_that_one_override_would_change_twice(name):
+    for argument in ("", ":debug"):
+        parts, seen = [configs.load(f"{ROOT}/configs/{name}.py{argument}")], set()
+        while parts:
+            for value in parts.pop().values():
+                if isinstance(value, dict):
+                    assert id(value) not in seen
+                    seen.add(id(value))
+                    parts.append(value)
+
+
 def test_overrides():
     arguments = [QUICK, "--workdir=x", "--config.model.patch=(16,16)", "--config.epochs=0.5"]
     arguments += ["--config.optimizer.warmup_epochs=0.1", "--config.data.mean=auto"]

@@ -163,8 +163,7 @@ def test_pictures_without_labels_of_any_size_and_kind(tmp_path):
         Image.fromarray(pixels, mode).save(tmp_path / "pictures" / f"{i}.png")
     place = f"folder:{tmp_path}/pictures"
     changes = {"data.train.source": place, "data.mean": "auto", "data.std": "auto"}
-    changes |= {"data.test.source": "same", "probe.train.source": "same", "epochs": 2.0}
-    changes |= {"probe.test.source": "same", "data.size": (32, 48)}
+    changes |= {"epochs": 2.0, "data.size": (32, 48)}
     config = debug()
     with config.data.ignore_type():
         config.update_from_flattened_dict(changes)

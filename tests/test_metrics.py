@@ -1,0 +1,67 @@
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from mae_jax import metrics, pictures
+
+
+def written(writer, path):
+    writer.write(1, {"loss": 2.0})
+    writer.write(2, {"loss": 1.0, "knn": 0.5})
+    writer.close()
+    return metrics.read(path)
+
+
+def test_records_are_appended_and_read_back(tmp_path):
+    expected = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "knn": 0.5}]
+    assert written(metrics.Writer(epath.Path(tmp_path), 0, True), tmp_path) == expected
+    assert metrics.series(expected, "knn") == ([2], [0.5])
+
+
+def test_a_bucket_that_cannot_append(tmp_path):
+    """Object stores take whole files: the second record must not lose the first."""
+    writer = metrics.Writer(epath.Path(tmp_path), 0, True)
+    writer.local = False
+    assert [record["step"] for record in written(writer, tmp_path)] == [1, 2]
+
+
+def test_resuming_drops_what_comes_again(tmp_path):
+    written(metrics.Writer(epath.Path(tmp_path), 0, True), tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as f:
+        f.write('{"step": 3, "lo')
+    metrics.Writer(epath.Path(tmp_path), 1, True).close()
+    assert metrics.read(tmp_path) == [{"step": 1, "loss": 2.0}]
+
+
+def test_only_the_first_process_writes(tmp_path):
+    writer = metrics.Writer(epath.Path(tmp_path), 0, False)
+    writer.write(1, {"loss": 1.0})
+    writer.text("report.txt", "text")
+    writer.picture("a.png", Image.new("RGB", (2, 2)))
+    writer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_in_lines_without_a_terminal(capsys):
+    progress = metrics.Progress(start=10, total=100, images=32, quiet=False)
+    with progress.paused():
+        pass
+    rate = progress.show(20, 0.5, 1e-3)
+    progress.close()
+    assert rate > 0
+    line = capsys.readouterr().out
+    assert line.startswith("step 20/100  loss 0.5000  lr 1.00e-03  ") and "left" in line
+
+
+def test_table_and_duration():
+    assert metrics.table([["a", "bb"], ["long name", "1"]]) == "a          bb\nlong name   1"
+    assert metrics.duration(3 * 3600 + 62) == "3:01:02"
+
+
+def test_columns_of_gray_and_many_channels():
+    gray = np.full((2, 8, 12, 1), 200, np.uint8)
+    many = np.zeros((2, 8, 12, 5), np.uint8)
+    sheet = np.asarray(pictures.columns({"gray": gray, "many": many}))
+    area = 2 * (8 * 11) * (12 * 11)  # two pictures, each pixel enlarged to 11 x 11
+    for value, x in ((200, 4), (0, 4 + 12 * 11 + 4)):
+        assert (sheet[24:, x : x + 12 * 11] == value).all(-1).sum() == area

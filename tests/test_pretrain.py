@@ -1,0 +1,135 @@
+"""Held-out figures: each example counts once, and the baselines are what they say."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from mae_jax import config as configs
+from mae_jax import masking, patches, sharding
+from mae_jax.data import augment, pipeline, sources
+from mae_jax.tasks import pretrain
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+def config(**changes) -> ConfigDict:
+    config = ConfigDict(configs.load("configs/quickstart.py:debug"))
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@functools.cache
+def params():
+    init, _, _ = pretrain.init_and_loss(config(), MEAN, STD)
+    return jax.jit(init)(jax.random.key(0))
+
+
+@pytest.fixture
+def mesh():
+    return sharding.make_mesh(-1, 1)
+
+
+def test_heldout_losses_by_hand(mesh):
+    """One example at a time, in numpy: the same masks, the same mean, no padding."""
+    losses, _ = pretrain.heldout(config(), MEAN, STD, mesh)
+    figures = losses(params())
+
+    source = sources.open("synthetic", "test")
+    transform = pipeline.test_transform((32, 32), 3, 0.875)
+    model, (n, keep) = pretrain.model_of(config()), pretrain.counts(config())
+    key = jax.random.fold_in(jax.random.key(0), 1)
+    apply = jax.jit(lambda x, mask: model.apply({"params": params()}, x, mask).loss)
+    ours, baseline = [], []
+    for i in range(32):
+        image = augment.normalize(jnp.asarray(transform(source[i])["image"])[None], MEAN, STD)
+        scores = jax.random.uniform(jax.random.fold_in(key, i), (n,))
+        mask = masking.from_scores(scores[None], keep)
+        ours.append(apply(image, mask))
+        x = np.asarray(patches.patchify(image, (8, 8))[0])
+        guess = x[mask.keep[0]].mean(0)
+        baseline.append(np.square(x[mask.hidden[0]] - guess).mean())
+    np.testing.assert_allclose(figures["trained"], np.mean(ours), rtol=1e-5)
+    np.testing.assert_allclose(figures["visible_mean"], np.mean(baseline), rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [4, 20, 64])
+def test_every_example_counts_once_whatever_the_batch(mesh, batch_size):
+    whole, _ = pretrain.heldout(config(), MEAN, STD, mesh)
+    other, _ = pretrain.heldout(config(**{"evaluate.batch_size": batch_size}), MEAN, STD, mesh)
+    for name, value in whole(params()).items():
+        assert other(params())[name] == pytest.approx(value, rel=1e-5)
+
+
+def test_the_probe_of_pixels_is_scikit_learns(mesh):
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.preprocessing import StandardScaler
+
+    changes = {"probe.train.source": "photos", "probe.test.source": "photos"}
+    changes |= {"probe.examples": 90, "evaluate.batch_size": 64}
+    figures = pretrain.probe(config(**changes), MEAN, STD, mesh)(None)
+    assert 0 <= figures["linear"] <= 1
+
+    transform = pipeline.test_transform((32, 32), 3, 0.875)
+    parts = []
+    for split in ("train", "test"):
+        source = sources.open("photos", split)
+        chosen = pipeline._choose(len(source), 90)
+        rows = [transform(source[int(i)]) for i in chosen]
+        parts.append(
+            [np.stack([r["image"].ravel() / 255 for r in rows]), [r["label"] for r in rows]]
+        )
+    (x, y), (test_x, test_y) = parts
+    scaler = StandardScaler().fit(x)
+    weigh = lambda distance: np.exp((1 - distance) / 0.07)
+    oracle = KNeighborsClassifier(20, metric="cosine", weights=weigh).fit(scaler.transform(x), y)
+    assert figures["knn"] == pytest.approx(oracle.score(scaler.transform(test_x), test_y), abs=0.02)
+
+
+def test_a_probe_needs_labels(mesh, tmp_path):
+    from PIL import Image
+
+    for i in range(4):
+        Image.new("RGB", (9, 9)).save(tmp_path / f"{i}.png")
+    folder = f"folder:{tmp_path}"
+    unlabelled = {"probe.train.source": folder, "probe.test.source": folder}
+    with pytest.raises(ValueError, match="must both have labels"):
+        pretrain.probe(config(**unlabelled), MEAN, STD, mesh)
+    same = {"probe.train.source": "same", "probe.test.source": "same"}
+    assert pretrain.probe(config(**same, **{"data.train.source": folder}), MEAN, STD, mesh) is None
+    none = {"probe.train.source": "", "probe.test.source": ""}
+    assert pretrain.probe(config(**none), MEAN, STD, mesh) is None
+
+
+def test_the_picture_shows_what_is_hidden_and_what_is_predicted(mesh):
+    """Columns original | masked | reconstruction; visible patches are the same in all three."""
+    _, draw = pretrain.heldout(config(), MEAN, STD, mesh)
+    sheet = np.asarray(draw(params())).astype(int)
+    cell = 128 + 4
+    left = [4 + i * cell for i in range(3)]
+    original, masked, reconstruction = (sheet[24 : 24 + 128, x : x + 128] for x in left)
+    grey = (masked == 128).all(-1).reshape(4, 32, 4, 32).all((1, 3))  # patches of 8 pixels, x 4
+    assert grey.sum() == 12
+    same = (original == reconstruction).all(-1).reshape(4, 32, 4, 32).all((1, 3))
+    np.testing.assert_array_equal(same, ~grey)
+
+
+def test_flips_and_masks_are_drawn_per_sample():
+    _, augmented, _ = pretrain.init_and_loss(config(), MEAN, STD)
+    image = np.tile(np.arange(32, dtype=np.uint8)[None, None, :, None], (64, 32, 1, 3))
+    batch = augmented(jax.random.key(0), {"image": jnp.asarray(image)})
+    flipped = np.asarray(batch["image"][:, 0, 0, 0] == 31)
+    assert 16 < flipped.sum() < 48
+    np.testing.assert_array_equal(batch["image"][flipped][:, :, ::-1], image[flipped])
+    np.testing.assert_array_equal(batch["image"][~flipped], image[~flipped])
+    assert len(np.unique(batch["scores"], axis=0)) == 64
+
+
+def test_pixels_there_and_back():
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), dtype=np.uint8))
+    y = augment.normalize(x, MEAN, STD)
+    np.testing.assert_allclose(y[..., 1], (np.asarray(x)[..., 1] / 255 - 0.5) / 0.25, atol=1e-5)
+    np.testing.assert_array_equal(augment.to_uint8(y, MEAN, STD), x)
