@@ -23,5 +23,5 @@ def get_config(arg: str = "") -> dict:
         std="auto",
     )
     config["evaluate"] |= dict(every=1000, batch_size=256, examples=2000)
-    config["probe"] |= dict(test=dict(source="same", split="test"), examples=5000)
+    config["probe"] |= dict(test=dict(source="same", split="test"), examples=5000, linear=True)
     return vit_base.with_argument(config, arg)

@@ -25,5 +25,5 @@ def get_config(arg: str = "") -> dict:
         threads=2,
     )
     config["evaluate"] |= dict(every=0, batch_size=200, examples=400)
-    config["probe"] |= dict(test=dict(source="same", split="test"), examples=2000)
+    config["probe"] |= dict(test=dict(source="same", split="test"), examples=2000, linear=True)
     return vit_base.with_argument(config, arg)

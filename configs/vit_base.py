@@ -68,6 +68,7 @@ def recipe(**model) -> dict:
             train=dict(source="same", split="train"),
             test=dict(source="same", split="validation"),
             examples=20_000,  # of each, at most
+            linear=False,  # with 1,000 classes it takes minutes each time
         ),
         log_every=50,  # steps
         save_every=1560,  # steps: 5 epochs
@@ -102,5 +103,6 @@ def debug(config: dict) -> dict:
         train=dict(source="same", split="train"),
         test=dict(source="same", split="test"),
         examples=32,
+        linear=True,
     )
     return config

@@ -31,24 +31,34 @@ def save(checkpoints: ocp.CheckpointManager, state: TrainState, *, wait: bool = 
         checkpoints.wait_until_finished()
 
 
-def restore(
-    checkpoints: ocp.CheckpointManager, abstract: TrainState, placement: TrainState, step: int
-) -> TrainState:
-    """The state saved at `step`: arrays as `abstract` says, each placed as `placement` says.
+def restore(checkpoints: ocp.CheckpointManager, abstract: TrainState, step: int) -> TrainState:
+    """The state saved at `step`, its arrays as `abstract` says, placed by its shardings.
 
     Raises:
-      ValueError: an array on disk has another name, shape or dtype than `abstract` expects.
+      ValueError: it cannot be read, or an array on disk has another name, shape or dtype than
+        `abstract` expects.
     """
-    metadata: Any = checkpoints.item_metadata(step)
-    problems = list(_differences(_described(metadata["state"].tree), _described(abstract)))
-    if problems:
+    try:
+        metadata: Any = checkpoints.item_metadata(step)
+        stored = _described(metadata["state"].tree)
+    except Exception as error:  # tensorstore and orbax raise nearly every type on damaged files
+        raise ValueError(_damaged(checkpoints, step)) from error
+    if problems := list(_differences(stored, _described(abstract))):
         raise ValueError(f"checkpoint {step} does not fit this config: {'; '.join(problems[:5])}")
-    wanted = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, placement
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+    args: Any = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args)  # pyright: ignore
+    try:
+        return checkpoints.restore(step, args=ocp.args.Composite(state=args))["state"]
+    except Exception as error:
+        raise ValueError(_damaged(checkpoints, step)) from error
+
+
+def _damaged(checkpoints: ocp.CheckpointManager, step: int) -> str:
+    older = [other for other in checkpoints.all_steps() if other < step]
+    return (
+        f"checkpoint {checkpoints.directory / str(step)} cannot be read: delete that folder to "
+        + (f"continue from step {max(older)}" if older else "start again")
     )
-    restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
-    args: Any = ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args)  # pyright: ignore
-    return checkpoints.restore(step, args=ocp.args.Composite(state=args))["state"]
 
 
 def _described(tree) -> dict[str, str]:

@@ -4,6 +4,7 @@ A config file defines `get_config(arg: str = "") -> dict` of plain values and im
 this package. `FIELDS` names every field with what it must be; the config files say what it does.
 """
 
+import ast
 import contextlib
 import difflib
 import importlib.util
@@ -25,11 +26,11 @@ class Mistake(Exception):
 
 
 @contextlib.contextmanager
-def mistakes() -> Iterator[None]:
-    """Where the values come from the user: what these calls refuse is a mistake of theirs."""
+def mistakes(kinds=(ValueError, OSError, ImportError)) -> Iterator[None]:
+    """Inside, errors of these kinds come from what the user gave: they become a `Mistake`."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except kinds as error:
         raise Mistake(str(error)) from error
 
 
@@ -122,6 +123,7 @@ FIELDS = {
     "probe.test.source": TEXT,
     "probe.test.split": TEXT,
     "probe.examples": _integer(1),
+    "probe.linear": BOOL,
     "log_every": _integer(1),
     "save_every": _integer(1),
     "keep": _integer(1),
@@ -196,10 +198,12 @@ def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
     if not values["workdir"].value:
         raise Mistake("where should the run be written? Give --workdir=DIR")
     data: Any = config.data
-    for name in ("mean", "std"):  # given as --config.data.mean=auto where the file has a tuple
-        if data[name] == ("auto",):
-            with data.ignore_type():
+    for name in ("mean", "std"):  # a flag keeps the type of its default, here it may change
+        with data.ignore_type(), contextlib.suppress(ValueError, SyntaxError):
+            if data[name] == ("auto",):
                 data[name] = "auto"
+            elif isinstance(data[name], str):
+                data[name] = ast.literal_eval(data[name])
     check(config)
     return config, values["workdir"].value
 
@@ -266,6 +270,10 @@ def check(config) -> None:
 
 def _contradictions(flat: dict[str, Any]) -> Iterator[str]:
     """What is wrong with values that are each possible."""
+    if len(flat["data.size"]) != 2:
+        yield f"data.size = {flat['data.size']} must be (height, width)"
+    if flat["model.norm_pix"] and math.prod(flat["model.patch"]) * flat["data.channels"] < 2:
+        yield "model.norm_pix needs patches of two values or more: use --noconfig.model.norm_pix"
     try:
         n = math.prod(patches.grid_of(flat["data.size"], flat["model.patch"]))
         masking.keep_count(n, flat["mask.ratio"])
@@ -275,6 +283,8 @@ def _contradictions(flat: dict[str, Any]) -> Iterator[str]:
         width, heads = flat[f"model.{part}width"], flat[f"model.{part}heads"]
         if width % heads:
             yield f"model.{part}heads = {heads} does not divide model.{part}width = {width}"
+        if width < 2 * len(flat["data.size"]):
+            yield f"model.{part}width = {width} is too small for positions on each axis"
     if flat["batch_size"] % flat["accumulation"]:
         yield f"accumulation = {flat['accumulation']} does not divide batch_size = " + str(
             flat["batch_size"]

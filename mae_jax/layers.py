@@ -1,7 +1,8 @@
 """The Transformer block.
 
-Dtypes, once for the whole model: parameters are float32, `dtype` is what matrices are multiplied
-in, and softmax and normalisation statistics are float32 whatever `dtype` says.
+Dtypes, once for the whole model: parameters are float32; tokens, positions and matrix products are
+in `dtype`, predictions too; softmax, normalisation statistics and the loss are computed in float32
+whatever `dtype` says.
 """
 
 from typing import Any

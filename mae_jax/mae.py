@@ -46,7 +46,7 @@ class Decoder(nn.Module):
             tokens
         )  # [b 1+k d]
         token = self.param("mask_token", nn.initializers.normal(0.02), (1, self.width))
-        b, m = mask.hidden.shape
+        (b, k), m = mask.keep.shape, mask.hidden.shape[1]
         table = jnp.asarray(positions.sincos(grid, self.width), self.dtype)
         x = jnp.concatenate(
             [
@@ -58,7 +58,7 @@ class Decoder(nn.Module):
         )
         for i in range(self.depth):
             x = layers.Block(self.heads, self.mlp_ratio, self.dtype, name=f"block_{i}")(x)
-        x = layers.norm(self.dtype, "norm")(x[:, -m:])
+        x = layers.norm(self.dtype, "norm")(x[:, 1 + k :])
         return nn.Dense(features, dtype=self.dtype, kernel_init=layers.xavier, name="head")(x)
 
 

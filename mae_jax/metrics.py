@@ -3,8 +3,10 @@
 import contextlib
 import io
 import json
+import math
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
@@ -20,12 +22,13 @@ class Writer:
 
     def __init__(self, workdir: epath.Path, start: int, primary: bool):
         self.workdir, self.primary = workdir, primary
-        if not primary:
-            return
         self.path = workdir / "metrics.jsonl"
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
         self.lines = [line for line in lines if _step(line) <= start]
-        self.path.write_text("".join(self.lines))
+        if not primary:
+            return
+        if self.lines != lines:
+            write_whole(self.path, "".join(self.lines))
         self.local = "://" not in str(workdir)
         import tensorboardX  # here, so that the rest of this file does without
 
@@ -36,12 +39,13 @@ class Writer:
         """Append one record, numbers by name, to `metrics.jsonl` and to TensorBoard."""
         if not self.primary:
             return
-        line = json.dumps({"step": step, **record}) + "\n"
+        finite = {name: x if math.isfinite(x) else None for name, x in record.items()}
+        line = json.dumps({"step": step, **finite}) + "\n"
+        self.lines.append(line)
         if self.local:
             with self.path.open("a") as f:
                 f.write(line)
         else:  # object stores cannot append
-            self.lines.append(line)
             self.path.write_text("".join(self.lines))
         for name, value in record.items():
             self.board.add_scalar(name, value, step)
@@ -53,9 +57,15 @@ class Writer:
             (self.workdir / "pictures").mkdir(parents=True, exist_ok=True)
             (self.workdir / "pictures" / name).write_bytes(buffer.getvalue())
 
+    def has(self, step: int, names: Iterable[str]) -> bool:
+        """Whether these figures are recorded at `step`."""
+        return any(
+            _step(line) == step and set(names) <= json.loads(line).keys() for line in self.lines
+        )
+
     def text(self, name: str, text: str) -> None:
         if self.primary:
-            (self.workdir / name).write_text(text)
+            write_whole(self.workdir / name, text)
 
     def close(self) -> None:
         if self.primary:
@@ -67,6 +77,13 @@ def _step(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):  # the line that was being written when a run died
         return float("inf")
+
+
+def write_whole(path: epath.Path, text: str) -> None:
+    """All of the text or nothing of it, whenever the process dies."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:

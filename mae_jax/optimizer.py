@@ -15,12 +15,12 @@ def cosine_schedule(
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, end_value=0.0)
 
 
-def decayed(params):
-    """Which leaves weight decay applies to: all but the one-dimensional (norms and biases).
+DECAYED = {"kernel", "cls", "mask_token"}  # norms and biases are not, tokens are: as the reference
 
-    The cls and mask tokens are `[1, d]` and *are* decayed, as in the reference MAE.
-    """
-    return jax.tree.map(lambda x: x.ndim > 1, params)
+
+def decayed(params):
+    """Which leaves weight decay applies to, by the last part of their names."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
 
 
 def adamw(

@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-FIGURES = ("loss", "gradient_norm", "learning_rate")  # what a step says of itself
-
 
 @struct.dataclass
 class TrainState:
@@ -63,11 +61,12 @@ def make_step(
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = optax.incremental_update(params, state.ema, 1 - ema) if ema else None
-        figures = (value, optax.tree.norm(gradients), schedule(state.step))
-        return (
-            TrainState(state.step + 1, params, opt_state, average),
-            dict(zip(FIGURES, figures, strict=True)),
-        )
+        figures = {
+            "loss": value,
+            "gradient_norm": optax.tree.norm(gradients),
+            "learning_rate": schedule(state.step),
+        }
+        return TrainState(state.step + 1, params, opt_state, average), figures
 
     return step
 

@@ -3,10 +3,12 @@
 import contextlib
 import json
 import math
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import jax
 from etils import epath
@@ -14,8 +16,8 @@ from jax.experimental import multihost_utils
 
 from mae_jax import checkpoint, metrics, optimizer, pictures, sharding
 from mae_jax import config as configs
-from mae_jax.data import pipeline, sources
-from mae_jax.step import FIGURES, TrainState, make_init, make_step
+from mae_jax.data import images, pipeline, sources
+from mae_jax.step import TrainState, make_init, make_step
 from mae_jax.tasks import pretrain
 
 PREEMPTED = 42  # exit status after SIGTERM: all is saved, the same command continues
@@ -33,47 +35,42 @@ def train(config, workdir: epath.PathLike) -> TrainState:
     """
     configs.check(config)
     workdir, primary = epath.Path(workdir), jax.process_index() == 0
-    with configs.mistakes(), contextlib.ExitStack() as stack:
-        interrupted = stack.enter_context(interruption())
-        refuse_another(workdir, config)
-        mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-        check_batches(config, mesh.size)
-        source = sources.open(config.data.train.source, config.data.train.split)
-        mean, std = pixel_statistics(config, source, workdir)
-        task = pretrain.build(config, mean, std, mesh)
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(contextlib.ExitStack())
+        interrupted = signals.enter_context(interruption())
+        stack.enter_context(configs.mistakes(images.Unreadable))
+        init_key, step_key, test_key = jax.random.split(jax.random.key(config.seed), 3)
+        with configs.mistakes():  # what the config names must be there and fit
+            refuse_another(workdir, config)
+            mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+            check_batch(config, mesh.size)
+            source = sources.open(config.data.train.source, config.data.train.split)
+            mean, std = statistics_of(source, config, workdir)
+            task = pretrain.build(config, mean, std, mesh, test_key)
 
         # The schedule, in steps; an epoch is as many full batches as the data holds.
         steps_per_epoch = max(1, len(source) // config.batch_size)
         total = max(1, round(config.epochs * steps_per_epoch))
         options = dict(config.optimizer)
         ema, rate = options.pop("ema"), options.pop("base_learning_rate")
-        warmup = round(options.pop("warmup_epochs") * steps_per_epoch)
+        warmup = min(round(options.pop("warmup_epochs") * steps_per_epoch), total - 1)
         schedule = optimizer.cosine_schedule(rate, config.batch_size, total, warmup)
         tx = optimizer.adamw(schedule, **options)
 
-        # The state: no device ever holds more than its share.
-        init_key, step_key = jax.random.split(jax.random.key(config.seed))
-
-        init = make_init(task.init, tx, ema)
-        abstract = jax.eval_shape(init, init_key)
-        placement = sharding.of_state(abstract, mesh)
+        init, train_step, abstract = sharding.jit_training(
+            make_init(task.init, tx, ema),
+            make_step(task.augment, task.loss, tx, schedule, step_key, config.accumulation, ema),
+            mesh,
+        )
         checkpoints = stack.enter_context(
             contextlib.closing(checkpoint.manager(workdir / "checkpoints", config.keep))
         )
-        latest = checkpoints.latest_step()
-        if latest is None:
-            state = jax.jit(init, out_shardings=placement)(init_key)
+        if (latest := checkpoints.latest_step()) is None:
+            state = init(init_key)
         else:
-            state = checkpoint.restore(checkpoints, abstract, placement, latest)
+            with configs.mistakes():
+                state = checkpoint.restore(checkpoints, abstract, latest)
         start = int(state.step)
-
-        step_options = dict(accumulation=config.accumulation, ema=ema)
-        train_step = jax.jit(
-            make_step(task.augment, task.loss, tx, schedule, step_key, **step_options),
-            donate_argnums=0,
-            in_shardings=(placement, sharding.batched(mesh)),
-            out_shardings=(placement, sharding.replicated(mesh)),
-        )
         batches = pipeline.training_batches(
             source,
             pipeline.train_transform(
@@ -89,8 +86,9 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             hosts=jax.process_count(),
             threads=config.data.threads,
         )
-        if primary:  # everything is in order: from here on this is the run's own directory
-            (workdir / "config.json").write_text(configs.to_json(config))
+        if primary and not (workdir / "config.json").exists():
+            # everything is in order: from here on this is the run's own directory
+            metrics.write_whole(workdir / "config.json", configs.to_json(config))
         writer = stack.enter_context(contextlib.closing(metrics.Writer(workdir, start, primary)))
         progress = stack.enter_context(
             contextlib.closing(metrics.Progress(start, total, config.batch_size, not primary))
@@ -105,20 +103,29 @@ def train(config, workdir: epath.PathLike) -> TrainState:
         def settle(step: int, figures) -> None:
             """Read the figures of a dispatched step, which waits for it; stop if it diverged."""
             nonlocal last
-            loss, norm, rate = (float(figures[k]) for k in FIGURES)
-            if not (math.isfinite(loss) and math.isfinite(norm)):
+            figures = {name: float(x) for name, x in figures.items()}
+            if not all(map(math.isfinite, figures.values())):
                 raise configs.Mistake(
-                    f"step {step} diverged: loss {loss}, gradient norm {norm}, learning rate "
-                    f"{rate:.2e}; the loss before was {last}. Nothing of it was saved. Try a lower "
-                    "optimizer.base_learning_rate, a longer optimizer.warmup_epochs, "
-                    "optimizer.clip=1.0 or model.dtype=float32, in a new work directory"
+                    f"step {step} diverged: {metrics.listed(figures)}; the loss before was {last}. "
+                    "Nothing of it was saved. Try a lower optimizer.base_learning_rate, a longer "
+                    "optimizer.warmup_epochs, optimizer.clip=1.0 or model.dtype=float32, in a new "
+                    "work directory"
                 )
-            last = loss
+            last = figures["loss"]
             progress.advance(step)
             if step % config.log_every == 0 or step == total:
-                speed = progress.show(step, loss, rate)
-                record = dict(zip(FIGURES, (loss, norm, rate), strict=True))
-                writer.write(step, record | {"images_per_second": speed})
+                speed = progress.show(step, figures["loss"], figures["learning_rate"])
+                writer.write(step, figures | {"images_per_second": speed})
+
+        def evaluate(step: int) -> None:
+            figures = task.evaluate(state.best)
+            writer.write(step, figures)
+            writer.picture(f"step_{step:08}.png", task.draw(state.best))
+            progress.say(f"step {step}/{total}  {metrics.listed(figures)}")
+
+        every = config.evaluate.every or total
+        if 0 < start < total and start % every == 0 and not writer.has(start, ["test_loss"]):
+            evaluate(start)  # the run was stopped between a save and this
 
         unread = None  # the figures of the step before, read while the next one runs
         for step in range(start, total):
@@ -131,26 +138,26 @@ def train(config, workdir: epath.PathLike) -> TrainState:
                 settle(*unread)
             done, unread = step + 1, (step + 1, figures)
             status = interrupted(done)
-            save = status or done % config.save_every == 0 or done == total
-            evaluate = config.evaluate.every and done % config.evaluate.every == 0 and done < total
-            if save or evaluate:
+            saving = status or done % config.save_every == 0 or done == total
+            evaluating = done % every == 0 and done < total
+            if saving or evaluating:
                 settle(*unread)  # what is not finite is not saved
                 unread = None
             with progress.paused():
-                if save:
+                if saving:
                     checkpoint.save(checkpoints, state, wait=bool(status) or done == total)
                 if status:
                     progress.say(f"stopped: step {done} is saved, the same command continues")
                     raise SystemExit(status)
-                if evaluate:
-                    evaluated = task.evaluate(state.best)
-                    writer.write(done, evaluated)
-                    writer.picture(f"step_{done:08}.png", task.draw(state.best))
-                    progress.say(f"step {done}/{total}  {metrics.listed(evaluated)}")
+                if evaluating:
+                    evaluate(done)
 
-        untrained = jax.jit(task.init, out_shardings=placement.params)(init_key)
-        text, evaluated = task.report(state.best, untrained)
-        writer.write(total, evaluated)
+        signals.close()  # all is saved: from here on a signal may end the process at once
+        shardings = jax.tree.map(lambda x: x.sharding, abstract.params)
+        untrained = jax.jit(task.init, out_shardings=shardings)(init_key)
+        text, figures = task.report(state.best, untrained)
+        if not writer.has(total, figures):
+            writer.write(total, figures)
         writer.picture("reconstruction.png", task.draw(state.best))
         if primary:
             records = metrics.read(workdir)
@@ -165,40 +172,61 @@ def train(config, workdir: epath.PathLike) -> TrainState:
 def refuse_another(workdir: epath.Path, config) -> None:
     """Raise ValueError, with the fields that differ, if `workdir` belongs to another config."""
     path = workdir / "config.json"
-    stored = json.loads(path.read_text()) if path.exists() else configs.to_dict(config)
-    if different := configs.differences(stored, config):
+    if not path.exists():
+        return
+    if different := configs.differences(read_json(path), config):
         raise ValueError(
             f"{workdir} belongs to another config ({'; '.join(different)}): give another "
             "--workdir, or the same values"
         )
-    workdir.mkdir(parents=True, exist_ok=True)
 
 
-def check_batches(config, devices: int) -> None:
+def check_batch(config, devices: int) -> None:
     """Every device must get the same number of samples."""
-    for name, batch in (
-        ("batch_size / accumulation", config.batch_size // config.accumulation),
-        ("evaluate.batch_size", config.evaluate.batch_size),
-    ):
-        if batch % devices:
-            raise ValueError(f"{name} = {batch} is not a multiple of the {devices} devices here")
+    step = devices * config.accumulation
+    if config.batch_size % step:
+        below, above = config.batch_size // step * step, -(-config.batch_size // step) * step
+        raise ValueError(
+            f"batch_size = {config.batch_size} is not a multiple of {devices} device(s) x "
+            f"accumulation {config.accumulation}: use {f'{below} or ' if below else ''}{above}"
+        )
 
 
-def pixel_statistics(config, source, workdir: epath.Path) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel: of the config, or measured once if "auto"."""
-    measured = {}
-    if "auto" in (config.data.mean, config.data.std):
-        path = workdir / "statistics.json"
-        if path.exists():
-            measured = json.loads(path.read_text())
-        else:
-            mean, std = pipeline.mean_std(source, config.data.channels)
-            measured = {"mean": list(mean), "std": list(std)}
-            if jax.process_index() == 0:  # whole or not at all: other processes may be looking
-                path.with_suffix(".tmp").write_text(json.dumps(measured) + "\n")
-                path.with_suffix(".tmp").rename(path)
-    pick = lambda name: measured[name] if config.data[name] == "auto" else config.data[name]
-    return list(pick("mean")), list(pick("std"))
+def statistics_of(source, config, workdir: epath.Path) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel: of the config, or measured once if "auto".
+
+    They are kept in the work directory, with the number of examples: schedule and order depend on
+    it, so a run does not go on with more or fewer.
+    """
+    path = workdir / "statistics.json"
+    if path.exists():
+        kept = read_json(path)
+        if kept["examples"] != len(source):
+            raise ValueError(
+                f"{config.data.train.source!r} has {len(source)} examples but had "
+                f"{kept['examples']} when {workdir} began: give another --workdir"
+            )
+    else:
+        kept: dict = {"examples": len(source)}
+        kept |= {name: list(config.data[name]) for name in ("mean", "std")}
+        if "auto" in (config.data.mean, config.data.std):
+            measured = pipeline.mean_std(source, config.data.channels, threads=config.data.threads)
+            for name, values in zip(("mean", "std"), measured, strict=True):
+                if config.data[name] == "auto":
+                    kept[name] = list(values)
+        if jax.process_index() == 0:
+            workdir.mkdir(parents=True, exist_ok=True)
+            metrics.write_whole(path, json.dumps(kept, indent=2) + "\n")
+    return kept["mean"], kept["std"]
+
+
+def read_json(path: epath.Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): restore it or give another --workdir"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -245,11 +273,29 @@ def main() -> None:
         return
     try:
         config, workdir = configs.parse(sys.argv[1:])
-        sharding.start_processes()
+        with configs.mistakes():
+            sharding.start_processes()
         train(config, workdir)
     except configs.Mistake as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(2)
+        print(f"error: {mistake}", file=sys.stderr, flush=True)
+        leave(2)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(
+            "error: the devices have too little memory: try a higher accumulation or mesh.fsdp, or "
+            f"a smaller batch_size ({str(error).splitlines()[0]})",
+            file=sys.stderr,
+            flush=True,
+        )
+        leave(2)
+
+
+def leave(status: int) -> NoReturn:
+    """Exit; among several processes without waiting for the others, which wait for this one."""
+    if jax.process_count() > 1:
+        os._exit(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

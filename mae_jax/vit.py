@@ -44,15 +44,15 @@ class Encoder(nn.Module):
           ... (each before the final norm), all `[b, 1 + k, width]`; k = n without a mask.
         """
         grid = patches.grid_of(images.shape[1:-1], self.patch)
-        places = jnp.asarray(positions.sincos(grid, self.width))[None]  # [1 n d]
+        table = jnp.asarray(positions.sincos(grid, self.width), self.dtype)  # [n d]
         x = patches.patchify(images, self.patch)
+        places = table[None]
         if mask is not None:
-            x = patches.take(x, mask.keep)
-            places = patches.take(jnp.broadcast_to(places, (len(x), *places.shape[1:])), mask.keep)
+            x, places = patches.take(x, mask.keep), table[mask.keep]
 
         cls = self.param("cls", nn.initializers.normal(0.02), (1, self.width))
         embed = nn.Dense(self.width, dtype=self.dtype, kernel_init=layers.xavier, name="embedding")
-        x = embed(x) + places.astype(self.dtype)
+        x = embed(x) + places
         cls = jnp.broadcast_to(cls.astype(self.dtype), (len(x), 1, self.width))  # its place is zero
         x = jnp.concatenate([cls, x], axis=1)
 

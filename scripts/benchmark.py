@@ -108,30 +108,23 @@ def build(config):
     data, options = config["data"], dict(config["optimizer"])
     numbers = lambda name, other: other if data[name] == "auto" else data[name]
     half = (0.5,) * data["channels"]
-    init, augment, loss = pretrain.init_and_loss(
-        config, numbers("mean", half), numbers("std", half)
-    )
+    init, augment, loss = pretrain.training(config, numbers("mean", half), numbers("std", half))
     ema, rate = options.pop("ema"), options.pop("base_learning_rate")
     del options["warmup_epochs"]
     schedule = optimizer.cosine_schedule(rate, config["batch_size"], steps=100_000, warmup=5_000)
     tx = optimizer.adamw(schedule, **options)
 
     init_key, step_key, data_key = jax.random.split(jax.random.key(config["seed"]), 3)
-    init = make_init(init, tx, ema)
-    placement = sharding.of_state(jax.eval_shape(init, init_key), mesh)
-    state = jax.jit(init, out_shardings=placement)(init_key)
-
+    init, step, _ = sharding.jit_training(
+        make_init(init, tx, ema),
+        make_step(augment, loss, tx, schedule, step_key, config["accumulation"], ema),
+        mesh,
+    )
     shape = (config["batch_size"], *data["size"], data["channels"])
     draw = lambda key: {"image": jax.random.bits(key, shape, jnp.uint8)}
     batch = jax.jit(draw, out_shardings=sharding.batched(mesh))(data_key)
 
-    step = jax.jit(
-        make_step(augment, loss, tx, schedule, step_key, config["accumulation"], ema),
-        donate_argnums=0,
-        in_shardings=(placement, sharding.batched(mesh)),
-        out_shardings=(placement, sharding.replicated(mesh)),
-    )
-    return step, state, batch
+    return step, init(init_key), batch
 
 
 def time_steps(step, state, batch, steps: int) -> tuple[list[float], float]:

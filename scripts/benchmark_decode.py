@@ -36,13 +36,13 @@ def decoders() -> dict:
     """Name -> function from bytes to an RGB array."""
     found = {"Pillow (the loader)": lambda data: images.decode(data, 3)}
     try:
-        import simplejpeg
+        import simplejpeg  # pyright: ignore[reportMissingImports]
 
         found["simplejpeg"] = lambda data: simplejpeg.decode_jpeg(data)
     except ImportError:
         pass
     try:
-        import cv2
+        import cv2  # pyright: ignore[reportMissingImports]
 
         cv2.setNumThreads(1)
         found["OpenCV"] = lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), 1)[..., ::-1]

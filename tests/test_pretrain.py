@@ -13,6 +13,7 @@ from mae_jax import masking, patches, sharding
 from mae_jax.data import augment, pipeline, sources
 from mae_jax.tasks import pretrain
 
+KEY = jax.random.key(7)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
@@ -24,7 +25,7 @@ def config(**changes) -> ConfigDict:
 
 @functools.cache
 def params():
-    init, _, _ = pretrain.init_and_loss(config(), MEAN, STD)
+    init, _, _ = pretrain.training(config(), MEAN, STD)
     return jax.jit(init)(jax.random.key(0))
 
 
@@ -35,18 +36,17 @@ def mesh():
 
 def test_heldout_losses_by_hand(mesh):
     """One example at a time, in numpy: the same masks, the same mean, no padding."""
-    losses, _ = pretrain.heldout(config(), MEAN, STD, mesh)
+    losses, _ = pretrain.heldout(config(), MEAN, STD, mesh, KEY)
     figures = losses(params())
 
     source = sources.open("synthetic", "test")
     transform = pipeline.test_transform((32, 32), 3, 0.875)
     model, (n, keep) = pretrain.model_of(config()), pretrain.counts(config())
-    key = jax.random.fold_in(jax.random.key(0), 1)
     apply = jax.jit(lambda x, mask: model.apply({"params": params()}, x, mask).loss)
     ours, baseline = [], []
     for i in range(32):
         image = augment.normalize(jnp.asarray(transform(source[i])["image"])[None], MEAN, STD)
-        scores = jax.random.uniform(jax.random.fold_in(key, i), (n,))
+        scores = jax.random.uniform(jax.random.fold_in(KEY, i), (n,))
         mask = masking.from_scores(scores[None], keep)
         ours.append(apply(image, mask))
         x = np.asarray(patches.patchify(image, (8, 8))[0])
@@ -58,8 +58,8 @@ def test_heldout_losses_by_hand(mesh):
 
 @pytest.mark.parametrize("batch_size", [4, 20, 64])
 def test_every_example_counts_once_whatever_the_batch(mesh, batch_size):
-    whole, _ = pretrain.heldout(config(), MEAN, STD, mesh)
-    other, _ = pretrain.heldout(config(**{"evaluate.batch_size": batch_size}), MEAN, STD, mesh)
+    whole, _ = pretrain.heldout(config(), MEAN, STD, mesh, KEY)
+    other, _ = pretrain.heldout(config(**{"evaluate.batch_size": batch_size}), MEAN, STD, mesh, KEY)
     for name, value in whole(params()).items():
         assert other(params())[name] == pytest.approx(value, rel=1e-5)
 
@@ -96,7 +96,7 @@ def test_a_probe_needs_labels(mesh, tmp_path):
         Image.new("RGB", (9, 9)).save(tmp_path / f"{i}.png")
     folder = f"folder:{tmp_path}"
     unlabelled = {"probe.train.source": folder, "probe.test.source": folder}
-    with pytest.raises(ValueError, match="must both have labels"):
+    with pytest.raises(ValueError, match="must both have two classes"):
         pretrain.probe(config(**unlabelled), MEAN, STD, mesh)
     same = {"probe.train.source": "same", "probe.test.source": "same"}
     assert pretrain.probe(config(**same, **{"data.train.source": folder}), MEAN, STD, mesh) is None
@@ -106,7 +106,7 @@ def test_a_probe_needs_labels(mesh, tmp_path):
 
 def test_the_picture_shows_what_is_hidden_and_what_is_predicted(mesh):
     """Columns original | masked | reconstruction; visible patches are the same in all three."""
-    _, draw = pretrain.heldout(config(), MEAN, STD, mesh)
+    _, draw = pretrain.heldout(config(), MEAN, STD, mesh, KEY)
     sheet = np.asarray(draw(params())).astype(int)
     cell = 128 + 4
     left = [4 + i * cell for i in range(3)]
@@ -118,7 +118,7 @@ def test_the_picture_shows_what_is_hidden_and_what_is_predicted(mesh):
 
 
 def test_flips_and_masks_are_drawn_per_sample():
-    _, augmented, _ = pretrain.init_and_loss(config(), MEAN, STD)
+    _, augmented, _ = pretrain.training(config(), MEAN, STD)
     image = np.tile(np.arange(32, dtype=np.uint8)[None, None, :, None], (64, 32, 1, 3))
     batch = augmented(jax.random.key(0), {"image": jnp.asarray(image)})
     flipped = np.asarray(batch["image"][:, 0, 0, 0] == 31)

@@ -28,22 +28,24 @@ def batch(i: int) -> dict:
 def run(data=1, fsdp=1, accumulation=1, ema=0.0):
     """Losses and the last state after a few steps."""
     mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
-    init, augment, loss = pretrain.init_and_loss(config(), (0.5,) * 3, (0.25,) * 3)
+    init, augment, loss = pretrain.training(config(), (0.5,) * 3, (0.25,) * 3)
     schedule = optimizer.cosine_schedule(0.05, BATCH, 10, 0)
     tx = optimizer.adamw(schedule, b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0)
-    init = step.make_init(init, tx, ema)
-    placement = sharding.of_state(jax.eval_shape(init, jax.random.key(0)), mesh)
-    state = jax.jit(init, out_shardings=placement)(jax.random.key(0))
-    update = jax.jit(
+    init, update, _ = sharding.jit_training(
+        step.make_init(init, tx, ema),
         step.make_step(augment, loss, tx, schedule, jax.random.key(1), accumulation, ema),
-        in_shardings=(placement, sharding.batched(mesh)),
-        out_shardings=(placement, sharding.replicated(mesh)),
+        mesh,
     )
-    losses, states = [], [state]
+    state = init(jax.random.key(0))
+    losses, states = [], [jax.device_get(state)]
     for i in range(STEPS):
         state, figures = update(state, sharding.place(batch(i), mesh))
         losses.append(float(figures["loss"]))
-        states.append(state)
+        kernel = state.params["encoder"]["block_0"]["mlp"]["fc1"]["kernel"]
+        moment = state.opt_state[0].mu["encoder"]["block_0"]["mlp"]["fc1"]["kernel"]
+        for x in (kernel, moment):  # each device holds its share and no more
+            assert x.addressable_shards[0].data.size == x.size // fsdp
+        states.append(jax.device_get(state))  # the next step takes its memory
     return losses, states
 
 
@@ -71,15 +73,11 @@ def test_the_curve_does_not_depend_on_devices_or_accumulation(
         # a bias on all keys of a query cancels in the softmax: AdamW walks on its rounding errors
         if not name.endswith("key/bias"):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=5e-5, err_msg=name)
-    kernel = states[-1].params["encoder"]["block_0"]["mlp"]["fc1"]["kernel"]
-    moment = states[-1].opt_state[0].mu["encoder"]["block_0"]["mlp"]["fc1"]["kernel"]
-    for x in (kernel, moment):
-        assert x.addressable_shards[0].data.size == x.size // fsdp
 
 
 def test_each_step_draws_other_masks():
     """With the same batch and a learning rate of nearly 0, only the masks change the loss."""
-    init, augment, loss = pretrain.init_and_loss(config(), (0.5,) * 3, (0.25,) * 3)
+    init, augment, loss = pretrain.training(config(), (0.5,) * 3, (0.25,) * 3)
     tx = optimizer.adamw(lambda step: 0.0, b1=0.9, b2=0.95, weight_decay=0.0, clip=0.0)
     state = jax.jit(step.make_init(init, tx))(jax.random.key(0))
     update = jax.jit(step.make_step(augment, loss, tx, lambda step: 0.0, jax.random.key(1)))

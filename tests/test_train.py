@@ -34,6 +34,14 @@ def losses(workdir) -> dict[int, float]:
     return {record["step"]: record["loss"] for record in metrics.read(workdir) if "loss" in record}
 
 
+def records(workdir) -> list[dict]:
+    """All that was recorded, but for the speed."""
+    return [
+        {name: x for name, x in record.items() if name != "images_per_second"}
+        for record in metrics.read(workdir)
+    ]
+
+
 def command(workdir, *arguments) -> list[str]:
     config = f"--config={ROOT}/configs/vit_base.py:debug"
     return [sys.executable, "-m", "mae_jax.train", config, f"--workdir={workdir}", *arguments]
@@ -95,7 +103,7 @@ def test_another_config_is_refused_by_name(finished):
         train(debug(log_every=1, seed=7), workdir)
 
 
-@pytest.mark.parametrize("stop", [1, 3, 6])
+@pytest.mark.parametrize("stop", [1, 4, 6])  # 4 is evaluated too
 def test_resume_is_bit_for_bit(finished, tmp_path, monkeypatch, stop):
     """SIGTERM at some step, then the same call again: as if nothing had happened."""
     straight, state = finished
@@ -113,7 +121,7 @@ def test_resume_is_bit_for_bit(finished, tmp_path, monkeypatch, stop):
     assert stopped.value.code == 42
     assert max(losses(tmp_path)) in (stop, stop + 1)
     resumed = train(debug(log_every=1), tmp_path)
-    assert losses(tmp_path) == losses(straight)
+    assert records(tmp_path) == records(straight)
     jax.tree.map(np.testing.assert_array_equal, resumed, state)
 
 
@@ -126,8 +134,30 @@ def test_records_after_the_checkpoint_are_dropped(finished, tmp_path):
     with (tmp_path / "run" / "metrics.jsonl").open("a") as f:
         f.write('{"step": 9, "lo')  # the line that was being written
     train(debug(log_every=1), tmp_path / "run")
-    assert losses(tmp_path / "run") == losses(straight)
-    assert len(metrics.read(tmp_path / "run")) == len(metrics.read(straight))
+    assert records(tmp_path / "run") == records(straight)
+
+
+def test_a_run_that_died_in_its_report_makes_it_again(finished, tmp_path):
+    straight, _ = finished
+    shutil.copytree(straight, tmp_path / "run")
+    (tmp_path / "run" / "report.txt").unlink()
+    train(debug(log_every=1), tmp_path / "run")
+    assert records(tmp_path / "run") == records(straight)
+    assert (tmp_path / "run" / "report.txt").read_text() == (straight / "report.txt").read_text()
+
+
+def test_damaged_checkpoints_and_files_are_named(finished, tmp_path):
+    straight, _ = finished
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    for file in (run / "checkpoints" / "8" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(configs.Mistake, match="checkpoints/8 cannot be read: .* from step 4"):
+        train(debug(log_every=1), run)
+    (run / "config.json").write_text("")
+    with pytest.raises(configs.Mistake, match="config.json is damaged"):
+        train(debug(log_every=1), run)
 
 
 def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path):
@@ -168,8 +198,13 @@ def test_pictures_without_labels_of_any_size_and_kind(tmp_path):
     with config.data.ignore_type():
         config.update_from_flattened_dict(changes)
     train(config, tmp_path / "run")
+    Image.new("RGB", (9, 9)).save(tmp_path / "pictures" / "another.png")
+    Image.new("RGB", (9, 9)).save(tmp_path / "pictures" / "another2.png")
+    with pytest.raises(configs.Mistake, match=r"has \d+ examples but had \d+ when"):
+        train(config, tmp_path / "run")
     measured = json.loads((tmp_path / "run" / "statistics.json").read_text())
     assert all(0 < x < 1 for x in measured["mean"] + measured["std"])
+    assert measured["examples"] < 15
     assert "kNN" not in (tmp_path / "run" / "report.txt").read_text()
     assert "untrained network" in (tmp_path / "run" / "report.txt").read_text()
 
@@ -182,6 +217,18 @@ def test_an_unreadable_picture_is_named(tmp_path):
     config = debug(**{"data.train.source": f"folder:{tmp_path}/pictures", "epochs": 3.0})
     with pytest.raises(configs.Mistake, match="cannot read 'broken.png'"):
         train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_classes_in_folders_and_pictures_outside_of_them(classes, tmp_path):
+    """One class is nothing to probe; a picture without a class takes no part in the probe."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        folder = tmp_path / "pictures" / ("abc"[i % classes] if i % 5 else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    train(debug(**{"data.train.source": f"folder:{tmp_path}/pictures"}), tmp_path / "run")
+    assert ("kNN" in (tmp_path / "run" / "report.txt").read_text()) == (classes == 2)
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "vit_huge"])
@@ -207,9 +254,8 @@ def test_sigterm_in_a_real_process(tmp_path):
     assert (tmp_path / "checkpoints" / str(step)).is_dir()
 
 
-def test_two_processes_train_as_one_and_the_first_alone_writes(finished, tmp_path):
-    """Two processes of two devices each against one of four, over loopback."""
-    straight, _ = finished
+def two_processes(workdir, *arguments) -> list[subprocess.Popen]:
+    """The debug run on two processes with two devices each, over loopback."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
@@ -219,16 +265,22 @@ def test_two_processes_train_as_one_and_the_first_alone_writes(finished, tmp_pat
         "JAX_COORDINATOR_ADDRESS": address,
         "JAX_NUM_PROCESSES": "2",
     }
-    processes = [
+    return [
         subprocess.Popen(
-            command(tmp_path, "--config.log_every=1"),
+            command(workdir, *arguments),
             env=environment | {"JAX_PROCESS_ID": str(i)},
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
         )
         for i in range(2)
     ]
+
+
+def test_two_processes_train_as_one_and_the_first_alone_writes(finished, tmp_path):
+    straight, _ = finished
+    processes = two_processes(tmp_path, "--config.log_every=1")
     first, second = (process.communicate(timeout=120)[0] for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
     assert "untrained network" in first
@@ -237,3 +289,11 @@ def test_two_processes_train_as_one_and_the_first_alone_writes(finished, tmp_pat
     np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)
     report = (tmp_path / "report.txt").read_text()
     assert report == (straight / "report.txt").read_text()
+
+
+def test_a_mistake_on_two_processes_ends_both_at_once(tmp_path):
+    processes = two_processes(tmp_path, "--config.data.train.source=folder:/no/such")
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert "there is no folder '/no/such'" in errors

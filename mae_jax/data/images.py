@@ -19,6 +19,10 @@ _UPRIGHT = {
 }
 
 
+class Unreadable(ValueError):
+    """A picture that cannot be read."""
+
+
 def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
     """Encoded bytes, or an array [h, w] or [h, w, c], to uint8 [h, w, channels].
 
@@ -29,23 +33,23 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
     1, 3 and 4 channels turn into each other like files.
 
     Raises:
-      ValueError: not a readable picture, or channels that do not fit.
+      Unreadable: not a readable picture, or channels that do not fit.
     """
     if isinstance(image, np.ndarray):
         if image.dtype.kind != "f" and image.dtype not in (np.bool, np.uint8, np.uint16):
-            raise ValueError(
+            raise Unreadable(
                 f"an array of {image.dtype} is no picture: give uint8, uint16 or float"
             )
         pixels = _as_pixels(image)
         if pixels.shape[-1] == channels:
             return pixels
         if pixels.shape[-1] not in _MODES or channels not in _MODES:
-            raise ValueError(f"an array of shape {image.shape} has not {channels} channels")
+            raise Unreadable(f"an array of shape {image.shape} has not {channels} channels")
         return _convert(
             Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels), channels
         )
     if channels not in _MODES:
-        raise ValueError(f"picture files give 1, 3 or 4 channels, not {channels}: use arrays")
+        raise Unreadable(f"picture files give 1, 3 or 4 channels, not {channels}: use arrays")
     try:
         with Image.open(io.BytesIO(image)) as picture:
             picture.load()  # first: some formats keep the EXIF block behind the pixels
@@ -55,10 +59,12 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
             else:
                 upright = _upright(picture, picture)
             return _convert(upright, channels)
+    except Unreadable:
+        raise
     except UnidentifiedImageError as error:
-        raise ValueError("not a picture in a format that Pillow reads") from error
+        raise Unreadable("not a picture in a format that Pillow reads") from error
     except Exception as error:  # the plugins raise nearly every type on damaged files
-        raise ValueError(f"not a readable picture: {error}") from error
+        raise Unreadable(f"not a readable picture: {error}") from error
 
 
 def _upright(picture: Image.Image, header: Image.Image) -> Image.Image:
@@ -79,7 +85,7 @@ def _convert(picture: Image.Image, channels: int) -> np.ndarray:
 def _as_pixels(values: np.ndarray) -> np.ndarray:
     """Any number [h, w] or [h, w, c] to uint8 [h, w, c]."""
     if values.ndim not in (2, 3) or values.size == 0:
-        raise ValueError(f"an array of shape {values.shape} is no [h, w] or [h, w, c] picture")
+        raise Unreadable(f"an array of shape {values.shape} is no [h, w] or [h, w, c] picture")
     if values.ndim == 2:
         values = values[..., None]
     if values.dtype == np.uint8:

@@ -72,7 +72,7 @@ def evaluation_batches(
 ) -> Iterator[Example]:
     """One pass in order, in batches of one size: those of training plus "valid" and "index".
 
-    `"index"`: int32 [b] is the position among the examples that are evaluated: all, or a fixed
+    `"index"`: int32 [b] is the number of the example in the source; evaluated are all, or a fixed
     random choice of `limit`. The last batch is filled up with its last example again, where
     `"valid"`: bool [b] is False: over all batches and hosts each example is valid exactly once, and
     every host sees the same number of batches.
@@ -89,7 +89,8 @@ def evaluation_batches(
         position = step * batch_size + host * share + row
         index = min(position, len(chosen) - 1)
         example = _read(source, int(chosen[index]), transform)
-        return {**example, "valid": position < len(chosen), "index": np.int32(index)}
+        number = np.int32(chosen[index])
+        return {**example, "valid": position < len(chosen), "index": number}
 
     return _batches(load, batches * share, share, threads)
 
@@ -173,8 +174,8 @@ def _choose(length: int, limit: int | None) -> np.ndarray:
 def _read(source: Source, i: int, transform: Callable[[Example], Any]) -> Any:
     try:
         return transform(source[i])
-    except (ValueError, OSError) as error:
-        raise ValueError(f"cannot read {source.name(i)!r}: {error}") from error
+    except (images.Unreadable, OSError) as error:
+        raise images.Unreadable(f"cannot read {source.name(i)!r}: {error}") from error
 
 
 def _batches(

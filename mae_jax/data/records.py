@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from mae_jax.data.images import Unreadable
+
 
 def check_split(spec: str, split: str, splits: Sequence[str]) -> None:
     """Raise ValueError, naming `splits`, if `split` is none of them."""
@@ -167,7 +169,7 @@ class Records:
         image = [features[key] for key in ("image", "image/encoded") if key in features]
         label = [features[key] for key in ("label", "image/class/label") if key in features]
         if not image or not image[0].bytes_list.value:
-            raise ValueError(
+            raise Unreadable(
                 "the record has no bytes feature 'image' or 'image/encoded': "
                 f"it has {', '.join(sorted(features)) or 'no features'}"
             )

@@ -42,7 +42,7 @@ def counts(config) -> tuple[int, int]:
     return n, masking.keep_count(n, config["mask"]["ratio"])
 
 
-def init_and_loss(config, mean, std) -> tuple[Callable, Callable, Callable]:
+def training(config, mean, std) -> tuple[Callable, Callable, Callable]:
     """`Task.init`, `Task.augment` and `Task.loss`: all that a training step needs."""
     model = model_of(config)
     n, keep = counts(config)
@@ -68,16 +68,17 @@ def init_and_loss(config, mean, std) -> tuple[Callable, Callable, Callable]:
     return init, augmented, loss
 
 
-def build(config, mean, std, mesh: Mesh) -> Task:
+def build(config, mean, std, mesh: Mesh, key: jax.Array) -> Task:
     """The task of a config, with its held-out data opened.
 
     Args:
       mean, std: per channel, of pixels in [0, 1].
+      key: of the masks on held-out data.
 
     Raises:
       ValueError: a source cannot be opened, or has no labels for the probe.
     """
-    losses, draw = heldout(config, mean, std, mesh)
+    losses, draw = heldout(config, mean, std, mesh, key)
     accuracies = probe(config, mean, std, mesh)
 
     def evaluate(params):
@@ -110,18 +111,14 @@ def build(config, mean, std, mesh: Mesh) -> Task:
             for name, row in rows.items():
                 short = name.split()[0]
                 figures |= {f"{probe}_{short}": x for probe, x in row.items()}
-            lines.append(
-                metrics.table(
-                    [["accuracy of frozen features", "kNN", "linear"]]
-                    + [
-                        ["  " + name, f"{row['knn']:.3f}", f"{row['linear']:.3f}"]
-                        for name, row in rows.items()
-                    ]
-                )
-            )
+            titles = [{"knn": "kNN"}.get(name, name) for name in rows["raw pixels"]]
+            cells = [
+                ["  " + name, *(f"{x:.3f}" for x in row.values())] for name, row in rows.items()
+            ]
+            lines.append(metrics.table([["accuracy of frozen features", *titles], *cells]))
         return "\n\n".join(lines), figures
 
-    return Task(*init_and_loss(config, mean, std), evaluate, draw, report)
+    return Task(*training(config, mean, std), evaluate, draw, report)
 
 
 def _open(config, part):
@@ -130,13 +127,14 @@ def _open(config, part):
     return sources.open(config.data.train.source if same else part.source, part.split)
 
 
-def _batches(config, source, limit: int, mesh: Mesh):
+def _batches(config, source, limit: int, mesh: Mesh, batch_size: int | None = None):
     """Each of (at most `limit`) examples once, un-augmented, padded, on the mesh."""
     data = config.data
+    share = -(-(batch_size or config.evaluate.batch_size) // mesh.size)  # of each device
     batches = pipeline.evaluation_batches(
         source,
         pipeline.test_transform(tuple(data.size), data.channels, data.center_crop),
-        batch_size=config.evaluate.batch_size,
+        batch_size=share * mesh.size,
         limit=limit,
         threads=data.threads,
         host=jax.process_index(),
@@ -145,18 +143,17 @@ def _batches(config, source, limit: int, mesh: Mesh):
     return (sharding.place(batch, mesh) for batch in batches)
 
 
-def heldout(config, mean, std, mesh: Mesh):
+def heldout(config, mean, std, mesh: Mesh, key: jax.Array):
     """Two functions of the parameters: the held-out losses, and a picture of reconstructions.
 
-    The mask of an example depends on the seed and its number alone, so every evaluation of a run
-    and every baseline is asked for the same hidden patches.
+    The mask of an example depends on `key` and its number in the source alone, so every evaluation
+    of a run and every baseline is asked for the same hidden patches.
     """
     if not config.data.test.source:
         return None, lambda params: None
     model = model_of(config)
     n, keep = counts(config)
     source = _open(config, config.data.test)
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
 
     def forward(params, batch):
         images = augment.normalize(batch["image"], mean, std)
@@ -196,8 +193,8 @@ def heldout(config, mean, std, mesh: Mesh):
         return {"trained": float(total[0] / count), "visible_mean": float(total[1] / count)}
 
     def draw(params) -> Image.Image:
-        count = min(config.evaluate.pictures, config.evaluate.batch_size, len(source))
-        batch = next(_batches(config, source, count, mesh))
+        count = min(config.evaluate.pictures, len(source))
+        batch = next(_batches(config, source, count, mesh, batch_size=count))
         columns = (np.asarray(x)[:count] for x in reconstructions(params, batch))
         return pictures.columns(
             dict(zip(("original", "masked", "reconstruction"), columns, strict=True))
@@ -211,7 +208,7 @@ def probe(config, mean, std, mesh: Mesh):
 
     A feature is the mean over the patch tokens after the last norm, on the whole image,
     standardised on the training examples. Without parameters it is the pixels themselves,
-    scaled down to at most 64 a side.
+    scaled down to at most 32 a side. Examples without a label are left out.
 
     Returns:
       The function; None when the config names no labelled source.
@@ -220,15 +217,22 @@ def probe(config, mean, std, mesh: Mesh):
     if not any(part.source for part in parts):
         return None
     opened = [_open(config, part) for part in parts if part.source]
-    if len(opened) < 2 or not all(source.classes for source in opened):
+    classes = [source.classes for source in opened]
+    if len(opened) < 2 or min(map(len, classes)) < 2:
         if all(part.source == "same" for part in parts):
             return None  # a folder of pictures without labels
         raise ValueError(
             f"probe.train.source = {parts[0].source!r} and probe.test.source = {parts[1].source!r} "
-            'must both have labels: name labelled sources, or "" for both to go without a probe'
+            'must both have two classes or more: name such sources, or "" for both to go without a '
+            "probe"
+        )
+    if classes[0] != classes[1]:
+        raise ValueError(
+            f"probe.train.source = {parts[0].source!r} and probe.test.source = {parts[1].source!r} "
+            f"have different classes: {', '.join(sorted(set(classes[0]) ^ set(classes[1]))[:5])}"
         )
     model = model_of(config)
-    small = tuple(min(side, 64) for side in config.data.size)
+    small = tuple(min(side, 32) for side in config.data.size)
 
     def features(params, batch):
         images = augment.normalize(batch["image"], mean, std)
@@ -248,12 +252,14 @@ def probe(config, mean, std, mesh: Mesh):
             for batch in _batches(config, source, config.probe.examples, mesh)
         ]
         x, labels, valid = (np.concatenate(column) for column in zip(*rows, strict=True))
-        return x[valid], labels[valid]
+        labelled = valid & (labels >= 0)
+        return x[labelled], labels[labelled]
 
     def accuracies(params) -> dict[str, float]:
         (train, train_labels), (test, test_labels) = (table(params, s) for s in opened)
         train, test = probes.standardize(train, test)
         data = (train, train_labels, test, test_labels)
-        return {"knn": probes.knn(*data), "linear": probes.linear(*data)}
+        figures = {"knn": probes.knn(*data)}
+        return figures | ({"linear": probes.linear(*data)} if config.probe.linear else {})
 
     return accuracies
