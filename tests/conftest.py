@@ -1,6 +1,15 @@
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Many tests compile the same step: compile it once, also for the processes that tests start.
+cache = tempfile.mkdtemp(prefix="mae_jax_compiled_")
+atexit.register(shutil.rmtree, cache, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
