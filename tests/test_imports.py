@@ -7,28 +7,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [  # a module may import from the rows above its own, and not from its own row
-    [
-        "patches",
-        "masking",
-        "positions",
-        "probes",
-        "optimizer",
-        "sharding",
-        "data.images",
-        "data.records",
-    ],
-    [
-        "layers",
-        "step",
-        "metrics",
-        "pictures",
-        "data.augment",
-        "data.shipped",
-        "data.folders",
-        "config",
-    ],
-    ["vit", "checkpoint", "data.sources"],
-    ["mae", "data.pipeline"],
+    ["patches", "masking", "positions", "probes", "optimizer", "sharding", "data.images"],
+    ["layers", "step", "metrics", "pictures", "data.augment", "data.records", "config"],
+    ["vit", "checkpoint", "data.shipped", "data.folders"],
+    ["mae", "data.sources"],
+    ["data.pipeline"],
     ["tasks.pretrain"],
     ["train"],
 ]
