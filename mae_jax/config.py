@@ -76,7 +76,7 @@ def one_of(*names: str) -> Field:
 
 FIELDS = {
     "task": one_of("pretrain"),
-    "seed": _integer(0),
+    "seed": Field((int,), lambda v: 0 <= v < 2**32, "a whole number from 0 up to 2**32"),
     "epochs": POSITIVE,
     "batch_size": _integer(1),
     "accumulation": _integer(1),
@@ -141,19 +141,29 @@ def load(spec: str) -> dict:
     if not path.is_file():
         near = sorted(p.as_posix() for p in Path("configs").glob("*.py"))
         raise ValueError(f"config file {name!r} does not exist; here are: {', '.join(near)}")
-    # A variant says `from configs import vit_base`: let it find the folder that it lies in.
-    sys.path.insert(0, str(path.resolve().parent.parent))
+    # A variant says `from configs import vit_base`: that is beside it, or beside this package.
+    before = list(sys.path)
+    sys.path[:0] = [str(path.resolve().parent.parent), str(Path(__file__).parents[1])]
     try:
         module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
         if module_spec is None or module_spec.loader is None:
             raise ValueError(f"config file {name!r} is not a Python file (.py)")
         module = importlib.util.module_from_spec(module_spec)
-        module_spec.loader.exec_module(module)
+        try:
+            module_spec.loader.exec_module(module)
+        except (SyntaxError, ImportError, NameError) as error:
+            raise ValueError(f"config file {name!r} cannot be read: {error}") from error
+        if not hasattr(module, "get_config"):
+            raise ValueError(f"config file {name!r} does not define get_config(arg)")
+        try:
+            config = module.get_config(argument)
+        except TypeError as error:
+            raise ValueError(f"get_config(arg) of config file {name!r} fails: {error}") from error
     finally:
-        sys.path.pop(0)
-    if not hasattr(module, "get_config"):
-        raise ValueError(f"config file {name!r} does not define get_config(arg)")
-    return module.get_config(argument)
+        sys.path[:] = before
+    if not isinstance(config, dict):
+        raise ValueError(f"get_config of config file {name!r} returns no dict but {config!r}")
+    return config
 
 
 def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
@@ -179,6 +189,8 @@ def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
     with mistakes():
         config = ConfigDict(_with_floats(load(spec)))
     known = flatten(config)
+    if problems := _keys(known):
+        raise Mistake("; ".join(problems))
     for argument in rest:
         name = argument.partition("=")[0].removeprefix("--config.")
         if argument.startswith("--config.") and name not in known:
@@ -246,6 +258,12 @@ def flatten(config, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _keys(flat: dict[str, Any]) -> list[str]:
+    """What is wrong with the keys of a flat config."""
+    unknown = [_unknown(name, FIELDS) for name in flat.keys() - FIELDS.keys()]
+    return sorted([*unknown, *(f"{name} is missing" for name in FIELDS.keys() - flat.keys())])
+
+
 def check(config) -> None:
     """Refuse a config that cannot run, before anything is compiled.
 
@@ -253,9 +271,7 @@ def check(config) -> None:
       Mistake: all that is wrong, each with its value and the way out.
     """
     flat = flatten(config)
-    problems = []
-    problems += [_unknown(name, FIELDS) for name in flat.keys() - FIELDS.keys()]
-    problems += [f"{name} is missing" for name in FIELDS.keys() - flat.keys()]
+    problems = _keys(flat)
     for name, field in FIELDS.items():
         if name in flat:
             value = flat[name]

@@ -1,5 +1,6 @@
 """The masked autoencoder of He et al. 2021 (arXiv 2111.06377)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,13 +94,19 @@ class MaskedAutoencoder(nn.Module):
 
         The loss is the mean squared error on the hidden patches alone, in float32.
         """
+        grid = patches.grid_of(images.shape[1:-1], self.patch)
+        (b, k), m = mask.keep.shape, mask.hidden.shape[1]
+        if (b, k + m) != (len(images), math.prod(grid)):
+            raise ValueError(
+                f"the mask is for {b} samples of {k + m} patches, but there are {len(images)} "
+                f"samples of {math.prod(grid)}"
+            )
         with jax.named_scope("encoder"):
             tokens, intermediates = self.encoder(images, mask)
         target = patches.take(patches.patchify(images, self.patch), mask.hidden)  # [b m d]
         if self.norm_pix:
             target = patches.normalize(target)
         with jax.named_scope("decoder"):
-            grid = patches.grid_of(images.shape[1:-1], self.patch)
             prediction = self.decoder(tokens, mask, grid, target.shape[-1]).astype(jnp.float32)
         losses = jnp.square(prediction - target).mean((1, 2))
         intermediates = {f"encoder/{name}": x for name, x in intermediates.items()}

@@ -34,7 +34,9 @@ def train(config, workdir: epath.PathLike) -> TrainState:
       SystemExit: after SIGTERM (status 42) or Ctrl-C (130), when the state is saved.
     """
     configs.check(config)
-    workdir, primary = epath.Path(workdir), jax.process_index() == 0
+    remote = "://" in str(workdir)
+    workdir = epath.Path(workdir) if remote else epath.Path(os.path.abspath(workdir))
+    primary = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(contextlib.ExitStack())
         interrupted = signals.enter_context(interruption())
@@ -165,7 +167,7 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             writer.picture("loss.png", pictures.curve(curves, workdir.name))
         writer.text("report.txt", text + "\n")
         progress.close()
-        progress.say(f"\n{text}\n\nlook at {workdir / 'pictures' / 'reconstruction.png'}")
+        progress.say(f"\n{text}\n\nlook at the pictures in {workdir / 'pictures'}".lstrip("\n"))
         return state
 
 
@@ -222,8 +224,8 @@ def statistics_of(source, config, workdir: epath.Path) -> tuple[list[float], lis
 
 def read_json(path: epath.Path) -> dict:
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged ({error}): restore it or give another --workdir"
         ) from None
@@ -245,6 +247,8 @@ def interruption() -> Iterator[Callable[[int], int]]:
         if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.append(statuses[number])
+        text = b"\nstopping after this step; Ctrl-C again stops at once, without saving\n"
+        os.write(sys.stderr.fileno(), text)
 
     before = {number: signal.signal(number, handle) for number in statuses}
     try:
@@ -279,6 +283,9 @@ def main() -> None:
     except configs.Mistake as mistake:
         print(f"error: {mistake}", file=sys.stderr, flush=True)
         leave(2)
+    except KeyboardInterrupt:
+        print("stopped: the same command continues from the last checkpoint", file=sys.stderr)
+        leave(130)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -104,6 +104,7 @@ def test_overrides():
         ([QUICK, "--workdir=x", "--config.data.channels=1"], "as many values as data.channels"),
         ([QUICK, "--workdir=x", "--config.data.std=(0.,1.,1.)"], "must be above 0"),
         ([QUICK, "--workdir=x", "--config.model.dtype=float8"], "must be one of 'float32'"),
+        ([QUICK, "--workdir=x", "--config.seed=4294967296"], "seed = 4294967296 must be"),
         ([QUICK, "--workdir=x", "extra"], "stray argument"),
         ([QUICK, "--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
     ],
@@ -125,6 +126,31 @@ def test_a_key_that_a_config_file_invents_or_forgets():
     config["model"]["widht"] = config["model"].pop("width")
     with pytest.raises(configs.Mistake, match="model.width is missing; unknown .*model.widht"):
         configs.check(config)
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("def get_config(arg): return 5", "returns no dict but 5"),
+        ("def get_config(arg) return 5", "cannot be read"),
+        ("from configs import nothing", "cannot be read"),
+        ("def get_config(): return {}", "get_config.arg. of config file .* fails"),
+        ("x = 1", "does not define get_config"),
+        ("def get_config(arg): return dict(seed=1)", "batch_size is missing"),
+    ],
+)
+def test_config_files_of_users(text, sentence, tmp_path):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(configs.Mistake, match=sentence):
+        configs.parse([f"--config={tmp_path}/mine.py", "--workdir=x"])
+
+
+def test_a_users_config_elsewhere_builds_on_ours(tmp_path, monkeypatch):
+    text = "from configs import vit_base\ndef get_config(arg): return vit_base.recipe(depth=7)"
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    config, _ = configs.parse(["--config=mine.py", "--workdir=x"])
+    assert config.model.depth == 7
 
 
 def test_differences_survive_json():

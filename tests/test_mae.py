@@ -94,6 +94,13 @@ def test_the_order_of_the_visible_patches_does_not_matter():
     np.testing.assert_allclose(a.loss, b.loss, rtol=1e-5)
 
 
+def test_a_mask_for_other_samples_or_another_grid_is_refused():
+    model, params, images, mask = tiny()
+    for other in (images[:1], images[:, :8]):
+        with pytest.raises(ValueError, match="the mask is for 4 samples of 12 patches"):
+            model.apply({"params": params}, other, mask)
+
+
 def test_samples_do_not_see_each_other():
     model, params, images, mask = tiny()
     alone = run(model, params, images[:1], masking.Mask(mask.keep[:1], mask.hidden[:1]))

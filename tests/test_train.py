@@ -239,10 +239,10 @@ def test_other_configs_in_debug_size(name, tmp_path):
 
 def test_sigterm_in_a_real_process(tmp_path):
     process = subprocess.Popen(
-        command(tmp_path, "--config.epochs=1000", "--config.evaluate.every=0"),
+        command("run", "--config.epochs=1000", "--config.evaluate.every=0"),
         stdout=subprocess.PIPE,
         text=True,
-        cwd=ROOT,
+        cwd=tmp_path,  # an absolute config, a relative work directory
     )
     for line in process.stdout:
         if line.startswith("step 6/"):
@@ -251,7 +251,7 @@ def test_sigterm_in_a_real_process(tmp_path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 42
     step = int(re.search(r"stopped: step (\d+) is saved", output)[1])
-    assert (tmp_path / "checkpoints" / str(step)).is_dir()
+    assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
 
 
 def two_processes(workdir, *arguments) -> list[subprocess.Popen]:

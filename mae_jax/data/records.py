@@ -164,7 +164,10 @@ class Records:
         from tensorflow_datasets.proto import tf_example_pb2
 
         parse = tf_example_pb2.Example.FromString  # pyright: ignore[reportAttributeAccessIssue]
-        example = parse(self.records[i])
+        try:
+            example = parse(self.records[i])
+        except Exception as error:  # protobuf's own kinds, by its back end
+            raise Unreadable("the record is no tf.train.Example") from error
         features = example.features.feature
         image = [features[key] for key in ("image", "image/encoded") if key in features]
         label = [features[key] for key in ("label", "image/class/label") if key in features]

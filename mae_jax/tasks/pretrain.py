@@ -123,8 +123,13 @@ def build(config, mean, std, mesh: Mesh, key: jax.Array) -> Task:
 
 def _open(config, part):
     """A source of the config; `same` is the training source with this part's split."""
-    same = part.source == "same"
-    return sources.open(config.data.train.source if same else part.source, part.split)
+    same, source = part.source == "same", config.data.train.source
+    if same and source.startswith("array_record:") and "{split}" not in source:
+        raise ValueError(
+            f"{source!r} names the same records for every split: write {{split}} where the file "
+            'names differ, or give data.test.source and both probe sources ("" = none)'
+        )
+    return sources.open(source if same else part.source, part.split)
 
 
 def _batches(config, source, limit: int, mesh: Mesh, batch_size: int | None = None):
