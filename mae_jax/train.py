@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
@@ -301,6 +302,8 @@ def main() -> None:
 def leave(status: int) -> NoReturn:
     """Exit; among several processes without waiting for the others, which wait for this one."""
     if jax.process_count() > 1:
+        if jax.process_index() == 0:
+            time.sleep(3)  # it holds the connection: let the others say why they end
         os._exit(status)
     sys.exit(status)
 
