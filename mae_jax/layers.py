@@ -17,9 +17,19 @@ xavier = nn.initializers.xavier_uniform()
 xavier_of_qkv = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
 
 
-def norm(dtype: Any, name: str) -> nn.LayerNorm:
-    """LayerNorm with eps 1e-6 and the exact (two-pass) variance."""
-    return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)
+def norm(eps: float, dtype: Any, name: str | None) -> nn.LayerNorm:
+    """LayerNorm with the exact (two-pass) variance."""
+    return nn.LayerNorm(epsilon=eps, use_fast_variance=False, dtype=dtype, name=name)
+
+
+def drop_path(key: jax.Array, batch: int, depth: int, rate: float) -> Float[Array, "b depth 2"]:
+    """Factors of both branches of every block: 0 where a sample leaves one out.
+
+    Block i leaves a branch out with probability `rate * i / (depth - 1)`; what stays is scaled up
+    so that the mean is 1. Stochastic depth, Huang et al. (arXiv 1603.09382).
+    """
+    keep = 1 - jnp.linspace(0, rate, depth)[None, :, None]
+    return jax.random.bernoulli(key, keep, (batch, depth, 2)) / keep
 
 
 class Attention(nn.Module):
@@ -43,6 +53,7 @@ class Attention(nn.Module):
         scale = (width // self.heads) ** -0.5
         logits = jnp.einsum("bnhd,bshd->bhns", query, key, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(logits * scale).astype(self.dtype)
+        self.sow("attention", "weights", weights)  # [b h n s], kept only if asked for
         y = jnp.einsum("bhns,bshd->bnhd", weights, value).reshape(x.shape)
         return nn.Dense(width, dtype=self.dtype, kernel_init=xavier, name="out")(y)
 
@@ -62,15 +73,21 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm Transformer block."""
+    """Pre-norm Transformer block; `paths` are factors of its two branches, see `drop_path`."""
 
     heads: int
     mlp_ratio: float = 4.0
+    eps: float = 1e-6
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        y = norm(self.dtype, "norm1")(x)
-        x = x + Attention(self.heads, self.dtype, name="attention")(y)
-        y = norm(self.dtype, "norm2")(x)
-        return x + Mlp(self.mlp_ratio, self.dtype, name="mlp")(y)
+    def __call__(
+        self, x: Float[Array, "b n d"], paths: Float[Array, "b 2"] | None = None
+    ) -> Float[Array, "b n d"]:
+        scaled = lambda y, branch: (
+            y if paths is None else y * paths[:, branch, None, None].astype(y.dtype)
+        )
+        y = norm(self.eps, self.dtype, "norm1")(x)
+        x = x + scaled(Attention(self.heads, self.dtype, name="attention")(y), 0)
+        y = norm(self.eps, self.dtype, "norm2")(x)
+        return x + scaled(Mlp(self.mlp_ratio, self.dtype, name="mlp")(y), 1)

@@ -37,6 +37,8 @@ class Decoder(nn.Module):
     depth: int
     heads: int
     mlp_ratio: float = 4.0
+    eps: float = 1e-6
+    learned_positions: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -48,18 +50,16 @@ class Decoder(nn.Module):
         )  # [b 1+k d]
         token = self.param("mask_token", nn.initializers.normal(0.02), (1, self.width))
         (b, k), m = mask.keep.shape, mask.hidden.shape[1]
-        table = jnp.asarray(positions.sincos(grid, self.width), self.dtype)
+        table = positions.table(self, grid, self.width, self.learned_positions, self.dtype)
+        token = jnp.broadcast_to(token.astype(self.dtype), (b, m, self.width))
+        places = table[1:]
         x = jnp.concatenate(
-            [
-                x[:, :1],  # cls: its position is zero
-                x[:, 1:] + table[mask.keep],
-                jnp.broadcast_to(token.astype(self.dtype), (b, m, self.width)) + table[mask.hidden],
-            ],
+            [x[:, :1] + table[None, :1], x[:, 1:] + places[mask.keep], token + places[mask.hidden]],
             axis=1,
         )
         for i in range(self.depth):
-            x = layers.Block(self.heads, self.mlp_ratio, self.dtype, name=f"block_{i}")(x)
-        x = layers.norm(self.dtype, "norm")(x[:, 1 + k :])
+            x = layers.Block(self.heads, self.mlp_ratio, self.eps, self.dtype, name=f"block_{i}")(x)
+        x = layers.norm(self.eps, self.dtype, "norm")(x[:, 1 + k :])
         return nn.Dense(features, dtype=self.dtype, kernel_init=layers.xavier, name="head")(x)
 
 
@@ -78,16 +78,20 @@ class MaskedAutoencoder(nn.Module):
     decoder_depth: int = 8
     decoder_heads: int = 16
     mlp_ratio: float = 4.0
+    eps: float = 1e-6
+    learned_positions: bool = False
     norm_pix: bool = True
     dtype: Any = jnp.float32
 
     def setup(self):
-        self.encoder = vit.Encoder(
-            self.patch, self.width, self.depth, self.heads, self.mlp_ratio, self.dtype
+        shared = dict(
+            mlp_ratio=self.mlp_ratio,
+            eps=self.eps,
+            learned_positions=self.learned_positions,
+            dtype=self.dtype,
         )
-        self.decoder = Decoder(
-            self.decoder_width, self.decoder_depth, self.decoder_heads, self.mlp_ratio, self.dtype
-        )
+        self.encoder = vit.Encoder(self.patch, self.width, self.depth, self.heads, **shared)
+        self.decoder = Decoder(self.decoder_width, self.decoder_depth, self.decoder_heads, **shared)
 
     def __call__(self, images: Float[Array, "b *size c"], mask: Mask) -> Output:
         """Reconstruct the hidden patches of `images` (normalised pixels) from the visible ones.

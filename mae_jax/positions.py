@@ -1,8 +1,13 @@
 """Position tables."""
 
+import math
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
 
 
 def sincos(grid: Sequence[int], width: int) -> np.ndarray:
@@ -25,3 +30,33 @@ def sincos(grid: Sequence[int], width: int) -> np.ndarray:
         start = 2 * count * share
         table[:, start : start + 2 * count] = np.concatenate([np.sin(angles), np.cos(angles)], 1)
     return table
+
+
+def table(module: nn.Module, grid: Sequence[int], width: int, learned: bool, dtype) -> jax.Array:
+    """The positions of a module, `[1 + n, width]`, that of cls first: fixed, or its own parameter.
+
+    A fixed place of cls is zero. The parameter is called `positions` and starts as the fixed table.
+    """
+    fixed = np.concatenate([np.zeros((1, width), np.float32), sincos(grid, width)])
+    if learned:
+        return module.param("positions", lambda key: jnp.asarray(fixed)).astype(dtype)
+    return jnp.asarray(fixed, dtype)
+
+
+def resize(
+    positions: Float[Array, "s d"], old: Sequence[int], new: Sequence[int]
+) -> Float[Array, "t d"]:
+    """A learned table for another grid, by cubic interpolation; the first row, of cls, stays.
+
+    Raises:
+      ValueError: the table is not one of the grid `old`.
+    """
+    old, new = tuple(old), tuple(new)
+    count, width = positions.shape
+    if count != 1 + math.prod(old):
+        raise ValueError(f"a table of {count} positions is not one of cls and a grid {old}")
+    if old == new:
+        return positions
+    places = jnp.asarray(positions[1:]).reshape(*old, width)
+    places = jax.image.resize(places, (*new, width), "cubic", antialias=False)
+    return jnp.concatenate([positions[:1], places.reshape(-1, width)])

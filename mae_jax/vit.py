@@ -1,4 +1,4 @@
-"""The Vision Transformer encoder, on a whole input or on its visible patches alone."""
+"""The Vision Transformer: an encoder of whole or masked inputs, and a classifier on top of it."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ SIZES = {
 
 
 class Encoder(nn.Module):
-    """ViT with a cls token and fixed sin-cos positions.
+    """ViT with a cls token and fixed sin-cos positions, or learned ones that start as these.
 
     The size of the input and its number of channels and axes are those of the first call.
     """
@@ -31,33 +31,112 @@ class Encoder(nn.Module):
     depth: int
     heads: int
     mlp_ratio: float = 4.0
+    eps: float = 1e-6
+    learned_positions: bool = False
+    final_norm: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "b *size c"], mask: Mask | None = None
+        self,
+        images: Float[Array, "b *size c"],
+        mask: Mask | None = None,
+        paths: Float[Array, "b depth 2"] | None = None,
     ) -> tuple[Float[Array, "b t d"], dict[str, jax.Array]]:
-        """Encode `images`, or only the patches that `mask` keeps.
+        """Encode `images`, or only the patches that `mask` keeps; `paths` see `layers.drop_path`.
 
         Returns:
-          The normalised tokens, cls first, and every intermediate by name: `embedding`, `block_0`
-          ... (each before the final norm), all `[b, 1 + k, width]`; k = n without a mask.
+          The tokens after the final norm, if there is one, cls first; and every intermediate by
+          name: `embedding`, `block_0` ... (each before the final norm), all `[b, 1 + k, width]`;
+          k = n without a mask.
         """
         grid = patches.grid_of(images.shape[1:-1], self.patch)
-        table = jnp.asarray(positions.sincos(grid, self.width), self.dtype)  # [n d]
+        table = positions.table(self, grid, self.width, self.learned_positions, self.dtype)
         x = patches.patchify(images, self.patch)
-        places = table[None]
+        places = table[None, 1:]
         if mask is not None:
-            x, places = patches.take(x, mask.keep), table[mask.keep]
+            x, places = patches.take(x, mask.keep), table[1:][mask.keep]
 
         cls = self.param("cls", nn.initializers.normal(0.02), (1, self.width))
         embed = nn.Dense(self.width, dtype=self.dtype, kernel_init=layers.xavier, name="embedding")
         x = embed(x) + places
-        cls = jnp.broadcast_to(cls.astype(self.dtype), (len(x), 1, self.width))  # its place is zero
+        cls = jnp.broadcast_to(cls.astype(self.dtype) + table[:1], (len(x), 1, self.width))
         x = jnp.concatenate([cls, x], axis=1)
 
         intermediates = {"embedding": x}
         for i in range(self.depth):
-            x = layers.Block(self.heads, self.mlp_ratio, self.dtype, name=f"block_{i}")(x)
+            block = layers.Block(
+                self.heads, self.mlp_ratio, self.eps, self.dtype, name=f"block_{i}"
+            )
+            x = block(x, None if paths is None else paths[:, i])
             intermediates[f"block_{i}"] = x
-        return layers.norm(self.dtype, "norm")(x), intermediates
+        if self.final_norm:
+            x = layers.norm(self.eps, self.dtype, "norm")(x)
+        return x, intermediates
+
+
+class Classifier(nn.Module):
+    """An encoder, a pooled feature and a linear head, as the reference fine-tunes and probes.
+
+    `pooling = "mean"` averages the patch tokens of the last block and normalises the result
+    (`norm`; the encoder has no final norm then), `"cls"` takes the cls token after the final norm.
+    `batch_norm` standardises the feature by running statistics, without parameters of its own, for
+    linear probes. With `classes = 0` there is no head: the result is the feature.
+    """
+
+    patch: tuple[int, ...]
+    width: int
+    depth: int
+    heads: int
+    classes: int = 0
+    pooling: str = "mean"
+    batch_norm: bool = False
+    head_std: float = 2e-5  # of the initial head
+    mlp_ratio: float = 4.0
+    eps: float = 1e-6
+    learned_positions: bool = False
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.encoder = Encoder(
+            patch=self.patch,
+            width=self.width,
+            depth=self.depth,
+            heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            eps=self.eps,
+            learned_positions=self.learned_positions,
+            final_norm=self.pooling == "cls",
+            dtype=self.dtype,
+        )
+        if self.pooling == "mean":
+            self.norm = layers.norm(self.eps, self.dtype, None)
+        if self.batch_norm:
+            self.feature_norm = nn.BatchNorm(
+                epsilon=1e-6, use_bias=False, use_scale=False, momentum=0.9, dtype=jnp.float32
+            )
+        if self.classes:
+            self.head = nn.Dense(
+                self.classes, kernel_init=nn.initializers.normal(self.head_std), dtype=jnp.float32
+            )
+
+    def __call__(
+        self,
+        images: Float[Array, "b *size c"],
+        paths: Float[Array, "b depth 2"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b classes"]:
+        """Logits of each class, float32. `train`: standardise by the batch, update the statistics
+        (collection `batch_stats`)."""
+        tokens, _ = self.encoder(images, paths=paths)
+        x = self.norm(tokens[:, 1:].mean(1)) if self.pooling == "mean" else tokens[:, 0]
+        x = x.astype(jnp.float32)
+        if self.batch_norm:
+            x = self.feature_norm(x, use_running_average=not train)
+        return self.head(x) if self.classes else x
+
+    def encode(
+        self, images: Float[Array, "b *size c"], mask: Mask | None = None
+    ) -> tuple[Float[Array, "b t d"], dict[str, jax.Array]]:
+        """The encoder alone: see `Encoder`."""
+        return self.encoder(images, mask)
