@@ -19,6 +19,10 @@ def recipe(**model) -> dict:
     return dict(
         task="pretrain",
         seed=0,  # of the parameters, the data order, the crops and the masks
+        init=dict(
+            checkpoint="",  # what to start from: whatever `mae_jax.load` reads; "" = from scratch
+            without="",  # expression over names of parameters that only one side may have
+        ),
         epochs=800,
         batch_size=4096,  # global, over all devices; the learning rate scales with it
         accumulation=1,  # micro-batches in a step: the same result in less memory
@@ -47,6 +51,7 @@ def recipe(**model) -> dict:
         data=dict(
             train=dict(source="tfds:imagenet2012", split="train"),
             test=dict(source="same", split="validation"),  # "same" source as train; "" = none
+            examples=0,  # a fixed random choice of so many training examples; 0 = all
             size=(224, 224),  # height, width; each a multiple of the patch
             channels=3,
             crop_scale=(0.2, 1.0),  # share of a picture's area that a training crop takes
@@ -88,9 +93,8 @@ def with_argument(config: dict, arg: str) -> dict:
 def debug(config: dict) -> dict:
     """The same run in seconds on a CPU: a tiny network, 64 generated pictures, 8 steps."""
     config |= dict(epochs=1, batch_size=8, log_every=2, save_every=4, keep=2)
-    config["model"] |= dict(
-        width=48, depth=2, heads=3, decoder_width=32, decoder_depth=1, decoder_heads=2
-    )
+    tiny = dict(width=48, depth=2, heads=3, decoder_width=32, decoder_depth=1, decoder_heads=2)
+    config["model"] |= {name: x for name, x in tiny.items() if name in config["model"]}
     config["optimizer"] |= dict(warmup_epochs=0.25)
     config["data"] |= dict(
         train=dict(source="synthetic", split="train"),
@@ -98,11 +102,13 @@ def debug(config: dict) -> dict:
         size=tuple(4 * side for side in config["model"]["patch"]),
         threads=2,
     )
-    config["evaluate"] |= dict(every=4, batch_size=8, examples=32, pictures=2)
-    config["probe"] |= dict(
-        train=dict(source="same", split="train"),
-        test=dict(source="same", split="test"),
-        examples=32,
-        linear=True,
-    )
+    config["evaluate"] |= dict(every=4, batch_size=8, examples=32)
+    if config["task"] == "pretrain":
+        config["evaluate"] |= dict(pictures=2)
+        config["probe"] |= dict(
+            train=dict(source="same", split="train"),
+            test=dict(source="same", split="test"),
+            examples=32,
+            linear=True,
+        )
     return config

@@ -1,7 +1,8 @@
 """Read a config, override it from the command line, and say what is wrong with it.
 
 A config file defines `get_config(arg: str = "") -> dict` of plain values and imports nothing of
-this package. `FIELDS` names every field with what it must be; the config files say what it does.
+this package. `FIELDS` names every field of a task with what it must be; the config files say what
+it does.
 """
 
 import ast
@@ -10,6 +11,7 @@ import difflib
 import importlib.util
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -74,9 +76,23 @@ def one_of(*names: str) -> Field:
     return Field((str,), lambda v: v in names, "one of " + ", ".join(map(repr, names)))
 
 
-FIELDS = {
-    "task": one_of("pretrain"),
+REGEX = Field((str,), lambda v: _compiles(v), "a regular expression over parameter names")
+
+
+def _compiles(expression: str) -> bool:
+    try:
+        re.compile(expression)
+    except re.error:
+        return False
+    return True
+
+
+# What every task has, and what one has beside it.
+SHARED = {
+    "task": one_of("pretrain", "classify"),
     "seed": Field((int,), lambda v: 0 <= v < 2**32, "a whole number from 0 up to 2**32"),
+    "init.checkpoint": TEXT,
+    "init.without": REGEX,
     "epochs": POSITIVE,
     "batch_size": _integer(1),
     "accumulation": _integer(1),
@@ -84,12 +100,7 @@ FIELDS = {
     "model.width": _integer(1),
     "model.depth": _integer(1),
     "model.heads": _integer(1),
-    "model.decoder_width": _integer(1),
-    "model.decoder_depth": _integer(1),
-    "model.decoder_heads": _integer(1),
-    "model.norm_pix": BOOL,
     "model.dtype": one_of("float32", "bfloat16", "auto"),
-    "mask.ratio": _number("a number between 0 and 1", lambda v: 0 < v < 1),
     "optimizer.base_learning_rate": POSITIVE,
     "optimizer.warmup_epochs": NOT_NEGATIVE,
     "optimizer.b1": SHARE,
@@ -101,6 +112,7 @@ FIELDS = {
     "data.train.split": TEXT,
     "data.test.source": TEXT,
     "data.test.split": TEXT,
+    "data.examples": _integer(0),
     "data.size": _sides("a tuple of whole numbers such as (224, 224)"),
     "data.channels": _integer(1),
     "data.crop_scale": _range(
@@ -117,17 +129,46 @@ FIELDS = {
     "evaluate.every": _integer(0),
     "evaluate.batch_size": _integer(1),
     "evaluate.examples": _integer(1),
-    "evaluate.pictures": _integer(1),
-    "probe.train.source": TEXT,
-    "probe.train.split": TEXT,
-    "probe.test.source": TEXT,
-    "probe.test.split": TEXT,
-    "probe.examples": _integer(1),
-    "probe.linear": BOOL,
     "log_every": _integer(1),
     "save_every": _integer(1),
     "keep": _integer(1),
 }
+FIELDS = {
+    "pretrain": SHARED
+    | {
+        "model.decoder_width": _integer(1),
+        "model.decoder_depth": _integer(1),
+        "model.decoder_heads": _integer(1),
+        "model.norm_pix": BOOL,
+        "mask.ratio": _number("a number between 0 and 1", lambda v: 0 < v < 1),
+        "evaluate.pictures": _integer(1),
+        "probe.train.source": TEXT,
+        "probe.train.split": TEXT,
+        "probe.test.source": TEXT,
+        "probe.test.split": TEXT,
+        "probe.examples": _integer(1),
+        "probe.linear": BOOL,
+    },
+    "classify": SHARED
+    | {
+        "trainable": REGEX,
+        "model.pooling": one_of("mean", "cls"),
+        "model.batch_norm": BOOL,
+        "model.head_std": NOT_NEGATIVE,
+        "model.learned_positions": BOOL,
+        "optimizer.name": one_of("adamw", "lars"),
+        "optimizer.final_learning_rate": NOT_NEGATIVE,
+        "optimizer.layer_decay": _number("a number above 0 and up to 1", lambda v: 0 < v <= 1),
+        "optimizer.momentum": SHARE,
+        "regularize.drop_path": SHARE,
+        "regularize.mixup": NOT_NEGATIVE,
+        "regularize.cutmix": NOT_NEGATIVE,
+        "regularize.label_smoothing": SHARE,
+        "regularize.erase": _number("a share from 0 to 1", lambda v: 0 <= v <= 1),
+        "regularize.randaugment": _number("a magnitude from 0 to 10", lambda v: 0 <= v <= 10),
+    },
+}
+ALL = {name: field for fields in FIELDS.values() for name, field in fields.items()}
 
 
 def load(spec: str) -> dict:
@@ -224,7 +265,7 @@ def _with_floats(config: dict, prefix: str = "") -> dict:
     """Whole numbers as floats where fractions are allowed: a flag keeps the type of its default."""
     converted = {}
     for key, value in config.items():
-        name, wanted = prefix + key, FIELDS.get(prefix + key)
+        name, wanted = prefix + key, ALL.get(prefix + key)
         if isinstance(value, dict):
             value = _with_floats(value, name + ".")
         elif type(value) is int and wanted and float in wanted.types:
@@ -242,8 +283,8 @@ def _refused(arguments: Sequence[str], error: Exception) -> str:
     """Say what a field must be, where a flag parser only says that it could not read it."""
     for argument in arguments:
         name, _, value = argument.removeprefix("--config.").partition("=")
-        if f"config.{name}=" in str(error) and name in FIELDS:
-            return f"{name} = {value!r} must be {FIELDS[name].wants}"
+        if f"config.{name}=" in str(error) and name in ALL:
+            return f"{name} = {value!r} must be {ALL[name].wants}"
     return " ".join(str(error).split())
 
 
@@ -260,8 +301,11 @@ def flatten(config, prefix: str = "") -> dict[str, Any]:
 
 def _keys(flat: dict[str, Any]) -> list[str]:
     """What is wrong with the keys of a flat config."""
-    unknown = [_unknown(name, FIELDS) for name in flat.keys() - FIELDS.keys()]
-    return sorted([*unknown, *(f"{name} is missing" for name in FIELDS.keys() - flat.keys())])
+    fields = FIELDS.get(flat.get("task", "pretrain"))
+    if fields is None:
+        return [f"task = {flat['task']!r} must be {SHARED['task'].wants}"]
+    unknown = [_unknown(name, fields) for name in flat.keys() - fields.keys()]
+    return sorted([*unknown, *(f"{name} is missing" for name in fields.keys() - flat.keys())])
 
 
 def check(config) -> None:
@@ -272,7 +316,7 @@ def check(config) -> None:
     """
     flat = flatten(config)
     problems = _keys(flat)
-    for name, field in FIELDS.items():
+    for name, field in ALL.items():
         if name in flat:
             value = flat[name]
             typed = isinstance(value, field.types) and isinstance(value, bool) == (field is BOOL)
@@ -288,19 +332,26 @@ def _contradictions(flat: dict[str, Any]) -> Iterator[str]:
     """What is wrong with values that are each possible."""
     if len(flat["data.size"]) != 2:
         yield f"data.size = {flat['data.size']} must be (height, width)"
-    if flat["model.norm_pix"] and math.prod(flat["model.patch"]) * flat["data.channels"] < 2:
-        yield "model.norm_pix needs patches of two values or more: use --noconfig.model.norm_pix"
     try:
         n = math.prod(patches.grid_of(flat["data.size"], flat["model.patch"]))
-        masking.keep_count(n, flat["mask.ratio"])
+        if flat["task"] == "pretrain":
+            masking.keep_count(n, flat["mask.ratio"])
     except ValueError as error:
         yield f"data.size and model.patch: {error}"
-    for part in ("", "decoder_"):
+    for part in ("", "decoder_")[: 1 + (flat["task"] == "pretrain")]:
         width, heads = flat[f"model.{part}width"], flat[f"model.{part}heads"]
         if width % heads:
             yield f"model.{part}heads = {heads} does not divide model.{part}width = {width}"
         if width < 2 * len(flat["data.size"]):
             yield f"model.{part}width = {width} is too small for positions on each axis"
+    if flat["task"] == "pretrain":
+        if flat["model.norm_pix"] and math.prod(flat["model.patch"]) * flat["data.channels"] < 2:
+            yield "model.norm_pix needs patches of two values: use --noconfig.model.norm_pix"
+    else:
+        if flat["regularize.randaugment"] and flat["data.channels"] not in (1, 3):
+            yield "regularize.randaugment needs 1 or 3 channels: use 0"
+        if flat["model.batch_norm"] and flat["accumulation"] > 1:
+            yield "model.batch_norm is of a whole batch: use accumulation=1"
     if flat["batch_size"] % flat["accumulation"]:
         yield f"accumulation = {flat['accumulation']} does not divide batch_size = " + str(
             flat["batch_size"]

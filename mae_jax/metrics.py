@@ -63,6 +63,12 @@ class Writer:
             _step(line) == step and set(names) <= json.loads(line).keys() for line in self.lines
         )
 
+    def evaluated(self, step: int) -> bool:
+        """Whether there is a record of an evaluation at `step`, which has no learning rate."""
+        return any(
+            _step(line) == step and "learning_rate" not in json.loads(line) for line in self.lines
+        )
+
     def text(self, name: str, text: str) -> None:
         if self.primary:
             write_whole(self.workdir / name, text)

@@ -1,31 +1,118 @@
-"""Learning-rate schedule and optimiser: rules over a tree of parameters."""
+"""Learning-rate schedule and optimisers: rules over the names of parameters."""
+
+import re
+from collections.abc import Callable, Collection
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from flax import traverse_util
 
 
 def cosine_schedule(
-    base_learning_rate: float, batch_size: int, steps: int, warmup: int
+    base_learning_rate: float, batch_size: int, steps: int, warmup: int, final: float = 0.0
 ) -> optax.Schedule:
-    """Per step: linear from 0 to `base_learning_rate * batch_size / 256`, then half a cosine to 0.
+    """Per step: linear from 0 to `base_learning_rate * batch_size / 256`, then half a cosine.
 
-    `steps` counts the warm-up in. The linear scaling rule is Goyal et al., arXiv 1706.02677.
+    It ends at `final`, which is not scaled by the batch. `steps` counts the warm-up in. The linear
+    scaling rule is Goyal et al., arXiv 1706.02677.
     """
     peak = base_learning_rate * batch_size / 256
-    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, end_value=0.0)
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, end_value=final)
 
 
-DECAYED = {"kernel", "cls", "mask_token"}  # norms and biases are not, tokens are: as the reference
-
-
-def decayed(params):
-    """Which leaves weight decay applies to, by the last part of their names."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
+# Which parameters decay, by the last part of their names: never norms and biases; tokens do in
+# pre-training and do not in fine-tuning, as in the reference.
+PRETRAINED = {"kernel", "cls", "mask_token"}
+FINETUNED = {"kernel"}
 
 
 def adamw(
-    schedule: optax.Schedule, *, b1: float, b2: float, weight_decay: float, clip: float
+    schedule: optax.Schedule,
+    *,
+    b1: float,
+    b2: float,
+    weight_decay: float,
+    clip: float,
+    decayed: Collection[str] = PRETRAINED,
+    layer_decay: float = 1.0,
+    depth: int = 0,
 ) -> optax.GradientTransformation:
-    """AdamW, behind a clip of the gradient's global norm to `clip` unless that is 0."""
-    tx = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=decayed)
-    return optax.chain(optax.clip_by_global_norm(clip), tx) if clip else tx
+    """AdamW, behind a clip of the gradient's global norm to `clip` unless that is 0.
+
+    Args:
+      decayed: last parts of the names that weight decay applies to.
+      layer_decay: the learning rate of layer l of `depth` blocks is multiplied by
+        `layer_decay ** (depth + 1 - l)`, see `layer_of`.
+    """
+    chosen = lambda params: by_name(lambda name: name.split("/")[-1] in decayed, params)
+    parts = [optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=chosen)]
+    if clip:
+        parts.insert(0, optax.clip_by_global_norm(clip))
+    if layer_decay != 1:
+        # behind AdamW, because the reference scales the rate, which its weight decay follows
+        scale = lambda name: layer_decay ** (depth + 1 - layer_of(name, depth))
+        parts.append(
+            optax.stateless(
+                lambda updates, _: jax.tree.map(jnp.multiply, updates, by_name(scale, updates))
+            )
+        )
+    return optax.chain(*parts) if len(parts) > 1 else parts[0]
+
+
+def lars(
+    schedule: optax.Schedule, *, momentum: float, weight_decay: float, trust: float = 0.001
+) -> optax.GradientTransformation:
+    """LARS (You et al., arXiv 1708.03888) as the reference probes with it.
+
+    Kernels are decayed and scaled by the trust ratio, biases are neither; momentum is kept of the
+    scaled gradients and the learning rate comes last.
+    """
+    matrices = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, matrices),
+        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust), matrices),
+        optax.trace(momentum),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def layer_of(name: str, depth: int) -> int:
+    """The reference's number of a parameter's layer: embeddings 0, block i is i + 1, the rest last.
+
+    Source: BEiT (arXiv 2106.08254) and He et al. 2021, appendix A.2.
+    """
+    if block := re.match(r"encoder/block_(\d+)/", name):
+        return int(block[1]) + 1
+    return 0 if re.match("encoder/(cls|positions|embedding/.*)$", name) else depth + 1
+
+
+def by_name(rule: Callable[[str], Any], params):
+    """A tree of `rule(name)`, with names such as `encoder/block_3/attention/query/kernel`."""
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+    return jax.tree_util.tree_map_with_path(lambda path, _: rule(name(path)), params)
+
+
+def split(params: dict, trainable: str) -> tuple[dict, dict]:
+    """The parameters whose whole name the expression `trainable` matches, and the frozen rest.
+
+    Raises:
+      ValueError: it matches none.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    trained = {name: x for name, x in flat.items() if re.fullmatch(trainable, name)}
+    if not trained:
+        raise ValueError(
+            f"trainable = {trainable!r} matches no parameter: they are called "
+            f"{next(iter(flat))} ... {list(flat)[-1]}"
+        )
+    frozen = {name: x for name, x in flat.items() if name not in trained}
+    unflatten = lambda tree: traverse_util.unflatten_dict(tree, sep="/")
+    return unflatten(trained), unflatten(frozen)
+
+
+def merge(trained: dict, frozen: dict) -> dict:
+    """The inverse of `split`; where both have a parameter, `trained` counts."""
+    flatten = lambda tree: traverse_util.flatten_dict(tree, sep="/")
+    return traverse_util.unflatten_dict(flatten(frozen) | flatten(trained), sep="/")

@@ -35,15 +35,23 @@ def columns(named: dict[str, np.ndarray], side: int = 128) -> Image.Image:
     return sheet
 
 
-def curve(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str) -> Image.Image:
-    """Loss curves: name -> (steps, losses)."""
+def curve(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    title: str,
+    ylabel: str,
+    xlabel: str = "step",
+    logarithmic: bool = False,
+) -> Image.Image:
+    """Lines over steps: name -> (steps, values); `logarithmic` is the axis of the steps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
     axes = figure.subplots()
     for name, (steps, values) in series.items():
         axes.plot(steps, values, label=name, marker="o" if len(steps) < 30 else None, markersize=3)
-    axes.set(title=title, xlabel="step", ylabel="loss on hidden patches")
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    if logarithmic:
+        axes.set_xscale("log")
     axes.grid(alpha=0.3)
     axes.legend()
     buffer = io.BytesIO()

@@ -8,77 +8,125 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from mae_jax import optimizer
+
 
 @struct.dataclass
 class TrainState:
-    """All that changes during training. `step` counts finished updates."""
+    """All that changes during training. `step` counts finished updates.
+
+    The optimizer state and the average are of the trained parameters alone.
+    """
 
     step: jax.Array
     params: Any
     opt_state: Any
     ema: Any = None  # moving average of the parameters, when the config asks for one
+    stats: Any = None  # running statistics of a BatchNorm, where the model has one
 
     @property
-    def best(self):
-        """The parameters to evaluate: the average where there is one."""
-        return self.params if self.ema is None else self.ema
+    def best(self) -> dict[str, Any]:
+        """The variables to evaluate, for `model.apply`: the average where there is one."""
+        params = self.params if self.ema is None else optimizer.merge(self.ema, self.params)
+        return {"params": params} | ({} if self.stats is None else {"batch_stats": self.stats})
 
 
 def make_init(
-    init: Callable[[jax.Array], Any], tx: optax.GradientTransformation, ema: float = 0.0
+    init: Callable[[jax.Array], dict],
+    tx: optax.GradientTransformation,
+    ema: float = 0.0,
+    trainable: str = ".*",
 ) -> Callable[[jax.Array], TrainState]:
-    """`key -> state` at step 0, to be jitted with the shardings of the state."""
+    """`key -> state` at step 0, to be jitted with the shardings of the state.
+
+    Args:
+      init: `key -> variables`, as `model.init`.
+    """
 
     def init_state(key: jax.Array) -> TrainState:
-        params = init(key)
-        return TrainState(jnp.int32(0), params, tx.init(params), params if ema else None)
+        variables = init(key)
+        trained, _ = optimizer.split(variables["params"], trainable)
+        return TrainState(
+            jnp.int32(0),
+            variables["params"],
+            tx.init(trained),
+            trained if ema else None,
+            variables.get("batch_stats"),
+        )
 
     return init_state
 
 
+def start_from(state: TrainState, params: dict, trainable: str = ".*") -> TrainState:
+    """A new state with other parameters, such as pre-trained ones."""
+    trained, _ = optimizer.split(params, trainable)
+    average = None if state.ema is None else jax.tree.map(jnp.copy, trained)
+    return state.replace(params=params, ema=average)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def make_step(
     augment: Callable[[jax.Array, dict], dict],
-    loss: Callable[[Any, dict], jax.Array],
+    loss: Callable[[Any, Any, dict], tuple[jax.Array, tuple[dict, Any]]],
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
     key: jax.Array,
     accumulation: int = 1,
     ema: float = 0.0,
+    trainable: str = ".*",
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """`state, batch -> state, figures`, to be jitted with a donated state.
 
     Args:
       augment: draws all that is random, for the *global* batch and before it is cut, from
         `fold_in(key, step)`: masks and crops depend neither on devices nor on `accumulation`.
-      loss: of an augmented batch or of a part of it, a mean over samples.
+      loss: `parameters, statistics, batch -> loss, (figures, statistics)` of an augmented batch or
+        of a part of it; loss and figures are means over samples.
       accumulation: parts that the batch is computed in, one after the other: the same result.
       ema: decay of a moving average of the parameters; 0 = none.
+      trainable: expression that the names of the parameters to train match; nothing is computed
+        or kept for the others.
     """
 
     def step(state: TrainState, batch: dict):
         batch = augment(jax.random.fold_in(key, state.step), batch)
-        value, gradients = accumulate(loss, state.params, batch, accumulation)
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        average = optax.incremental_update(params, state.ema, 1 - ema) if ema else None
-        figures = {
+        trained, frozen = optimizer.split(state.params, trainable)
+        partial = lambda trained, *rest: loss(optimizer.merge(trained, frozen), *rest)
+        (value, (figures, stats)), gradients = accumulate(
+            partial, trained, state.stats, batch, accumulation
+        )
+        updates, opt_state = tx.update(gradients, state.opt_state, trained)
+        trained: Any = optax.apply_updates(trained, updates)
+        average = optax.incremental_update(trained, state.ema, 1 - ema) if ema else None
+        figures |= {
             "loss": value,
             "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": schedule(state.step),
         }
-        return TrainState(state.step + 1, params, opt_state, average), figures
+        params = optimizer.merge(trained, frozen)
+        return TrainState(state.step + 1, params, opt_state, average, stats), figures
 
     return step
 
 
-def accumulate(loss: Callable, params, batch: dict, parts: int):
-    """Loss and gradients of a batch, computed on `parts` equal parts of it one after the other."""
-    value_and_grad = jax.value_and_grad(loss)
+def accumulate(loss: Callable, params, stats, batch: dict, parts: int):
+    """`((loss, (figures, stats)), gradients)` of a batch, computed on `parts` equal parts of it.
+
+    The parts come one after the other; the statistics of one go into the next.
+    """
+    value_and_grad = jax.value_and_grad(loss, has_aux=True)
     if parts == 1:
-        return value_and_grad(params, batch)
+        return value_and_grad(params, stats, batch)
     # Part i is every parts-th sample: each device cuts its own share, nothing moves between them.
     cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
-    add = lambda total, part: (jax.tree.map(jnp.add, total, value_and_grad(params, part)), None)
-    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-    total, _ = jax.lax.scan(add, zero, cut)
-    return jax.tree.map(lambda x: x / parts, total)
+
+    def add(carry, part):
+        stats, total = carry
+        (value, (figures, stats)), gradients = value_and_grad(params, stats, part)
+        return (stats, jax.tree.map(jnp.add, total, (value, figures, gradients))), None
+
+    first = jax.tree.map(lambda x: x[0], cut)
+    (value, (figures, _)), _ = jax.eval_shape(value_and_grad, params, stats, first)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (value, figures, params))
+    (stats, total), _ = jax.lax.scan(add, (stats, zero), cut)
+    value, figures, gradients = jax.tree.map(lambda x: x / parts, total)
+    return (value, (figures, stats)), gradients

@@ -15,12 +15,13 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from mae_jax import checkpoint, metrics, optimizer, pictures, sharding
+from mae_jax import checkpoint, metrics, optimizer, pictures, pretrained, sharding
 from mae_jax import config as configs
 from mae_jax.data import images, pipeline, sources
-from mae_jax.step import TrainState, make_init, make_step
-from mae_jax.tasks import pretrain
+from mae_jax.step import TrainState, make_init, make_step, start_from
+from mae_jax.tasks import classify, pretrain
 
+TASKS = {"pretrain": pretrain.build, "classify": classify.build}
 PREEMPTED = 42  # exit status after SIGTERM: all is saved, the same command continues
 
 
@@ -48,40 +49,48 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
             check_batch(config, mesh.size)
             source = sources.open(config.data.train.source, config.data.train.split)
+            source = sources.part(source, config.data.examples)
             mean, std = statistics_of(source, config, workdir)
-            task = pretrain.build(config, mean, std, mesh, test_key)
+            task = TASKS[config.task](config, source, mean, std, mesh, test_key)
 
         # The schedule, in steps; an epoch is as many full batches as the data holds.
         steps_per_epoch = max(1, len(source) // config.batch_size)
         total = max(1, round(config.epochs * steps_per_epoch))
-        options = dict(config.optimizer)
-        ema, rate = options.pop("ema"), options.pop("base_learning_rate")
-        warmup = min(round(options.pop("warmup_epochs") * steps_per_epoch), total - 1)
-        schedule = optimizer.cosine_schedule(rate, config.batch_size, total, warmup)
-        tx = optimizer.adamw(schedule, **options)
-
-        init, train_step, abstract = sharding.jit_training(
-            make_init(task.init, tx, ema),
-            make_step(task.augment, task.loss, tx, schedule, step_key, config.accumulation, ema),
-            mesh,
+        options = config.optimizer
+        warmup = min(round(options.warmup_epochs * steps_per_epoch), total - 1)
+        schedule = optimizer.cosine_schedule(
+            options.base_learning_rate,
+            config.batch_size,
+            total,
+            warmup,
+            options.get("final_learning_rate", 0.0),
         )
+        tx = task.optimizer(schedule)
+        cut = dict(ema=options.ema, trainable=task.trainable)
+        with configs.mistakes():
+            init, train_step, abstract = sharding.jit_training(
+                make_init(task.init, tx, **cut),
+                make_step(
+                    task.augment, task.loss, tx, schedule, step_key, config.accumulation, **cut
+                ),
+                mesh,
+            )
         checkpoints = stack.enter_context(
             contextlib.closing(checkpoint.manager(workdir / "checkpoints", config.keep))
         )
         if (latest := checkpoints.latest_step()) is None:
             state = init(init_key)
+            if config.init.checkpoint:
+                with configs.mistakes():
+                    params = pretrained_parameters(config, state.params)
+                state = start_from(state, params, task.trainable)
         else:
             with configs.mistakes():
                 state = checkpoint.restore(checkpoints, abstract, latest)
         start = int(state.step)
         batches = pipeline.training_batches(
             source,
-            pipeline.train_transform(
-                tuple(config.data.size),
-                config.data.channels,
-                tuple(config.data.crop_scale),
-                tuple(config.data.crop_ratio),
-            ),
+            task.transform,
             batch_size=config.batch_size,
             seed=config.seed,
             start=start,
@@ -127,7 +136,7 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             progress.say(f"step {step}/{total}  {metrics.listed(figures)}")
 
         every = config.evaluate.every or total
-        if 0 < start < total and start % every == 0 and not writer.has(start, ["test_loss"]):
+        if 0 < start < total and start % every == 0 and not writer.evaluated(start):
             evaluate(start)  # the run was stopped between a save and this
 
         unread = None  # the figures of the step before, read while the next one runs
@@ -156,20 +165,28 @@ def train(config, workdir: epath.PathLike) -> TrainState:
                     evaluate(done)
 
         signals.close()  # all is saved: from here on a signal may end the process at once
-        shardings = jax.tree.map(lambda x: x.sharding, abstract.params)
-        untrained = jax.jit(task.init, out_shardings=shardings)(init_key)
-        text, figures = task.report(state.best, untrained)
+        text, figures = task.report(state.best, lambda: init(init_key).best)
         if not writer.has(total, figures):
             writer.write(total, figures)
         writer.picture("reconstruction.png", task.draw(state.best))
         if primary:
             records = metrics.read(workdir)
             curves = {name: metrics.series(records, name) for name in ("loss", "test_loss")}
-            writer.picture("loss.png", pictures.curve(curves, workdir.name))
+            writer.picture("loss.png", pictures.curve(curves, workdir.name, "loss"))
         writer.text("report.txt", text + "\n")
         progress.close()
         progress.say(f"\n{text}\n\nlook at the pictures in {workdir / 'pictures'}".lstrip("\n"))
         return state
+
+
+def pretrained_parameters(config, params: dict) -> dict:
+    """Those of `init.checkpoint`, placed as `params`, which stay where it has none."""
+    wanted = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
+    )
+    found = pretrained.find(config.init.checkpoint)
+    loaded = pretrained.fit(found, wanted, without=config.init.without, size=config.data.size)
+    return optimizer.merge(loaded, params)
 
 
 def refuse_another(workdir: epath.Path, config) -> None:
@@ -198,8 +215,8 @@ def check_batch(config, devices: int) -> None:
 def statistics_of(source, config, workdir: epath.Path) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel: of the config, or measured once if "auto".
 
-    They are kept in the work directory, with the number of examples: schedule and order depend on
-    it, so a run does not go on with more or fewer.
+    They are kept in the work directory, with the names of the classes and the number of examples:
+    schedule and order depend on it, so a run does not go on with more or fewer.
     """
     path = workdir / "statistics.json"
     if path.exists():
@@ -210,7 +227,7 @@ def statistics_of(source, config, workdir: epath.Path) -> tuple[list[float], lis
                 f"{kept['examples']} when {workdir} began: give another --workdir"
             )
     else:
-        kept: dict = {"examples": len(source)}
+        kept: dict = {"examples": len(source), "classes": list(source.classes)}
         kept |= {name: list(config.data[name]) for name in ("mean", "std")}
         if "auto" in (config.data.mean, config.data.std):
             measured = pipeline.mean_std(source, config.data.channels, threads=config.data.threads)
@@ -265,10 +282,12 @@ def interruption() -> Iterator[Callable[[int], int]]:
 
 def banner(config, mesh, state: TrainState, start: int, total: int) -> str:
     """What is about to run."""
-    count = sum(x.size for x in jax.tree.leaves(state.params))
+    size = lambda tree: f"{sum(x.size for x in jax.tree.leaves(tree)) / 1e6:.1f} M"
+    trained, frozen = optimizer.split(state.params, config.get("trainable", ".*"))
+    what = f"{size(trained)} parameters" + (f" (and {size(frozen)} frozen)" if frozen else "")
     devices = f"{mesh.size} {mesh.devices.flat[0].device_kind} device(s)"
     action = f"continuing from step {start} of {total}" if start else f"{total} steps"
-    return f"{count / 1e6:.1f} M parameters on {devices}, batch {config.batch_size}, {action}"
+    return f"{what} on {devices}, batch {config.batch_size}, {action}"
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from mae_jax import config as configs
 from mae_jax import masking, patches, sharding
 from mae_jax.data import augment, pipeline, sources
-from mae_jax.tasks import pretrain
+from mae_jax.tasks import features, heldout, pretrain
 
 KEY = jax.random.key(7)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -24,9 +24,27 @@ def config(**changes) -> ConfigDict:
 
 
 @functools.cache
-def params():
+def variables():
     init, _, _ = pretrain.training(config(), MEAN, STD)
     return jax.jit(init)(jax.random.key(0))
+
+
+def reconstructed(config, mesh):
+    return heldout.reconstruction(
+        pretrain.model_of(config),
+        heldout.view_of(config, MEAN, STD),
+        config.mask.ratio,
+        heldout.opened(config, config.data.test),
+        examples=config.evaluate.examples,
+        batch_size=config.evaluate.batch_size,
+        shown=config.evaluate.pictures,
+        mesh=mesh,
+        key=KEY,
+    )
+
+
+def probe(config, mesh):
+    return features.probe(config, MEAN, STD, pretrain.model_of(config), mesh)
 
 
 @pytest.fixture
@@ -36,13 +54,13 @@ def mesh():
 
 def test_heldout_losses_by_hand(mesh):
     """One example at a time, in numpy: the same masks, the same mean, no padding."""
-    losses, _ = pretrain.heldout(config(), MEAN, STD, mesh, KEY)
-    figures = losses(params())
+    losses, _ = reconstructed(config(), mesh)
+    figures = losses(variables())
 
     source = sources.open("synthetic", "test")
     transform = pipeline.test_transform((32, 32), 3, 0.875)
     model, (n, keep) = pretrain.model_of(config()), pretrain.counts(config())
-    apply = jax.jit(lambda x, mask: model.apply({"params": params()}, x, mask).loss)
+    apply = jax.jit(lambda x, mask: model.apply(variables(), x, mask).loss)
     ours, baseline = [], []
     for i in range(32):
         image = augment.normalize(jnp.asarray(transform(source[i])["image"])[None], MEAN, STD)
@@ -58,10 +76,10 @@ def test_heldout_losses_by_hand(mesh):
 
 @pytest.mark.parametrize("batch_size", [4, 20, 64])
 def test_every_example_counts_once_whatever_the_batch(mesh, batch_size):
-    whole, _ = pretrain.heldout(config(), MEAN, STD, mesh, KEY)
-    other, _ = pretrain.heldout(config(**{"evaluate.batch_size": batch_size}), MEAN, STD, mesh, KEY)
-    for name, value in whole(params()).items():
-        assert other(params())[name] == pytest.approx(value, rel=1e-5)
+    whole, _ = reconstructed(config(), mesh)
+    other, _ = reconstructed(config(**{"evaluate.batch_size": batch_size}), mesh)
+    for name, value in whole(variables()).items():
+        assert other(variables())[name] == pytest.approx(value, rel=1e-5)
 
 
 def test_the_probe_of_pixels_is_scikit_learns(mesh):
@@ -70,7 +88,7 @@ def test_the_probe_of_pixels_is_scikit_learns(mesh):
 
     changes = {"probe.train.source": "photos", "probe.test.source": "photos"}
     changes |= {"probe.examples": 90, "evaluate.batch_size": 64}
-    figures = pretrain.probe(config(**changes), MEAN, STD, mesh)(None)
+    figures = probe(config(**changes), mesh)(None)
     assert 0 <= figures["linear"] <= 1
 
     transform = pipeline.test_transform((32, 32), 3, 0.875)
@@ -97,17 +115,17 @@ def test_a_probe_needs_labels(mesh, tmp_path):
     folder = f"folder:{tmp_path}"
     unlabelled = {"probe.train.source": folder, "probe.test.source": folder}
     with pytest.raises(ValueError, match="must both have two classes"):
-        pretrain.probe(config(**unlabelled), MEAN, STD, mesh)
+        probe(config(**unlabelled), mesh)
     same = {"probe.train.source": "same", "probe.test.source": "same"}
-    assert pretrain.probe(config(**same, **{"data.train.source": folder}), MEAN, STD, mesh) is None
+    assert probe(config(**same, **{"data.train.source": folder}), mesh) is None
     none = {"probe.train.source": "", "probe.test.source": ""}
-    assert pretrain.probe(config(**none), MEAN, STD, mesh) is None
+    assert probe(config(**none), mesh) is None
 
 
 def test_the_picture_shows_what_is_hidden_and_what_is_predicted(mesh):
     """Columns original | masked | reconstruction; visible patches are the same in all three."""
-    _, draw = pretrain.heldout(config(), MEAN, STD, mesh, KEY)
-    sheet = np.asarray(draw(params())).astype(int)
+    _, draw = reconstructed(config(), mesh)
+    sheet = np.asarray(draw(variables())).astype(int)
     cell = 128 + 4
     left = [4 + i * cell for i in range(3)]
     original, masked, reconstruction = (sheet[24 : 24 + 128, x : x + 128] for x in left)

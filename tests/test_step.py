@@ -96,16 +96,20 @@ def test_the_moving_average():
         )
     for a, b in zip(jax.tree.leaves(states[-1].ema), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
-    assert states[-1].best is states[-1].ema
+    assert states[-1].best == {"params": states[-1].ema}
 
 
 def test_accumulation_equals_the_big_batch_in_gradients():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(12, 3)), jnp.float32)
-    loss = lambda w, batch: jnp.square(jnp.sin(batch["x"] @ w)).mean()
-    whole = step.accumulate(loss, jnp.ones(3), {"x": x}, 1)
+
+    def loss(w, stats, batch):
+        y = batch["x"] @ w
+        return jnp.square(jnp.sin(y)).mean(), ({"mean": y.mean()}, stats + len(y))
+
+    whole = step.accumulate(loss, jnp.ones(3), jnp.int32(0), {"x": x}, 1)
     for parts in (2, 3, 12):
-        cut = step.accumulate(loss, jnp.ones(3), {"x": x}, parts)
-        for a, b in zip(whole, cut, strict=True):
+        cut = step.accumulate(loss, jnp.ones(3), jnp.int32(0), {"x": x}, parts)
+        for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(cut), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5)
 
 

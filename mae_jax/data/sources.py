@@ -1,6 +1,9 @@
 """Where examples come from: `open(spec, split)`."""
 
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+import numpy as np
 
 from mae_jax.data import folders, records, shipped
 
@@ -13,8 +16,8 @@ class Source(Protocol):
     where they are absent or unknown. `name(i)` says which picture that is, for messages.
     """
 
-    classes: tuple[str, ...]
-
+    @property
+    def classes(self) -> tuple[str, ...]: ...
     def __len__(self) -> int: ...
     def __getitem__(self, i: int) -> dict[str, Any]: ...
     def name(self, i: int) -> str: ...
@@ -44,6 +47,43 @@ def open(spec: str, split: str) -> Source:
         return opener(place, split)
     kinds = ", ".join([*_BUILT_IN, *(f"{kind}:{place}" for kind, (place, _) in _PLACED.items())])
     raise ValueError(f"unknown data {spec!r}: use one of {kinds}")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some examples of a source: number i is `source[chosen[i]]`."""
+
+    source: Source
+    chosen: np.ndarray
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.source.classes
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return self.source[int(self.chosen[i])]
+
+    def name(self, i: int) -> str:
+        return self.source.name(int(self.chosen[i]))
+
+
+def part(source: Source, examples: int) -> Source:
+    """A fixed random choice of so many examples, in order; all of them if `examples` is 0.
+
+    A smaller choice is a part of every larger one.
+
+    Raises:
+      ValueError: the source has fewer.
+    """
+    if not examples:
+        return source
+    if examples > len(source):
+        raise ValueError(f"data.examples = {examples}, but there are only {len(source)}: use 0")
+    shuffled = np.random.default_rng(0).permutation(len(source))
+    return Part(source, np.sort(shuffled[:examples]))
 
 
 _BUILT_IN = {"photos": shipped.photos, "digits": shipped.digits, "synthetic": shipped.Synthetic}

@@ -1,0 +1,13 @@
+"""Fine-tuning on the quick start's photographs, from a run of `quickstart.py`: which photo is it?
+
+    python -m mae_jax.train --config=configs/finetune_quickstart.py --workdir=runs/finetuned \\
+        --config.init.checkpoint=runs/quickstart
+"""
+
+from configs import finetune_fashion_mnist, finetune_vit_base, quickstart, vit_base
+
+
+def get_config(arg: str = "") -> dict:
+    config = finetune_fashion_mnist.small(finetune_vit_base.recipe(), quickstart.get_config())
+    config |= dict(epochs=5, log_every=10, save_every=100)
+    return vit_base.with_argument(config, arg)

@@ -1,0 +1,64 @@
+"""Fine-tuning of ViT-B/16 on ImageNet-1K: He et al. 2021 (arXiv 2111.06377), table 9.
+
+    python -m mae_jax.train --config=configs/finetune_vit_base.py --workdir=runs/finetuned \\
+        --config.init.checkpoint=runs/vit_base
+
+The published ViT-B reaches 83.6 %. The checkpoint is whatever `mae_jax.load` reads: a work
+directory, a PyTorch or a Hugging Face file. Partial fine-tuning is `trainable`: the last block is
+`'encoder/block_11/.*|norm/.*|head/.*'`, its MLP `'encoder/block_11/mlp/.*|norm/.*|head/.*'`.
+"""
+
+from configs import vit_base
+
+
+def get_config(arg: str = "") -> dict:
+    return vit_base.with_argument(recipe(), arg)
+
+
+def recipe(epochs=100, base_learning_rate=5e-4, layer_decay=0.65, drop_path=0.1, **model) -> dict:
+    """The recipe; sizes differ in these numbers, and in `model`, alone."""
+    config = vit_base.recipe()
+    for name in ("mask", "probe"):  # nothing is hidden, and the result is an accuracy itself
+        del config[name]
+    del config["evaluate"]["pictures"]
+    size = {name: config["model"][name] for name in ("patch", "width", "depth", "heads", "dtype")}
+    config |= dict(
+        task="classify",
+        epochs=epochs,
+        batch_size=1024,
+        init=dict(checkpoint="", without="decoder/.*|encoder/norm/.*|norm/.*|head/.*"),
+        trainable=".*",  # expression over parameter names; the others are frozen and cost little
+        model=size
+        | dict(
+            pooling="mean",  # over the patch tokens, then a LayerNorm; or "cls"
+            batch_norm=False,  # before the head, without parameters: for linear probes
+            head_std=2e-5,  # of the initial head
+            learned_positions=True,  # start as the fixed ones, or as those of the checkpoint
+        )
+        | model,
+        regularize=dict(
+            drop_path=drop_path,  # of the last block; less in those before
+            mixup=0.8,  # the parameter of Beta; 0 = none
+            cutmix=1.0,  # as mixup; with both, either one half of the time
+            label_smoothing=0.1,
+            erase=0.25,  # share of pictures with a box of noise
+            randaugment=9.0,  # magnitude of two random operations, spread .5; 0 = none
+        ),
+    )
+    config["optimizer"] = dict(
+        name="adamw",  # or "lars"
+        base_learning_rate=base_learning_rate,  # times batch_size / 256
+        final_learning_rate=1e-6,  # at the end of the cosine
+        warmup_epochs=5,
+        layer_decay=layer_decay,  # the learning rate falls by this from layer to layer downwards
+        b1=0.9,
+        b2=0.999,
+        momentum=0.9,  # of lars
+        weight_decay=0.05,  # on matrices alone
+        clip=0.0,
+        ema=0.0,
+    )
+    config["data"] |= dict(crop_scale=(0.08, 1.0))
+    config["evaluate"] |= dict(every=6255, examples=50_000)  # 5 epochs; all of ImageNet's
+    config |= dict(save_every=1251)
+    return config

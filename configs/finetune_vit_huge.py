@@ -1,0 +1,23 @@
+"""Fine-tuning of ViT-H/14 on ImageNet-1K: the recipe of `finetune_vit_base.py` in this size.
+
+    python -m mae_jax.train --config=configs/finetune_vit_huge.py --workdir=runs/finetuned \\
+        --config.init.checkpoint=runs/vit_huge
+
+The published ViT-H reaches 86.9 %.
+"""
+
+from configs import finetune_vit_base, vit_base
+
+
+def get_config(arg: str = "") -> dict:
+    config = finetune_vit_base.recipe(
+        epochs=50,
+        base_learning_rate=1e-3,
+        layer_decay=0.75,
+        drop_path=0.3,
+        width=1280,
+        depth=32,
+        heads=16,
+        patch=(14, 14),
+    )
+    return vit_base.with_argument(config, arg)

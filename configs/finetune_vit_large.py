@@ -1,0 +1,22 @@
+"""Fine-tuning of ViT-L/16 on ImageNet-1K: the recipe of `finetune_vit_base.py` in this size.
+
+    python -m mae_jax.train --config=configs/finetune_vit_large.py --workdir=runs/finetuned \\
+        --config.init.checkpoint=runs/vit_large
+
+The published ViT-L reaches 85.9 %.
+"""
+
+from configs import finetune_vit_base, vit_base
+
+
+def get_config(arg: str = "") -> dict:
+    config = finetune_vit_base.recipe(
+        epochs=50,
+        base_learning_rate=1e-3,
+        layer_decay=0.75,
+        drop_path=0.2,
+        width=1024,
+        depth=24,
+        heads=16,
+    )
+    return vit_base.with_argument(config, arg)

@@ -1,0 +1,14 @@
+"""Linear probe on the quick start's photographs, of a run of `quickstart.py`: which photo is it?
+
+    python -m mae_jax.train --config=configs/linear_probe_quickstart.py --workdir=runs/probed \\
+        --config.init.checkpoint=runs/quickstart
+"""
+
+from configs import finetune_fashion_mnist, linear_probe_vit_base, quickstart, vit_base
+
+
+def get_config(arg: str = "") -> dict:
+    config = finetune_fashion_mnist.small(linear_probe_vit_base.recipe(), quickstart.get_config())
+    config |= dict(epochs=20, batch_size=256, log_every=10, save_every=100)
+    config["optimizer"] |= dict(base_learning_rate=0.1, layer_decay=1.0)
+    return vit_base.with_argument(config, arg)

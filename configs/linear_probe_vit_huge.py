@@ -1,0 +1,14 @@
+"""Linear probe of ViT-H/14 on ImageNet-1K: the recipe of `linear_probe_vit_base.py`, 50 epochs.
+
+    python -m mae_jax.train --config=configs/linear_probe_vit_huge.py --workdir=runs/probed \\
+        --config.init.checkpoint=runs/vit_huge
+
+The published ViT-H reaches 77.2 %.
+"""
+
+from configs import linear_probe_vit_base, vit_base
+
+
+def get_config(arg: str = "") -> dict:
+    config = linear_probe_vit_base.recipe(epochs=50, width=1280, depth=32, heads=16, patch=(14, 14))
+    return vit_base.with_argument(config, arg)

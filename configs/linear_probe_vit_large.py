@@ -1,0 +1,14 @@
+"""Linear probe of ViT-L/16 on ImageNet-1K: the recipe of `linear_probe_vit_base.py`, 50 epochs.
+
+    python -m mae_jax.train --config=configs/linear_probe_vit_large.py --workdir=runs/probed \\
+        --config.init.checkpoint=runs/vit_large
+
+The published ViT-L reaches 76.0 %.
+"""
+
+from configs import linear_probe_vit_base, vit_base
+
+
+def get_config(arg: str = "") -> dict:
+    config = linear_probe_vit_base.recipe(epochs=50, width=1024, depth=24, heads=16)
+    return vit_base.with_argument(config, arg)

@@ -1,0 +1,308 @@
+"""Evaluate a checkpoint: python -m mae_jax.evaluate --checkpoint=PATH --data=SOURCE [...]"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mae_jax import config as configs
+from mae_jax import mae, metrics, patches, pretrained, probes, sharding, vit
+from mae_jax.data import images, sources
+from mae_jax.tasks import classify, features, heldout
+from mae_jax.tasks.features import Feature
+
+IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+SMALL = 2_000_000  # examples times classes up to which scikit-learn's probe takes minutes at most
+
+
+def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """All that can be said of a checkpoint on some data.
+
+    Returns:
+      Tables for the screen, and the same figures by name.
+
+    Raises:
+      ValueError, OSError: in one sentence, what does not fit.
+    """
+    mesh = sharding.make_mesh(-1, 1)
+    fields = {name: getattr(options, name) for name in ("heads", "decoder_heads", "norm_pix")}
+    fields = {name: x for name, x in fields.items() if x is not None}
+    found = pretrained.find(options.checkpoint, **fields)
+    view = view_of(found, options)
+    model, params = pretrained.load(options.checkpoint, size=view.size, mesh=mesh, **fields)
+    grid = patches.grid_of(view.size, model.patch)
+    variables = {"params": params}
+    test = sources.open(options.data, options.test_split)
+
+    count = sum(x.size for x in jax.tree.leaves(params))
+    texts = [
+        f"{options.checkpoint}: {type(model).__name__}, {count / 1e6:.1f} M parameters, "
+        f"{'x'.join(map(str, view.size))} pixels in {len(test):,} test examples of {options.data}"
+    ]
+    figures: dict[str, Any] = dict(
+        checkpoint=options.checkpoint,
+        data=options.data,
+        parameters=count,
+        patches=int(np.prod(grid)),
+    )
+    for part in (reconstruction, classification, frozen_features):
+        text, found_figures = part(model, variables, view, test, options, mesh, found.classes)
+        texts += [text] * bool(text)
+        figures |= found_figures
+    return "\n\n".join(texts), figures
+
+
+def view_of(found: pretrained.Found, options: argparse.Namespace) -> heldout.View:
+    """How pictures are shown: as asked, else as in the run that trained the checkpoint."""
+    data = (found.config or {}).get("data", {})
+    channels = options.channels or data.get("channels") or len(found.mean or IMAGENET["mean"])
+    known = dict(
+        size=found.size or (224, 224),
+        mean=found.mean or IMAGENET["mean"],
+        std=found.std or IMAGENET["std"],
+        center_crop=data.get("center_crop", 0.875),
+    )
+    chosen = {name: getattr(options, name) or x for name, x in known.items()}
+    for name in ("mean", "std"):
+        if len(chosen[name]) != channels:
+            raise ValueError(
+                f"{name} has {len(chosen[name])} values for {channels} channel(s): give --{name}"
+            )
+    view = heldout.View(channels=channels, threads=options.threads, **chosen)
+    patches.grid_of(view.size, found.model.patch)
+    return view
+
+
+def reconstruction(model, variables, view, test, options, mesh, classes) -> tuple[str, dict]:
+    """The loss on hidden patches, beside that of the mean of the visible ones."""
+    if not isinstance(model, mae.MaskedAutoencoder):
+        return "", {}
+    losses, _ = heldout.reconstruction(
+        model,
+        view,
+        options.mask_ratio,
+        test,
+        examples=options.examples,
+        batch_size=options.batch_size,
+        shown=1,
+        mesh=mesh,
+        key=jax.random.key(options.seed),
+    )
+    found = losses(variables)
+    kind = "normalised patches" if model.norm_pix else "pixels"
+    count = min(len(test), options.examples)
+    text = metrics.table(
+        [
+            [f"held-out loss on the {options.mask_ratio:.0%} hidden patches ({kind})", ""],
+            ["  mean of the visible patches", f"{found['visible_mean']:.4f}"],
+            [f"  checkpoint ({count:,} examples)", f"{found['trained']:.4f}"],
+        ]
+    )
+    return text, {"loss": found["trained"], "loss_visible_mean": found["visible_mean"]}
+
+
+def classification(model, variables, view, test, options, mesh, classes) -> tuple[str, dict]:
+    """What a classifier's own head says: accuracy, and precision, recall and F1 of each class."""
+    if not isinstance(model, vit.Classifier) or not model.classes:
+        return "", {}
+    names = classes or test.classes
+    if len(test.classes) != model.classes or len(names) != model.classes:
+        raise ValueError(
+            f"{options.checkpoint} tells {model.classes} classes apart, but {options.data} has "
+            f"{len(test.classes)}: evaluate it on data of the same classes"
+        )
+    if tuple(names) != tuple(test.classes):
+        raise ValueError(
+            f"{options.checkpoint} and {options.data} have different classes: "
+            f"{features.different(names, test.classes)}"
+        )
+    predict = classify.predictor(model, view, mesh)
+    labels, predicted, losses = predict(variables, test, options.examples, options.batch_size)
+    text, figures = classify.summary(labels, predicted, names)
+    rows = probes.per_class(labels, predicted, model.classes)
+    each = dict(zip(names, rows, strict=True))
+    return text, figures | {"test_loss": float(losses.mean()), "classes": each}
+
+
+def frozen_features(model, variables, view, test, options, mesh, classes) -> tuple[str, dict]:
+    """kNN and linear probe of frozen features, which are written to a file if asked."""
+    labelled = len(test.classes) > 1
+    if not labelled and not options.features:
+        return f"no classes in {options.data}, so no probes", {}
+    default = Feature(options.block, options.pooling, options.norm)
+    wanted = [default]
+    if options.sweep:
+        norms = [True, False] if "norm" in variables["params"]["encoder"] else [False]
+        swept = [
+            Feature(block, pooling, norm)
+            for block in range(model.depth)
+            for pooling in ("mean", "cls", "both")
+            for norm in norms
+        ]
+        wanted = list(dict.fromkeys([default, *swept]))
+    if not -model.depth <= options.block < model.depth:
+        raise ValueError(f"--block={options.block} is none of {model.depth} blocks, from 0 on")
+
+    train = sources.open(options.data, options.train_split)
+    table = features.extractor(model, wanted, view, mesh)
+    parts = {
+        name: table(variables, source, options.examples, options.batch_size)
+        for name, source in (("train", train), ("test", test))
+    }
+    if options.features and jax.process_index() == 0:
+        write_features(options.features, default, parts, test.classes)
+    if not labelled:
+        return f"features are in {options.features}; no classes, so no probes", {}
+
+    chosen, lines, figures = (default, options.standardize), [], {}
+    data = {name: _labelled(part) for name, part in parts.items()}
+    if options.sweep:
+        scores = sweep(data["train"], swept, options.seed)
+        chosen = max(scores, key=lambda candidate: scores[candidate])
+        rows = [["kNN on a held-out fifth of the training examples", "standardised", "as it is"]]
+        for feature in swept:
+            cells = [scores[feature, standard] for standard in (True, False)]
+            marks = ["*" * (chosen == (feature, standard)) for standard in (True, False)]
+            rows.append(
+                [f"  {feature}", *(f"{mark}{x:.3f}" for mark, x in zip(marks, cells, strict=True))]
+            )
+        lines += [metrics.table(rows), "* chosen, on training examples alone"]
+        figures["sweep"] = [
+            feature._asdict() | {"standardize": standard, "knn_train": x}
+            for (feature, standard), x in scores.items()
+        ]
+    ks, kind = options.k, options.linear
+    size = len(data["train"][1]) * len(test.classes)
+    if kind == "auto":
+        kind = "sklearn" if size <= SMALL else "lars"
+    titles = [f"kNN k={k}" for k in ks] + ([f"linear ({kind})"] if kind != "none" else [])
+    rows = [["accuracy of frozen features", *titles]]
+    for feature, standard in dict.fromkeys([(default, options.standardize), chosen]):
+        found = accuracies(data, feature, standard, ks, kind)
+        name = f"{feature}, {'standardised' if standard else 'as it is'}"
+        rows.append([f"  {name}", *(f"{x:.4f}" for x in found.values())])
+        prefix = "" if (feature, standard) == (default, options.standardize) else "chosen_"
+        figures |= {prefix + key: x for key, x in found.items()}
+        figures[f"{prefix}feature"] = feature._asdict() | {"standardize": standard}
+    counts = " and ".join(f"{len(labels):,} {name}" for name, (_, labels) in data.items())
+    lines += [metrics.table(rows), f"({counts} examples)"]
+    return "\n".join(lines), figures
+
+
+def _labelled(table: features.Table) -> tuple[dict[Feature, np.ndarray], np.ndarray]:
+    chosen = table.labels >= 0
+    if not chosen.any():
+        raise ValueError("none of the examples has a label, but the data names classes")
+    return {feature: x[chosen] for feature, x in table.features.items()}, table.labels[chosen]
+
+
+def sweep(train, candidates, seed: int) -> dict[tuple[Feature, bool], float]:
+    """kNN (k = 20) of each feature, standardised or not, on a fifth of the training examples."""
+    table, labels = train
+    order = np.random.default_rng(seed).permutation(len(labels))
+    held, kept = np.split(order, [max(1, len(order) // 5)])
+    if not len(kept):
+        raise ValueError("a sweep needs at least two labelled training examples")
+    scores = {}
+    for feature in candidates:
+        for standard in (True, False):
+            x, y = table[feature][kept], table[feature][held]
+            x, y = probes.standardize(x, y) if standard else (x, y)
+            scores[feature, standard] = probes.knn(x, labels[kept], y, labels[held])[20]
+    return scores
+
+
+def accuracies(data, feature: Feature, standard: bool, ks, linear: str) -> dict[str, float]:
+    """`knn_5` ..., `linear` of one feature, trained on all training examples."""
+    (train, labels), (test, test_labels) = data["train"], data["test"]
+    x, y = train[feature], test[feature]
+    x, y = probes.standardize(x, y) if standard else (x, y)
+    found = {f"knn_{k}": v for k, v in probes.knn(x, labels, y, test_labels, ks).items()}
+    if linear != "none":
+        probe = {"sklearn": probes.linear, "lars": probes.lars}[linear]
+        x, y = (x, y) if standard else probes.standardize(x, y)
+        found["linear"] = probe(x, labels, y, test_labels)
+    return found
+
+
+def write_features(path: str, feature: Feature, parts: dict[str, features.Table], classes) -> None:
+    """`train_features` [n, d], `train_labels`, `train_index` in the source; same for `test`."""
+    arrays = {"feature": np.array(str(feature)), "classes": np.array(classes, dtype=str)}
+    for name, table in parts.items():
+        arrays |= {
+            f"{name}_features": table.features[feature],
+            f"{name}_labels": table.labels,
+            f"{name}_index": table.index,
+        }
+    with open(path, "wb") as f:  # np.savez would add an ending of its own
+        np.savez(f, **arrays)
+
+
+def parser() -> argparse.ArgumentParser:
+    numbers = lambda kind: lambda text: tuple(kind(part) for part in text.strip("()").split(","))
+    p = argparse.ArgumentParser("mae_jax.evaluate", description=__doc__, allow_abbrev=False)
+    p.add_argument(
+        "--checkpoint",
+        required=True,
+        help="work directory[:STEP], .pth, .safetensors or Hugging Face folder",
+    )
+    p.add_argument("--data", required=True, help="photos, folder:PATH, idx:PATH, tfds:NAME, ...")
+    p.add_argument("--train-split", default="train", help="that the probes learn from")
+    p.add_argument("--test-split", default="test")
+    p.add_argument("--size", type=numbers(int), help="H,W; default: as trained")
+    p.add_argument("--channels", type=int)
+    p.add_argument("--mean", type=numbers(float), help="per channel, of pixels in [0, 1]")
+    p.add_argument("--std", type=numbers(float))
+    p.add_argument("--center-crop", type=float, help="share of the side that is shown")
+    p.add_argument("--examples", type=int, default=20_000, help="of each split, at most")
+    p.add_argument("--batch-size", type=int, default=256)
+    p.add_argument("--threads", type=int, default=16)
+    p.add_argument("--mask-ratio", type=float, default=0.75)
+    p.add_argument("--block", type=int, default=-1, help="of the feature; -1 is the last")
+    p.add_argument("--pooling", choices=["mean", "cls", "both"], default="mean")
+    flag = argparse.BooleanOptionalAction
+    p.add_argument("--norm", action=flag, default=True, help="after the last norm")
+    p.add_argument("--standardize", action=flag, default=True, help="on the training examples")
+    p.add_argument(
+        "--sweep",
+        action="store_true",
+        help="try every block, pooling, norm; choose on training examples",
+    )
+    p.add_argument("--k", type=numbers(int), default=(5, 20, 100), help="neighbours")
+    p.add_argument("--linear", choices=["auto", "sklearn", "lars", "none"], default="auto")
+    p.add_argument("--seed", type=int, default=0, help="of masks and of the sweep's held-out fifth")
+    p.add_argument("--features", metavar="FILE.npz", help="write the features there")
+    p.add_argument("--json", metavar="FILE", help="write the figures there")
+    p.add_argument("--heads", type=int, help="where a file does not say it")
+    p.add_argument("--decoder-heads", type=int)
+    p.add_argument("--norm-pix", action=flag, default=None)
+    return p
+
+
+def main() -> None:
+    """The command line; a user's mistake ends in one sentence and exit status 2."""
+    options = parser().parse_args()
+    try:
+        with configs.mistakes((ValueError, OSError, ImportError, images.Unreadable)):
+            for name in ("examples", "batch_size", "threads"):
+                if getattr(options, name) < 1:
+                    raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+            if min(options.k) < 1:
+                raise ValueError(f"--k={options.k} must be numbers of at least 1")
+            sharding.start_processes()
+            text, figures = evaluate(options)
+            if jax.process_index() == 0:
+                print(text)
+                if options.json:
+                    Path(options.json).write_text(json.dumps(figures, indent=2) + "\n")
+    except configs.Mistake as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
