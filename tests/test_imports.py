@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [  # a module may import from the rows above its own, and not from its own row
     ["patches", "masking", "positions", "probes", "optimizer", "sharding", "data.images"],
     ["layers", "step", "metrics", "pictures", "data.augment", "data.records", "config"],
-    ["vit", "checkpoint", "data.shipped", "data.folders"],
+    ["vit", "checkpoint", "data.shipped", "data.folders", "data.randaugment"],
     ["mae", "data.sources"],
     ["data.pipeline"],
     ["tasks.pretrain"],
