@@ -7,13 +7,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [  # a module may import from the rows above its own, and not from its own row
-    ["patches", "masking", "positions", "probes", "optimizer", "sharding", "data.images"],
-    ["layers", "step", "metrics", "pictures", "data.augment", "data.records", "config"],
-    ["vit", "checkpoint", "data.shipped", "data.folders", "data.randaugment"],
+    ["patches", "masking", "positions", "optimizer", "sharding", "data.images", "names"],
+    ["layers", "step", "metrics", "pictures", "data.augment", "data.records", "config", "probes"],
+    ["vit", "checkpoint", "data.shipped", "data.folders", "data.randaugment", "torch_files"],
     ["mae", "data.sources"],
     ["data.pipeline"],
-    ["tasks.pretrain"],
-    ["train"],
+    ["tasks.task", "tasks.heldout"],
+    ["tasks.features"],
+    ["tasks.pretrain", "tasks.classify"],
+    ["pretrained"],
+    ["train", "evaluate", "convert"],
 ]
 
 
