@@ -30,11 +30,13 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """
     mesh = sharding.make_mesh(-1, 1)
     fields = {name: getattr(options, name) for name in ("heads", "decoder_heads", "norm_pix")}
-    fields = {name: x for name, x in fields.items() if x is not None}
-    found = pretrained.find(options.checkpoint, **fields)
-    view = view_of(found, options)
-    model, params = pretrained.load(options.checkpoint, size=view.size, mesh=mesh, **fields)
-    grid = patches.grid_of(view.size, model.patch)
+    found = pretrained.find(
+        options.checkpoint,
+        size=options.size,
+        **{name: x for name, x in fields.items() if x is not None},
+    )
+    view, model = view_of(found, options), found.model
+    params = pretrained.parameters(found, size=view.size, mesh=mesh)
     variables = {"params": params}
     test = sources.open(options.data, options.test_split)
 
@@ -59,7 +61,7 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 def view_of(found: pretrained.Found, options: argparse.Namespace) -> heldout.View:
     """How pictures are shown: as asked, else as in the run that trained the checkpoint."""
     data = (found.config or {}).get("data", {})
-    channels = options.channels or data.get("channels") or len(found.mean or IMAGENET["mean"])
+    channels = found.channels
     known = dict(
         size=found.size or (224, 224),
         mean=found.mean or IMAGENET["mean"],
@@ -254,7 +256,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--train-split", default="train", help="that the probes learn from")
     p.add_argument("--test-split", default="test")
     p.add_argument("--size", type=numbers(int), help="H,W; default: as trained")
-    p.add_argument("--channels", type=int)
     p.add_argument("--mean", type=numbers(float), help="per channel, of pixels in [0, 1]")
     p.add_argument("--std", type=numbers(float))
     p.add_argument("--center-crop", type=float, help="share of the side that is shown")

@@ -61,6 +61,61 @@ def test_the_papers_recipe(size, patch):
     assert data["mean"] == (0.485, 0.456, 0.406) and data["std"] == (0.229, 0.224, 0.225)
 
 
+FINETUNE = {  # rate, layer decay, drop path, epochs: He et al. 2021, table 9
+    "base": (5e-4, 0.65, 0.1, 100),
+    "large": (1e-3, 0.75, 0.2, 50),
+    "huge": (1e-3, 0.75, 0.3, 50),
+}
+
+
+@pytest.mark.parametrize("size", FINETUNE)
+def test_the_papers_fine_tuning(size):
+    config = load(f"finetune_vit_{size}")
+    assert {k: config["model"][k] for k in ("width", "depth", "heads")} == vit.SIZES[size]
+    assert config["model"]["patch"] == ((14, 14) if size == "huge" else (16, 16))
+    assert config["model"]["pooling"] == "mean" and config["model"]["learned_positions"]
+    assert config["model"]["head_std"] == 2e-5 and not config["model"]["batch_norm"]
+    rate, decay, drop, epochs = FINETUNE[size]
+    assert (config["epochs"], config["batch_size"], config["trainable"]) == (epochs, 1024, ".*")
+    assert config["optimizer"] == dict(
+        name="adamw",
+        base_learning_rate=rate,
+        final_learning_rate=1e-6,
+        warmup_epochs=5,
+        layer_decay=decay,
+        b1=0.9,
+        b2=0.999,
+        momentum=0.9,
+        weight_decay=0.05,
+        clip=0.0,
+        ema=0.0,
+    )
+    assert config["regularize"] == dict(
+        drop_path=drop, mixup=0.8, cutmix=1.0, label_smoothing=0.1, erase=0.25, randaugment=9.0
+    )
+    assert config["data"]["crop_scale"] == (0.08, 1.0) and config["data"]["center_crop"] == 0.875
+
+
+@pytest.mark.parametrize("size, epochs", [("base", 90), ("large", 50), ("huge", 50)])
+def test_the_papers_linear_probe(size, epochs):
+    """He et al. 2021, table 10."""
+    config = load(f"linear_probe_vit_{size}")
+    assert {k: config["model"][k] for k in ("width", "depth", "heads")} == vit.SIZES[size]
+    assert config["model"]["pooling"] == "cls" and config["model"]["batch_norm"]
+    assert config["model"]["head_std"] == 0.01 and not config["model"]["learned_positions"]
+    assert (config["epochs"], config["batch_size"]) == (epochs, 16_384)
+    assert config["trainable"] == "head/.*"
+    options = config["optimizer"]
+    assert (options["name"], options["base_learning_rate"], options["momentum"]) == (
+        "lars",
+        0.1,
+        0.9,
+    )
+    assert (options["weight_decay"], options["warmup_epochs"]) == (0, 10)
+    assert not any(config["regularize"].values())
+    assert config["data"]["crop_scale"] == (0.08, 1.0) and config["data"]["flip"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_two_keys_share_a_value_that_one_override_would_change_twice(name):
     for argument in ("", ":debug"):

@@ -89,7 +89,10 @@ def build(config, source: sources.Source, mean, std, mesh: Mesh, key: jax.Array)
         if test is None:
             return {}
         labels, predicted, losses = results(variables)
-        return {"test_loss": losses.mean(), "test_accuracy": (predicted == labels).mean()}
+        return {
+            "test_loss": float(losses.mean()),
+            "test_accuracy": float((predicted == labels).mean()),
+        }
 
     def report(variables, make_untrained):
         if test is None:
