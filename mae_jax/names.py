@@ -99,13 +99,13 @@ def patch_of(state: Mapping[str, np.ndarray], kind: str) -> tuple[int, ...]:
     """The sides of a patch, from the convolution that cuts them.
 
     Raises:
-      ValueError: there is none.
+      KeyError: there is none; with its name.
     """
     name = FAMILIES[kind]["encoder/embedding"] + ".weight"
     for other, x in state.items():
         if name == (_hub(other) if kind == "huggingface" else other) and x.ndim > 2:
             return x.shape[2:]
-    raise ValueError(f"{name} is missing")
+    raise KeyError(name)
 
 
 def read(state: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
