@@ -12,5 +12,5 @@ def get_config(arg: str = "") -> dict:
         linear_probe_vit_base.recipe(), fashion_mnist.get_config()
     )
     config |= dict(epochs=10, batch_size=512)
-    config["optimizer"] |= dict(base_learning_rate=0.1, layer_decay=1.0)
+    config["optimizer"] |= dict(base_learning_rate=3.2, layer_decay=1.0)  # the recipe's 6.4
     return vit_base.with_argument(config, arg)

@@ -10,5 +10,5 @@ from configs import finetune_fashion_mnist, linear_probe_vit_base, quickstart, v
 def get_config(arg: str = "") -> dict:
     config = finetune_fashion_mnist.small(linear_probe_vit_base.recipe(), quickstart.get_config())
     config |= dict(epochs=20, batch_size=256, log_every=10, save_every=100)
-    config["optimizer"] |= dict(base_learning_rate=0.1, layer_decay=1.0)
+    config["optimizer"] |= dict(base_learning_rate=6.4, layer_decay=1.0)  # the recipe's 6.4
     return vit_base.with_argument(config, arg)

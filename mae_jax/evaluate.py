@@ -41,6 +41,8 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     test = sources.open(options.data, options.test_split)
 
     count = sum(x.size for x in jax.tree.leaves(params))
+    if options.mask_ratio is None:
+        options.mask_ratio = (found.config or {}).get("mask", {}).get("ratio", 0.75)
     texts = [
         f"{options.checkpoint}: {type(model).__name__}, {count / 1e6:.1f} M parameters, "
         f"{'x'.join(map(str, view.size))} pixels in {len(test):,} test examples of {options.data}"
@@ -49,7 +51,7 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
         checkpoint=options.checkpoint,
         data=options.data,
         parameters=count,
-        patches=int(np.prod(grid)),
+        size=view.size,
     )
     for part in (reconstruction, classification, frozen_features):
         text, found_figures = part(model, variables, view, test, options, mesh, found.classes)
@@ -262,7 +264,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--examples", type=int, default=20_000, help="of each split, at most")
     p.add_argument("--batch-size", type=int, default=256)
     p.add_argument("--threads", type=int, default=16)
-    p.add_argument("--mask-ratio", type=float, default=0.75)
+    p.add_argument("--mask-ratio", type=float, help="default: as trained, or .75")
     p.add_argument("--block", type=int, default=-1, help="of the feature; -1 is the last")
     p.add_argument("--pooling", choices=["mean", "cls", "both"], default="mean")
     flag = argparse.BooleanOptionalAction
