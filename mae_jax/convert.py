@@ -19,7 +19,7 @@ import numpy as np
 from flax import traverse_util
 
 from mae_jax import config as configs
-from mae_jax import names, pretrained
+from mae_jax import names, pretrained, stored
 
 FORMATS = {".pth": "reference", ".safetensors": "mae_jax", "": "huggingface"}
 UNSAID = {"parent", "name", "dtype", "batch_norm", "head_std"}  # not of the parameters
@@ -98,7 +98,7 @@ def _staged(target: Path) -> Iterator[Path]:
         stage.unlink(missing_ok=True)
 
 
-def _described(found: pretrained.Found, model: Any) -> dict[str, Any]:
+def _described(found: stored.Found, model: Any) -> dict[str, Any]:
     """All that `pretrained.find` needs to know of a file of ours."""
     fields = {name: getattr(model, name) for name in model.__dataclass_fields__}
     return {
@@ -108,16 +108,23 @@ def _described(found: pretrained.Found, model: Any) -> dict[str, Any]:
     }
 
 
-def write_mae_jax(path: Path, found: pretrained.Found, model: Any, flat: dict) -> None:
+def write_mae_jax(path: Path, found: stored.Found, model: Any, flat: dict) -> None:
     """Our names, and the description of the model as JSON in the metadata."""
-    import safetensors.numpy
-
     metadata = {"format": "mae_jax", "mae_jax": json.dumps(_described(found, model))}
     flat = {name: np.ascontiguousarray(x) for name, x in flat.items()}
+    _save(path, flat, metadata)
+
+
+def _save(path: Path, flat: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    import safetensors.numpy
+
+    path.touch()
+    mode = path.stat().st_mode
     safetensors.numpy.save_file(flat, path, metadata)
+    path.chmod(mode)  # safetensors would let nobody else read it
 
 
-def write_reference(path: Path, found: pretrained.Found, model: Any, flat: dict) -> None:
+def write_reference(path: Path, found: stored.Found, model: Any, flat: dict) -> None:
     """`{"model": state_dict}`, as the reference's own scripts read it."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
@@ -130,10 +137,8 @@ def write_reference(path: Path, found: pretrained.Found, model: Any, flat: dict)
     torch.save({"model": {name: torch.from_numpy(x) for name, x in state.items()}}, path)
 
 
-def write_huggingface(path: Path, found: pretrained.Found, model: Any, flat: dict) -> None:
+def write_huggingface(path: Path, found: stored.Found, model: Any, flat: dict) -> None:
     """`model.safetensors`, `config.json` and, where known, `preprocessor_config.json`."""
-    import safetensors.numpy
-
     autoencoder, square = hasattr(model, "decoder_width"), len(set(model.patch)) == 1
     if not autoencoder and (model.classes or model.pooling != "cls"):
         raise ValueError(
@@ -177,7 +182,7 @@ def write_huggingface(path: Path, found: pretrained.Found, model: Any, flat: dic
     if not autoencoder:  # the files of a ViTMAEModel
         state = {name.removeprefix("vit."): x for name, x in state.items()}
     path.mkdir()
-    safetensors.numpy.save_file(state, path / "model.safetensors", {"format": "pt"})
+    _save(path / "model.safetensors", state, {"format": "pt"})
     (path / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     if found.mean and found.std:
         images = {
@@ -201,14 +206,14 @@ WRITERS = {
 }
 
 
-def _with_tables(found: pretrained.Found, model: Any, flat: dict) -> dict:
+def _with_tables(found: stored.Found, model: Any, flat: dict) -> dict:
     """Both families store position tables, also fixed ones."""
     if not found.size:
         raise ValueError(
             f"{found.path} does not say of which size its inputs are, and the table of positions "
             "to write depends on it: give --size=H,W"
         )
-    return pretrained.fixed_tables(model, found.size) | flat
+    return stored.fixed_tables(model, found.size) | flat
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,10 +1,9 @@
 """Models and parameters from whatever holds them: see `load`."""
 
-import json
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,49 +13,13 @@ from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mae_jax import mae, masking, names, patches, positions, sharding, torch_files, vit
+from mae_jax import mae, masking, patches, positions, sharding, stored
+from mae_jax.stored import Found
 
-Abstract = dict[str, jax.ShapeDtypeStruct]  # name -> shape, dtype and, maybe, sharding
-
-MODELS: dict[str, Any] = {x.__name__: x for x in (mae.MaskedAutoencoder, vit.Classifier)}
-KINDS = {name: set(x.__dataclass_fields__) - {"parent", "name"} for name, x in MODELS.items()}
-HEADS = {size["width"]: size["heads"] for size in vit.SIZES.values()}
-DECODER_HEADS = {512: 16}
 ACCEPTED = (
     "a work directory (DIR or DIR:STEP), a .pth file of the reference, a folder or a file of "
     "Hugging Face's ViTMAE, or a .safetensors file of mae_jax"
 )
-
-
-class Found(NamedTuple):
-    """What lies at a path, before any of it is read."""
-
-    path: str
-    kind: str  # of MODELS
-    fields: dict[str, Any]  # of the module
-    params: Abstract  # under our names; learned positions as they are stored
-    read: Callable[[Abstract], dict[str, jax.Array]]  # names with placements -> arrays
-    channels: int
-    size: tuple[int, ...] | None = None  # of the inputs it was trained on
-    classes: list[str] | None = None  # their names
-    mean: list[float] | None = None  # per channel, of pixels in [0, 1]
-    std: list[float] | None = None
-    config: dict | None = None  # of a work directory
-    step: int | None = None
-
-    @property
-    def model(self) -> Any:
-        """The module. ValueError where nothing says how many heads it has, or it cannot be so."""
-        for part in ("", "decoder_"):
-            heads, width = self.fields.get(f"{part}heads", 1), self.fields.get(f"{part}width", 1)
-            if heads is None:
-                raise ValueError(
-                    f"{self.path} does not say how many heads its {width} channels have: give "
-                    f"{part}heads=, which is a number that divides {width}"
-                )
-            if heads < 1 or width % heads:
-                raise ValueError(f"{part}heads = {heads} does not divide {part}width = {width}")
-        return MODELS[self.kind](**self.fields)
 
 
 def load(
@@ -102,9 +65,9 @@ def parameters(
     wanted = abstract(model, size, found.channels, mesh)
     params = fit(found, wanted, without=without, size=size)
     if model.learned_positions and size:  # where the file has fixed ones
-        for name, table in fixed_tables(model, size).items():
+        for name, table in stored.fixed_tables(model, size).items():
             part = name.split("/")[0]
-            params[part].setdefault("positions", _place(table, wanted[part]["positions"]))
+            params[part].setdefault("positions", stored.place(table, wanted[part]["positions"]))
     return params
 
 
@@ -121,7 +84,7 @@ def abstract(
         return model.init(key, jnp.zeros((1, *size, channels)), *masks)["params"]
 
     def placed(x):
-        spec = sharding.spec_of(x.shape, mesh.shape["fsdp"]) if mesh else P()
+        spec = sharding.spec_of(x.shape, mesh.shape.get("fsdp", 1)) if mesh else P()
         place = NamedSharding(mesh, spec) if mesh else None
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
@@ -141,7 +104,7 @@ def fit(
         shape.
     """
     flat: Any = traverse_util.flatten_dict(wanted, sep="/")
-    named = matcher(without)
+    named = stored.matcher(without)
     table = lambda name: name.endswith("/positions")
     missing = [n for n in flat.keys() - found.params.keys() if not named(n) and not table(n)]
     extra = [n for n in found.params.keys() - flat.keys() if not named(n)]
@@ -169,53 +132,21 @@ def fit(
             "left over is named by without=EXPRESSION"
         )
     arrays = found.read({n: flat[n] for n in common if n not in resized})
-    model_patch = found.fields["patch"]
+    patch = found.fields["patch"]
     for n in resized:
         place = flat[n].sharding
         if isinstance(place, NamedSharding):  # as a whole, wherever its shares will be
             place = NamedSharding(place.mesh, P())
         whole = jax.ShapeDtypeStruct(found.params[n].shape, flat[n].dtype, sharding=place)
-        grids = (patches.grid_of(side or (), model_patch) for side in (found.size, size))
+        grids = (patches.grid_of(side or (), patch) for side in (found.size, size))
         new = positions.resize(found.read({n: whole})[n], *grids)
-        arrays[n] = _place(np.asarray(new), flat[n])
+        arrays[n] = stored.place(np.asarray(new), flat[n])
     return traverse_util.unflatten_dict(arrays, sep="/")
-
-
-def fixed_tables(model: Any, size: Sequence[int]) -> dict[str, np.ndarray]:
-    """`encoder/positions` and, with a decoder, `decoder/positions`: what a model without learned
-    ones adds to its tokens."""
-    grid = patches.grid_of(size, model.patch)
-    widths = {"encoder": model.width, "decoder": getattr(model, "decoder_width", None)}
-    return {f"{part}/positions": _fixed(grid, width) for part, width in widths.items() if width}
-
-
-def _fixed(grid: Sequence[int], width: int) -> np.ndarray:
-    return np.concatenate([np.zeros((1, width), np.float32), positions.sincos(grid, width)])
-
-
-def matcher(without: str) -> Callable[[str], Any]:
-    """Whether the expression `without` matches a whole name."""
-    try:
-        return re.compile(without).fullmatch
-    except re.error as error:
-        raise ValueError(f"without={without} is no regular expression: {error}") from None
 
 
 def _listed(items: Iterable[str], most: int = 20) -> str:
     items = sorted(items)
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if items[most:] else "")
-
-
-def _place(x: np.ndarray, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    """`x`, each device reading no more than its share; never a view on a file."""
-    part = lambda index: np.array(x[index], leaf.dtype, order="C")
-    if leaf.sharding is None:
-        return jnp.asarray(part(...))
-    return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
-
-
-def _placed(x: Any, place: Any) -> jax.Array:
-    return jnp.asarray(x) if place is None else jax.device_put(x, place)
 
 
 def find(
@@ -232,9 +163,9 @@ def find(
         place, step = epath.Path(parts[1]), int(parts[2])
     if not place.exists():
         raise ValueError(f"there is no {text!r}: what can be read is {ACCEPTED}")
-    settings = _json(place / "config.json" if place.is_dir() else place.parent / "config.json")
+    settings = stored.read_json(place / "config.json") if place.is_dir() else {}
     if place.is_dir() and ("task" in settings or (place / "checkpoints").exists()):
-        found = _from_work_directory(place, step, settings, without)
+        found = stored.in_work_directory(place, step, without)
     elif step is not None:
         raise ValueError(f"{place} is no work directory, so it has no step {step}")
     elif place.is_dir() and settings.get("model_type") != "vit_mae":
@@ -242,293 +173,8 @@ def find(
         what = f"holds a model of type {kind!r}" if kind else "is a folder of nothing known"
         raise ValueError(f"{place} {what}: what can be read is {ACCEPTED}")
     else:
-        found = _from_file(place, settings, without, size)
+        found = stored.in_file(place, without, size)
     fields = {name: x for name, x in fields.items() if x is not None}
-    if unknown := fields.keys() - KINDS[found.kind]:
+    if unknown := fields.keys() - stored.KINDS[found.kind]:
         raise ValueError(f"{_listed(unknown)} is no field of the {found.kind} in {place}")
     return found._replace(fields=found.fields | fields)
-
-
-def _flat(tree: Any) -> dict[str, Any]:
-    return traverse_util.flatten_dict(tree, sep="/") if isinstance(tree, dict) else {}
-
-
-def _json(path: epath.Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: it is not JSON ({error})") from None
-
-
-def _reduced(kind: str, fields: dict, present: Iterable[str]) -> tuple[str, dict]:
-    """Without a decoder an autoencoder is a headless classifier; without a head, so is that."""
-    parts = {name.split("/")[0] for name in present}
-    if kind == "MaskedAutoencoder" and "decoder" not in parts:
-        fields = {name: x for name, x in fields.items() if name in KINDS["Classifier"]}
-        return "Classifier", fields | dict(classes=0, pooling="cls")
-    if kind == "Classifier" and "head" not in parts:
-        return kind, fields | dict(classes=0)
-    return kind, fields
-
-
-# --- work directories -----------------------------------------------------------------------------
-
-
-def _from_work_directory(path: epath.Path, step: int | None, config: dict, without: str) -> Found:
-    """The best parameters of a checkpoint: the moving average of those that have one."""
-    import orbax.checkpoint as ocp  # here: files need none of these
-
-    from mae_jax.tasks import classify, pretrain
-
-    if config.get("task") not in ("pretrain", "classify"):
-        raise ValueError(f"{path} is no work directory: its config.json does not say which task")
-    folder = path / "checkpoints"
-    steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
-    if not steps:
-        raise ValueError(f"{path} holds no checkpoint yet")
-    step = steps[-1] if step is None else step
-    if step not in steps:
-        raise ValueError(f"{path} has no step {step}: it has {', '.join(map(str, steps))}")
-    state, handler = folder / str(step) / "state", ocp.PyTreeCheckpointHandler()
-    damaged = f"checkpoint {folder / str(step)} cannot be read: use another step of {steps}"
-    try:
-        tree: Any = handler.metadata(state)
-        tree = getattr(tree, "tree", tree)
-        stored: Abstract = {
-            f"{part}/{name}": jax.ShapeDtypeStruct(x.shape, x.dtype)
-            for part in ("params", "ema", "stats")
-            for name, x in _flat(tree.get(part)).items()
-        }
-    except Exception as error:  # tensorstore and orbax raise nearly every type on damaged files
-        raise ValueError(damaged) from error
-    statistics = _json(path / "statistics.json")
-    place_of = {  # the average comes last, and so wins
-        name.partition("/")[2]: name for name in stored if not name.startswith("stats/")
-    }
-    named = matcher(without)
-    params = {n: stored[at] for n, at in place_of.items() if not named(n)}
-
-    if config["task"] == "classify":
-        classes = stored["params/head/bias"].shape[0]
-        model: Any = classify.model_of(config, classes).clone(batch_norm=False)  # see `fold`
-    else:
-        model = pretrain.model_of(config)
-    fields = {name: getattr(model, name) for name in KINDS[type(model).__name__]}
-    kind, fields = _reduced(type(model).__name__, fields, params)
-
-    def restore(wanted: Abstract) -> dict[str, Any]:
-        args = {
-            name: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
-            if leaf.sharding is None
-            else ocp.ArrayRestoreArgs(
-                sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype
-            )
-            for name, leaf in wanted.items()
-        }
-        nested = lambda flat: traverse_util.unflatten_dict(flat, sep="/")
-        request: Any = ocp.args.PyTreeRestore(  # pyright: ignore[reportCallIssue]
-            item=nested(wanted), restore_args=nested(args), partial_restore=True
-        )
-        try:
-            return traverse_util.flatten_dict(handler.restore(state, args=request), sep="/")
-        except Exception as error:
-            raise ValueError(damaged) from error
-
-    def read(wanted: Abstract) -> dict[str, jax.Array]:
-        where = {place_of[name]: leaf for name, leaf in wanted.items()}
-        moments = [name for name in stored if name.startswith("stats/")]
-        folded = moments and any(name.startswith("head/") for name in wanted)
-        if folded:
-            bias = wanted["head/bias"]  # on every device, as these
-            leaf = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=bias.sharding)
-            where |= {name: leaf(stored[name]) for name in moments}
-        arrays = restore(where) if where else {}
-        read = {name: arrays[place_of[name]] for name in wanted}
-        if folded:
-            mean, var = (arrays[f"stats/feature_norm/{name}"] for name in ("mean", "var"))
-            head = fold(read["head/kernel"], read["head/bias"], mean, var)
-            read |= dict(zip(("head/kernel", "head/bias"), head, strict=True))
-        return {name: _placed(x, wanted[name].sharding) for name, x in read.items()}
-
-    data = {name: x for name, x in config["data"].items() if x != "auto"}
-    return Found(
-        f"{path}:{step}",
-        kind,
-        fields,
-        params,
-        read,
-        data["channels"],
-        tuple(data["size"]),
-        statistics.get("classes") or None,
-        statistics.get("mean") or data.get("mean"),
-        statistics.get("std") or data.get("std"),
-        config,
-        step,
-    )
-
-
-def fold(kernel, bias, mean, var, eps: float = 1e-6):
-    """Kernel and bias of a head that does what a BatchNorm without parameters and it did."""
-    scale = 1 / (var + eps) ** 0.5
-    return kernel * scale[:, None], bias - (mean * scale) @ kernel
-
-
-# --- files ----------------------------------------------------------------------------------------
-
-
-def _from_file(path: epath.Path, settings: dict, without: str, size: Sequence[int] | None) -> Found:
-    state = torch_files.read(str(path))
-    family = names.family(state)
-    named = matcher(without)
-    chosen = lambda params: {n: x for n, x in params.items() if not named(n)}
-    about: dict[str, Any] = {}
-    if family == "mae_jax":
-        params = chosen(state)
-        try:
-            about = json.loads(torch_files.metadata(str(path))["mae_jax"])
-            kind, fields = about["kind"], dict(about["fields"])
-            fields["patch"] = tuple(fields["patch"])
-            MODELS[kind](**fields)
-        except (KeyError, ValueError, TypeError) as error:
-            raise ValueError(f"{path} does not say what model it holds: export it again") from error
-    else:
-        params = chosen(names.read(_probe(state), family))
-        try:
-            kind, fields = _described(params, names.patch_of(state, family))
-        except KeyError as error:
-            raise ValueError(f"{error.args[0]} is missing in {path}") from None
-        if family == "huggingface":
-            about = _of_huggingface(path, settings, kind, fields)
-        about["size"] = _positions(path, params, fields, about.get("size"), size)
-    kind, fields = _reduced(kind, fields, params)
-
-    def read(wanted: Abstract) -> dict[str, jax.Array]:
-        return {name: _place(params[name], leaf) for name, leaf in wanted.items()}
-
-    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in params.items()}
-    embedding = shapes.get("encoder/embedding/kernel")
-    channels = embedding.shape[0] // math.prod(fields["patch"]) if embedding else 3
-    return Found(
-        str(path),
-        kind,
-        fields,
-        shapes,
-        read,
-        channels,
-        tuple(about["size"]) if about.get("size") else None,
-        about.get("classes"),
-        about.get("mean"),
-        about.get("std"),
-    )
-
-
-def _probe(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A linear probe of the reference has a BatchNorm as `head.0`: fold it into the head."""
-    parts = ("head.1.weight", "head.1.bias", "head.0.running_mean", "head.0.running_var")
-    if any(name not in state for name in parts):
-        return state
-    weight, bias, mean, var = (np.float32(state[name]) for name in parts)
-    kernel, bias = fold(weight.T, bias, mean, var)
-    state = {name: x for name, x in state.items() if not name.startswith("head.")}
-    return state | {"head.weight": kernel.T, "head.bias": bias}
-
-
-def _described(params: dict[str, np.ndarray], patch: tuple[int, ...]) -> tuple[str, dict]:
-    """The module of these parameters; its heads are known for the published widths alone.
-
-    Raises:
-      KeyError: with the name of a parameter that is missing.
-    """
-    columns = lambda name: params[name].shape[1]
-    blocks = lambda part: [
-        int(found[1]) for name in params if (found := re.match(rf"{part}/block_(\d+)/", name))
-    ]
-    width, hidden = columns("encoder/embedding/kernel"), columns("encoder/block_0/mlp/fc1/kernel")
-    ratio = hidden / width
-    fields = dict(
-        patch=patch,
-        width=width,
-        depth=max(blocks("encoder")) + 1,
-        heads=HEADS.get(width),
-        mlp_ratio=ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf),
-    )
-    if any(name.startswith("decoder/") for name in params):
-        width = columns("decoder/embedding/kernel")
-        return "MaskedAutoencoder", fields | dict(
-            decoder_width=width,
-            decoder_depth=max(blocks("decoder"), default=-1) + 1,
-            decoder_heads=DECODER_HEADS.get(width),
-        )
-    return "Classifier", fields | dict(
-        classes=columns("head/kernel") if "head/kernel" in params else 0,
-        pooling="cls" if "encoder/norm/scale" in params else "mean",
-    )
-
-
-def _of_huggingface(path: epath.Path, settings: dict, kind: str, fields: dict) -> dict[str, Any]:
-    """Put what a config.json says into `fields`; return what it says of the inputs."""
-    if settings.get("model_type") != "vit_mae":  # a file alone
-        settings = {}
-    if settings.get("hidden_act", "gelu") != "gelu":
-        raise ValueError(f"{path} is a model with {settings['hidden_act']}, and here is only gelu")
-    fields["eps"] = settings.get("layer_norm_eps", 1e-12)  # what it says nothing of is Hugging
-    fields["heads"] = settings.get("num_attention_heads", fields["heads"])  # Face's own default
-    if kind == "MaskedAutoencoder":
-        fields["norm_pix"] = settings.get("norm_pix_loss", False)
-        fields["decoder_heads"] = settings.get(
-            "decoder_num_attention_heads", fields["decoder_heads"]
-        )
-    size = settings.get("image_size")
-    folder = path if path.is_dir() else path.parent
-    images = _json(folder / "preprocessor_config.json") if settings else {}
-    return {
-        "size": [size] * len(fields["patch"]) if isinstance(size, int) else size,
-        "mean": images.get("image_mean"),
-        "std": images.get("image_std"),
-    }
-
-
-def _positions(path, params: dict, fields: dict, *sizes: Any) -> Any:
-    """Take fixed tables out of `params`, or note in `fields` that they are learned.
-
-    Args:
-      sizes: of the inputs, that the tables may be of; a square one is tried after the first.
-
-    Returns:
-      The size that they are of; without tables the first of `sizes`.
-    """
-    patch, parts = fields["patch"], {"encoder": "width", "decoder": "decoder_width"}
-    tables = {part: params[f"{part}/positions"] for part in parts if f"{part}/positions" in params}
-    if not tables:
-        return sizes[0]
-    n = len(next(iter(tables.values()))) - 1
-    side = round(n ** (1 / len(patch)))
-    grids = [tuple(s // p for s, p in zip(size, patch, strict=True)) for size in sizes if size]
-    grids.insert(1 if sizes[0] else 0, (side,) * len(patch))
-    grids = [grid for grid in grids if math.prod(grid) == n]
-    if not grids:
-        raise ValueError(
-            f"{path} has {n} positions, which are no square grid: give size=, that of its inputs"
-        )
-    for grid in grids:
-        if all(_is_fixed(table, grid) for table in tables.values()):
-            for part in tables:
-                del params[f"{part}/positions"]
-            break
-    else:
-        grid, fields["learned_positions"] = grids[0], True
-        for part, width in parts.items():
-            if fields.get(width):
-                params.setdefault(f"{part}/positions", _fixed(grid, fields[width]))
-    return [g * p for g, p in zip(grid, patch, strict=True)]
-
-
-def _is_fixed(table: np.ndarray, grid: Sequence[int]) -> bool:
-    """Whether a table is sin-cos, to its own precision."""
-    fixed = _fixed(grid, table.shape[1])
-    near = max(1e-6, float(jnp.finfo(table.dtype).eps))
-    return table.shape == fixed.shape and bool(
-        np.abs(table.astype(np.float32) - fixed).max() < near
-    )

@@ -1,4 +1,4 @@
-"""Hugging Face's `ViTMAEForPreTraining` beside ours: its parameters as our tree, and the oracle.
+"""The oracle: Hugging Face's `ViTMAEForPreTraining`, and our parameters from its own.
 
 This module imports torch and transformers only in the functions that run the oracle.
 """
@@ -6,114 +6,41 @@ This module imports torch and transformers only in the functions that run the or
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from flax import traverse_util
 
-from mae_jax import mae, positions
+from mae_jax import mae, names, positions
 
-# transformers 5 renamed what is inside a block. The Hub and transformers 4 have the older names,
-# and so has a file that transformers 5 saves, where `decoder_layers` is `decoder_encoder.layer`.
-RENAMED = (
-    ("encoder.layer.", "layers."),
-    ("attention.attention.query.", "attention.q_proj."),
-    ("attention.attention.key.", "attention.k_proj."),
-    ("attention.attention.value.", "attention.v_proj."),
-    ("attention.output.dense.", "attention.o_proj."),
-    ("intermediate.dense.", "mlp.fc1."),
-    ("output.dense.", "mlp.fc2."),
-)
-POSITIONS = {
-    "encoder": "vit.embeddings.position_embeddings",
-    "decoder": "decoder.decoder_pos_embed",
-}
-BLOCKS = {"encoder": "vit.layers", "decoder": "decoder.decoder_layers"}
-MODULES = {
-    "encoder/embedding": "vit.embeddings.patch_embeddings.projection",
-    "encoder/norm": "vit.layernorm",
-    "decoder/embedding": "decoder.decoder_embed",
-    "decoder/norm": "decoder.decoder_norm",
-    "decoder/head": "decoder.decoder_pred",
-}
-BLOCK = {
-    "norm1": "layernorm_before",
-    "attention/query": "attention.q_proj",
-    "attention/key": "attention.k_proj",
-    "attention/value": "attention.v_proj",
-    "attention/out": "attention.o_proj",
-    "norm2": "layernorm_after",
-    "mlp/fc1": "mlp.fc1",
-    "mlp/fc2": "mlp.fc2",
-}
-TOKENS = {"encoder/cls": "vit.embeddings.cls_token", "decoder/mask_token": "decoder.mask_token"}
+POSITIONS = {part: names.HUGGINGFACE[f"{part}/positions"] for part in ("encoder", "decoder")}
 
 
 def params_from_huggingface(state: Mapping[str, np.ndarray], grid: Sequence[int]) -> dict:
-    """The parameters of `mae.MaskedAutoencoder` from the state dict of a `ViTMAEForPreTraining`.
-
-    Args:
-      state: under the names of transformers 4 (the Hub's) or of transformers 5.
-      grid: patches along each axis. Positions are no parameters here: those of `state` must be
-        the sin-cos table of this grid.
+    """The parameters of `mae.MaskedAutoencoder`, nested, from a state dict with sin-cos positions.
 
     Raises:
-      ValueError: a parameter is missing or unknown, or the positions are not sin-cos.
+      ValueError: the positions are others.
     """
-    rest = {_renamed(name): np.asarray(x) for name, x in state.items()}
-    for part, name in POSITIONS.items():
-        table = _pop(rest, name)[0]
-        ours = positions.sincos(grid, table.shape[-1])
-        ours = np.concatenate([np.zeros_like(ours[:1]), ours])  # the place of cls is zero
-        if table.shape != ours.shape or not np.allclose(table, ours, rtol=0, atol=1e-6):
-            raise ValueError(f"{name} is not the sin-cos table of the {part} on the grid {grid}")
-
-    flat = {ours: _pop(rest, theirs)[0] for ours, theirs in TOKENS.items()}  # [1 1 d] -> [1 d]
-    modules = dict(MODULES)
-    for part, prefix in BLOCKS.items():
-        depth = len({name.split(".")[2] for name in rest if name.startswith(prefix + ".")})
-        for i in range(depth):
-            modules |= {f"{part}/block_{i}/{a}": f"{prefix}.{i}.{b}" for a, b in BLOCK.items()}
-    for ours, theirs in modules.items():
-        weight = _pop(rest, theirs + ".weight")
-        if weight.ndim == 4:  # the convolution [d c p q] that cuts patches: ours is [(p q c) d]
-            weight = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
-        leaf = "scale" if weight.ndim == 1 else "kernel"
-        flat[f"{ours}/{leaf}"] = weight.T  # torch multiplies by the transpose
-        flat[f"{ours}/bias"] = _pop(rest, theirs + ".bias")
-    if rest:
-        raise ValueError(f"{', '.join(sorted(rest))}: no such parameters in a masked autoencoder")
-    return _nested(flat)
+    flat = names.read(state, "huggingface")
+    for part in POSITIONS:
+        if (table := flat.pop(f"{part}/positions", None)) is not None:
+            fixed = positions.sincos(grid, table.shape[1])
+            if np.abs(table[0]).max() or np.abs(table[1:] - fixed).max() > 1e-6:
+                raise ValueError(f"the positions of the {part} are not sin-cos on the grid {grid}")
+    return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _renamed(name: str) -> str:
-    for old, new in RENAMED:
-        name = name.replace(old, new)
-    return name
-
-
-def _pop(state: dict[str, np.ndarray], name: str) -> np.ndarray:
-    if name not in state:
-        raise ValueError(f"{name} is missing")
-    return state.pop(name)
-
-
-def _nested(flat: dict[str, np.ndarray]) -> dict:
-    tree = {}
-    for path, x in flat.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = x
-    return tree
-
-
-# --- the oracle: torch and transformers -----------------------------------------------------------
-
-
-def huggingface(model: mae.MaskedAutoencoder, size: Sequence[int], channels: int, ratio: float):
+def huggingface(
+    model: mae.MaskedAutoencoder,
+    size: Sequence[int],
+    channels: int,
+    ratio: float,
+    gain: float = 1.2,
+):
     """The `ViTMAEForPreTraining` of `model`'s sizes, every parameter random so that each matters.
 
     Its positions are its own; transformers 5 leaves them zero in a model that is not loaded from a
     file unless it is asked again, and makes them for square pictures only: other shapes get them
-    from its function for one table. The draw is torch's: seed it.
+    from its function for one table. The draw is torch's: seed it. A kernel
+    multiplies the standard deviation of its inputs by `gain`.
     """
     import torch
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
@@ -148,10 +75,10 @@ def huggingface(model: mae.MaskedAutoencoder, size: Sequence[int], channels: int
                 continue
             noise = torch.randn(x.shape)
             if x.ndim > 1 and name.endswith("weight"):
-                x.copy_(1.2 * noise / x[0].numel() ** 0.5)
+                x.copy_(gain * noise / x[0].numel() ** 0.5)
             elif "norm" in name and name.endswith("weight"):
                 x.copy_(1 + 0.3 * noise)
-            elif name == TOKENS["encoder/cls"]:
+            elif name == names.HUGGINGFACE["encoder/cls"]:
                 x.copy_(0.02 * noise)  # small, as it starts: only there the norm's eps is seen
             else:
                 x.copy_(0.3 * noise)

