@@ -62,12 +62,15 @@ def convert(
     flat = {name: np.asarray(x) for name, x in flat.items()}
     with _staged(target) as stage:
         WRITERS[kind](stage, found, model, flat)
-    of = f", size {tuple(found.size)}" if found.size else ""
+    of = f", size {found.size}" if found.size else ""
+    note = ""
+    if kind == "reference" and model.eps != stored.REFERENCE_EPS:
+        note = f"; its LayerNorms add {stored.REFERENCE_EPS} there and {model.eps} here"
     count = sum(x.size for x in flat.values())
     return (
         f"read {found.path}: {type(model).__name__}, patch {model.patch}, width {model.width}, "
         f"depth {model.depth}{of}\n"
-        f"wrote {target} ({kind}): {count / 1e6:.1f} M parameters in {len(flat)} arrays"
+        f"wrote {target} ({kind}): {count / 1e6:.1f} M parameters in {len(flat)} arrays{note}"
     )
 
 

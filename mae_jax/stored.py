@@ -19,6 +19,7 @@ MODELS: dict[str, Any] = {x.__name__: x for x in (mae.MaskedAutoencoder, vit.Cla
 KINDS = {name: set(x.__dataclass_fields__) - {"parent", "name"} for name, x in MODELS.items()}
 HEADS = {size["width"]: size["heads"] for size in vit.SIZES.values()}
 DECODER_HEADS = {512: 16}
+REFERENCE_EPS = 1e-6  # of its LayerNorms; its files do not say so
 
 
 class Found(NamedTuple):
@@ -236,6 +237,7 @@ def in_file(path: epath.Path, without: str = "", size: Sequence[int] | None = No
             kind, fields = _described(params, names.patch_of(state, family))
         except KeyError as error:
             raise ValueError(f"{error.args[0]} is missing in {path}") from None
+        fields["eps"] = REFERENCE_EPS
         if family == "huggingface":
             about = _of_huggingface(path, kind, fields)
         about["size"] = _positions(path, params, fields, about.get("size"), size)

@@ -3,15 +3,17 @@
 import re
 import subprocess
 import sys
+import zipfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from flax import traverse_util
 
 import mae_jax
-from mae_jax import convert, mae, names, pretrained, stored, vit
+from mae_jax import convert, mae, names, pretrained, stored, torch_files, vit
 
 TINY = dict(patch=(4, 4), width=24, depth=2, heads=3)
 DECODER = dict(decoder_width=16, decoder_depth=2, decoder_heads=2)
@@ -166,18 +168,34 @@ def run(monkeypatch, *arguments) -> None:
         (["--from=OURS", "--to=DIR/x", "--size=big"], "argument --size"),
         (["--from=OURS", "--to=DIR/x", "--heads=5"], "heads = 5 does not divide width = 24"),
         (["--from=OURS", "--to=DIR/x", "--without=decoder/norm/.*"], "decoder/norm"),
+        (["--from=TORN", "--to=DIR/x"], "TORN is damaged: encoder/"),
+        (["--from=EVIL", "--to=DIR/x"], "EVIL asks for builtins.eval, which a file of weights"),
+        (["--from=LACKS", "--to=DIR/x"], "LACKS does not fit the model: encoder/norm/bias missing"),
         (["--from=OURS", "--to=DIR/x", "--without=(("], "without=(( is no regular expression"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(arguments, says, ours, monkeypatch, capsys):
     before = ours.read_bytes()
-    put = lambda x: x.replace("OURS", str(ours)).replace("DIR", str(ours.parent))
+    (ours.parent / "TORN").write_bytes(before[:-5000])
+    with zipfile.ZipFile(ours.parent / "EVIL", "w") as archive:
+        archive.writestr("archive/data.pkl", b"cbuiltins\neval\n(X\x01\x00\x00\x001tR.")
+    lacks = dict(safetensors.numpy.load_file(ours))
+    del lacks["encoder/norm/bias"]
+    metadata = torch_files.metadata(ours)
+    safetensors.numpy.save_file(lacks, ours.parent / "LACKS", metadata)
+    files = sorted(ours.parent.iterdir())
+
+    def put(text: str) -> str:
+        for name in ("TORN", "EVIL", "LACKS"):
+            text = text.replace(f"={name}", f"={ours.parent}/{name}")
+        return text.replace("OURS", str(ours)).replace("DIR", str(ours.parent))
+
     with pytest.raises(SystemExit) as stopped:
         run(monkeypatch, *map(put, arguments))
     out, err = capsys.readouterr()
     assert stopped.value.code == 2 and not out
     assert re.fullmatch(r"error: .*\n", err) and says in err
-    assert ours.read_bytes() == before and list(ours.parent.iterdir()) == [ours]
+    assert ours.read_bytes() == before and sorted(ours.parent.iterdir()) == files
 
 
 def test_the_command_says_what_it_did_and_overwrites_only_when_told(ours, monkeypatch, capsys):

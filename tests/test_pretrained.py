@@ -361,7 +361,7 @@ def test_fixed_positions_suit_any_size(whole, stored, tmp_path):
     assert tokens.shape == (1, 1 + 15, 24)
 
 
-@pytest.mark.parametrize("size", [(16, 16), (32, 32), (24, 12)])
+@pytest.mark.parametrize("size", [(16, 16), (32, 32), (24, 12), (8, 32)])  # the last: as many
 def test_learned_positions_are_resized(size, tmp_path):
     stored = random_params(MODELS["learned"])
     state = names.write(flat_of(stored), "reference", (4, 4))
