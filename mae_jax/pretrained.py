@@ -67,7 +67,9 @@ def parameters(
     if model.learned_positions and size:  # where the file has fixed ones
         for name, table in stored.fixed_tables(model, size).items():
             part = name.split("/")[0]
-            params[part].setdefault("positions", stored.place(table, wanted[part]["positions"]))
+            if part in params:
+                place = wanted[part]["positions"]
+                params[part].setdefault("positions", stored.place(table, place))
     return params
 
 

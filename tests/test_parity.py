@@ -231,7 +231,7 @@ def test_an_exported_encoder_has_the_same_features_there(exported):
 
 
 @pytest.mark.parity
-def test_every_naming_of_theirs_is_read_bit_for_bit(exported):
+def test_every_naming_of_theirs_is_read_bit_for_bit(exported, torch):
     """Ours is the Hub's; transformers 5 has one of its own in memory and one in its files."""
     _, params, folder, there = exported
     state = parity.state_of(there)
@@ -243,3 +243,6 @@ def test_every_naming_of_theirs_is_read_bit_for_bit(exported):
     model, again = mae_jax.load(folder / "saved")
     test_convert.equal(again, params)
     assert model == exported[0]
+    (folder / "saved" / "model.safetensors").unlink()
+    torch.save(there.state_dict(), folder / "saved" / "pytorch_model.bin")
+    test_convert.equal(mae_jax.load(folder / "saved"), (model, params))
