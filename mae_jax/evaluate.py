@@ -64,7 +64,7 @@ def view_of(found: pretrained.Found, options: argparse.Namespace) -> heldout.Vie
     """How pictures are shown: as asked, else as in the run that trained the checkpoint."""
     data = (found.config or {}).get("data", {})
     channels = found.channels
-    known = dict(
+    known: dict[str, Any] = dict(
         size=found.size or (224, 224),
         mean=found.mean or IMAGENET["mean"],
         std=found.std or IMAGENET["std"],
@@ -235,7 +235,10 @@ def accuracies(data, feature: Feature, standard: bool, ks, linear: str) -> dict[
 
 def write_features(path: str, feature: Feature, parts: dict[str, features.Table], classes) -> None:
     """`train_features` [n, d], `train_labels`, `train_index` in the source; same for `test`."""
-    arrays = {"feature": np.array(str(feature)), "classes": np.array(classes, dtype=str)}
+    arrays: dict[str, Any] = {
+        "feature": np.array(str(feature)),
+        "classes": np.array(classes, dtype=str),
+    }
     for name, table in parts.items():
         arrays |= {
             f"{name}_features": table.features[feature],

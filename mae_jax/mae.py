@@ -84,7 +84,7 @@ class MaskedAutoencoder(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        shared = dict(
+        shared: dict[str, Any] = dict(
             mlp_ratio=self.mlp_ratio,
             eps=self.eps,
             learned_positions=self.learned_positions,

@@ -47,7 +47,7 @@ def adamw(
         `layer_decay ** (depth + 1 - l)`, see `layer_of`.
     """
     chosen = lambda params: by_name(lambda name: name.split("/")[-1] in decayed, params)
-    parts = [optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=chosen)]
+    parts: list[Any] = [optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=chosen)]
     if clip:
         parts.insert(0, optax.clip_by_global_norm(clip))
     if layer_decay != 1:

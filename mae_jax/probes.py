@@ -134,7 +134,10 @@ def per_class(
     from sklearn.metrics import precision_recall_fscore_support
 
     columns: Any = precision_recall_fscore_support(
-        labels, predicted, labels=range(classes), zero_division=0.0
+        labels,
+        predicted,
+        labels=range(classes),
+        zero_division=0,  # pyright: ignore[reportArgumentType]
     )
     precision, recall, f1, support = columns
     return [

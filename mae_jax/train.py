@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from etils import epath
@@ -66,7 +66,7 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             options.get("final_learning_rate", 0.0),
         )
         tx = task.optimizer(schedule)
-        cut = dict(ema=options.ema, trainable=task.trainable)
+        cut: dict[str, Any] = dict(ema=options.ema, trainable=task.trainable)
         with configs.mistakes():
             init, train_step, abstract = sharding.jit_training(
                 make_init(task.init, tx, **cut),
