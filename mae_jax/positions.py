@@ -43,20 +43,34 @@ def table(module: nn.Module, grid: Sequence[int], width: int, learned: bool, dty
     return jnp.asarray(fixed, dtype)
 
 
-def resize(
-    positions: Float[Array, "s d"], old: Sequence[int], new: Sequence[int]
-) -> Float[Array, "t d"]:
-    """A learned table for another grid, by cubic interpolation; the first row, of cls, stays.
+def resize(positions: Float[Array, "s d"], old: Sequence[int], new: Sequence[int]) -> np.ndarray:
+    """A learned table for another grid, `[t, d]`, by cubic interpolation along each axis.
+
+    The first row, of cls, stays. In 2-D that is PyTorch's `interpolate(mode="bicubic")`, which the
+    reference resizes with.
 
     Raises:
       ValueError: the table is not one of the grid `old`.
     """
     old, new = tuple(old), tuple(new)
+    positions = np.asarray(positions)
     count, width = positions.shape
     if count != 1 + math.prod(old):
         raise ValueError(f"a table of {count} positions is not one of cls and a grid {old}")
-    if old == new:
-        return positions
-    places = jnp.asarray(positions[1:]).reshape(*old, width)
-    places = jax.image.resize(places, (*new, width), "cubic", antialias=False)
-    return jnp.concatenate([positions[:1], places.reshape(-1, width)])
+    places = positions[1:].reshape(*old, width)
+    for axis, sides in enumerate(zip(old, new, strict=True)):
+        places = np.moveaxis(np.tensordot(_cubic(*sides), places, (1, axis)), 0, axis)
+    return np.concatenate([positions[:1], places.reshape(-1, width)]).astype(positions.dtype)
+
+
+def _cubic(old: int, new: int) -> np.ndarray:
+    """The weights `[new, old]` of cubic convolution with a = -.75, the ends repeated."""
+    at = (np.arange(new) + 0.5) * old / new - 0.5
+    weights, a = np.zeros((new, old)), -0.75
+    for tap in range(-1, 3):
+        place = np.floor(at).astype(int) + tap
+        x = np.abs(at - place)
+        near = ((a + 2) * x - (a + 3)) * x**2 + 1
+        far = a * (((x - 5) * x + 8) * x - 4)
+        np.add.at(weights, (np.arange(new), place.clip(0, old - 1)), np.where(x <= 1, near, far))
+    return weights

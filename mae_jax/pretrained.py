@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding
@@ -142,7 +141,7 @@ def fit(
         whole = jax.ShapeDtypeStruct(found.params[n].shape, flat[n].dtype, sharding=place)
         grids = (patches.grid_of(side or (), patch) for side in (found.size, size))
         new = positions.resize(found.read({n: whole})[n], *grids)
-        arrays[n] = stored.place(np.asarray(new), flat[n])
+        arrays[n] = stored.place(new, flat[n])
     return traverse_util.unflatten_dict(arrays, sep="/")
 
 

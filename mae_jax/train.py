@@ -184,7 +184,7 @@ def pretrained_parameters(config, params: dict) -> dict:
     wanted = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
     )
-    found = pretrained.find(config.init.checkpoint)
+    found = pretrained.find(config.init.checkpoint, without=config.init.without)
     loaded = pretrained.fit(found, wanted, without=config.init.without, size=config.data.size)
     return optimizer.merge(loaded, params)
 
