@@ -53,14 +53,14 @@ def resize(positions: Float[Array, "s d"], old: Sequence[int], new: Sequence[int
       ValueError: the table is not one of the grid `old`.
     """
     old, new = tuple(old), tuple(new)
-    positions = np.asarray(positions)
-    count, width = positions.shape
+    table = np.asarray(positions)
+    count, width = table.shape
     if count != 1 + math.prod(old):
         raise ValueError(f"a table of {count} positions is not one of cls and a grid {old}")
-    places = positions[1:].reshape(*old, width)
+    places = table[1:].reshape(*old, width)
     for axis, sides in enumerate(zip(old, new, strict=True)):
         places = np.moveaxis(np.tensordot(_cubic(*sides), places, (1, axis)), 0, axis)
-    return np.concatenate([positions[:1], places.reshape(-1, width)]).astype(positions.dtype)
+    return np.concatenate([table[:1], places.reshape(-1, width)]).astype(table.dtype)
 
 
 def _cubic(old: int, new: int) -> np.ndarray:
