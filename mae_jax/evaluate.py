@@ -30,13 +30,10 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """
     mesh = sharding.make_mesh(-1, 1)
     fields = {name: getattr(options, name) for name in ("heads", "decoder_heads", "norm_pix")}
-    found = pretrained.find(
-        options.checkpoint,
-        size=options.size,
-        **{name: x for name, x in fields.items() if x is not None},
-    )
+    without = options.without
+    found = pretrained.find(options.checkpoint, without=without, size=options.size, **fields)
     view, model = view_of(found, options), found.model
-    params = pretrained.parameters(found, size=view.size, mesh=mesh)
+    params = pretrained.parameters(found, without=without, size=view.size, mesh=mesh)
     variables = {"params": params}
     test = sources.open(options.data, options.test_split)
 
@@ -48,10 +45,7 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
         f"{'x'.join(map(str, view.size))} pixels in {len(test):,} test examples of {options.data}"
     ]
     figures: dict[str, Any] = dict(
-        checkpoint=options.checkpoint,
-        data=options.data,
-        parameters=count,
-        size=view.size,
+        checkpoint=options.checkpoint, data=options.data, parameters=count, size=view.size
     )
     for part in (reconstruction, classification, frozen_features):
         text, found_figures = part(model, variables, view, test, options, mesh, found.classes)
@@ -63,7 +57,6 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 def view_of(found: pretrained.Found, options: argparse.Namespace) -> heldout.View:
     """How pictures are shown: as asked, else as in the run that trained the checkpoint."""
     data = (found.config or {}).get("data", {})
-    channels = found.channels
     known: dict[str, Any] = dict(
         size=found.size or (224, 224),
         mean=found.mean or IMAGENET["mean"],
@@ -72,11 +65,12 @@ def view_of(found: pretrained.Found, options: argparse.Namespace) -> heldout.Vie
     )
     chosen = {name: getattr(options, name) or x for name, x in known.items()}
     for name in ("mean", "std"):
-        if len(chosen[name]) != channels:
+        if len(chosen[name]) != found.channels:
             raise ValueError(
-                f"{name} has {len(chosen[name])} values for {channels} channel(s): give --{name}"
+                f"{name} has {len(chosen[name])} values for {found.channels} channel(s): "
+                f"give --{name}"
             )
-    view = heldout.View(channels=channels, threads=options.threads, **chosen)
+    view = heldout.View(channels=found.channels, threads=options.threads, **chosen)
     patches.grid_of(view.size, found.model.patch)
     return view
 
@@ -251,13 +245,16 @@ def write_features(path: str, feature: Feature, parts: dict[str, features.Table]
 
 def parser() -> argparse.ArgumentParser:
     numbers = lambda kind: lambda text: tuple(kind(part) for part in text.strip("()").split(","))
-    p = argparse.ArgumentParser("mae_jax.evaluate", description=__doc__, allow_abbrev=False)
+    p = argparse.ArgumentParser(
+        "python -m mae_jax.evaluate", description=__doc__, allow_abbrev=False
+    )
     p.add_argument(
         "--checkpoint",
         required=True,
         help="work directory[:STEP], .pth, .safetensors or Hugging Face folder",
     )
     p.add_argument("--data", required=True, help="photos, folder:PATH, idx:PATH, tfds:NAME, ...")
+    p.add_argument("--without", default="", help="names to leave out, such as 'decoder/.*'")
     p.add_argument("--train-split", default="train", help="that the probes learn from")
     p.add_argument("--test-split", default="test")
     p.add_argument("--size", type=numbers(int), help="H,W; default: as trained")
