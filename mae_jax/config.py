@@ -5,6 +5,7 @@ this package. `FIELDS` names every field of a task with what it must be; the con
 it does.
 """
 
+import argparse
 import ast
 import contextlib
 import difflib
@@ -15,7 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from mae_jax import masking, patches
 
@@ -350,6 +351,16 @@ def _contradictions(flat: dict[str, Any]) -> Iterator[str]:
     else:
         if flat["regularize.randaugment"] and flat["data.channels"] not in (1, 3):
             yield "regularize.randaugment needs 1 or 3 channels: use 0"
+        if flat["optimizer.name"] == "lars":
+            for name, neutral in (("clip", 0), ("layer_decay", 1)):
+                if flat[f"optimizer.{name}"] != neutral:
+                    yield f"optimizer.{name} is of adamw: use {neutral} with lars"
+        dropped = re.fullmatch(flat["init.without"], "encoder/norm/scale")
+        if flat["init.checkpoint"] and flat["model.pooling"] == "cls" and dropped:
+            yield (
+                "init.without drops encoder/norm, which model.pooling = 'cls' needs: use "
+                "--config.init.without='decoder/.*|head/.*'"
+            )
         if flat["model.batch_norm"] and flat["accumulation"] > 1:
             yield "model.batch_norm is of a whole batch: use accumulation=1"
     if flat["batch_size"] % flat["accumulation"]:
@@ -366,6 +377,27 @@ def _contradictions(flat: dict[str, Any]) -> Iterator[str]:
             yield f"{name} = {flat[name]} must have as many values as data.channels"
     if flat["data.std"] != "auto" and min(flat["data.std"]) <= 0:
         yield f"data.std = {flat['data.std']} must be above 0"
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are `Mistake`s."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Mistake(message)
+
+
+def numbers(kind: type) -> Callable[[str], tuple]:
+    """The type of an argument such as `224,224`."""
+
+    def parse(text: str) -> tuple:
+        try:
+            return tuple(kind(part) for part in text.strip("()").split(","))
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} should be numbers such as {'224,224' if kind is int else '0.5,0.5'}"
+            ) from None
+
+    return parse
 
 
 def to_dict(config) -> dict:

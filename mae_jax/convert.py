@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from flax import traverse_util
@@ -90,7 +90,9 @@ def _staged(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield stage
-        if stage.is_dir() and target.is_dir():  # its other files stay
+        if stage.is_dir() and target.is_dir():  # other files stay, but none of another model
+            for file in ("config.json", "model.safetensors", "preprocessor_config.json"):
+                (target / file).unlink(missing_ok=True)
             for file in stage.iterdir():
                 file.replace(target / file.name)
         else:
@@ -137,7 +139,8 @@ def write_reference(path: Path, found: stored.Found, model: Any, flat: dict) -> 
             "write a .safetensors file"
         ) from error
     state = names.write(_with_tables(found, model, flat), "reference", model.patch)
-    torch.save({"model": {name: torch.from_numpy(x) for name, x in state.items()}}, path)
+    with path.open("wb") as f:  # torch's own errors would be no OSError
+        torch.save({"model": {name: torch.from_numpy(x) for name, x in state.items()}}, f)
 
 
 def write_huggingface(path: Path, found: stored.Found, model: Any, flat: dict) -> None:
@@ -219,14 +222,9 @@ def _with_tables(found: stored.Found, model: Any, flat: dict) -> dict:
     return stored.fixed_tables(model, found.size) | flat
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise configs.Mistake(message)
-
-
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments of the command line."""
-    parser = _Parser(
+    parser = configs.Parser(
         prog="python -m mae_jax.convert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -238,16 +236,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--format", dest="kind", choices=sorted(WRITERS), default="")
     add("--overwrite", action="store_true", help="replace what is there")
     add("--without", default="", metavar="EXPRESSION", help="names to leave out: 'decoder/.*'")
-    add("--size", type=_size, metavar="H,W", help="of the inputs; learned positions are resized")
+    add(
+        "--size",
+        type=configs.numbers(int),
+        metavar="H,W",
+        help="of the inputs; learned positions are resized",
+    )
     add("--heads", type=int, help="of the encoder, where a file does not say it")
     add("--decoder-heads", type=int)
     add("--norm-pix", action=argparse.BooleanOptionalAction, help="normalised patches as targets")
     add("--eps", type=float, help="of the LayerNorms")
     return parser.parse_args(argv)
-
-
-def _size(text: str) -> tuple[int, ...]:
-    return tuple(int(side) for side in text.strip("()").split(","))
 
 
 def main() -> None:

@@ -92,6 +92,14 @@ def write_whole(path: epath.Path, text: str) -> None:
     temporary.replace(path)
 
 
+def read_json(path: epath.Path) -> dict[str, Any]:
+    """A JSON object from a file. ValueError: it is damaged; with its name."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: it is not JSON ({error})") from None
+
+
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
     """The records of a work directory, in order."""
     path = epath.Path(workdir) / "metrics.jsonl"

@@ -20,7 +20,8 @@ def grid_of(size: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
     if any(s < 1 or p < 1 or s % p for s, p in zip(size, patch, strict=True)):
         below = tuple(s // p * p for s, p in zip(size, patch, strict=True))
         above = tuple(-(-s // p) * p for s, p in zip(size, patch, strict=True))
-        ways = " or ".join(str(s) for s in dict.fromkeys((below, above)) if min(s) > 0)
+        ways = [str(s) for s in dict.fromkeys((below, above, patch)) if min(s) > 0][:2]
+        ways = " or ".join(ways)
         raise ValueError(f"size {size} is not a multiple of patch {patch}: use {ways}")
     return tuple(s // p for s, p in zip(size, patch, strict=True))
 

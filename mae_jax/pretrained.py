@@ -124,14 +124,12 @@ def fit(
     ]
     problems = [f"{_listed(missing)} missing there"] if missing else []
     problems += [f"{_listed(extra)} left over"] if extra else []
-    problems += [f"{_listed(differ)} (another model size?)"] if differ else []
+    problems += [f"{_listed(differ, 3)} (another model size?)"] if differ else []
     if resized and moved is None:
         problems += [f"{_listed(resized)} of another grid: say of which size= the inputs are"]
     if problems:
-        raise ValueError(
-            f"{found.path} does not fit the model: {'; '.join(problems)}. What may be missing or "
-            "left over is named by without=EXPRESSION"
-        )
+        way = ". What may be missing or left over is named by without=" * bool(missing or extra)
+        raise ValueError(f"{found.path} does not fit the model: {'; '.join(problems)}{way}")
     arrays = found.read({n: flat[n] for n in common if n not in resized})
     patch = found.fields["patch"]
     for n in resized:
@@ -171,7 +169,7 @@ def find(
         raise ValueError(f"{place} is no work directory, so it has no step {step}")
     elif place.is_dir() and settings.get("model_type") != "vit_mae":
         kind = settings.get("model_type")
-        what = f"holds a model of type {kind!r}" if kind else "is a folder of nothing known"
+        what = f"holds a model of type {kind!r}" if kind else "has no config.json of a known kind"
         raise ValueError(f"{place} {what}: what can be read is {ACCEPTED}")
     else:
         found = stored.in_file(place, without, size)

@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
-from mae_jax import mae, names, patches, positions, torch_files, vit
+from mae_jax import mae, metrics, names, patches, positions, torch_files, vit
 
 Abstract = dict[str, jax.ShapeDtypeStruct]  # name -> shape, dtype and, maybe, sharding
 MODELS: dict[str, Any] = {x.__name__: x for x in (mae.MaskedAutoencoder, vit.Classifier)}
@@ -101,12 +101,7 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: it is not JSON ({error})") from None
+    return metrics.read_json(path) if path.exists() else {}
 
 
 # --- work directories -----------------------------------------------------------------------------
@@ -231,6 +226,11 @@ def in_file(path: epath.Path, without: str = "", size: Sequence[int] | None = No
             MODELS[kind](**fields)
         except (KeyError, ValueError, TypeError) as error:
             raise ValueError(f"{path} does not say what model it holds: export it again") from error
+        if fields.get("learned_positions"):
+            parts = {name.split("/")[0] for name in params} & {"encoder", "decoder"}
+            tables = {f"{part}/positions" for part in parts}
+            if missing := sorted(n for n in tables - params.keys() if not named(n)):
+                raise ValueError(f"{', '.join(missing)} missing in {path}")
     else:
         params = chosen(names.read(_probe(state), family))
         try:
@@ -240,7 +240,7 @@ def in_file(path: epath.Path, without: str = "", size: Sequence[int] | None = No
         fields["eps"] = REFERENCE_EPS
         if family == "huggingface":
             about = _of_huggingface(path, kind, fields)
-        about["size"] = _positions(path, params, fields, about.get("size"), size)
+        about["size"] = _positions(path, params, fields, named, about.get("size"), size)
     kind, fields = _reduce(kind, fields, params)
 
     def read(wanted: Abstract) -> dict[str, jax.Array]:
@@ -319,13 +319,27 @@ def _of_huggingface(path: epath.Path, kind: str, fields: dict) -> dict[str, Any]
         settings = {}
     if settings.get("hidden_act", "gelu") != "gelu":
         raise ValueError(f"{path} is a model with {settings['hidden_act']}, and here is only gelu")
-    fields["eps"] = settings.get("layer_norm_eps", 1e-12)  # what it says nothing of is Hugging
-    fields["heads"] = settings.get("num_attention_heads", fields["heads"])  # Face's own default
+
+    def setting(name: str, default: Any, kinds: tuple[type, ...] = (int,)) -> Any:
+        value = settings.get(name, default)
+        if value is not None and type(value) not in kinds:
+            raise ValueError(f"{folder / 'config.json'}: {name} = {value!r} cannot be")
+        return value
+
+    fields["eps"] = setting("layer_norm_eps", 1e-12, (float, int))  # its own default
+    fields["heads"] = setting("num_attention_heads", fields["heads"])
+    depths = {"depth": "num_hidden_layers"}
     if kind == "MaskedAutoencoder":
-        fields["norm_pix"] = settings.get("norm_pix_loss", False)
-        fields["decoder_heads"] = settings.get(
-            "decoder_num_attention_heads", fields["decoder_heads"]
-        )
+        fields["norm_pix"] = setting("norm_pix_loss", False, (bool,))
+        fields["decoder_heads"] = setting("decoder_num_attention_heads", fields["decoder_heads"])
+        depths["decoder_depth"] = "decoder_num_hidden_layers"
+    for ours, theirs in depths.items():
+        if fields[ours] != setting(theirs, fields[ours]):
+            raise ValueError(
+                f"{path} has {fields[ours]} blocks where its config.json says {theirs} = "
+                f"{settings[theirs]}: some are missing"
+            )
+    setting("image_size", None, (int, list))
     size, axes = settings.get("image_size"), len(fields["patch"])
     size = [size] * axes if isinstance(size, int) else size
     images = read_json(folder / "preprocessor_config.json") if settings else {}
@@ -336,10 +350,11 @@ def _of_huggingface(path: epath.Path, kind: str, fields: dict) -> dict[str, Any]
     }
 
 
-def _positions(path, params: dict, fields: dict, *sizes: Any) -> Any:
+def _positions(path, params: dict, fields: dict, named: Callable, *sizes: Any) -> Any:
     """Take fixed tables out of `params`, or note in `fields` that they are learned.
 
     Args:
+      named: of the names that may be missing.
       sizes: of the inputs, that the tables may be of; a square one is tried after the first.
 
     Returns:
@@ -347,11 +362,14 @@ def _positions(path, params: dict, fields: dict, *sizes: Any) -> Any:
     """
     patch, parts = fields["patch"], {"encoder": "width", "decoder": "decoder_width"}
     tables = {part: params[f"{part}/positions"] for part in parts if f"{part}/positions" in params}
+    absent = [part for part, width in parts.items() if fields.get(width) and part not in tables]
+    if missing := [f"{part}/positions" for part in absent if not named(f"{part}/positions")]:
+        raise ValueError(f"{', '.join(missing)} missing in {path}: give without= to do without")
     if not tables:
         return sizes[0]
     n = len(next(iter(tables.values()))) - 1
     side = round(n ** (1 / len(patch)))
-    grids = [tuple(s // p for s, p in zip(size, patch, strict=True)) for size in sizes if size]
+    grids = [patches.grid_of(size, patch) for size in sizes if size]
     grids.insert(1 if sizes[0] else 0, (side,) * len(patch))
     grids = [grid for grid in grids if math.prod(grid) == n]
     if not grids:
@@ -374,7 +392,7 @@ def _positions(path, params: dict, fields: dict, *sizes: Any) -> Any:
 def _is_fixed(table: np.ndarray, grid: Sequence[int]) -> bool:
     """Whether a table is sin-cos, to its own precision."""
     fixed = _fixed(grid, table.shape[1])
-    near = max(1e-6, float(jnp.finfo(table.dtype).eps))
+    near = 1e-4 if table.dtype.itemsize > 2 else 1e-2  # some compute it in less than float64
     return table.shape == fixed.shape and bool(
         np.abs(table.astype(np.float32) - fixed).max() < near
     )

@@ -22,6 +22,7 @@ from mae_jax.step import TrainState, make_init, make_step, start_from
 from mae_jax.tasks import classify, pretrain
 
 TASKS = {"pretrain": pretrain.build, "classify": classify.build}
+SAME = {"patch", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads"}
 PREEMPTED = 42  # exit status after SIGTERM: all is saved, the same command continues
 
 
@@ -185,6 +186,16 @@ def pretrained_parameters(config, params: dict) -> dict:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
     )
     found = pretrained.find(config.init.checkpoint, without=config.init.without)
+    # Shapes do not tell the heads, nor (8, 32) patches from (16, 16) ones.
+    there = {f"model.{name}": x for name, x in found.fields.items() if name in SAME and x}
+    there["data.channels"] = found.channels
+    here = configs.flatten(config)
+    if different := [
+        f"{name}: {x} there, {here[name]} here"
+        for name, x in there.items()
+        if name in here and x != here[name]
+    ]:
+        raise ValueError(f"init.checkpoint = {found.path} is another model: {'; '.join(different)}")
     loaded = pretrained.fit(found, wanted, without=config.init.without, size=config.data.size)
     return optimizer.merge(loaded, params)
 
@@ -194,7 +205,7 @@ def refuse_another(workdir: epath.Path, config) -> None:
     path = workdir / "config.json"
     if not path.exists():
         return
-    if different := configs.differences(read_json(path), config):
+    if different := configs.differences(metrics.read_json(path), config):
         raise ValueError(
             f"{workdir} belongs to another config ({'; '.join(different)}): give another "
             "--workdir, or the same values"
@@ -219,12 +230,17 @@ def statistics_of(source, config, workdir: epath.Path) -> tuple[list[float], lis
     schedule and order depend on it, so a run does not go on with more or fewer.
     """
     path = workdir / "statistics.json"
-    if path.exists():
-        kept = read_json(path)
+    if path.exists() and (workdir / "config.json").exists():  # without it the run never began
+        kept = metrics.read_json(path)
         if kept["examples"] != len(source):
             raise ValueError(
                 f"{config.data.train.source!r} has {len(source)} examples but had "
                 f"{kept['examples']} when {workdir} began: give another --workdir"
+            )
+        if kept.get("classes", list(source.classes)) != list(source.classes):
+            raise ValueError(
+                f"{config.data.train.source!r} has other classes than when {workdir} began: give "
+                "another --workdir"
             )
     else:
         kept: dict = {"examples": len(source), "classes": list(source.classes)}
@@ -238,15 +254,6 @@ def statistics_of(source, config, workdir: epath.Path) -> tuple[list[float], lis
             workdir.mkdir(parents=True, exist_ok=True)
             metrics.write_whole(path, json.dumps(kept, indent=2) + "\n")
     return kept["mean"], kept["std"]
-
-
-def read_json(path: epath.Path) -> dict:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): restore it or give another --workdir"
-        ) from None
 
 
 @contextlib.contextmanager

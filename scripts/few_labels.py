@@ -10,6 +10,7 @@ decay, which would only hold a network back that starts from scratch. Writes `fe
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from mae_jax import config as configs
 from mae_jax import metrics, pictures
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--config", default=f"{ROOT}/configs/finetune_fashion_mnist.py")
@@ -39,7 +40,8 @@ def main() -> None:
             arguments = [f"--config.{name}={x}" for name, x in changes.items()]
             spec = [f"--config={options.config}", f"--workdir={place}", *others, *arguments]
             config, _ = configs.parse(spec)
-            per_epoch = max(1, labels // config.batch_size)
+            batch_size: Any = config.batch_size
+            per_epoch = max(1, labels // batch_size)
             epochs = options.steps / per_epoch
             warmup = f"--config.optimizer.warmup_epochs={epochs / 10}"
             config, _ = configs.parse([*spec, f"--config.epochs={epochs}", warmup])

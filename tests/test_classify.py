@@ -323,18 +323,30 @@ def test_bad_classes_end_in_one_sentence(tmp_path, pretraining):
         train(config(trainable="bloc"), tmp_path / "d")
     with pytest.raises(configs.Mistake, match="only 64: use 0"):
         train(config(**{"data.examples": 65}), tmp_path / "e")
+    assert not list(tmp_path.glob("[b-h]/config.json"))  # none of them began
+    small = {"data.examples": 8, "evaluate.every": 0}  # and so none of them rules the next start
+    train(config(**small), tmp_path / "c")
     with pytest.raises(configs.Mistake, match="nothing"):
         train(config(**{"init.checkpoint": "nothing"}), tmp_path / "f")
-    with pytest.raises(configs.Mistake, match=r"\[48, 192\].* not \[96, 384\]"):
-        larger = {"init.checkpoint": str(pretraining[0]), "model.width": 96}
-        train(config(**larger), tmp_path / "g")
+    for key, value, sentence in [
+        ("model.width", 96, "model.width: 48 there, 96 here"),
+        ("model.heads", 4, "model.heads: 3 there, 4 here"),
+        ("model.patch", (4, 16), r"model.patch: \(8, 8\) there, \(4, 16\) here"),
+    ]:
+        with pytest.raises(configs.Mistake, match=f"is another model: {sentence}"):
+            other = {"init.checkpoint": str(pretraining[0]), key: value}
+            train(config(**other), tmp_path / "g")
+    with pytest.raises(configs.Mistake, match="drops encoder/norm, which model.pooling"):
+        config(**{"init.checkpoint": "x", "model.pooling": "cls"})
+    with pytest.raises(configs.Mistake, match="clip is of adamw: use 0 with lars"):
+        config("linear_probe_quickstart", **{"optimizer.clip": 1.0})
     with pytest.raises(configs.Mistake, match="decoder/"):
         wanted = {"init.checkpoint": str(pretraining[0]), "init.without": "head/.*|norm/.*"}
         train(config(**wanted), tmp_path / "h")
 
 
 def test_an_unreadable_label_is_refused():
-    transform = functools.partial(classify._transform, config=config(), fill=(0.5,) * 3, classes=4)
+    transform = classify.transform_of(config(), (0.5,) * 3, 4)
     picture = np.zeros((40, 40, 3), np.uint8)
     for label in (-1, 4):
         with pytest.raises(images.Unreadable, match=f"label {label} is not one of 4"):

@@ -94,9 +94,7 @@ def test_features_of_each_kind(workdir):
     wanted = [Feature(0, "cls", False), Feature(1, "mean", False), Feature(0, "both", True)]
     view = heldout.View((32, 32), 3, 0.875, (0.5,) * 3, (0.25,) * 3, 2)
     source, mesh = sources.open("synthetic", "test"), sharding.make_mesh(-1, 1)
-    table = features.extract(
-        model, {"params": params}, wanted, source, view, examples=8, batch_size=8, mesh=mesh
-    )
+    table = features.extractor(model, wanted, view, mesh)({"params": params}, source, 8, 8)
     batch = next(heldout.batches(source, view, 8, 8, mesh))
     images = view.normalize(jax.device_get(batch["image"]))
     _, blocks = model.apply({"params": params}, images, method="encode")
@@ -123,6 +121,9 @@ def test_lars_learns_what_is_there_and_not_what_is_not():
     [
         (["--checkpoint=/no/such"], "there is no '/no/such'"),
         (["--checkpoint={workdir}:77"], "no step 77: it has 4, 8"),
+        (["--size=abc"], "'abc' should be numbers such as 224,224"),
+        (["--std=0,1,1"], "must be above 0"),
+        (["--json=/no/such/f.json"], "there is no folder /no/such"),
         (["--data=phot"], "unknown data 'phot'"),
         (["--data=folder:{empty}"], "no pictures in"),
         (["--test-split=other"], "no split 'other'"),

@@ -23,6 +23,7 @@ from test_convert import MODELS, equal, export, random_params
 import mae_jax
 from mae_jax import (
     checkpoint,
+    convert,
     mae,
     names,
     positions,
@@ -191,7 +192,7 @@ def test_what_is_nothing_known(tmp_path):
             ValueError, match="there is no .*: what can be read is a work directory"
         ):
             mae_jax.load(path)
-    with pytest.raises(ValueError, match="is a folder of nothing known: what can be read is"):
+    with pytest.raises(ValueError, match="has no config.json of a known kind: what can be read is"):
         mae_jax.load(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="holds a model of type 'bert': what can be read is"):
@@ -517,3 +518,29 @@ def test_the_file_of_another_model_kind_says_so(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="does not say what model it holds"):
         mae_jax.load(path)
+
+
+def test_a_missing_table_is_named(whole, tmp_path):
+    """A family that stores its tables has lost one: nobody knows whether it was learned."""
+    state = reference(whole[0])
+    for name in ("pos_embed", "decoder_pos_embed"):
+        part = {n: x for n, x in state.items() if n != name}
+        ours = "decoder/positions" if name.startswith("decoder") else "encoder/positions"
+        with pytest.raises(ValueError, match=f"{ours} missing in"):
+            mae_jax.load(as_file(tmp_path / "x.safetensors", part), **HEADS)
+        mae_jax.load(tmp_path / "x.safetensors", without=".*/positions", **HEADS)
+
+
+def test_a_folder_that_lost_its_last_block(whole, tmp_path):
+    convert.convert(str(whole[1]), tmp_path / "hf", size=(16, 16), **HEADS)
+    weights = tmp_path / "hf" / "model.safetensors"
+    state = safetensors.numpy.load_file(weights)
+    last = max(int(n.split(".")[3]) for n in state if n.startswith("vit.encoder.layer."))
+    as_file(weights, {n: x for n, x in state.items() if f"encoder.layer.{last}." not in n})
+    with pytest.raises(ValueError, match=f"num_hidden_layers = {last + 1}: some are missing"):
+        mae_jax.load(tmp_path / "hf")
+    settings = json.loads((tmp_path / "hf" / "config.json").read_text())
+    settings["num_attention_heads"] = "3"
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="num_attention_heads = '3' cannot be"):
+        mae_jax.load(tmp_path / "hf")

@@ -13,16 +13,12 @@ from jax.sharding import Mesh
 from mae_jax import layers, metrics, optimizer, probes, sharding, vit
 from mae_jax.data import augment, images, pipeline, randaugment, sources
 from mae_jax.tasks import features, heldout
-from mae_jax.tasks.task import Task
+from mae_jax.tasks.task import Task, module_fields
 
 
 def model_of(config, classes: int) -> vit.Classifier:
     """The network that a config describes."""
-    fields: dict[str, Any] = dict(config["model"])
-    if fields["dtype"] == "auto":
-        fields["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    fields["patch"] = tuple(fields["patch"])
-    return vit.Classifier(classes=classes, **fields)
+    return vit.Classifier(classes=classes, **module_fields(config))
 
 
 def training(config, mean, std, classes: int) -> tuple[Callable, Callable, Callable]:
@@ -116,7 +112,7 @@ def build(config, source: sources.Source, mean, std, mesh: Mesh, key: jax.Array)
         )
     return Task(
         init=init,
-        transform=functools.partial(_transform, config=config, fill=mean, classes=len(classes)),
+        transform=transform_of(config, mean, len(classes)),
         augment=augmented,
         loss=loss,
         optimizer=tx,
@@ -127,20 +123,30 @@ def build(config, source: sources.Source, mean, std, mesh: Mesh, key: jax.Array)
     )
 
 
-def _transform(example: dict, rng: np.random.Generator, *, config, fill, classes: int) -> dict:
-    """Decode, crop, RandAugment; a label that is none is refused, because jax would not."""
-    if not 0 <= example["label"] < classes:
-        raise images.Unreadable(f"its label {example['label']} is not one of {classes} classes")
-    data = config.data
+def transform_of(config, mean, classes: int) -> Callable:
+    """`Task.transform`: decode, crop, RandAugment.
+
+    A label that is none of the classes is refused there, because jax would not.
+    """
+    data, magnitude = config["data"], config["regularize"]["randaugment"]
     crop = pipeline.train_transform(
-        tuple(data.size), data.channels, tuple(data.crop_scale), tuple(data.crop_ratio)
+        tuple(data["size"]),
+        data["channels"],
+        tuple(data["crop_scale"]),
+        tuple(data["crop_ratio"]),
     )
-    example = crop(example, rng)
-    if magnitude := config.regularize.randaugment:
-        colour = tuple(round(255 * x) for x in fill)
-        image = randaugment.randaugment(example["image"], rng, magnitude=magnitude, fill=colour)
-        example = {**example, "image": image}
-    return example
+    fill = tuple(round(255 * x) for x in mean)
+
+    def transform(example: dict, rng: np.random.Generator) -> dict:
+        if not 0 <= example["label"] < classes:
+            raise images.Unreadable(f"its label {example['label']} is not one of {classes} classes")
+        example = crop(example, rng)
+        if not magnitude:
+            return example
+        drawn = randaugment.randaugment(example["image"], rng, magnitude=magnitude, fill=fill)
+        return {**example, "image": drawn}
+
+    return transform
 
 
 def predictor(model: vit.Classifier, view: heldout.View, mesh: Mesh):

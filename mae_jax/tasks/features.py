@@ -1,6 +1,6 @@
 """Frozen features of an encoder, and how good they are for classifying."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,36 +27,25 @@ class Feature(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Features of the labelled examples of a source, in its order."""
+    """Features of the examples of a source, in its order."""
 
     features: dict[Feature, np.ndarray]  # [n, d] float32
     labels: np.ndarray  # [n], -1 where there is none
     index: np.ndarray  # [n] in the source
 
 
-def extract(
-    model: Any,
-    variables: dict | None,
-    wanted: Sequence[Feature],
-    source: sources.Source,
-    view: heldout.View,
-    *,
-    examples: int | None,
-    batch_size: int,
-    mesh: Mesh,
-) -> Table:
-    """Features of (at most `examples`) whole pictures of a source, all in one pass.
+def extractor(
+    model: Any, wanted: Sequence[Feature], view: heldout.View, mesh: Mesh
+) -> Callable[[dict | None, sources.Source, int | None, int], Table]:
+    """A function of `variables, source, examples, batch_size`: a table of all `wanted` features.
+
+    Of (at most `examples`) whole pictures of a source, in one pass. Without variables a feature is
+    the pixels, scaled down to at most 32 a side.
 
     Args:
       model: anything with a method `encode`, see `vit.Encoder`. A classifier that normalises after
         pooling does so for features after the norm.
-      variables: of the model; None gives the pixels, scaled down to at most 32 a side, instead.
     """
-    return extractor(model, wanted, view, mesh)(variables, source, examples, batch_size)
-
-
-def extractor(model: Any, wanted: Sequence[Feature], view: heldout.View, mesh: Mesh):
-    """`extract` as a function of `variables, source, examples, batch_size`, compiled once."""
 
     def features(variables, batch):
         images = view.normalize(batch["image"])
@@ -78,8 +67,9 @@ def extractor(model: Any, wanted: Sequence[Feature], view: heldout.View, mesh: M
             for batch in heldout.batches(source, view, examples, batch_size, mesh)
         ]
         found, labels, index, valid = jax.tree.map(lambda *xs: np.concatenate(xs), *rows)
-        columns = dict(zip(wanted, (x[valid] for x in found), strict=True))
-        return Table(columns, labels[valid], index[valid])
+        count = int(valid.sum())  # what is not valid fills up the end
+        columns = dict(zip(wanted, (x[:count] for x in found), strict=True))
+        return Table(columns, labels[:count], index[:count])
 
     return table
 

@@ -45,7 +45,7 @@ def opened(config, part) -> sources.Source:
     if same and source.startswith("array_record:") and "{split}" not in source:
         raise ValueError(
             f"{source!r} names the same records for every split: write {{split}} where the file "
-            'names differ, or give data.test.source and both probe sources ("" = none)'
+            'names differ, or name the other sources too ("" = none)'
         )
     return sources.open(source if same else part.source, part.split)
 

@@ -12,16 +12,12 @@ from jax.sharding import Mesh
 from mae_jax import mae, masking, metrics, optimizer, patches
 from mae_jax.data import augment, pipeline, sources
 from mae_jax.tasks import features, heldout
-from mae_jax.tasks.task import Task
+from mae_jax.tasks.task import Task, module_fields
 
 
 def model_of(config) -> mae.MaskedAutoencoder:
     """The network that a config describes."""
-    fields: dict[str, Any] = dict(config["model"])
-    if fields["dtype"] == "auto":
-        fields["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    fields["patch"] = tuple(fields["patch"])
-    return mae.MaskedAutoencoder(**fields)
+    return mae.MaskedAutoencoder(**module_fields(config))
 
 
 def counts(config) -> tuple[int, int]:

@@ -9,6 +9,14 @@ import optax
 from PIL import Image
 
 
+def module_fields(config) -> dict[str, Any]:
+    """The fields of a module that a config's section `model` describes."""
+    fields: dict[str, Any] = dict(config["model"])
+    if fields["dtype"] == "auto":
+        fields["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return fields | {"patch": tuple(fields["patch"])}
+
+
 class Task(NamedTuple):
     """A task is these functions; the loop in `train.py` owns everything else.
 
