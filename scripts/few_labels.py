@@ -2,8 +2,8 @@
 
     python scripts/few_labels.py --checkpoint=runs/fashion_mnist --workdir=runs/few_labels
 
-Each run has the same number of steps and the same recipe, but for the layer-wise learning-rate
-decay, which would only hold a network back that starts from scratch. Writes `few_labels.json` and
+Each run has the same number of steps and the same recipe, but that from scratch there is no
+layer-wise learning-rate decay, which would only hold it back, and another learning rate. Writes `few_labels.json` and
 `few_labels.png` to the work directory; a run that is finished there is not repeated.
 """
 
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--config", default=f"{ROOT}/configs/finetune_fashion_mnist.py")
     parser.add_argument("--labels", default="600,6000,60000")
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--scratch-learning-rate", type=float, default=2e-3)
     options, others = parser.parse_known_args()  # others are --config.key=value
 
     rows: dict[str, dict[int, float]] = {"pre-trained": {}, "from scratch": {}}
@@ -34,7 +35,10 @@ def main() -> None:
         for kind, found in rows.items():
             changes = {"init.checkpoint": options.checkpoint}
             if kind == "from scratch":
-                changes = {"optimizer.layer_decay": 1.0}
+                changes = {
+                    "optimizer.layer_decay": 1.0,
+                    "optimizer.base_learning_rate": options.scratch_learning_rate,
+                }
             place = workdir / f"{kind.replace(' ', '_')}_{labels}"
             changes |= {"data.examples": labels, "evaluate.every": 0}
             arguments = [f"--config.{name}={x}" for name, x in changes.items()]
