@@ -5,9 +5,11 @@ import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Many tests compile the same step: compile it once, also for the processes that tests start.
-cache = tempfile.mkdtemp(prefix="mae_jax_compiled_")
-atexit.register(shutil.rmtree, cache, ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+if "MAE_JAX_TESTS" not in os.environ:  # pytest-xdist's workers share that of the first process
+    os.environ["MAE_JAX_TESTS"] = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(
+        prefix="mae_jax_compiled_"
+    )
+    atexit.register(shutil.rmtree, os.environ["MAE_JAX_TESTS"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 

@@ -140,9 +140,17 @@ def torch():
         (TINY, True, (16, 24), 1, 0.5),
         (LARGER, False, (96, 96), 1, 0.5),
         (LARGER, True, (96, 96), 3, 0.75),
+        (BASE, False, (224, 224), 3, 0.75),
         (BASE, True, (224, 224), 3, 0.75),
     ],
-    ids=["tiny_pixels", "tiny_normalised_wide", "larger_pixels_gray", "larger_normalised", "base"],
+    ids=[
+        "tiny_pixels",
+        "tiny_normalised_wide",
+        "larger_pixels_gray",
+        "larger_normalised",
+        "base_pixels",
+        "base_normalised",
+    ],
 )
 def test_live(torch, fields, norm_pix, size, channels, ratio, request):
     """Forward and the gradient of every parameter, on weights drawn now.
