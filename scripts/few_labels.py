@@ -3,8 +3,9 @@
     python scripts/few_labels.py --checkpoint=runs/fashion_mnist --workdir=runs/few_labels
 
 Each run has the same number of steps and the same recipe, but that from scratch there is no
-layer-wise learning-rate decay, which would only hold it back, and another learning rate. Writes `few_labels.json` and
-`few_labels.png` to the work directory; a run that is finished there is not repeated.
+layer-wise learning-rate decay, which would only hold it back, and another learning rate. Writes
+`few_labels.json` and `few_labels.png` to the work directory; a run that is finished there is not
+repeated.
 """
 
 import argparse
