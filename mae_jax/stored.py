@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -124,6 +125,8 @@ def in_work_directory(path: epath.Path, step: int | None = None, without: str = 
     if step not in steps:
         raise ValueError(f"{path} has no step {step}: it has {', '.join(map(str, steps))}")
     state, handler = folder / str(step) / "state", ocp.PyTreeCheckpointHandler()
+    if "://" not in str(state):
+        state = epath.Path(os.path.abspath(state))  # orbax refuses relative paths
     damaged = f"checkpoint {folder / str(step)} cannot be read: use another step of {steps}"
     try:
         tree: Any = handler.metadata(state)

@@ -434,6 +434,14 @@ def test_a_work_directory_is_its_last_state(run):
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, wanted)
 
 
+def test_a_relative_path(run, monkeypatch):
+    """As the README's commands give it."""
+    workdir, state = run
+    monkeypatch.chdir(workdir.parent)
+    equal(mae_jax.load(workdir.name)[1], state.params)
+    equal(mae_jax.load(f"{workdir.name}:{int(state.step)}")[1], state.params)
+
+
 def test_a_step_of_a_work_directory(run):
     workdir, state = run
     steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
