@@ -23,7 +23,6 @@ def small(config: dict, pretraining: dict) -> dict:
     config["data"] = pretraining["data"]
     config |= dict(epochs=10, batch_size=128, log_every=50, save_every=1000)
     config["optimizer"] |= dict(base_learning_rate=8e-3, layer_decay=0.75, warmup_epochs=1)
-    config["regularize"] |= dict(mixup=0.0, cutmix=0.0, erase=0.0, randaugment=0.0)
-    config["regularize"] |= dict(drop_path=0.0)
+    config["regularize"] |= dict(drop_path=0.0, mixup=0.0, cutmix=0.0, erase=0.0, randaugment=0.0)
     config["evaluate"] |= dict(every=0, batch_size=500, examples=10_000)
     return config

@@ -121,9 +121,7 @@ def classification(model, variables, view, test, options, mesh, classes) -> tupl
         )
     predict = classify.predictor(model, view, mesh)
     labels, predicted, losses = predict(variables, test, options.examples, options.batch_size)
-    text, figures = classify.summary(labels, predicted, names)
-    rows = probes.per_class(labels, predicted, model.classes)
-    each = dict(zip(names, rows, strict=True))
+    text, figures, each = classify.summary(labels, predicted, names)
     return text, figures | {"test_loss": float(losses.mean()), "classes": each}
 
 
@@ -142,14 +140,14 @@ def frozen_features(model, variables, view, test, options, mesh, classes) -> tup
             f"{features.different(train.classes, test.classes)}"
         )
 
-    def extracted(wanted, source) -> features.Table:
+    def extracted(wanted, *parts) -> list[features.Table]:
         table = features.extractor(model, wanted, view, mesh)
-        return table(variables, source, options.examples, options.batch_size)
+        return [table(variables, part, options.examples, options.batch_size) for part in parts]
 
     chosen, lines, figures = (default, options.standardize), [], {}
     if options.sweep and labelled:
         norms = [True, False] if "norm" in variables["params"]["encoder"] else [False]
-        scores = sweep(lambda wanted: extracted(wanted, train), model.depth, norms, options.seed)
+        scores = sweep(lambda wanted: extracted(wanted, train)[0], model.depth, norms, options.seed)
         chosen = max(scores, key=lambda candidate: scores[candidate])
         rows = [["kNN on a held-out fifth of the training examples", "standardised", "as it is"]]
         for feature in dict.fromkeys(feature for feature, _ in scores):
@@ -164,14 +162,15 @@ def frozen_features(model, variables, view, test, options, mesh, classes) -> tup
             for (feature, standard), x in scores.items()
         ]
     wanted = list(dict.fromkeys([default, chosen[0]]))
-    parts = {name: extracted(wanted, x) for name, x in (("train", train), ("test", test))}
+    parts: dict[str, features.Table] = {}
+    parts["train"], parts["test"] = extracted(wanted, train, test)
     if not all(np.isfinite(x).all() for part in parts.values() for x in part.features.values()):
         raise ValueError(f"the features are not finite: {options.checkpoint} holds NaN or infinity")
     if options.features and jax.process_index() == 0:
         write_features(options.features, chosen[0], parts, test.classes)
     if not labelled:
         return f"features are in {options.features}; no classes, so no probes", {}
-    data = {name: _labelled(part) for name, part in parts.items()}
+    data = {name: part.labelled() for name, part in parts.items()}
     ks, kind = options.k, options.linear
     size = len(data["train"][1]) * len(test.classes)
     if kind == "auto":
@@ -190,15 +189,6 @@ def frozen_features(model, variables, view, test, options, mesh, classes) -> tup
     return "\n".join(lines), figures
 
 
-def _labelled(table: features.Table) -> tuple[dict[Feature, np.ndarray], np.ndarray]:
-    chosen = table.labels >= 0
-    if chosen.all():
-        return dict(table.features), table.labels
-    if not chosen.any():
-        raise ValueError("none of the examples has a label, but the data names classes")
-    return {feature: x[chosen] for feature, x in table.features.items()}, table.labels[chosen]
-
-
 def sweep(extracted, depth: int, norms: list[bool], seed: int) -> dict[tuple[Feature, bool], float]:
     """kNN (k = 20) accuracy of each feature, standardised or not, on a fifth of the examples.
 
@@ -213,7 +203,7 @@ def sweep(extracted, depth: int, norms: list[bool], seed: int) -> dict[tuple[Fea
             for block in range(depth)
             for pooling in ("mean", "cls")
         }
-        table, labels = _labelled(extracted(list(kinds.values())))
+        table, labels = extracted(list(kinds.values())).labelled()
         order = np.random.default_rng(seed).permutation(len(labels))
         held, kept = np.split(order, [max(1, len(order) // 5)])
         if not len(kept):

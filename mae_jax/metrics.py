@@ -6,7 +6,6 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
@@ -56,12 +55,6 @@ class Writer:
             picture.save(buffer, format="PNG")
             (self.workdir / "pictures").mkdir(parents=True, exist_ok=True)
             (self.workdir / "pictures" / name).write_bytes(buffer.getvalue())
-
-    def has(self, step: int, names: Iterable[str]) -> bool:
-        """Whether these figures are recorded at `step`."""
-        return any(
-            _step(line) == step and set(names) <= json.loads(line).keys() for line in self.lines
-        )
 
     def evaluated(self, step: int) -> bool:
         """Whether there is a record of an evaluation at `step`, which has no learning rate."""

@@ -395,7 +395,7 @@ def _positions(path, params: dict, fields: dict, named: Callable, *sizes: Any) -
 def _is_fixed(table: np.ndarray, grid: Sequence[int]) -> bool:
     """Whether a table is sin-cos, to its own precision."""
     fixed = _fixed(grid, table.shape[1])
-    near = 1e-4 if table.dtype.itemsize > 2 else 1e-2  # some compute it in less than float64
+    near = 1e-5 if table.dtype.itemsize > 2 else 1e-2  # some compute it in less than float64
     return table.shape == fixed.shape and bool(
         np.abs(table.astype(np.float32) - fixed).max() < near
     )

@@ -22,6 +22,7 @@ from mae_jax.step import TrainState, make_init, make_step, start_from
 from mae_jax.tasks import classify, pretrain
 
 TASKS = {"pretrain": pretrain.build, "classify": classify.build}
+# what a checkpoint to start from must have in common with the config
 SAME = {"patch", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads"}
 PREEMPTED = 42  # exit status after SIGTERM: all is saved, the same command continues
 
@@ -109,7 +110,7 @@ def train(config, workdir: epath.PathLike) -> TrainState:
         if start == total and (workdir / "report.txt").exists():
             progress.say(f"{workdir} is finished:\n\n" + (workdir / "report.txt").read_text())
             return state
-        progress.say(banner(config, mesh, state, start, total))
+        progress.say(banner(config, mesh, state, task.trainable, start, total))
 
         last = None  # the newest loss that was read
 
@@ -166,8 +167,10 @@ def train(config, workdir: epath.PathLike) -> TrainState:
                     evaluate(done)
 
         signals.close()  # all is saved: from here on a signal may end the process at once
-        text, figures = task.report(state.best, lambda: init(init_key).best)
-        if not writer.has(total, figures):
+        shardings = jax.tree.map(lambda x: x.sharding, abstract.params)
+        untrained = jax.jit(lambda key: task.init(key)["params"], out_shardings=shardings)
+        text, figures = task.report(state.best, lambda: {"params": untrained(init_key)})
+        if figures and not writer.evaluated(total):
             writer.write(total, figures)
         writer.picture("reconstruction.png", task.draw(state.best))
         if primary:
@@ -287,10 +290,10 @@ def interruption() -> Iterator[Callable[[int], int]]:
             signal.signal(number, handler)
 
 
-def banner(config, mesh, state: TrainState, start: int, total: int) -> str:
+def banner(config, mesh, state: TrainState, trainable: str, start: int, total: int) -> str:
     """What is about to run."""
     size = lambda tree: f"{sum(x.size for x in jax.tree.leaves(tree)) / 1e6:.1f} M"
-    trained, frozen = optimizer.split(state.params, config.get("trainable", ".*"))
+    trained, frozen = optimizer.split(state.params, trainable)
     what = f"{size(trained)} parameters" + (f" (and {size(frozen)} frozen)" if frozen else "")
     devices = f"{mesh.size} {mesh.devices.flat[0].device_kind} device(s)"
     action = f"continuing from step {start} of {total}" if start else f"{total} steps"

@@ -283,7 +283,8 @@ def test_the_summary_by_hand():
     assert rows[0] == pytest.approx(dict(precision=2 / 3, recall=2 / 3, f1=2 / 3, support=3))
     assert rows[1] == pytest.approx(dict(precision=1 / 2, recall=1 / 2, f1=1 / 2, support=2))
     assert rows[3] == dict(precision=0, recall=0, f1=0, support=0)
-    text, figures = classify.summary(labels, predicted, ("a", "b", "c", "d"))
+    text, figures, each = classify.summary(labels, predicted, ("a", "b", "c", "d"))
+    assert list(each.values()) == rows
     assert "accuracy 0.6667 (4 of 6)" in text
     assert figures["recall"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)  # of the classes there are
 
@@ -298,8 +299,8 @@ def test_few_labels_are_a_part_of_more():
         sources.part(source, 2001)
 
 
-def broken(tmp_path, kind):
-    """A folder of pictures in two classes, and what is changed of it."""
+def two_classes(tmp_path) -> dict:
+    """The keys for a folder of pictures in two classes."""
     for i in range(20):
         folder = tmp_path / "pictures" / ("train" if i % 4 else "test") / "ab"[i % 2 or i == 4]
         folder.mkdir(parents=True, exist_ok=True)
@@ -308,7 +309,7 @@ def broken(tmp_path, kind):
 
 
 def test_bad_classes_end_in_one_sentence(tmp_path, pretraining):
-    changes = broken(tmp_path, None)
+    changes = two_classes(tmp_path)
     Image.new("RGB", (20, 20)).save(tmp_path / "pictures" / "train" / "none.png")
     with pytest.raises(configs.Mistake, match="'train/none.png': its label -1 is not one of 2"):
         train(config(**changes, epochs=4.0), tmp_path / "a")

@@ -94,7 +94,7 @@ def build(config, source: sources.Source, mean, std, mesh: Mesh, key: jax.Array)
         if test is None:
             return "no test data: data.test.source is empty", {}
         labels, predicted, losses = results(variables)
-        text, figures = summary(labels, predicted, classes)
+        text, figures, _ = summary(labels, predicted, classes)
         return text, {"test_loss": float(losses.mean())} | figures
 
     options = config.optimizer
@@ -178,8 +178,12 @@ def predictor(model: vit.Classifier, view: heldout.View, mesh: Mesh):
     return predict
 
 
-def summary(labels, predicted, classes) -> tuple[str, dict[str, float]]:
-    """Accuracy, and precision, recall, F1 and support of each class, as a text and as figures."""
+def summary(labels, predicted, classes) -> tuple[str, dict[str, float], dict[str, dict]]:
+    """Accuracy, and precision, recall, F1 and support of each class.
+
+    Returns:
+      A table, the figures of all classes together, and those of each by its name.
+    """
     scores = probes.per_class(labels, predicted, len(classes))
     accuracy = float((labels == predicted).mean())
     seen = [row for row in scores if row["support"]]
@@ -192,4 +196,4 @@ def summary(labels, predicted, classes) -> tuple[str, dict[str, float]]:
     text = metrics.table([["class", *probes.SCORES, "support"], *cells, last])
     right = int((labels == predicted).sum())
     text = f"accuracy {accuracy:.4f} ({right:,} of {len(labels):,})\n\n{text}"
-    return text, {"test_accuracy": accuracy} | means
+    return text, {"test_accuracy": accuracy} | means, dict(zip(classes, scores, strict=True))

@@ -22,8 +22,7 @@ class Feature(NamedTuple):
     norm: bool = True  # after the last norm (which every block may be put through), or before
 
     def __str__(self) -> str:
-        block = "last block" if self.block == -1 else f"block {self.block}"
-        return f"{block}, {self.pooling}, {'after' if self.norm else 'before'} the norm"
+        return f"block {self.block}, {self.pooling}, {'after' if self.norm else 'before'} the norm"
 
 
 class Table(NamedTuple):
@@ -32,6 +31,15 @@ class Table(NamedTuple):
     features: dict[Feature, np.ndarray]  # [n, d] float32
     labels: np.ndarray  # [n], -1 where there is none
     index: np.ndarray  # [n] in the source
+
+    def labelled(self) -> tuple[dict[Feature, np.ndarray], np.ndarray]:
+        """Features and labels of the examples that have a label; ValueError: none has."""
+        chosen = self.labels >= 0
+        if chosen.all():
+            return self.features, self.labels
+        if not chosen.any():
+            raise ValueError("none of the examples has a label, but the data names classes")
+        return {name: x[chosen] for name, x in self.features.items()}, self.labels[chosen]
 
 
 def extractor(
@@ -122,8 +130,8 @@ def probe(config, mean, std, model: Any, mesh: Mesh):
 
     def labelled(variables, source) -> tuple[np.ndarray, np.ndarray]:
         found = table(variables, source, config.probe.examples, config.evaluate.batch_size)
-        chosen = found.labels >= 0
-        return found.features[Feature()][chosen], found.labels[chosen]
+        columns, labels = found.labelled()
+        return columns[Feature()], labels
 
     def accuracies(variables) -> dict[str, float]:
         (x, labels), (test_x, test_labels) = (labelled(variables, s) for s in (train, *test))
