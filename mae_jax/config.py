@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from mae_jax import masking, patches
+from mae_jax import hiding, patches
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -88,7 +88,13 @@ def _compiles(expression: str) -> bool:
     return True
 
 
-# What every task has, and what one has beside it.
+def _tuples(wants: str, ok: Callable[[Any], bool]) -> Field:
+    integers = lambda x: isinstance(x, int) and not isinstance(x, bool)
+    nested = lambda v: all(nested(x) if isinstance(x, tuple | list) else integers(x) for x in v)
+    return Field((tuple, list), lambda v: nested(v) and ok(v), wants)
+
+
+# What every task has, and what a task or a kind of input has beside it.
 SHARED = {
     "task": one_of("pretrain", "classify"),
     "seed": Field((int,), lambda v: 0 <= v < 2**32, "a whole number from 0 up to 2**32"),
@@ -102,6 +108,13 @@ SHARED = {
     "model.depth": _integer(1),
     "model.heads": _integer(1),
     "model.dtype": one_of("float32", "bfloat16", "auto"),
+    "model.groups": _tuples(
+        "a tuple of tuples of channels such as ((0, 1, 2), (3, 4)), or ()",
+        lambda v: all(isinstance(group, tuple | list) and group for group in v),
+    ),
+    "model.categories": _integer(0),
+    "model.learned_positions": BOOL,
+    "model.separable_positions": BOOL,
     "optimizer.base_learning_rate": POSITIVE,
     "optimizer.warmup_epochs": NOT_NEGATIVE,
     "optimizer.b1": SHARE,
@@ -114,14 +127,10 @@ SHARED = {
     "data.test.source": TEXT,
     "data.test.split": TEXT,
     "data.examples": _integer(0),
+    "data.modality": one_of("image", "video", "audio", "volume", "text"),
     "data.size": _sides("a tuple of whole numbers such as (224, 224)"),
     "data.channels": _integer(1),
-    "data.crop_scale": _range(
-        "(smallest, largest) share of the area", lambda a, b: 0 < a <= b <= 1
-    ),
-    "data.crop_ratio": _range("(narrowest, widest) width / height", lambda a, b: 0 < a <= b),
-    "data.flip": BOOL,
-    "data.center_crop": _number("a number above 0 and up to 1", lambda v: 0 < v <= 1),
+    "data.repeats": _integer(1),
     "data.mean": STATISTIC,
     "data.std": STATISTIC,
     "data.threads": _integer(1),
@@ -140,8 +149,16 @@ FIELDS = {
         "model.decoder_width": _integer(1),
         "model.decoder_depth": _integer(1),
         "model.decoder_heads": _integer(1),
+        "model.decoder_cross": BOOL,
         "model.norm_pix": BOOL,
+        "model.target_stride": _tuples(
+            "a tuple of whole numbers, one for each axis, or ()",
+            lambda v: all(isinstance(x, int) and x > 0 for x in v),
+        ),
         "mask.ratio": _number("a number between 0 and 1", lambda v: 0 < v < 1),
+        "mask.name": one_of(*hiding.NAMES),
+        "mask.decode": _number("a share above 0 and up to 1", lambda v: 0 < v <= 1),
+        "mask.side": _integer(1),
         "evaluate.pictures": _integer(1),
         "probe.train.source": TEXT,
         "probe.train.split": TEXT,
@@ -156,11 +173,13 @@ FIELDS = {
         "model.pooling": one_of("mean", "cls"),
         "model.batch_norm": BOOL,
         "model.head_std": NOT_NEGATIVE,
-        "model.learned_positions": BOOL,
+        "loss": one_of("softmax", "binary"),
         "optimizer.name": one_of("adamw", "lars"),
         "optimizer.final_learning_rate": NOT_NEGATIVE,
         "optimizer.layer_decay": _number("a number above 0 and up to 1", lambda v: 0 < v <= 1),
         "optimizer.momentum": SHARE,
+        "evaluate.clips": _integer(1),
+        "evaluate.crops": Field((int,), lambda v: v in (1, 3), "1 or 3"),
         "regularize.drop_path": SHARE,
         "regularize.mixup": NOT_NEGATIVE,
         "regularize.cutmix": NOT_NEGATIVE,
@@ -169,11 +188,47 @@ FIELDS = {
         "regularize.randaugment": _number("a magnitude from 0 to 10", lambda v: 0 <= v <= 10),
     },
 }
-ALL = {name: field for fields in FIELDS.values() for name, field in fields.items()}
+_CROP = {
+    "data.crop_scale": _range(
+        "(smallest, largest) share of the area", lambda a, b: 0 < a <= b <= 1
+    ),
+    "data.crop_ratio": _range("(narrowest, widest) width / height", lambda a, b: 0 < a <= b),
+    "data.flip": BOOL,
+    "data.center_crop": _number("a number above 0 and up to 1", lambda v: 0 < v <= 1),
+}
+MODALITIES = {
+    "image": _CROP,
+    "video": _CROP | {"data.stride": _integer(1)},
+    "audio": {"data.rate": _integer(1000), "data.roll": BOOL, "data.magnitude": BOOL},
+    "volume": {
+        "data.zoom": _range("(smallest, largest) factor", lambda a, b: 0 < a <= b),
+        "data.flip": BOOL,
+    },
+    "text": {},
+}
+AXES = {"image": 2, "video": 3, "audio": 2, "text": 1}  # a volume may have any number
+ALL = {name: x for fields in (*FIELDS.values(), *MODALITIES.values()) for name, x in fields.items()}
+# What a config means that was written before these were there.
+DEFAULTS = {
+    "data.modality": "image",
+    "data.repeats": 1,
+    "model.groups": (),
+    "model.categories": 0,
+    "model.learned_positions": False,
+    "model.separable_positions": False,
+    "model.decoder_cross": False,
+    "model.target_stride": (),
+    "mask.name": "random",
+    "mask.decode": 1.0,
+    "mask.side": 2,
+    "loss": "softmax",
+    "evaluate.clips": 1,
+    "evaluate.crops": 1,
+}
 
 
 def load(spec: str) -> dict:
-    """The values of a config file: `PATH` or `PATH:ARGUMENT`.
+    """The values of a config file, `PATH` or `PATH:ARGUMENT`, and `DEFAULTS`.
 
     Raises:
       ValueError: there is no such file, or it is not a config, or does not know the argument.
@@ -205,7 +260,7 @@ def load(spec: str) -> dict:
         sys.path[:] = before
     if not isinstance(config, dict):
         raise ValueError(f"get_config of config file {name!r} returns no dict but {config!r}")
-    return config
+    return completed(config)
 
 
 def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
@@ -275,6 +330,18 @@ def _with_floats(config: dict, prefix: str = "") -> dict:
     return converted
 
 
+def completed(config: dict) -> dict:
+    """A config with `DEFAULTS` where it lacks them."""
+    config = {key: dict(x) if hasattr(x, "items") else x for key, x in config.items()}
+    for name, value in DEFAULTS.items():
+        if name in FIELDS.get(config.get("task", ""), ()):
+            section, _, key = name.rpartition(".")
+            place = config.setdefault(section, {}) if section else config
+            if hasattr(place, "items"):
+                place.setdefault(key, value)
+    return config
+
+
 def _unknown(name: str, known) -> str:
     near = difflib.get_close_matches(name, known, 1, cutoff=0.4)
     return f"unknown config key {name}" + (f": did you mean {near[0]}?" if near else "")
@@ -302,9 +369,10 @@ def flatten(config, prefix: str = "") -> dict[str, Any]:
 
 def _keys(flat: dict[str, Any]) -> list[str]:
     """What is wrong with the keys of a flat config."""
-    fields = FIELDS.get(flat.get("task", "pretrain"))
-    if fields is None:
-        return [f"task = {flat['task']!r} must be {SHARED['task'].wants}"]
+    for name, kinds in (("task", FIELDS), ("data.modality", MODALITIES)):
+        if flat.get(name, next(iter(kinds))) not in kinds:
+            return [f"{name} = {flat[name]!r} must be {SHARED[name].wants}"]
+    fields = FIELDS[flat.get("task", "pretrain")] | MODALITIES[flat.get("data.modality", "image")]
     unknown = [_unknown(name, fields) for name in flat.keys() - fields.keys()]
     return sorted([*unknown, *(f"{name} is missing" for name in fields.keys() - flat.keys())])
 
@@ -331,26 +399,60 @@ def check(config) -> None:
 
 def _contradictions(flat: dict[str, Any]) -> Iterator[str]:
     """What is wrong with values that are each possible."""
-    if len(flat["data.size"]) != 2:
-        yield f"data.size = {flat['data.size']} must be (height, width)"
+    size, patch, modality = flat["data.size"], flat["model.patch"], flat["data.modality"]
+    axes = AXES.get(modality, len(size))
+    if len(size) != axes:
+        what = {"video": "(frames, height, width)", "audio": "(frames, mels)", "text": "(bytes,)"}
+        yield f"data.size = {size} must be {what.get(modality, '(height, width)')}"
+    groups = flat["model.groups"]
     try:
-        n = math.prod(patches.grid_of(flat["data.size"], flat["model.patch"]))
-        if flat["task"] == "pretrain":
-            masking.keep_count(n, flat["mask.ratio"])
+        patches.weights_of(groups, patch, flat["data.channels"])
     except ValueError as error:
+        yield f"model.groups: {error}"
+    try:
+        grid = patches.grid_of(size, patch, groups)
+        if flat["task"] == "pretrain":
+            section = {name.removeprefix("mask."): x for name, x in flat.items() if "mask." in name}
+            hiding.of(section, size, patch, groups)
+    except ValueError as error:
+        grid = ()
         yield f"data.size and model.patch: {error}"
+    if flat["model.separable_positions"] and (not flat["model.learned_positions"] or axes < 2):
+        yield "model.separable_positions needs learned_positions and two axes or more"
+    if flat["model.categories"] and groups:
+        yield "model.groups is of pixels: use model.categories=0"
+    if (modality == "text") != bool(flat["model.categories"]):
+        yield (
+            f"model.categories = {flat['model.categories']}: use 256 for data.modality = 'text', "
+            "and 0 for the others"
+        )
     for part in ("", "decoder_")[: 1 + (flat["task"] == "pretrain")]:
         width, heads = flat[f"model.{part}width"], flat[f"model.{part}heads"]
         if width % heads:
             yield f"model.{part}heads = {heads} does not divide model.{part}width = {width}"
-        if width < 2 * len(flat["data.size"]):
+        if width < 2 * len(grid):
             yield f"model.{part}width = {width} is too small for positions on each axis"
     if flat["task"] == "pretrain":
-        if flat["model.norm_pix"] and math.prod(flat["model.patch"]) * flat["data.channels"] < 2:
+        stride = flat["model.target_stride"] or (1,) * len(patch)
+        if len(stride) != len(patch) or any(p % s for p, s in zip(patch, stride, strict=True)):
+            yield f"model.target_stride = {stride} does not divide model.patch = {patch}"
+        least = min(map(len, groups or [range(flat["data.channels"])]))
+        if flat["model.norm_pix"] and math.prod(patch) // math.prod(stride) * least < 2:
             yield "model.norm_pix needs patches of two values: use --noconfig.model.norm_pix"
+        if flat["model.norm_pix"] and flat["model.categories"]:
+            yield "model.norm_pix is of pixels: use --noconfig.model.norm_pix with categories"
     else:
-        if flat["regularize.randaugment"] and flat["data.channels"] not in (1, 3):
-            yield "regularize.randaugment needs 1 or 3 channels: use 0"
+        if flat["regularize.randaugment"] and (
+            modality != "image" or flat["data.channels"] not in (1, 3)
+        ):
+            yield "regularize.randaugment is of pictures with 1 or 3 channels: use 0"
+        if flat["model.categories"] or axes < 2:
+            for name in ("mixup", "cutmix", "erase"):
+                if flat[f"regularize.{name}"]:
+                    yield f"regularize.{name} needs values on two axes: use 0"
+        for name, kinds in (("clips", ("video", "audio")), ("crops", ("video",))):
+            if flat[f"evaluate.{name}"] > 1 and modality not in kinds:
+                yield f"evaluate.{name} is of {' and '.join(kinds)}: use 1"
         if flat["optimizer.name"] == "lars":
             for name, neutral in (("clip", 0), ("layer_decay", 1)):
                 if flat[f"optimizer.{name}"] != neutral:
@@ -363,6 +465,10 @@ def _contradictions(flat: dict[str, Any]) -> Iterator[str]:
             )
         if flat["model.batch_norm"] and flat["accumulation"] > 1:
             yield "model.batch_norm is of a whole batch: use accumulation=1"
+    if flat["batch_size"] % flat["data.repeats"]:
+        yield f"data.repeats = {flat['data.repeats']} does not divide batch_size = " + str(
+            flat["batch_size"]
+        )
     if flat["batch_size"] % flat["accumulation"]:
         yield f"accumulation = {flat['accumulation']} does not divide batch_size = " + str(
             flat["batch_size"]
@@ -412,7 +518,7 @@ def to_json(config) -> str:
 
 def differences(stored: dict, config) -> list[str]:
     """`model.depth: 12 there, 8 here` for each field that is not the same."""
-    there, here = flatten(stored), flatten(to_dict(config))
+    there, here = flatten(to_dict(completed(stored))), flatten(to_dict(config))
     return [
         f"{name}: {there.get(name, 'missing')} there, {here.get(name, 'missing')} here"
         for name in sorted(there.keys() | here.keys())

@@ -35,14 +35,15 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     view, model = view_of(found, options), found.model
     params = pretrained.parameters(found, without=without, size=view.size, mesh=mesh)
     variables = {"params": params}
-    test = sources.open(options.data, options.test_split)
+    test = sources.open(options.data, options.test_split, view.data["modality"])
 
     count = sum(x.size for x in jax.tree.leaves(params))
-    if options.mask_ratio is None:
-        options.mask_ratio = (found.config or {}).get("mask", {}).get("ratio", 0.75)
+    options.mask = {"ratio": 0.75} | (found.config or {}).get("mask", {})
+    if options.mask_ratio is not None:
+        options.mask["ratio"] = options.mask_ratio
     texts = [
         f"{options.checkpoint}: {type(model).__name__}, {count / 1e6:.1f} M parameters, "
-        f"{'x'.join(map(str, view.size))} pixels in {len(test):,} test examples of {options.data}"
+        f"{'x'.join(map(str, view.size))} values in {len(test):,} test examples of {options.data}"
     ]
     figures: dict[str, Any] = dict(
         checkpoint=options.checkpoint, data=options.data, parameters=count, size=view.size
@@ -55,22 +56,25 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 
 def view_of(found: pretrained.Found, options: argparse.Namespace) -> heldout.View:
-    """How pictures are shown: as asked, else as in the run that trained the checkpoint."""
-    data = (found.config or {}).get("data", {})
-    known: dict[str, Any] = dict(
-        size=found.size or (224, 224),
-        mean=found.mean or IMAGENET["mean"],
-        std=found.std or IMAGENET["std"],
-        center_crop=data.get("center_crop", 0.875),
-    )
-    chosen = {name: getattr(options, name) or x for name, x in known.items()}
-    for name in ("mean", "std"):
-        if len(chosen[name]) != found.channels:
+    """How examples are shown: as asked, else as in the run that trained the checkpoint."""
+    data = dict((found.config or {}).get("data", {"modality": "image", "repeats": 1}))
+    data |= {"size": options.size or found.size or data.get("size", (224, 224))}
+    data |= {"channels": found.channels, "threads": options.threads}
+    if data["modality"] in ("image", "video"):
+        data["center_crop"] = options.center_crop or data.get("center_crop", 0.875)
+    if len(data["size"]) != len(found.model.patch) or found.model.categories and not found.config:
+        raise ValueError(
+            f"{found.path} is no model of pictures, and only a work directory says how its "
+            "examples are read: evaluate that"
+        )
+    known = {"mean": found.mean, "std": found.std}
+    chosen = {name: getattr(options, name) or x or IMAGENET[name] for name, x in known.items()}
+    for name, values in chosen.items():
+        if len(values) != found.channels:
             raise ValueError(
-                f"{name} has {len(chosen[name])} values for {found.channels} channel(s): "
-                f"give --{name}"
+                f"{name} has {len(values)} values for {found.channels} channel(s): give --{name}"
             )
-    view = heldout.View(channels=found.channels, threads=options.threads, **chosen)
+    view = heldout.View(data, tuple(chosen["mean"]), tuple(chosen["std"]))
     patches.grid_of(view.size, found.model.patch)
     return view
 
@@ -82,7 +86,7 @@ def reconstruction(model, variables, view, test, options, mesh, classes) -> tupl
     losses, _ = heldout.reconstruction(
         model,
         view,
-        options.mask_ratio,
+        options.mask,
         test,
         examples=options.examples,
         batch_size=options.batch_size,
@@ -91,11 +95,11 @@ def reconstruction(model, variables, view, test, options, mesh, classes) -> tupl
         key=jax.random.key(options.seed),
     )
     found = losses(variables)
-    kind = "normalised patches" if model.norm_pix else "pixels"
+    kind, ratio = heldout.kind_of(model), options.mask["ratio"]
     count = min(len(test), options.examples)
     text = metrics.table(
         [
-            [f"held-out loss on the {options.mask_ratio:.0%} hidden patches ({kind})", ""],
+            [f"held-out loss on the {ratio:.0%} hidden patches ({kind})", ""],
             ["  mean of the visible patches", f"{found['visible_mean']:.4f}"],
             [f"  checkpoint ({count:,} examples)", f"{found['trained']:.4f}"],
         ]
@@ -119,21 +123,22 @@ def classification(model, variables, view, test, options, mesh, classes) -> tupl
             f"{options.checkpoint} and {options.data} have different classes: "
             f"{features.different(names, test.classes)}"
         )
-    predict = classify.predictor(model, view, mesh)
-    labels, predicted, losses = predict(variables, test, options.examples, options.batch_size)
-    text, figures, each = classify.summary(labels, predicted, names)
-    return text, figures | {"test_loss": float(losses.mean()), "classes": each}
+    kind = "binary" if np.ndim(test[0]["label"]) else "softmax"
+    predict = classify.predictor(model, view, mesh, kind)
+    found = predict(variables, test, options.examples, options.batch_size)
+    text, figures, each = classify.summary(*found, names, kind)
+    return text, figures | {"classes": each}
 
 
 def frozen_features(model, variables, view, test, options, mesh, classes) -> tuple[str, dict]:
     """kNN and linear probe of frozen features, which are written to a file if asked."""
-    labelled = len(test.classes) > 1
+    labelled = len(test.classes) > 1 and not np.ndim(test[0]["label"])
     if not labelled and not options.features:
-        return f"no classes in {options.data}, so no probes", {}
+        return f"no classes that exclude each other in {options.data}, so no probes", {}
     if not -model.depth <= options.block < model.depth:
         raise ValueError(f"--block={options.block} is none of {model.depth} blocks, from 0 on")
     default = Feature(options.block % model.depth, options.pooling, options.norm)
-    train = sources.open(options.data, options.train_split)
+    train = sources.open(options.data, options.train_split, view.data["modality"])
     if train.classes != test.classes:
         raise ValueError(
             f"the splits of {options.data} have different classes: "

@@ -73,7 +73,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm Transformer block; `paths` are factors of its two branches, see `drop_path`."""
+    """Pre-norm Transformer block, of self-attention or of cross-attention to `context`.
+
+    `paths` are factors of its two branches, see `drop_path`.
+    """
 
     heads: int
     mlp_ratio: float = 4.0
@@ -82,12 +85,15 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n d"], paths: Float[Array, "b 2"] | None = None
+        self,
+        x: Float[Array, "b n d"],
+        paths: Float[Array, "b 2"] | None = None,
+        context: Float[Array, "b s e"] | None = None,
     ) -> Float[Array, "b n d"]:
         scaled = lambda y, branch: (
             y if paths is None else y * paths[:, branch, None, None].astype(y.dtype)
         )
         y = norm(self.eps, self.dtype, "norm1")(x)
-        x = x + scaled(Attention(self.heads, self.dtype, name="attention")(y), 0)
+        x = x + scaled(Attention(self.heads, self.dtype, name="attention")(y, context), 0)
         y = norm(self.eps, self.dtype, "norm2")(x)
         return x + scaled(Mlp(self.mlp_ratio, self.dtype, name="mlp")(y), 1)

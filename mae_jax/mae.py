@@ -1,4 +1,4 @@
-"""The masked autoencoder of He et al. 2021 (arXiv 2111.06377)."""
+"""The masked autoencoder of He et al. 2021 (arXiv 2111.06377), on any grid."""
 
 import math
 from collections.abc import Sequence
@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Shaped
 
 from mae_jax import layers, patches, positions, vit
 from mae_jax.masking import Mask
@@ -20,7 +21,7 @@ class Output:
 
     loss: Float[Array, ""]
     losses: Float[Array, "b"]  # of each sample; `loss` is their mean
-    prediction: Float[Array, "b m d"]  # in the order of `mask.hidden`
+    prediction: Float[Array, "b m d"]  # in the order of `mask.hidden`; logits of categories
     mask: Mask
     intermediates: dict[str, jax.Array]  # encoder/embedding, encoder/block_0 ..., encoder/norm
 
@@ -31,43 +32,65 @@ class Decoder(nn.Module):
     Nothing in it depends on the order of the tokens, so it sees `[cls; visible; mask tokens]`
     with each token's position added, which equals un-shuffling them first, and its head runs on
     the hidden tokens alone.
+
+    With `cross` it is that of CrossMAE (arXiv 2401.14391): the mask tokens look at the encoder's
+    tokens and not at each other, so that any part of them can be decoded alone; block i sees a sum
+    of all of the encoder's feature maps, with weights `maps[:, i]`, through a norm of its own.
     """
 
     width: int
     depth: int
     heads: int
+    cross: bool = False
     mlp_ratio: float = 4.0
     eps: float = 1e-6
     learned_positions: bool = False
+    separable_positions: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, "b t e"], mask: Mask, grid: Sequence[int], features: int
+        self, maps: Sequence[jax.Array], mask: Mask, grid: Sequence[int], features: int
     ) -> Float[Array, "b m features"]:
-        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=layers.xavier, name="embedding")(
-            tokens
-        )  # [b 1+k d]
-        token = self.param("mask_token", nn.initializers.normal(0.02), (1, self.width))
-        (b, k), m = mask.keep.shape, mask.hidden.shape[1]
-        table = positions.table(self, grid, self.width, self.learned_positions, self.dtype)
-        token = jnp.broadcast_to(token.astype(self.dtype), (b, m, self.width))
-        places = table[1:]
-        x = jnp.concatenate(
-            [x[:, :1] + table[None, :1], x[:, 1:] + places[mask.keep], token + places[mask.hidden]],
-            axis=1,
+        """Values of each hidden patch; `maps` are the encoder's tokens, the last ones normed."""
+        b, m = mask.hidden.shape
+        table = positions.table(
+            self, grid, self.width, self.learned_positions, self.separable_positions, self.dtype
         )
-        for i in range(self.depth):
-            x = layers.Block(self.heads, self.mlp_ratio, self.eps, self.dtype, name=f"block_{i}")(x)
-        x = layers.norm(self.eps, self.dtype, "norm")(x[:, 1 + k :])
+        places = table[1:]
+        token = self.param("mask_token", nn.initializers.normal(0.02), (1, self.width))
+        token = jnp.broadcast_to(token.astype(self.dtype), (b, m, self.width))
+        x = token + places[mask.hidden]
+        contexts = [None] * self.depth
+        if self.cross:
+            start = nn.initializers.normal(len(maps) ** -0.5)
+            weights = self.param("maps", start, (len(maps), self.depth)).astype(self.dtype)
+            contexts = jnp.einsum("sbte,si->ibte", jnp.stack(maps), weights)
+        else:
+            embed = nn.Dense(
+                self.width, dtype=self.dtype, kernel_init=layers.xavier, name="embedding"
+            )
+            seen = embed(maps[-1])  # [b 1+k d]
+            seen = [seen[:, :1] + table[None, :1], seen[:, 1:] + places[mask.keep]]
+            x = jnp.concatenate([*seen, x], axis=1)
+        for i, context in enumerate(contexts):
+            if context is not None:
+                context = layers.norm(self.eps, self.dtype, f"context_norm_{i}")(context)
+            block = layers.Block(
+                self.heads, self.mlp_ratio, self.eps, self.dtype, name=f"block_{i}"
+            )
+            x = block(x, context=context)
+        x = layers.norm(self.eps, self.dtype, "norm")(x[:, x.shape[1] - m :])
         return nn.Dense(features, dtype=self.dtype, kernel_init=layers.xavier, name="head")(x)
 
 
 class MaskedAutoencoder(nn.Module):
     """An encoder that sees the visible patches and a lighter decoder that predicts the others.
 
-    `norm_pix` makes each patch's target zero-mean and unit-variance: better features, but the
-    prediction must be un-normalised to be looked at (`reconstruct`).
+    What is predicted is the pixels of each hidden patch; with `norm_pix` each patch's are made
+    zero-mean and unit-variance: better features, but the prediction must be un-normalised to be
+    looked at (`reconstruct`). With `categories` the input is whole numbers below it, such as bytes,
+    the prediction is their logits and the loss is the cross-entropy.
     """
 
     patch: tuple[int, ...]
@@ -77,10 +100,15 @@ class MaskedAutoencoder(nn.Module):
     decoder_width: int = 512
     decoder_depth: int = 8
     decoder_heads: int = 16
+    decoder_cross: bool = False
     mlp_ratio: float = 4.0
     eps: float = 1e-6
     learned_positions: bool = False
+    separable_positions: bool = False
+    groups: patches.Groups = ()  # of channels, a token for each, see `patches.split_channels`
+    categories: int = 0
     norm_pix: bool = True
+    target_stride: tuple[int, ...] = ()  # predict every so many values along each axis; () = all
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -88,58 +116,119 @@ class MaskedAutoencoder(nn.Module):
             mlp_ratio=self.mlp_ratio,
             eps=self.eps,
             learned_positions=self.learned_positions,
+            separable_positions=self.separable_positions,
             dtype=self.dtype,
         )
-        self.encoder = vit.Encoder(self.patch, self.width, self.depth, self.heads, **shared)
-        self.decoder = Decoder(self.decoder_width, self.decoder_depth, self.decoder_heads, **shared)
+        self.encoder = vit.Encoder(
+            self.patch,
+            self.width,
+            self.depth,
+            self.heads,
+            groups=self.groups,
+            categories=self.categories,
+            **shared,
+        )
+        self.decoder = Decoder(
+            self.decoder_width,
+            self.decoder_depth,
+            self.decoder_heads,
+            cross=self.decoder_cross,
+            **shared,
+        )
 
-    def __call__(self, images: Float[Array, "b *size c"], mask: Mask) -> Output:
+    def __call__(self, images: Shaped[Array, "b *size c"], mask: Mask) -> Output:
         """Reconstruct the hidden patches of `images` (normalised pixels) from the visible ones.
 
-        The loss is the mean squared error on the hidden patches alone, in float32.
+        The loss is the mean squared error (or cross-entropy) on the hidden patches alone, in
+        float32.
         """
-        grid = patches.grid_of(images.shape[1:-1], self.patch)
-        (b, k), m = mask.keep.shape, mask.hidden.shape[1]
-        if (b, k + m) != (len(images), math.prod(grid)):
+        grid = patches.grid_of(images.shape[1:-1], self.patch, self.groups)
+        if (len(mask.keep), mask.n) != (len(images), math.prod(grid)):
             raise ValueError(
-                f"the mask is for {b} samples of {k + m} patches, but there are {len(images)} "
-                f"samples of {math.prod(grid)}"
+                f"the mask is for {len(mask.keep)} samples of {mask.n} patches, but there are "
+                f"{len(images)} samples of {math.prod(grid)}"
             )
         with jax.named_scope("encoder"):
             tokens, intermediates = self.encoder(images, mask)
-        target = patches.take(patches.patchify(images, self.patch), mask.hidden)  # [b m d]
-        if self.norm_pix:
-            target = patches.normalize(target)
+        target, weights = self.target(images, mask.hidden)  # [b m d]
         with jax.named_scope("decoder"):
-            prediction = self.decoder(tokens, mask, grid, target.shape[-1]).astype(jnp.float32)
-        losses = jnp.square(prediction - target).mean((1, 2))
+            maps = [*list(intermediates.values())[:-1], tokens]
+            features = target.shape[-1] * (self.categories or 1)
+            prediction = self.decoder(maps, mask, grid, features).astype(jnp.float32)
+        losses = patches.mean(self.errors(prediction, target), weights).mean(1)
         intermediates = {f"encoder/{name}": x for name, x in intermediates.items()}
         intermediates["encoder/norm"] = tokens
         return Output(losses.mean(), losses, prediction, mask, intermediates)
 
+    def target(
+        self, images: Shaped[Array, "b *size c"], index: Int[Array, "b m"]
+    ) -> tuple[Shaped[Array, "b m d"], Float[Array, "b m d"] | float]:
+        """What is to be predicted of the tokens at `index`, and which of these values count."""
+        small = _small(self.patch, self.target_stride)
+        x = patches.patchify(strided(images, self.target_stride), small)
+        weights = 1.0
+        if self.groups:
+            table = patches.weights_of(self.groups, small, images.shape[-1])
+            weights = jnp.asarray(table)[index // x.shape[1]]
+        target = patches.take(x, index % x.shape[1])
+        return patches.normalize(target, weights) if self.norm_pix else target, weights
+
+    def errors(
+        self, prediction: Float[Array, "b m e"], target: Shaped[Array, "b m d"]
+    ) -> Float[Array, "b m d"]:
+        """Squared error of each value, or cross-entropy where the values are categories."""
+        if not self.categories:
+            return jnp.square(prediction - target)
+        logits = prediction.reshape(*target.shape, self.categories)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, target.astype(jnp.int32))
+
     def encode(
-        self, images: Float[Array, "b *size c"], mask: Mask | None = None
+        self, images: Shaped[Array, "b *size c"], mask: Mask | None = None
     ) -> tuple[Float[Array, "b t d"], dict[str, jax.Array]]:
         """The encoder alone, on whole images or on masked ones: see `vit.Encoder`."""
         return self.encoder(images, mask)
 
 
 def reconstruct(
-    images: Float[Array, "b *size c"],
+    images: Shaped[Array, "b *size c"],
     prediction: Float[Array, "b m d"],
     mask: Mask,
     patch: Sequence[int],
     norm_pix: bool,
-) -> Float[Array, "b *size c"]:
+    *,
+    groups: patches.Groups = (),
+    categories: int = 0,
+    target_stride: Sequence[int] = (),
+) -> Shaped[Array, "b *size c"]:
     """A full picture: the visible patches of `images`, and the prediction where they are hidden.
 
     With `norm_pix` the prediction has no brightness and no contrast of its own: it is given those
-    of the true patches, as in the paper's figures. Without it nothing hidden is used.
+    of the true patches, as in the paper's figures. Without it nothing hidden is used. The other
+    arguments are those of the model; with a stride the picture is of the values that it predicts.
     """
+    images, patch = strided(images, target_stride), _small(patch, target_stride)
     x = patches.patchify(images, patch)
+    weights = patches.weights_of(groups, patch, images.shape[-1])
+    if categories:
+        prediction = prediction.reshape(*prediction.shape[:2], -1, categories).argmax(-1)
     if norm_pix:
-        mean, std = patches.statistics(patches.take(x, mask.hidden))
+        of_group = jnp.asarray(weights)[mask.hidden // x.shape[1]]
+        mean, std = patches.statistics(patches.take(x, mask.hidden % x.shape[1]), of_group)
         prediction = prediction * std + mean
-    samples = jnp.arange(len(x))[:, None]
-    x = x.at[samples, mask.hidden].set(prediction.astype(x.dtype))
-    return patches.unpatchify(x, patch, images.shape[1:-1])
+    tokens, samples = patches.split_channels(x, weights), jnp.arange(len(x))[:, None]
+    tokens = tokens.at[samples, mask.hidden].set(prediction.astype(x.dtype))
+    return patches.unpatchify(patches.join_channels(tokens, weights), patch, images.shape[1:-1])
+
+
+def strided(images: Shaped[Array, "b *size c"], stride: Sequence[int]) -> Shaped[Array, "..."]:
+    """Every so many values along each axis; all of them without a stride."""
+    return images[:, *(slice(None, None, step) for step in stride)] if stride else images
+
+
+def _small(patch: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
+    """A patch after striding."""
+    if not stride:
+        return tuple(patch)
+    if len(stride) != len(patch) or any(p % s for p, s in zip(patch, stride, strict=True)):
+        raise ValueError(f"target_stride {tuple(stride)} does not divide patch {tuple(patch)}")
+    return tuple(p // s for p, s in zip(patch, stride, strict=True))

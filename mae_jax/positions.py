@@ -32,18 +32,47 @@ def sincos(grid: Sequence[int], width: int) -> np.ndarray:
     return table
 
 
-def table(module: nn.Module, grid: Sequence[int], width: int, learned: bool, dtype) -> jax.Array:
+def table(
+    module: nn.Module, grid: Sequence[int], width: int, learned: bool, separable: bool, dtype
+) -> jax.Array:
     """The positions of a module, `[1 + n, width]`, that of cls first: fixed, or its own parameter.
 
     A fixed place of cls is zero. The parameter is called `positions` and starts as the fixed table.
+    Learned ones that are `separable` are the sum of one for the first axis, `positions_time`
+    `[t, width]`, and one for the others, `positions_space` `[1 + s, width]`, as MAE-ST
+    (arXiv 2205.09113) has them; they start as the fixed table too.
     """
-    fixed = np.concatenate([np.zeros((1, width), np.float32), sincos(grid, width)])
-    if learned:
-        return module.param("positions", lambda key: jnp.asarray(fixed)).astype(dtype)
-    return jnp.asarray(fixed, dtype)
+    fixed = {name: lambda key, x=x: jnp.asarray(x) for name, x in tables(grid, width, separable)}
+    if not learned:
+        return jnp.asarray(dict(tables(grid, width))["positions"], dtype)
+    parts = {name: module.param(name, start).astype(dtype) for name, start in fixed.items()}
+    if not separable:
+        return parts["positions"]
+    time, space = parts["positions_time"], parts["positions_space"]
+    places = (time[:, None] + space[None, 1:]).reshape(-1, width)
+    return jnp.concatenate([space[:1], places])
 
 
-def resize(positions: Float[Array, "s d"], old: Sequence[int], new: Sequence[int]) -> np.ndarray:
+def tables(
+    grid: Sequence[int], width: int, separable: bool = False
+) -> list[tuple[str, np.ndarray]]:
+    """Names and values of the parameters that learned positions start with."""
+    grid, cls = tuple(grid), np.zeros((1, width), np.float32)
+    if not separable:
+        return [("positions", np.concatenate([cls, sincos(grid, width)]))]
+    # each axis has channels of its own, those of the first one last
+    whole, share = sincos(grid, width).reshape(*grid, width), width // (2 * len(grid))
+    start = 2 * share * (len(grid) - 1)
+    time = np.zeros((grid[0], width), np.float32)
+    time[:, start : start + 2 * share] = whole.reshape(grid[0], -1, width)[
+        :, 0, start : start + 2 * share
+    ]
+    space = np.array(whole[0].reshape(-1, width))
+    space[:, start : start + 2 * share] = 0
+    return [("positions_time", time), ("positions_space", np.concatenate([cls, space]))]
+
+
+def resize(positions: Float[Array | np.ndarray, "s d"], old: Sequence[int], new: Sequence[int]) -> np.ndarray:
     """A learned table for another grid, `[t, d]`, by cubic interpolation along each axis.
 
     The first row, of cls, stays. In 2-D that is PyTorch's `interpolate(mode="bicubic")`, which the
@@ -61,6 +90,15 @@ def resize(positions: Float[Array, "s d"], old: Sequence[int], new: Sequence[int
     for axis, sides in enumerate(zip(old, new, strict=True)):
         places = np.moveaxis(np.tensordot(_cubic(*sides), places, (1, axis)), 0, axis)
     return np.concatenate([table[:1], places.reshape(-1, width)]).astype(table.dtype)
+
+
+def resize_named(name: str, table: np.ndarray, old: Sequence[int], new: Sequence[int]):
+    """`resize` for the parameter of a table: `positions`, `positions_time`, `positions_space`."""
+    if name.endswith("_time"):  # it has no row of cls
+        return resize(np.concatenate([table[:1], table]), old[:1], new[:1])[1:]
+    if name.endswith("_space"):
+        old, new = old[1:], new[1:]
+    return resize(table, old, new)
 
 
 def _cubic(old: int, new: int) -> np.ndarray:

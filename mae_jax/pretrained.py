@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding
@@ -65,10 +66,9 @@ def parameters(
     params = fit(found, wanted, without=without, size=size)
     if model.learned_positions and size:  # where the file has fixed ones
         for name, table in stored.fixed_tables(model, size).items():
-            part = name.split("/")[0]
+            part, leaf = name.split("/")
             if part in params:
-                place = wanted[part]["positions"]
-                params[part].setdefault("positions", stored.place(table, place))
+                params[part].setdefault(leaf, stored.place(table, wanted[part][leaf]))
     return params
 
 
@@ -77,7 +77,7 @@ def abstract(
 ) -> dict:
     """Shapes, dtypes and places on `mesh` of a model's parameters, nested."""
     size = size or tuple(2 * side for side in model.patch)  # any will do without learned positions
-    n = math.prod(patches.grid_of(size, model.patch))
+    n = math.prod(patches.grid_of(size, model.patch, model.groups))
 
     def init(key):
         mask = masking.from_scores(jnp.zeros((1, n)), max(1, n // 4))
@@ -106,7 +106,7 @@ def fit(
     """
     flat: Any = traverse_util.flatten_dict(wanted, sep="/")
     named = stored.matcher(without)
-    table = lambda name: name.endswith("/positions")
+    table = lambda name: "/positions" in name
     missing = [n for n in flat.keys() - found.params.keys() if not named(n) and not table(n)]
     extra = [n for n in found.params.keys() - flat.keys() if not named(n)]
     common = {n: (found.params[n].shape, flat[n].shape) for n in flat.keys() & found.params.keys()}
@@ -137,8 +137,9 @@ def fit(
         if isinstance(place, NamedSharding):  # as a whole, wherever its shares will be
             place = NamedSharding(place.mesh, P())
         whole = jax.ShapeDtypeStruct(found.params[n].shape, flat[n].dtype, sharding=place)
-        grids = (patches.grid_of(side or (), patch) for side in (found.size, size))
-        new = positions.resize(found.read({n: whole})[n], *grids)
+        groups = found.fields.get("groups", ())
+        old, new = (patches.grid_of(side or (), patch, groups) for side in (found.size, size))
+        new = positions.resize_named(n, np.asarray(found.read({n: whole})[n]), old, new)
         arrays[n] = stored.place(new, flat[n])
     return traverse_util.unflatten_dict(arrays, sep="/")
 

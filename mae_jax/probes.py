@@ -144,3 +144,21 @@ def per_class(
         dict(precision=float(p), recall=float(r), f1=float(f), support=int(n))
         for p, r, f, n in zip(precision, recall, f1, support, strict=True)
     ]
+
+
+def average_precision(
+    labels: Int[np.ndarray, "n classes"], scores: Float[np.ndarray, "n classes"]
+) -> list[dict[str, float]]:
+    """`average_precision` and `support` of each class, ranked by its scores (scikit-learn).
+
+    A class that is true of no example has 0 of both.
+    """
+    from sklearn.metrics import average_precision_score
+
+    return [
+        dict(
+            average_precision=float(average_precision_score(y, s)) if y.any() else 0.0,
+            support=int(y.sum()),
+        )
+        for y, s in zip(labels.T, scores.T, strict=True)
+    ]

@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
+from mae_jax import config as configs
 from mae_jax import mae, metrics, names, patches, positions, torch_files, vit
 
 Abstract = dict[str, jax.ShapeDtypeStruct]  # name -> shape, dtype and, maybe, sharding
@@ -75,10 +76,15 @@ def matcher(without: str) -> Callable[[str], Any]:
 
 def fixed_tables(model: Any, size: Sequence[int]) -> dict[str, np.ndarray]:
     """`encoder/positions` and, with a decoder, `decoder/positions`: what a model without learned
-    ones adds to its tokens."""
-    grid = patches.grid_of(size, model.patch)
+    ones adds to its tokens; of separable ones the two parts."""
+    grid = patches.grid_of(size, model.patch, model.groups)
     widths = {"encoder": model.width, "decoder": getattr(model, "decoder_width", None)}
-    return {f"{part}/positions": _fixed(grid, width) for part, width in widths.items() if width}
+    return {
+        f"{part}/{name}": table
+        for part, width in widths.items()
+        if width
+        for name, table in positions.tables(grid, width, model.separable_positions)
+    }
 
 
 def _fixed(grid: Sequence[int], width: int) -> np.ndarray:
@@ -95,6 +101,11 @@ def place(x: np.ndarray, leaf: jax.ShapeDtypeStruct) -> jax.Array:
 
 def _put(x: Any, place: Any) -> jax.Array:
     return jnp.asarray(x) if place is None else jax.device_put(x, place)
+
+
+def tuples(x: Any) -> Any:
+    """Lists, of JSON, as the tuples that a module's fields are."""
+    return tuple(map(tuples, x)) if isinstance(x, list | tuple) else x
 
 
 def _flat(tree: Any) -> dict[str, Any]:
@@ -117,6 +128,7 @@ def in_work_directory(path: epath.Path, step: int | None = None, without: str = 
     config = read_json(path / "config.json")
     if config.get("task") not in ("pretrain", "classify"):
         raise ValueError(f"{path} is no work directory: its config.json does not say which task")
+    config = configs.completed(config)
     folder = path / "checkpoints"
     steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
     if not steps:
@@ -225,13 +237,15 @@ def in_file(path: epath.Path, without: str = "", size: Sequence[int] | None = No
         try:
             about = json.loads(torch_files.metadata(str(path))["mae_jax"])
             kind, fields = about["kind"], dict(about["fields"])
-            fields["patch"] = tuple(fields["patch"])
+            fields |= {name: tuples(x) for name, x in fields.items()}
             MODELS[kind](**fields)
         except (KeyError, ValueError, TypeError) as error:
             raise ValueError(f"{path} does not say what model it holds: export it again") from error
         if fields.get("learned_positions"):
             parts = {name.split("/")[0] for name in params} & {"encoder", "decoder"}
-            tables = {f"{part}/positions" for part in parts}
+            separable = fields.get("separable_positions", False)
+            leaves = ["positions_time", "positions_space"] if separable else ["positions"]
+            tables = {f"{part}/{leaf}" for part in parts for leaf in leaves}
             if missing := sorted(n for n in tables - params.keys() if not named(n)):
                 raise ValueError(f"{', '.join(missing)} missing in {path}")
     else:
@@ -251,7 +265,8 @@ def in_file(path: epath.Path, without: str = "", size: Sequence[int] | None = No
 
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in params.items()}
     embedding = shapes.get("encoder/embedding/kernel")
-    channels = embedding.shape[0] // math.prod(fields["patch"]) if embedding else 3
+    values = math.prod(fields["patch"]) * (fields.get("categories") or 1)
+    channels = embedding.shape[0] // values if embedding else 3
     return Found(
         str(path),
         kind,

@@ -17,13 +17,14 @@ from jax.experimental import multihost_utils
 
 from mae_jax import checkpoint, metrics, optimizer, pictures, pretrained, sharding
 from mae_jax import config as configs
-from mae_jax.data import images, pipeline, sources
+from mae_jax.data import images, inputs, pipeline, sources
 from mae_jax.step import TrainState, make_init, make_step, start_from
 from mae_jax.tasks import classify, pretrain
 
 TASKS = {"pretrain": pretrain.build, "classify": classify.build}
 # what a checkpoint to start from must have in common with the config
 SAME = {"patch", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads"}
+SAME |= {"groups", "categories", "decoder_cross"}
 PREEMPTED = 42  # exit status after SIGTERM: all is saved, the same command continues
 
 
@@ -50,18 +51,19 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             refuse_another(workdir, config)
             mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
             check_batch(config, mesh.size)
-            source = sources.open(config.data.train.source, config.data.train.split)
+            part = config.data.train
+            source = sources.open(part.source, part.split, config.data.modality)
             source = sources.part(source, config.data.examples)
             mean, std = statistics_of(source, config, workdir)
             task = TASKS[config.task](config, source, mean, std, mesh, test_key)
 
         # The schedule, in steps; an epoch is as many full batches as the data holds.
-        steps_per_epoch = max(1, len(source) // config.batch_size)
+        steps_per_epoch = max(1, len(source) * config.data.repeats // config.batch_size)
         total = max(1, round(config.epochs * steps_per_epoch))
         options = config.optimizer
         warmup = min(round(options.warmup_epochs * steps_per_epoch), total - 1)
         schedule = optimizer.cosine_schedule(
-            options.base_learning_rate,
+            options.base_learning_rate * task.rate,
             config.batch_size,
             total,
             warmup,
@@ -99,6 +101,7 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             host=jax.process_index(),
             hosts=jax.process_count(),
             threads=config.data.threads,
+            repeats=config.data.repeats,
         )
         if primary and not (workdir / "config.json").exists():
             # everything is in order: from here on this is the run's own directory
@@ -190,13 +193,13 @@ def pretrained_parameters(config, params: dict) -> dict:
     )
     found = pretrained.find(config.init.checkpoint, without=config.init.without)
     # Shapes do not tell the heads, nor (8, 32) patches from (16, 16) ones.
-    there = {f"model.{name}": x for name, x in found.fields.items() if name in SAME and x}
+    there = {f"model.{name}": x for name, x in found.fields.items() if name in SAME}
     there["data.channels"] = found.channels
     here = configs.flatten(config)
     if different := [
         f"{name}: {x} there, {here[name]} here"
         for name, x in there.items()
-        if name in here and x != here[name]
+        if x is not None and name in here and x != here[name]
     ]:
         raise ValueError(f"init.checkpoint = {found.path} is another model: {'; '.join(different)}")
     loaded = pretrained.fit(found, wanted, without=config.init.without, size=config.data.size)
@@ -249,7 +252,7 @@ def statistics_of(source, config, workdir: epath.Path) -> tuple[list[float], lis
         kept: dict = {"examples": len(source), "classes": list(source.classes)}
         kept |= {name: list(config.data[name]) for name in ("mean", "std")}
         if "auto" in (config.data.mean, config.data.std):
-            measured = pipeline.mean_std(source, config.data.channels, threads=config.data.threads)
+            measured = inputs.mean_std(source, config.data)
             for name, values in zip(("mean", "std"), measured, strict=True):
                 if config.data[name] == "auto":
                     kept[name] = list(values)

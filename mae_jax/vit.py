@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from mae_jax import layers, patches, positions
 from mae_jax.masking import Mask
@@ -23,7 +23,9 @@ SIZES = {
 class Encoder(nn.Module):
     """ViT with a cls token and fixed sin-cos positions, or learned ones that start as these.
 
-    The size of the input and its number of channels and axes are those of the first call.
+    The size of the input and its number of channels and axes are those of the first call. With
+    `groups` of channels a patch is a token for each group, and the grid has one more axis, the
+    first. With `categories` the values of the input are whole numbers below it, such as bytes.
     """
 
     patch: tuple[int, ...]
@@ -33,13 +35,16 @@ class Encoder(nn.Module):
     mlp_ratio: float = 4.0
     eps: float = 1e-6
     learned_positions: bool = False
+    separable_positions: bool = False  # see `positions.table`
+    groups: patches.Groups = ()
+    categories: int = 0
     final_norm: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
         self,
-        images: Float[Array, "b *size c"],
+        images: Shaped[Array, "b *size c"],
         mask: Mask | None = None,
         paths: Float[Array, "b depth 2"] | None = None,
     ) -> tuple[Float[Array, "b t d"], dict[str, jax.Array]]:
@@ -50,12 +55,17 @@ class Encoder(nn.Module):
           name: `embedding`, `block_0` ... (each before the final norm), all `[b, 1 + k, width]`;
           k = n without a mask.
         """
-        grid = patches.grid_of(images.shape[1:-1], self.patch)
-        table = positions.table(self, grid, self.width, self.learned_positions, self.dtype)
-        x = patches.patchify(images, self.patch)
+        grid = patches.grid_of(images.shape[1:-1], self.patch, self.groups)
+        table = positions.table(
+            self, grid, self.width, self.learned_positions, self.separable_positions, self.dtype
+        )
+        weights = patches.weights_of(self.groups, self.patch, images.shape[-1])
+        x = patches.split_channels(patches.patchify(images, self.patch), weights)
         places = table[None, 1:]
         if mask is not None:
             x, places = patches.take(x, mask.keep), table[1:][mask.keep]
+        if self.categories:  # then the embedding is a table of categories for each place in a patch
+            x = jax.nn.one_hot(x, self.categories, dtype=self.dtype).reshape(*x.shape[:2], -1)
 
         cls = self.param("cls", nn.initializers.normal(0.02), (1, self.width))
         embed = nn.Dense(self.width, dtype=self.dtype, kernel_init=layers.xavier, name="embedding")
@@ -95,6 +105,9 @@ class Classifier(nn.Module):
     mlp_ratio: float = 4.0
     eps: float = 1e-6
     learned_positions: bool = False
+    separable_positions: bool = False
+    groups: patches.Groups = ()
+    categories: int = 0
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -106,6 +119,9 @@ class Classifier(nn.Module):
             mlp_ratio=self.mlp_ratio,
             eps=self.eps,
             learned_positions=self.learned_positions,
+            separable_positions=self.separable_positions,
+            groups=self.groups,
+            categories=self.categories,
             final_norm=self.pooling == "cls",
             dtype=self.dtype,
         )

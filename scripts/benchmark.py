@@ -51,7 +51,7 @@ WARMUP = 3  # steps before the timed ones
 
 
 def forward_flops(
-    model: mae.MaskedAutoencoder, patches: int, keep: int, channels: int
+    model: mae.MaskedAutoencoder, patches: int, keep: int, channels: int, decode: int | None = None
 ) -> dict[str, int]:
     """FLOPs of the forward pass of one picture, part by part: its matrix products alone.
 
@@ -60,24 +60,37 @@ def forward_flops(
 
     Args:
       patches, keep: n patches in a picture, of which k are visible.
+      decode: how many of the others are predicted, by default all.
     """
+    decode = patches - keep if decode is None else decode
 
     def product(a: int, b: int, c: int) -> int:
         return 2 * a * b * c
 
-    def block(tokens: int, width: int) -> int:
-        projections = 4 * product(tokens, width, width)  # query, key, value, out
-        attention = 2 * product(tokens, width, tokens)  # logits and the weighted sum, all heads
+    def block(tokens: int, width: int, seen: int | None = None, wide: int | None = None) -> int:
+        """Of self-attention, or of cross-attention to `seen` tokens of width `wide`."""
+        seen, wide = seen or tokens, wide or width
+        projections = 2 * product(tokens, width, width)  # query and out
+        projections += 2 * product(seen, wide, width)  # key and value
+        attention = 2 * product(tokens, width, seen)  # logits and the weighted sum, all heads
         mlp = 2 * product(tokens, width, int(width * model.mlp_ratio))
         return projections + attention + mlp
 
     pixels = math.prod(model.patch) * channels  # values in a patch
+    width, seen = model.decoder_width, 1 + keep
+    if model.decoder_cross:
+        into = "feature maps", product(model.depth + 1, seen * model.width, model.decoder_depth)
+        decoder_block = block(decode, width, seen, model.width)
+    else:
+        into = "decoder embedding", product(seen, model.width, width)
+        decoder_block = block(seen + decode, width)
+    target = pixels // math.prod(model.target_stride or (1,)) * (model.categories or 1)
     return {
-        "patch embedding": product(keep, pixels, model.width),
-        "encoder blocks": model.depth * block(1 + keep, model.width),
-        "decoder embedding": product(1 + keep, model.width, model.decoder_width),
-        "decoder blocks": model.decoder_depth * block(1 + patches, model.decoder_width),
-        "head": product(patches - keep, model.decoder_width, pixels),
+        "patch embedding": product(keep, pixels * (model.categories or 1), model.width),
+        "encoder blocks": model.depth * block(seen, model.width),
+        into[0]: into[1],
+        "decoder blocks": model.decoder_depth * decoder_block,
+        "head": product(decode, width, target),
     }
 
 
@@ -159,8 +172,9 @@ def memory(compiled) -> dict[str, int | None]:
 def benchmark(config, steps: int, peak: float | None) -> dict:
     """All figures of one config, by the names that `--json` writes."""
     model = pretrain.model_of(config)
-    n, keep = pretrain.counts(config)
-    parts = forward_flops(model, n, keep, config["data"]["channels"])
+    hide = pretrain.hiding_of(config)
+    n, keep = hide.n, hide.keep
+    parts = forward_flops(model, n, keep, config["data"]["channels"], hide.decode)
     forward = sum(parts.values())
 
     step, state, batch = build(config)
@@ -190,6 +204,7 @@ def benchmark(config, steps: int, peak: float | None) -> dict:
         "parameters": parameters,
         "patches": n,
         "visible_patches": keep,
+        "decoded_patches": hide.decode,
         "steps": steps,
         "compile_seconds": compile_seconds,
         "step_milliseconds": 1e3 * seconds,

@@ -329,9 +329,7 @@ def test_half_precision_stays(key):
 
 
 def test_what_cannot_be_mixed_or_erased(key):
-    with pytest.raises(ValueError, match=r"\[b, h, w, c\]"):
-        augment.mix(key, jnp.zeros((2, 4, 4, 4, 1)), jnp.eye(2), 0.8, 1.0)
-    with pytest.raises(ValueError, match=r"\[b, h, w, c\]"):
+    with pytest.raises(ValueError, match=r"\[b, ..., h, w, c\]"):
         augment.erase(key, jnp.zeros((2, 16, 1)))
     with pytest.raises(ValueError, match="not uint8"):
         augment.mix(key, jnp.zeros((2, 4, 4, 1), jnp.uint8), jnp.eye(2), 0.8, 1.0)

@@ -13,11 +13,13 @@ from PIL import Image
 
 from mae_jax import config as configs
 from mae_jax import layers, metrics, optimizer, probes, sharding, step, vit
-from mae_jax.data import images, pipeline, sources
+from mae_jax.data import images, inputs, pipeline, sources
 from mae_jax.tasks import classify, heldout
 from mae_jax.train import train
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+SMALL = dict(modality="image", size=(32, 32), channels=3, repeats=1, center_crop=0.875, threads=2)
 
 
 def config(name="finetune_quickstart", **changes) -> ConfigDict:
@@ -260,13 +262,14 @@ def classifier():
 def test_every_example_counts_once(batch_size, devices):
     """Accuracy and loss by hand, one picture at a time."""
     model, variables = classifier()
-    view = heldout.View((32, 32), 3, 0.875, MEAN, STD, 2)
+    view = heldout.View(SMALL, MEAN, STD)
     mesh = sharding.make_mesh(devices, 1, jax.devices()[:devices])
     source = sources.open("synthetic", "test")
     predict = classify.predictor(model, view, mesh)
-    labels, predicted, losses = predict(variables, source, 30, batch_size)
+    labels, scores, losses = predict(variables, source, 30, batch_size)
+    predicted = scores.argmax(-1)
     assert len(labels) == 30
-    transform = pipeline.test_transform((32, 32), 3, 0.875)
+    transform = inputs.test_transform(SMALL)
     examples = [transform(source[int(i)]) for i in pipeline._choose(len(source), 30)]
     pictures = view.normalize(jnp.stack([jnp.asarray(e["image"]) for e in examples]))
     logits = np.asarray(model.apply(variables, pictures))
@@ -283,7 +286,9 @@ def test_the_summary_by_hand():
     assert rows[0] == pytest.approx(dict(precision=2 / 3, recall=2 / 3, f1=2 / 3, support=3))
     assert rows[1] == pytest.approx(dict(precision=1 / 2, recall=1 / 2, f1=1 / 2, support=2))
     assert rows[3] == dict(precision=0, recall=0, f1=0, support=0)
-    text, figures, each = classify.summary(labels, predicted, ("a", "b", "c", "d"))
+    text, figures, each = classify.summary(
+        labels, np.eye(4)[predicted], np.ones(6), ("a", "b", "c", "d")
+    )
     assert list(each.values()) == rows
     assert "accuracy 0.6667 (4 of 6)" in text
     assert figures["recall"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)  # of the classes there are

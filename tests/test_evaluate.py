@@ -15,8 +15,10 @@ from PIL import Image
 import mae_jax
 from mae_jax import config as configs
 from mae_jax import evaluate, probes
-from mae_jax.data import augment, pipeline, sources
+from mae_jax.data import augment, inputs, sources
 from mae_jax.train import train
+
+SMALL = dict(modality="image", size=(32, 32), channels=3, repeats=1, center_crop=0.875, threads=2)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def test_features_are_what_they_say(plain, workdir):
     model, params = mae_jax.load(workdir)
     source, transform = (
         sources.open("synthetic", "test"),
-        pipeline.test_transform((32, 32), 3, 0.875),
+        inputs.test_transform(SMALL),
     )
     data = json.loads((workdir / "config.json").read_text())["data"]
     for i in (0, 13, 31):
@@ -92,7 +94,7 @@ def test_features_of_each_kind(workdir):
     model, params = mae_jax.load(workdir)
     Feature = features.Feature
     wanted = [Feature(0, "cls", False), Feature(1, "mean", False), Feature(0, "both", True)]
-    view = heldout.View((32, 32), 3, 0.875, (0.5,) * 3, (0.25,) * 3, 2)
+    view = heldout.View(SMALL, (0.5,) * 3, (0.25,) * 3)
     source, mesh = sources.open("synthetic", "test"), sharding.make_mesh(-1, 1)
     table = features.extractor(model, wanted, view, mesh)({"params": params}, source, 8, 8)
     batch = next(heldout.batches(source, view, 8, 8, mesh))

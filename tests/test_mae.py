@@ -87,7 +87,7 @@ def test_every_parameter_receives_a_gradient():
 
 def test_the_order_of_the_visible_patches_does_not_matter():
     model, params, images, mask = tiny()
-    shuffled = masking.Mask(keep=mask.keep[:, ::-1], hidden=mask.hidden[:, ::-1])
+    shuffled = masking.Mask(mask.keep[:, ::-1], mask.hidden[:, ::-1], mask.n)
     a = run(model, params, images, mask)
     b = model.apply({"params": params}, images, shuffled)
     np.testing.assert_allclose(a.prediction, b.prediction[:, ::-1], atol=2e-5)
@@ -103,7 +103,7 @@ def test_a_mask_for_other_samples_or_another_grid_is_refused():
 
 def test_samples_do_not_see_each_other():
     model, params, images, mask = tiny()
-    alone = run(model, params, images[:1], masking.Mask(mask.keep[:1], mask.hidden[:1]))
+    alone = run(model, params, images[:1], masking.Mask(mask.keep[:1], mask.hidden[:1], mask.n))
     together = run(model, params, images, mask)
     np.testing.assert_allclose(alone.prediction[0], together.prediction[0], atol=1e-5)
 
@@ -112,7 +112,7 @@ def test_the_encoder_on_a_whole_image_and_on_all_patches_agree():
     model, params, images, _ = tiny()
     n = 12
     everything = masking.Mask(
-        keep=jnp.tile(jnp.arange(n)[::-1], (4, 1)), hidden=jnp.zeros((4, 0), jnp.int32)
+        keep=jnp.tile(jnp.arange(n)[::-1], (4, 1)), hidden=jnp.zeros((4, 0), jnp.int32), n=n
     )
     whole, blocks = run(model, params, images, method="encode")
     masked, _ = run(model, params, images, everything, method="encode")

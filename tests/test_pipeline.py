@@ -7,7 +7,17 @@ import time
 import numpy as np
 import pytest
 
-from mae_jax.data import images, pipeline, sources
+from mae_jax.data import images, inputs, pipeline, sources
+
+IMAGE = dict(
+    modality="image",
+    size=(8, 8),
+    channels=3,
+    repeats=1,
+    crop_scale=(0.2, 1),
+    crop_ratio=(0.75, 4 / 3),
+    center_crop=0.875,
+)
 
 
 class Numbers:
@@ -205,12 +215,14 @@ def test_mistakes():
 def test_transforms_from_bytes_to_batches(size, channels):
     source = sources.open("synthetic", "train")
     transform = pickle.loads(
-        pickle.dumps(pipeline.train_transform(size, channels, (0.2, 1), (0.75, 4 / 3)))
+        pickle.dumps(inputs.train_transform(IMAGE | dict(size=size, channels=channels)))
     )
     batches = pipeline.training_batches(source, transform, batch_size=4, seed=0)
     assert next(batches)["image"].shape == (4, *size, channels)
     batches.close()
-    transform = pickle.loads(pickle.dumps(pipeline.test_transform(size, channels, 0.875)))
+    transform = pickle.loads(
+        pickle.dumps(inputs.test_transform(IMAGE | dict(size=size, channels=channels)))
+    )
     for number, batch in enumerate(pipeline.evaluation_batches(source, transform, batch_size=16)):
         assert batch["image"].dtype == np.uint8
         example = source[16 * number + 3]
@@ -225,13 +237,11 @@ def test_a_broken_picture_is_named(tmp_path):
     (tmp_path / "cat" / "broken.jpg").write_bytes(b"nonsense")
     source = sources.open(f"folder:{tmp_path}", "all")
     message = "cannot read 'cat/broken.jpg': not a picture in a format that Pillow reads"
-    transform = pipeline.train_transform((8, 8), 3, (0.2, 1), (1, 1))
+    transform = inputs.train_transform(IMAGE)
     with pytest.raises(ValueError, match=message):
         next(pipeline.training_batches(source, transform, batch_size=1, seed=0))
     with pytest.raises(ValueError, match=message):
-        next(
-            pipeline.evaluation_batches(source, pipeline.test_transform((8, 8), 3, 1), batch_size=1)
-        )
+        next(pipeline.evaluation_batches(source, inputs.test_transform(IMAGE), batch_size=1))
     (tmp_path / "cat" / "broken.jpg").unlink()
     with pytest.raises(ValueError, match="cannot read 'cat/broken.jpg': .*No such file"):
         pipeline.mean_std(source, 3)

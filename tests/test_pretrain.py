@@ -10,11 +10,13 @@ from ml_collections import ConfigDict
 
 from mae_jax import config as configs
 from mae_jax import masking, patches, sharding
-from mae_jax.data import augment, pipeline, sources
+from mae_jax.data import augment, inputs, pipeline, sources
 from mae_jax.tasks import features, heldout, pretrain
 
 KEY = jax.random.key(7)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+SMALL = dict(modality="image", size=(32, 32), channels=3, repeats=1, center_crop=0.875, threads=2)
 
 
 def config(**changes) -> ConfigDict:
@@ -33,7 +35,7 @@ def reconstructed(config, mesh):
     return heldout.reconstruction(
         pretrain.model_of(config),
         heldout.view_of(config, MEAN, STD),
-        config.mask.ratio,
+        config.mask,
         heldout.opened(config, config.data.test),
         examples=config.evaluate.examples,
         batch_size=config.evaluate.batch_size,
@@ -58,14 +60,14 @@ def test_heldout_losses_by_hand(mesh):
     figures = losses(variables())
 
     source = sources.open("synthetic", "test")
-    transform = pipeline.test_transform((32, 32), 3, 0.875)
-    model, (n, keep) = pretrain.model_of(config()), pretrain.counts(config())
+    transform = inputs.test_transform(SMALL)
+    model, hide = pretrain.model_of(config()), pretrain.hiding_of(config())
     apply = jax.jit(lambda x, mask: model.apply(variables(), x, mask).loss)
     ours, baseline = [], []
     for i in range(32):
         image = augment.normalize(jnp.asarray(transform(source[i])["image"])[None], MEAN, STD)
-        scores = jax.random.uniform(jax.random.fold_in(KEY, i), (n,))
-        mask = masking.from_scores(scores[None], keep)
+        scores = jax.random.uniform(jax.random.fold_in(KEY, i), (hide.n,))
+        mask = masking.from_scores(scores[None], hide.keep)
         ours.append(apply(image, mask))
         x = np.asarray(patches.patchify(image, (8, 8))[0])
         guess = x[mask.keep[0]].mean(0)
@@ -91,7 +93,7 @@ def test_the_probe_of_pixels_is_scikit_learns(mesh):
     figures = probe(config(**changes), mesh)(None)
     assert 0 <= figures["linear"] <= 1
 
-    transform = pipeline.test_transform((32, 32), 3, 0.875)
+    transform = inputs.test_transform(SMALL)
     parts = []
     for split in ("train", "test"):
         source = sources.open("photos", split)
@@ -146,8 +148,11 @@ def test_flips_and_masks_are_drawn_per_sample():
     assert len(np.unique(batch["scores"], axis=0)) == 64
 
 
-def test_pixels_there_and_back():
+def test_what_is_normalised():
     x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), dtype=np.uint8))
     y = augment.normalize(x, MEAN, STD)
     np.testing.assert_allclose(y[..., 1], (np.asarray(x)[..., 1] / 255 - 0.5) / 0.25, atol=1e-5)
-    np.testing.assert_array_equal(augment.to_uint8(y, MEAN, STD), x)
+    z = augment.normalize(x.astype(jnp.float32), MEAN, STD)  # floats are taken as they are
+    np.testing.assert_allclose(z[..., 1], (np.asarray(x)[..., 1] - 0.5) / 0.25, atol=1e-4)
+    categories = x.astype(jnp.int32)
+    np.testing.assert_array_equal(augment.normalize(categories, MEAN, STD), categories)

@@ -6,31 +6,28 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 
-def flip(key: jax.Array, images: UInt8[Array, "b *size c"]) -> UInt8[Array, "b *size c"]:
-    """Mirror each picture left to right with probability one half."""
+def flip(key: jax.Array, images: Shaped[Array, "b *size c"]) -> Shaped[Array, "b *size c"]:
+    """Mirror each picture, or all frames of a clip, left to right with probability one half."""
     shape = (len(images), *(1,) * (images.ndim - 1))
     return jnp.where(jax.random.bernoulli(key, shape=shape), images[..., ::-1, :], images)
 
 
 def normalize(
-    images: UInt8[Array, "b *size c"], mean: Sequence[float], std: Sequence[float]
-) -> Float[Array, "b *size c"]:
-    """Pixels to `(x / 255 - mean) / std`, per channel."""
+    images: Shaped[Array, "b *size c"], mean: Sequence[float], std: Sequence[float]
+) -> Shaped[Array, "b *size c"]:
+    """`(x - mean) / std` per channel: of uint8 pixels divided by 255, of floats as they are.
+
+    Other whole numbers are categories, and stay.
+    """
+    if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+        return images
     shape = (1,) * (images.ndim - 1) + (-1,)
-    x = images.astype(jnp.float32) / 255
+    x = images.astype(jnp.float32)
+    x = x / 255 if images.dtype == jnp.uint8 else x
     return (x - jnp.reshape(jnp.array(mean), shape)) / jnp.reshape(jnp.array(std), shape)
-
-
-def to_uint8(
-    x: Float[Array, "b *size c"], mean: Sequence[float], std: Sequence[float]
-) -> UInt8[Array, "b *size c"]:
-    """The inverse of `normalize`, rounded and cut to what a pixel can hold."""
-    shape = (1,) * (x.ndim - 1) + (-1,)
-    x = x * jnp.reshape(jnp.array(std), shape) + jnp.reshape(jnp.array(mean), shape)
-    return jnp.clip(jnp.round(x * 255), 0, 255).astype(jnp.uint8)
 
 
 def targets(labels: Int[Array, "b"], classes: int, smoothing: float) -> Float[Array, "b classes"]:
@@ -48,12 +45,12 @@ def targets(labels: Int[Array, "b"], classes: int, smoothing: float) -> Float[Ar
 
 def mix(
     key: jax.Array,
-    images: Float[Array, "b h w c"],
+    images: Float[Array, "b *t h w c"],
     targets: Float[Array, "b classes"],
     mixup: float,
     cutmix: float,
     switch: float = 0.5,
-) -> tuple[Float[Array, "b h w c"], Float[Array, "b classes"]]:
+) -> tuple[Float[Array, "b *t h w c"], Float[Array, "b classes"]]:
     """Mixup or CutMix: each picture with its partner's, and its target with its partner's.
 
     The batch is mixed in one way: sample i with sample b-1-i (the middle one of an odd batch with
@@ -64,14 +61,15 @@ def mix(
 
     Args:
       key: draws the way, the share and the box.
-      images: pictures with two spatial axes, of any finite values.
+      images: pictures, clips or spectrograms of any finite values; a box lies on the last two axes
+        before the channels, the same in each frame.
       targets: distributions over the classes, as of `targets`.
       mixup: alpha of Mixup, 0 for never.
       cutmix: alpha of CutMix, 0 for never.
       switch: how often it is CutMix, if it can be both.
 
     Raises:
-      ValueError: a negative alpha; something to mix that is not float with two spatial axes.
+      ValueError: a negative alpha; something to mix that is not float with two axes.
     """
     if mixup < 0 or cutmix < 0:
         raise ValueError(f"mixup {mixup} and cutmix {cutmix}: use 0 (off) or a positive alpha")
@@ -87,7 +85,8 @@ def mix(
     half = (jnp.sqrt(1 - share) * size).astype(jnp.int32) // 2
     centre = jax.random.randint(place, (2,), 0, size)
     outside = ~_box(centre - half, centre + half, (height, width))
-    own = jnp.where(cut, outside, share)[None, :, :, None].astype(images.dtype)
+    own = jnp.where(cut, outside, share)[..., None].astype(images.dtype)
+    own = own.reshape((1,) * (images.ndim - 3) + own.shape)  # [1 ... h w 1]
     share = jnp.where(cut, outside.mean(), share)
     return (
         own * images + (1 - own) * images[::-1],
@@ -96,8 +95,8 @@ def mix(
 
 
 def erase(
-    key: jax.Array, images: Float[Array, "b h w c"], probability: float = 0.25
-) -> Float[Array, "b h w c"]:
+    key: jax.Array, images: Float[Array, "b *t h w c"], probability: float = 0.25
+) -> Float[Array, "b *t h w c"]:
     """Random erasing: a box of standard normal noise in a share `probability` of the pictures.
 
     Zhong et al. 2017 (arXiv 1708.04896), with noise for every value as in timm's "pixel" mode, so
@@ -105,8 +104,10 @@ def erase(
     log-uniform in .3 to 1/.3; what is longer than the picture is cut to it, since the shapes of a
     compiled program leave no second try (.5 % of the boxes in a square picture).
 
+    Of a clip the box is the same in each frame.
+
     Raises:
-      ValueError: not floats with two spatial axes.
+      ValueError: not floats with two axes.
     """
     size = _two_axes(images)
     b = len(images)
@@ -120,16 +121,17 @@ def erase(
     low = jax.random.randint(place, (b, 2), 0, limit - sides + 1)
     boxes = jax.vmap(functools.partial(_box, size=size))(low, low + sides)  # [b h w]
     boxes = (boxes & erased[:, None, None])[..., None]
+    boxes = boxes.reshape(b, *(1,) * (images.ndim - 4), *boxes.shape[1:])
     return jnp.where(boxes, jax.random.normal(noise, images.shape, images.dtype), images)
 
 
 def _two_axes(images: Array) -> tuple[int, int]:
-    if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+    if images.ndim < 4 or not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
-            "mixing and erasing need normalised float pictures [b, h, w, c], not"
+            "mixing and erasing need normalised float pictures [b, ..., h, w, c], not"
             f" {images.dtype} of shape {images.shape}: turn them off for other data"
         )
-    return images.shape[1], images.shape[2]
+    return images.shape[-3], images.shape[-2]
 
 
 def _box(low: Int[Array, "2"], high: Int[Array, "2"], size: tuple[int, int]) -> Bool[Array, "h w"]:

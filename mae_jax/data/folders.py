@@ -51,7 +51,18 @@ def folder(path: str, split: str) -> Folder:
       FileNotFoundError: no such folder, or no pictures in it.
       ValueError: unknown split, or a folder for one split but none for the one asked for.
     """
-    spec, root = f"folder:{path}", Path(path).expanduser()
+    return Folder(*listed(path, split, EXTENSIONS, f"folder:{path}", "pictures"))
+
+
+def listed(
+    path: str, split: str, extensions: tuple[str, ...], spec: str, noun: str
+) -> tuple[Path, tuple[str, ...], tuple[int, ...], tuple[str, ...]]:
+    """Root, files, labels and classes of the files with these extensions, as `folder` says.
+
+    Args:
+      spec, noun: what the user asked for, and what such files are called, for messages.
+    """
+    root = Path(path).expanduser()
     check_split(spec, split, (*_PARTS, "all"))
     if not root.is_dir():
         raise FileNotFoundError(f"data {spec!r}: there is no folder {str(root)!r}")
@@ -64,24 +75,24 @@ def folder(path: str, split: str) -> Folder:
                 f"data {spec!r} has {' and '.join(parts)} but no {' or '.join(_PARTS[split])} for "
                 f"split {split!r}: add it, or hold out a tenth with '{spec}/{parts[0]}'"
             )
-    files = sorted(file for part in chosen for file in _pictures(root, part))
+    files = sorted(file for part in chosen for file in _files(root, part, extensions))
     if not files:
         raise FileNotFoundError(
-            f"data {spec!r}: no pictures in {str(root / chosen[0])!r}, "
-            f"where files would end in {', '.join(EXTENSIONS)}"
+            f"data {spec!r}: no {noun} in {str(root / chosen[0])!r}, "
+            f"where files would end in {', '.join(extensions)}"
         )
     if parts:
-        names = {name for part in parts for name in _classes(root, part)}
+        names = {name for part in parts for name in _classes(root, part, extensions)}
     else:
         names = {file.split("/")[0] for file in files if "/" in file}
         files = _hold_out(files, split)
     if not files:
-        raise ValueError(f"data {spec!r} has too few pictures for split {split!r}: use 'all'")
+        raise ValueError(f"data {spec!r} has too few {noun} for split {split!r}: use 'all'")
     classes = tuple(sorted(names))
     number = {name: label for label, name in enumerate(classes)}
     steps = (file.split("/")[1 if parts else 0 :] for file in files)
     labels = tuple(number[step[0]] if len(step) > 1 else -1 for step in steps)
-    return Folder(root, tuple(files), labels, classes)
+    return root, tuple(files), labels, classes
 
 
 def _split_folders(root: Path) -> list[str]:
@@ -95,13 +106,16 @@ def _children(root: Path) -> list[str]:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
-def _classes(root: Path, part: str) -> list[str]:
-    """The sub-folders of `root/part` with a picture in them; looks for one picture in each."""
-    return [name for name in _children(root / part) if any(_pictures(root, f"{part}/{name}"))]
+def _classes(root: Path, part: str, extensions: tuple[str, ...]) -> list[str]:
+    """The sub-folders of `root/part` with such a file in them; looks for one file in each."""
+    names = _children(root / part)
+    return [name for name in names if any(_files(root, f"{part}/{name}", extensions))]
 
 
-def _pictures(root: Path, part: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Paths relative to `root` of the pictures under `root/part`, in the order of the disk."""
+def _files(
+    root: Path, part: str, extensions: tuple[str, ...], above: frozenset[str] = frozenset()
+) -> Iterator[str]:
+    """Paths relative to `root` of such files under `root/part`, in the order of the disk."""
     above |= {os.path.realpath(root), os.path.realpath(root / part)}
     with os.scandir(root / part) as entries:
         for entry in entries:
@@ -110,8 +124,8 @@ def _pictures(root: Path, part: str, above: frozenset[str] = frozenset()) -> Ite
             name = f"{part}/{entry.name}" if part else entry.name
             if entry.is_dir():
                 if os.path.realpath(entry.path) not in above:  # else a link back to where we are
-                    yield from _pictures(root, name, above)
-            elif entry.name.rpartition(".")[2].lower() in EXTENSIONS and entry.is_file():
+                    yield from _files(root, name, extensions, above)
+            elif entry.name.rpartition(".")[2].lower() in extensions and entry.is_file():
                 yield name
 
 

@@ -24,6 +24,7 @@ def training_batches(
     host: int = 0,
     hosts: int = 1,
     threads: int = 16,
+    repeats: int = 1,
 ) -> Iterator[Example]:
     """Endless batches `{"image": uint8 [b, *size, c], "label": int32 [b]}` of this host's share.
 
@@ -40,6 +41,8 @@ def training_batches(
       start: the first step.
       host: which share this is, of `hosts`.
       threads: pictures that are read and decoded at a time.
+      repeats: rows that come from one example, one after the other; if there are several,
+        `transform` gives them stacked.
 
     Raises:
       ValueError: a batch that the hosts cannot share, or an empty source; from the iterator, a
@@ -47,6 +50,9 @@ def training_batches(
     """
     import grain
 
+    if batch_size % repeats:
+        raise ValueError(f"batch size {batch_size} is not a multiple of {repeats} repeats")
+    batch_size //= repeats
     share = _share(batch_size, host, hosts)
     order: Any = grain.MapDataset.range(_length(source)).seed(seed).shuffle().repeat()
     order[0]  # grain sets itself up at the first read, which threads must not do at the same time
@@ -57,7 +63,7 @@ def training_batches(
         rng = np.random.default_rng((seed, position))
         return _read(source, order[position], lambda example: transform(example, rng))
 
-    return _batches(load, sys.maxsize, share, threads)
+    return _batches(load, sys.maxsize, share, threads, repeats)
 
 
 def evaluation_batches(
@@ -95,55 +101,36 @@ def evaluation_batches(
     return _batches(load, batches * share, share, threads)
 
 
-def train_transform(
-    size: tuple[int, int], channels: int, scale: tuple[float, float], ratio: tuple[float, float]
-) -> Callable[[Example, np.random.Generator], Example]:
-    """Decode and `images.random_resized_crop` to uint8 [*size, channels]."""
-    return functools.partial(_train, size=size, channels=channels, scale=scale, ratio=ratio)
-
-
-def test_transform(
-    size: tuple[int, int], channels: int, share: float
-) -> Callable[[Example], Example]:
-    """Decode and `images.center_crop` to uint8 [*size, channels]."""
-    return functools.partial(_test, size=size, channels=channels, share=share)
-
-
-test_transform.__test__ = False  # pytest would collect it in every module that imports it
-
-
 def mean_std(
-    source: Source, channels: int, limit: int = 2000, threads: int = 16
+    source: Source,
+    channels: int,
+    limit: int = 2000,
+    threads: int = 16,
+    values: Callable[[Example], np.ndarray] | None = None,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel in [0, 1], over all pixels of `limit` pictures.
+    """Mean and standard deviation of each channel, over all values of `limit` examples.
 
-    The pictures are a fixed random choice. A constant channel gets 1/255, so that one can divide.
+    The examples are a fixed random choice. A constant channel gets 1/255, so that one can divide.
+
+    Args:
+      values: array `[*size, channels]` of an example, by default its pixels; uint8 is taken to
+        [0, 1], others as they are.
     """
+    values = values or (lambda example: images.decode(example["image"], channels))
 
-    def histogram(i: int) -> np.ndarray:
-        pixels = _read(source, int(i), lambda e: images.decode(e["image"], channels))
-        columns = pixels.reshape(-1, channels).T
-        return np.stack([np.bincount(column, minlength=256) for column in columns])
+    def moments(i: int) -> np.ndarray:
+        """Count, mean and sum of squares around it, of each channel."""
+        x = _read(source, int(i), values)
+        x = x.reshape(-1, channels).astype(np.float64) / (255 if x.dtype == np.uint8 else 1)
+        mean = x.mean(0)
+        return np.stack([np.full(channels, len(x)), mean, ((x - mean) ** 2).sum(0)])
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        counts = np.sum(
-            list(pool.map(histogram, _choose(_length(source), limit))), axis=0
-        )  # [c 256]
-    values = np.arange(256) / 255
-    total = counts.sum(-1)
-    mean = counts @ values / total
-    variance = (counts * (values - mean[:, None]) ** 2).sum(-1) / total
+        parts = np.array(list(pool.map(moments, _choose(_length(source), limit))))  # [n 3 c]
+    counts, means, squares = parts.swapaxes(0, 1)
+    mean = (counts * means).sum(0) / counts.sum(0)
+    variance = (squares + counts * (means - mean) ** 2).sum(0) / counts.sum(0)
     return tuple(mean.tolist()), tuple(np.maximum(np.sqrt(variance), 1 / 255).tolist())
-
-
-def _train(example: Example, rng: np.random.Generator, *, size, channels, scale, ratio) -> Example:
-    pixels = images.decode(example["image"], channels)
-    return {**example, "image": images.random_resized_crop(pixels, size, scale, ratio, rng)}
-
-
-def _test(example: Example, *, size, channels, share) -> Example:
-    pixels = images.decode(example["image"], channels)
-    return {**example, "image": images.center_crop(pixels, size, share)}
 
 
 def _share(batch_size: int, host: int, hosts: int) -> int:
@@ -179,7 +166,7 @@ def _read(source: Source, i: int, transform: Callable[[Example], Any]) -> Any:
 
 
 def _batches(
-    load: Callable[[int], Example], length: int, size: int, threads: int
+    load: Callable[[int], Example], length: int, size: int, threads: int, repeats: int = 1
 ) -> Iterator[Example]:
     # threads work on single examples, so that few whole batches are in memory: the caller's, one
     # that waits and one in the making
@@ -189,10 +176,14 @@ def _batches(
         num_threads=threads, prefetch_buffer_size=max(threads, min(size, 512))
     )
     examples = grain.MapDataset.range(length).map(load).to_iter_dataset(reading)
-    batches = examples.batch(size, batch_fn=_stack)
+    batches = examples.batch(size, batch_fn=functools.partial(_stack, repeats))
     return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1))
 
 
-def _stack(examples: Sequence[Example]) -> Example:
+def _stack(repeats: int, examples: Sequence[Example]) -> Example:
     batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+    if repeats > 1:
+        image = batch["image"]  # [files repeats *size c]
+        batch = {key: np.repeat(x, repeats, axis=0) for key, x in batch.items() if key != "image"}
+        batch["image"] = image.reshape(-1, *image.shape[2:])
     return {**batch, "label": batch["label"].astype(np.int32)}

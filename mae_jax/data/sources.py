@@ -5,15 +5,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mae_jax.data import folders, records, shipped
+from mae_jax.data import audio, folders, generated, records, shipped, texts, video, volumes
 
 
 class Source(Protocol):
-    """A finite, ordered collection of pictures; picklable, and safe to read from many threads.
+    """A finite, ordered collection of examples; picklable, and safe to read from many threads.
 
-    `source[i]` is `{"image": encoded bytes or uint8 [h, w] or [h, w, c], "label": int}`, with label
-    -1 where there is none, and never changes. `classes` names the labels in order; it is empty
-    where they are absent or unknown. `name(i)` says which picture that is, for messages.
+    `source[i]` is `{"image": ..., "label": int}` and never changes. The image of a picture is its
+    encoded bytes or uint8 `[h, w]` or `[h, w, c]`; of another modality what the file of that name
+    takes, a path or an array. The label is -1 where there is none, and where several classes may be
+    true of an example it is uint8 `[classes]`, 1 for these. `classes` names the labels in order; it
+    is empty where they are absent or unknown. `name(i)` says which example that is, for messages.
     """
 
     @property
@@ -23,18 +25,28 @@ class Source(Protocol):
     def name(self, i: int) -> str: ...
 
 
-def open(spec: str, split: str) -> Source:
-    """The pictures that `spec` names: `photos`, `digits`, `synthetic`, or `KIND:PLACE`.
+def open(spec: str, split: str, modality: str = "image") -> Source:
+    """The examples that `spec` names: a built-in set such as `photos`, or `KIND:PLACE`.
 
-    `folder:PATH`, `idx:PATH` (MNIST's files), `tfds:NAME` and `array_record:GLOB` read what lies on
-    the disk and download nothing. Splits are "train" and "test"; `folder` also knows "validation"
-    and "all", and `tfds` takes its own ("validation", "train[:10%]").
+    Pictures: `photos`, `digits`, `synthetic`; `folder:PATH`, `idx:PATH` (MNIST's files),
+    `tfds:NAME` and `array_record:GLOB` read what lies on the disk and download nothing. Clips:
+    `pans`; `video:PATH`, `frames:PATH`. Sounds: `tones`; `audio:PATH`. Volumes and pictures with
+    many channels: `phantoms`, `spectra`; `arrays:PATH`. Bytes: `stdlib`; `text:PATH`. Splits are
+    "train" and "test"; folders also know "validation" and "all", and `tfds` takes its own
+    ("validation", "train[:10%]").
 
     Raises:
-      ValueError: an unknown kind, split or data set, or a malformed file.
+      ValueError: an unknown kind, split or data set, a malformed file, or another modality.
       FileNotFoundError: nothing at PLACE.
     """
     kind, _, place = spec.partition(":")
+    known = _BUILT_IN.keys() | _PLACED.keys()
+    if kind in known and modality not in (kinds := _MODALITIES.get(kind, ("image",))):
+        others = [name for name in known if modality in _MODALITIES.get(name, ("image",))]
+        raise ValueError(
+            f"data {spec!r} is of data.modality = {kinds[0]!r}, not {modality!r}, which "
+            f"{', '.join(sorted(others))} are of"
+        )
     if kind in _BUILT_IN:
         if place:
             raise ValueError(f"data {spec!r}: {kind!r} takes no place, write {kind!r} alone")
@@ -86,10 +98,36 @@ def part(source: Source, examples: int) -> Source:
     return Part(source, np.sort(shuffled[:examples]))
 
 
-_BUILT_IN = {"photos": shipped.photos, "digits": shipped.digits, "synthetic": shipped.Synthetic}
+_BUILT_IN = {
+    "photos": shipped.photos,
+    "digits": shipped.digits,
+    "synthetic": shipped.Synthetic,
+    "pans": generated.pans,
+    "tones": generated.tones,
+    "phantoms": generated.phantoms,
+    "spectra": generated.spectra,
+    "stdlib": texts.stdlib,
+}
 _PLACED = {
     "folder": ("PATH", folders.folder),
     "idx": ("PATH", records.idx),
     "tfds": ("NAME", records.tfds),
     "array_record": ("GLOB", records.array_record),
+    "video": ("PATH", video.files),
+    "frames": ("PATH", video.frames),
+    "audio": ("PATH", audio.files),
+    "arrays": ("PATH", volumes.files),
+    "text": ("PATH", texts.files),
+}
+_MODALITIES = {  # of those that are no pictures
+    "pans": ("video",),
+    "video": ("video",),
+    "frames": ("video",),
+    "tones": ("audio",),
+    "audio": ("audio",),
+    "phantoms": ("volume",),
+    "spectra": ("volume",),
+    "arrays": ("volume",),
+    "stdlib": ("text",),
+    "text": ("text",),
 }

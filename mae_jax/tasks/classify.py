@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from mae_jax import layers, metrics, optimizer, probes, sharding, vit
-from mae_jax.data import augment, images, pipeline, randaugment, sources
+from mae_jax.data import augment, images, inputs, randaugment, sources
 from mae_jax.tasks import features, heldout
 from mae_jax.tasks.task import Task, module_fields
 
@@ -32,11 +32,15 @@ def training(config, mean, std, classes: int) -> tuple[Callable, Callable, Calla
 
     def augmented(key, batch):
         keys = jax.random.split(key, 4)
-        x = augment.flip(keys[0], batch["image"]) if config["data"]["flip"] else batch["image"]
+        x = batch["image"]
+        x = augment.flip(keys[0], x) if config["data"].get("flip") else x
         x = augment.normalize(x, mean, std)
         if regularize["erase"]:
             x = augment.erase(keys[1], x, regularize["erase"])
-        target = augment.targets(batch["label"], classes, regularize["label_smoothing"])
+        target = batch["label"]
+        if target.ndim == 1:
+            target = augment.targets(target, classes, regularize["label_smoothing"])
+        target = target.astype(jnp.float32)
         x, target = augment.mix(keys[2], x, target, regularize["mixup"], regularize["cutmix"])
         drawn = {"image": x, "target": target}
         if rate := regularize["drop_path"]:
@@ -48,9 +52,11 @@ def training(config, mean, std, classes: int) -> tuple[Callable, Callable, Calla
         logits, updated = model.apply(
             variables, batch["image"], batch.get("paths"), train=True, mutable=["batch_stats"]
         )
-        losses = optax.softmax_cross_entropy(logits, batch["target"])
-        right = logits.argmax(-1) == batch["target"].argmax(-1)
-        return losses.mean(), ({"accuracy": right.mean()}, updated.get("batch_stats"))
+        losses = losses_of(logits, batch["target"], config["loss"])
+        figures = {}
+        if config["loss"] == "softmax":
+            figures["accuracy"] = (logits.argmax(-1) == batch["target"].argmax(-1)).mean()
+        return losses.mean(), (figures, updated.get("batch_stats"))
 
     return init, augmented, loss
 
@@ -76,26 +82,29 @@ def build(config, source: sources.Source, mean, std, mesh: Mesh, key: jax.Array)
             f"{config.data.train.source!r} and the test data have different classes: "
             f"{features.different(classes, test.classes)}"
         )
-    predict = predictor(model, heldout.view_of(config, mean, std), mesh)
+    several = np.ndim(source[0]["label"]) > 0
+    if several != (config.loss == "binary"):
+        raise ValueError(
+            f"{config.data.train.source!r} has {'several labels' if several else 'one label'} for "
+            f"an example: use loss = {'binary' if several else 'softmax'!r}"
+        )
+    view = heldout.view_of(config, mean, std)
+    view = view._replace(clips=config.evaluate.clips, crops=config.evaluate.crops)
+    predict = predictor(model, view, mesh, config.loss)
 
     def results(variables):
-        return predict(variables, test, config.evaluate.examples, config.evaluate.batch_size)
+        found = predict(variables, test, config.evaluate.examples, config.evaluate.batch_size)
+        text, figures, _ = summary(*found, classes, config.loss)
+        return text, figures
 
     def evaluate(variables):
-        if test is None:
-            return {}
-        labels, predicted, losses = results(variables)
-        return {
-            "test_loss": float(losses.mean()),
-            "test_accuracy": float((predicted == labels).mean()),
-        }
+        _, figures = results(variables) if test is not None else ("", {})
+        return {name: x for name, x in figures.items() if name in HEADLINES}
 
     def report(variables, make_untrained):
         if test is None:
             return "no test data: data.test.source is empty", {}
-        labels, predicted, losses = results(variables)
-        text, figures, _ = summary(labels, predicted, classes)
-        return text, {"test_loss": float(losses.mean())} | figures
+        return results(variables)
 
     options = config.optimizer
     if options.name == "lars":
@@ -128,72 +137,128 @@ def transform_of(config, mean, classes: int) -> Callable:
 
     A label that is none of the classes is refused there, because jax would not.
     """
-    data, magnitude = config["data"], config["regularize"]["randaugment"]
-    crop = pipeline.train_transform(
-        tuple(data["size"]),
-        data["channels"],
-        tuple(data["crop_scale"]),
-        tuple(data["crop_ratio"]),
-    )
-    fill = tuple(round(255 * x) for x in mean)
+    magnitude = config["regularize"]["randaugment"]
+    crop = inputs.train_transform(config["data"])
+    fill = tuple(round(255 * x) for x in mean) if magnitude else ()
 
     def transform(example: dict, rng: np.random.Generator) -> dict:
-        if not 0 <= example["label"] < classes:
-            raise images.Unreadable(f"its label {example['label']} is not one of {classes} classes")
+        label = example["label"]
+        if np.ndim(label) == 0 and not 0 <= label < classes:
+            raise images.Unreadable(f"its label {label} is not one of {classes} classes")
         example = crop(example, rng)
         if not magnitude:
             return example
-        drawn = randaugment.randaugment(example["image"], rng, magnitude=magnitude, fill=fill)
-        return {**example, "image": drawn}
+        x = example["image"]
+        pictures = x[None] if config["data"]["repeats"] == 1 else x
+        drawn = [
+            randaugment.randaugment(picture, rng, magnitude=magnitude, fill=fill)
+            for picture in pictures
+        ]
+        return {**example, "image": np.stack(drawn).reshape(x.shape)}
 
     return transform
 
 
-def predictor(model: vit.Classifier, view: heldout.View, mesh: Mesh):
-    """A function of `variables, source, examples, batch_size`: labels, predicted classes, losses.
+def losses_of(logits: jax.Array, target: jax.Array, kind: str) -> jax.Array:
+    """Cross-entropy of each example `[b]` with a target `[b, classes]`.
 
-    Of each labelled example of (at most `examples` of) a source once, in its order: `[n]` each.
+    Args:
+      kind: "softmax", of one distribution over the classes; "binary", the mean over the classes of
+        each one's own, where several may be true at once.
+    """
+    if kind == "softmax":
+        return optax.softmax_cross_entropy(logits, target)
+    return optax.sigmoid_binary_cross_entropy(logits, target).mean(-1)
+
+
+class Predicted(NamedTuple):
+    """Of each labelled example of a source once, in its order."""
+
+    labels: np.ndarray  # [n], or [n classes]
+    scores: np.ndarray  # [n classes]: the probability of each class
+    losses: np.ndarray  # [n]
+
+
+def predictor(model: vit.Classifier, view: heldout.View, mesh: Mesh, kind: str = "softmax"):
+    """A function of `variables, source, examples, batch_size`, of at most so many: `Predicted`.
+
+    The probabilities are means over the views of an example, and the losses those of the means.
+
+    Args:
+      kind: see `losses_of`.
     """
 
     def forward(variables, batch):
-        logits: Any = model.apply(variables, view.normalize(batch["image"]))
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        return batch["label"], logits.argmax(-1), losses, batch["valid"]
+        x = batch["image"]
+        several = x.ndim > len(view.size) + 2
+        flat = x.reshape(-1, *x.shape[2:]) if several else x
+        logits: Any = model.apply(variables, view.normalize(flat))
+        labels = batch["label"]
+        log = jax.nn.log_softmax(logits) if kind == "softmax" else jax.nn.log_sigmoid(logits)
+        scores = jnp.exp(log).reshape(len(x), -1, model.classes).mean(1)
+        target = jax.nn.one_hot(labels, model.classes) if labels.ndim == 1 else labels
+        if several:  # of probabilities
+            logits = jnp.log(scores)
+            if kind == "binary":
+                logits -= jnp.log1p(-scores)
+        losses = losses_of(logits, target.astype(jnp.float32), kind)
+        return labels, scores, losses, batch["valid"]
 
     forward = jax.jit(forward, out_shardings=sharding.replicated(mesh))
 
-    def predict(variables, source, examples, batch_size):
+    def predict(variables, source, examples, batch_size) -> Predicted:
         rows = [
             jax.tree.map(np.asarray, forward(variables, batch))
             for batch in heldout.batches(source, view, examples, batch_size, mesh)
         ]
-        labels, predicted, losses, valid = (np.concatenate(x) for x in zip(*rows, strict=True))
-        if labels.max() >= model.classes:
-            raise ValueError(f"label {labels.max()} is not one of {model.classes} classes")
-        chosen = valid & (labels >= 0)
+        labels, scores, losses, valid = (np.concatenate(x) for x in zip(*rows, strict=True))
+        chosen = valid & (labels >= 0 if labels.ndim == 1 else True)
         if not chosen.any():
             raise ValueError("no example of the test data has a label")
-        return labels[chosen], predicted[chosen], losses[chosen]
+        labels = labels[chosen]
+        if labels.ndim == 1 and labels.max() >= model.classes:
+            raise ValueError(f"label {labels.max()} is not one of {model.classes} classes")
+        return Predicted(labels, scores[chosen], losses[chosen])
 
     return predict
 
 
-def summary(labels, predicted, classes) -> tuple[str, dict[str, float], dict[str, dict]]:
-    """Accuracy, and precision, recall, F1 and support of each class.
+HEADLINES = ("test_loss", "test_accuracy", "test_map")  # figures during the training
+
+
+def summary(
+    labels, scores, losses, classes, kind: str = "softmax"
+) -> tuple[str, dict[str, float], dict[str, dict]]:
+    """Accuracy, and precision, recall, F1 and support of each class; or average precisions.
+
+    Args:
+      labels, scores, losses: see `Predicted`.
+      kind: "binary": several classes may be true at once, and then the figure is the mean over the
+        classes of the average precision (mAP).
 
     Returns:
       A table, the figures of all classes together, and those of each by its name.
     """
-    scores = probes.per_class(labels, predicted, len(classes))
-    accuracy = float((labels == predicted).mean())
-    seen = [row for row in scores if row["support"]]
-    means = {name: float(np.mean([row[name] for row in seen])) for name in probes.SCORES}
+    if kind == "binary":
+        rows, names = probes.average_precision(labels, scores), ("average_precision",)
+    else:
+        rows = probes.per_class(labels, scores.argmax(-1), len(classes))
+        names = probes.SCORES
+    seen = [row for row in rows if row["support"]]
+    means = {name: float(np.mean([row[name] for row in seen])) for name in names}
     cells = [
-        [name, *(f"{row[score]:.3f}" for score in probes.SCORES), f"{row['support']:,}"]
-        for name, row in zip(classes, scores, strict=True)
+        [name, *(f"{row[score]:.3f}" for score in names), f"{row['support']:,}"]
+        for name, row in zip(classes, rows, strict=True)
     ]
-    last = ["mean", *(f"{means[score]:.3f}" for score in probes.SCORES), f"{len(labels):,}"]
-    text = metrics.table([["class", *probes.SCORES, "support"], *cells, last])
-    right = int((labels == predicted).sum())
-    text = f"accuracy {accuracy:.4f} ({right:,} of {len(labels):,})\n\n{text}"
-    return text, {"test_accuracy": accuracy} | means, dict(zip(classes, scores, strict=True))
+    last = ["mean", *(f"{means[score]:.3f}" for score in names), f"{len(labels):,}"]
+    titles = [name.replace("_", " ") for name in names]
+    table = metrics.table([["class", *titles, "support"], *cells, last])
+    figures = {"test_loss": float(losses.mean())}
+    if kind == "binary":
+        figures["test_map"] = means["average_precision"]
+        head = f"mAP {figures['test_map']:.4f} (of {len(labels):,} examples)"
+    else:
+        right = int((labels == scores.argmax(-1)).sum())
+        figures |= {"test_accuracy": right / len(labels)} | means
+        head = f"accuracy {figures['test_accuracy']:.4f} ({right:,} of {len(labels):,})"
+    return f"{head}\n\n{table}", figures, dict(zip(classes, rows, strict=True))

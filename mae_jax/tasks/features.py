@@ -60,7 +60,8 @@ def extractor(
         if variables is None:
             small = tuple(min(side, 32) for side in view.size)
             shape = (len(images), *small, images.shape[-1])
-            pixels = jax.image.resize(images, shape, "linear").reshape(len(images), -1)
+            pixels = jax.image.resize(images.astype(jnp.float32), shape, "linear")
+            pixels = pixels.reshape(len(images), -1)
             found = [pixels] * len(wanted)
         else:
             _, intermediates = model.apply(variables, images, method="encode")
@@ -113,6 +114,8 @@ def probe(config, mean, std, model: Any, mesh: Mesh):
     if not any(part.source for part in parts):
         return None
     train, *test = [heldout.opened(config, part) for part in parts if part.source]
+    if np.ndim(train[0]["label"]):
+        return None  # several labels for an example: these probes are for one
     if not test or min(len(train.classes), len(test[0].classes)) < 2:
         if all(part.source == "same" for part in parts):
             return None  # a folder of pictures without labels

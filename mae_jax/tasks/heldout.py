@@ -1,6 +1,7 @@
 """Held-out examples: each counts exactly once, whatever the batch size and the devices."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,34 +10,29 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from mae_jax import mae, masking, patches, pictures, sharding
-from mae_jax.data import augment, pipeline, sources
+from mae_jax import hiding, mae, masking, patches, pictures, sharding
+from mae_jax.data import augment, inputs, pipeline, sources
 
 
 class View(NamedTuple):
-    """How a picture is shown to a network when it is evaluated."""
+    """How an example is shown to a network when it is evaluated."""
 
-    size: tuple[int, ...]
-    channels: int
-    center_crop: float  # share of the side, see `images.center_crop`
+    data: Mapping[str, Any]  # the section of a config
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
-    threads: int = 16
+    clips: int = 1  # views of an example along the time, see `inputs.test_transform`
+    crops: int = 1
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        return tuple(self.data["size"])
 
     def normalize(self, images: jax.Array) -> jax.Array:
         return augment.normalize(images, self.mean, self.std)
 
 
 def view_of(config, mean, std) -> View:
-    data = config["data"]
-    return View(
-        tuple(data["size"]),
-        data["channels"],
-        data["center_crop"],
-        tuple(mean),
-        tuple(std),
-        data["threads"],
-    )
+    return View(config["data"], tuple(mean), tuple(std))
 
 
 def opened(config, part) -> sources.Source:
@@ -47,7 +43,7 @@ def opened(config, part) -> sources.Source:
             f"{source!r} names the same records for every split: write {{split}} where the file "
             'names differ, or name the other sources too ("" = none)'
         )
-    return sources.open(source if same else part.source, part.split)
+    return sources.open(source if same else part.source, part.split, config.data.modality)
 
 
 def batches(
@@ -60,10 +56,10 @@ def batches(
     share = -(-batch_size // mesh.size)  # of each device
     found = pipeline.evaluation_batches(
         source,
-        pipeline.test_transform((view.size[0], view.size[1]), view.channels, view.center_crop),
+        inputs.test_transform(view.data, view.clips, view.crops),
         batch_size=share * mesh.size,
         limit=limit,
-        threads=view.threads,
+        threads=view.data["threads"],
         host=jax.process_index(),
         hosts=jax.process_count(),
     )
@@ -73,7 +69,7 @@ def batches(
 def reconstruction(
     model: mae.MaskedAutoencoder,
     view: View,
-    ratio: float,
+    mask: Mapping[str, Any],
     source: sources.Source,
     *,
     examples: int,
@@ -85,41 +81,35 @@ def reconstruction(
     """Two functions of the variables: the held-out losses, and a picture of reconstructions.
 
     The mask of an example depends on `key` and its number in the source alone, so every evaluation
-    of a run and every baseline is asked for the same hidden patches.
+    of a run and every baseline is asked for the same hidden patches. All of them are decoded.
 
     Args:
-      ratio: share of the patches that is hidden.
+      mask: the section of a config, see `hiding.of`.
       examples, batch_size: for the losses.
       shown: number of examples in the picture.
     """
-    n = int(np.prod(patches.grid_of(view.size, model.patch)))
-    keep = masking.keep_count(n, ratio)
+    hide = hiding.of(mask, view.size, model.patch, model.groups)
 
     def forward(variables, batch):
         images = view.normalize(batch["image"])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
-        scores = jax.vmap(lambda k: jax.random.uniform(k, (n,)))(keys)
-        out: Any = model.apply(variables, images, masking.from_scores(scores, keep))
+        scores = jax.vmap(lambda key, image: hide.scores(key, image[None])[0])(keys, images)
+        out: Any = model.apply(variables, images, masking.from_scores(scores, hide.keep))
         return images, out
 
     def sums(variables, batch):
         images, out = forward(variables, batch)
-        target = patches.patchify(images, model.patch)
-        target = patches.normalize(target) if model.norm_pix else target
-        guess = patches.take(target, out.mask.keep).mean(1, keepdims=True)
-        errors = jnp.square(patches.take(target, out.mask.hidden) - guess).mean((1, 2))
+        errors = trivial(model, images, out.mask)
         return jnp.stack([(x * batch["valid"]).sum() for x in (out.losses, errors)])
 
     def reconstructions(variables, batch):
         images, out = forward(variables, batch)
-        full = mae.reconstruct(images, out.prediction, out.mask, model.patch, model.norm_pix)
-        images, full = (augment.to_uint8(x, view.mean, view.std) for x in (images, full))
-        hidden = jnp.broadcast_to(
-            masking.hidden_map(out.mask)[..., None], patches.patchify(images, model.patch).shape
-        )
-        hidden = patches.unpatchify(hidden, model.patch, view.size)
-        masked = jnp.where(hidden > 0, jnp.asarray(128, jnp.uint8), images)
-        return images, masked, full
+        options = dict(groups=model.groups, target_stride=model.target_stride)
+        shape = (*out.mask.hidden.shape, out.prediction.shape[-1] // (model.categories or 1))
+        place = functools.partial(mae.reconstruct, mask=out.mask, patch=model.patch, **options)
+        hidden = place(jnp.zeros(images.shape), jnp.ones(shape), norm_pix=False) > 0
+        full = place(images, out.prediction, norm_pix=model.norm_pix, categories=model.categories)
+        return mae.strided(images, model.target_stride), hidden, full
 
     everywhere = sharding.replicated(mesh)
     sums = jax.jit(sums, out_shardings=everywhere)
@@ -136,9 +126,36 @@ def reconstruction(
     def draw(variables) -> Image.Image:
         count = min(shown, len(source))
         batch = next(batches(source, view, count, count, mesh))
-        columns = (np.asarray(x)[:count] for x in reconstructions(variables, batch))
-        return pictures.columns(
-            dict(zip(("original", "masked", "reconstruction"), columns, strict=True))
-        )
+        parts = [np.asarray(x)[:count] for x in reconstructions(variables, batch)]
+        original, hidden, full = parts
+        modality = view.data["modality"]
+        return pictures.reconstruction(original, hidden, full, modality, view.mean, view.std)
 
     return losses, draw
+
+
+def kind_of(model: mae.MaskedAutoencoder) -> str:
+    """What the loss of a model is of."""
+    if model.categories:
+        return "cross-entropy in nats"
+    return "normalised patches" if model.norm_pix else "pixels"
+
+
+def trivial(model: mae.MaskedAutoencoder, images: jax.Array, mask: masking.Mask) -> jax.Array:
+    """Loss of each sample `[b]` of a guess without a network: the mean of the visible patches.
+
+    Of categories, the shares that they have among the visible values, each counted once more.
+    """
+    seen, seen_weights = model.target(images, mask.keep)
+    target, weights = model.target(images, mask.hidden)
+    if model.categories:
+        seen = jax.nn.one_hot(seen, model.categories)  # [b k d categories]
+        guess = jnp.log((seen.sum((1, 2)) + 1) / (seen.sum((1, 2, 3))[:, None] + model.categories))
+        guess = jnp.broadcast_to(guess[:, None, None], (*target.shape, model.categories)).reshape(
+            *target.shape[:2], -1
+        )
+    else:
+        seen_weights, seen = jnp.broadcast_arrays(seen_weights, seen)
+        total = (seen * seen_weights).sum(1, keepdims=True)
+        guess = total / jnp.maximum(seen_weights.sum(1, keepdims=True), 1)
+    return patches.mean(model.errors(guess, target), weights).mean(1)

@@ -1,7 +1,6 @@
 """Masked pre-training: what the loop needs to know of it, and what its result is worth."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mae_jax import mae, masking, metrics, optimizer, patches
-from mae_jax.data import augment, pipeline, sources
+from mae_jax import hiding, mae, masking, metrics, optimizer
+from mae_jax.data import augment, inputs, sources
 from mae_jax.tasks import features, heldout
 from mae_jax.tasks.task import Task, module_fields
 
@@ -20,32 +19,38 @@ def model_of(config) -> mae.MaskedAutoencoder:
     return mae.MaskedAutoencoder(**module_fields(config))
 
 
-def counts(config) -> tuple[int, int]:
-    """Number of patches, and how many of them the mask keeps."""
-    n = math.prod(patches.grid_of(config["data"]["size"], config["model"]["patch"]))
-    return n, masking.keep_count(n, config["mask"]["ratio"])
+def hiding_of(config) -> hiding.Hiding:
+    """How the config hides patches, and how many."""
+    model = config["model"]
+    return hiding.of(config["mask"], config["data"]["size"], model["patch"], model["groups"])
 
 
 def training(config, mean, std) -> tuple[Callable, Callable, Callable]:
     """`Task.init`, `Task.augment` and `Task.loss`: all that a training step needs."""
-    model = model_of(config)
-    n, keep = counts(config)
+    model, hide = model_of(config), hiding_of(config)
     shape = (1, *config["data"]["size"], config["data"]["channels"])
+    hidden = hide.n - hide.keep
 
     def init(key):
-        return model.init(key, jnp.zeros(shape), masking.from_scores(jnp.zeros((1, n)), keep))
+        mask = masking.from_scores(jnp.zeros((1, hide.n)), hide.keep)
+        return model.init(key, jnp.zeros(shape), mask)
 
     def augmented(key, batch):
         flip_key, mask_key = jax.random.split(key)
         images = batch["image"]
-        images = augment.flip(flip_key, images) if config["data"]["flip"] else images
-        return {"image": images, "scores": masking.random(mask_key, len(images), n)}
+        images = augment.flip(flip_key, images) if config["data"].get("flip") else images
+        drawn = {"image": images, "scores": hide.scores(mask_key, images)}
+        if hide.decode < hidden:
+            shape = (len(images), hidden)
+            drawn["decode"] = jax.random.uniform(jax.random.fold_in(mask_key, 1), shape)
+        return drawn
 
     def loss(params, stats, batch):
         images = augment.normalize(batch["image"], mean, std)
-        out: Any = model.apply(
-            {"params": params}, images, masking.from_scores(batch["scores"], keep)
-        )
+        mask = masking.from_scores(batch["scores"], hide.keep)
+        if "decode" in batch:
+            mask = masking.partial(mask, batch["decode"], hide.decode)
+        out: Any = model.apply({"params": params}, images, mask)
         return out.loss, ({}, stats)
 
     return init, augmented, loss
@@ -68,7 +73,7 @@ def build(config, source: sources.Source, mean, std, mesh: Mesh, key: jax.Array)
         losses, draw = heldout.reconstruction(
             model,
             heldout.view_of(config, mean, std),
-            config.mask.ratio,
+            config.mask,
             heldout.opened(config, config.data.test),
             examples=config.evaluate.examples,
             batch_size=config.evaluate.batch_size,
@@ -87,12 +92,14 @@ def build(config, source: sources.Source, mean, std, mesh: Mesh, key: jax.Array)
         if losses:
             rows = losses(variables) | {"untrained": losses(untrained)["trained"]}
             names = {
-                "visible_mean": "mean of the visible patches",
+                "visible_mean": "shares among the visible bytes"
+                if config.model.categories
+                else "mean of the visible patches",
                 "untrained": "untrained network",
                 "trained": "trained network",
             }
             figures |= {f"loss_{name}": rows[name] for name in names}
-            kind = "normalised patches" if config.model.norm_pix else "pixels"
+            kind = heldout.kind_of(model)
             lines.append(
                 metrics.table(
                     [[f"held-out loss on hidden patches ({kind})", ""]]
@@ -119,16 +126,12 @@ def build(config, source: sources.Source, mean, std, mesh: Mesh, key: jax.Array)
     options = {name: config.optimizer[name] for name in ("b1", "b2", "weight_decay", "clip")}
     return Task(
         init=init,
-        transform=pipeline.train_transform(
-            tuple(config.data.size),
-            config.data.channels,
-            tuple(config.data.crop_scale),
-            tuple(config.data.crop_ratio),
-        ),
+        transform=inputs.train_transform(config.data),
         augment=augmented,
         loss=loss,
         optimizer=functools.partial(optimizer.adamw, **options),
         evaluate=evaluate,
         draw=draw,
         report=report,
+        rate=config.mask.decode,  # CrossMAE's rule: fewer predictions, smaller steps
     )

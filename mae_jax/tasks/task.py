@@ -14,7 +14,8 @@ def module_fields(config) -> dict[str, Any]:
     fields: dict[str, Any] = dict(config["model"])
     if fields["dtype"] == "auto":
         fields["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return fields | {"patch": tuple(fields["patch"])}
+    nested = lambda x: tuple(map(nested, x)) if isinstance(x, list | tuple) else x
+    return {name: nested(x) for name, x in fields.items()}
 
 
 class Task(NamedTuple):
@@ -33,3 +34,4 @@ class Task(NamedTuple):
     report: Callable[[dict, Callable[[], dict]], tuple[str, dict[str, float]]]
     # trained and how to make untrained variables -> text, figures
     trainable: str = ".*"  # expression that the names of the trained parameters match
+    rate: float = 1.0  # factor of the learning rate
