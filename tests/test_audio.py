@@ -411,10 +411,17 @@ def test_any_number_of_labels(tmp_path):
 
 
 def test_a_table_is_split_like_a_folder(tmp_path):
-    path = fill(tmp_path, *(f"{k}.wav" for k in range(40)))
-    (tmp_path / "labels.csv").write_text("file,label\n3.wav,a\n4.wav,b\n")
-    train, test = audio.files(path, "train"), audio.files(path, "test")
-    assert len(train) == len(test) == 1 and train.classes == test.classes == ("a", "b")
+    path = fill(tmp_path, *(f"{k}.wav" for k in range(60)))
+    splits = {split: audio.files(path, split).files for split in ("train", "test")}
+    rows = [f"{k}.wav,{'even' if k % 2 == 0 else 'odd'}" for k in range(60) if k % 3]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    for split, files in splits.items():
+        source = audio.files(path, split)
+        assert source.files == tuple(f for f in files if int(f[:-4]) % 3)
+        assert source.classes == ("even", "odd")
+    (tmp_path / "labels.csv").write_text(f"file,label\n{splits['train'][0]},a\n")
+    with pytest.raises(ValueError, match="labels.csv names no sounds of split 'test': use 'all'"):
+        audio.files(path, "test")
 
 
 @pytest.mark.parametrize(

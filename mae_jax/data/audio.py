@@ -9,7 +9,7 @@ import csv
 import functools
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +21,6 @@ from mae_jax.data.images import Unreadable
 
 EXTENSIONS = ("wav", "flac", "ogg", "aiff", "aif", "mp3", "au")
 RATE = 16000
-LABELS = "labels.csv"
 _EPS = 2.0**-23  # Kaldi's floor of an energy, the epsilon of float32
 # What follows a sound that is too short: silence. AudioMAE pads with 0, which in logarithms is a
 # noise louder than the average of AudioSet; its released weights have seen that in the last frames.
@@ -66,23 +65,27 @@ def files(path: str, split: str) -> Files:
       FileNotFoundError: no such folder, no sounds in it, or not those that `labels.csv` names.
       ValueError: unknown split, a split without sounds, or a `labels.csv` of another form.
     """
-    spec, root = f"audio:{path}", Path(path).expanduser()
-    listed = functools.partial(_listed, path, extensions=EXTENSIONS, spec=spec, noun="sounds")
-    if not (root / LABELS).is_file():
-        return Files(*listed(split))
-    table, many = _read_labels(root / LABELS)
-    if missing := sorted(table.keys() - set(listed("all")[1])):
+    spec, table = f"audio:{path}", Path(path).expanduser() / "labels.csv"
+    listed = functools.partial(
+        folders.listed, path, extensions=EXTENSIONS, spec=spec, noun="sounds"
+    )
+    root, found, labels, classes = listed(split)
+    if not table.is_file():
+        return Files(root, found, labels, classes)
+    named, many = _read_labels(table)
+    if missing := sorted(named.keys() - set(listed("all")[1])):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise FileNotFoundError(
-            f"data {spec!r}: {LABELS} names {missing[0]!r}"
-            f"{f' and {len(missing) - 1} more' * (len(missing) > 1)}, "
-            "but there is no such sound file: correct the name or drop its line"
+            f"data {spec!r}: labels.csv names {missing[0]!r}{more}, but there is no such sound "
+            "file: correct the name or drop its line"
         )
-    root, names, _, _ = listed(split, only=table)
-    classes = tuple(sorted({name for row in table.values() for name in row}))
+    found = tuple(file for file in found if file in named)
+    if not found:
+        raise ValueError(f"data {spec!r}: labels.csv names no sounds of split {split!r}: use 'all'")
+    classes = tuple(sorted({name for names in named.values() for name in names}))
     number = {name: label for label, name in enumerate(classes)}
-    rows = [tuple(number[name] for name in table[file]) for file in names]
-    labels = tuple(rows) if many else tuple(row[0] if row else -1 for row in rows)
-    return Files(root, names, labels, classes)
+    rows = [tuple(number[name] for name in named[file]) for file in found]
+    return Files(root, found, tuple(rows if many else (r[0] if r else -1 for r in rows)), classes)
 
 
 def _read_labels(path: Path) -> tuple[dict[str, list[str]], bool]:
@@ -291,69 +294,3 @@ def _check_rate(rate: float) -> int:
     if not 1000 <= rate <= 1_000_000:
         raise Unreadable(f"{rate} samples per second are no sound: 1000 to 1000000 are")
     return int(rate)
-
-
-# TEMPORARY: move to folders.py
-
-
-def _listed(
-    path: str,
-    split: str,
-    extensions: Collection[str],
-    spec: str,
-    noun: str,
-    only: Collection[str] | None = None,
-) -> tuple[Path, tuple[str, ...], tuple[int, ...], tuple[str, ...]]:
-    root = Path(path).expanduser()
-    folders.check_split(spec, split, (*folders._PARTS, "all"))
-    if not root.is_dir():
-        raise FileNotFoundError(f"data {spec!r}: there is no folder {str(root)!r}")
-    parts = folders._split_folders(root)
-    chosen = parts or [""]
-    if parts and split != "all":
-        chosen = [part for part in folders._PARTS[split] if part in parts][:1]
-        if not chosen:
-            ways = " or ".join(folders._PARTS[split])
-            raise ValueError(
-                f"data {spec!r} has {' and '.join(parts)} but no {ways} for "
-                f"split {split!r}: add it, or hold out a tenth with '{spec}/{parts[0]}'"
-            )
-    files = sorted(file for part in chosen for file in _walk(root, part, extensions))
-    if not files:
-        raise FileNotFoundError(
-            f"data {spec!r}: no {noun} in {str(root / chosen[0])!r}, "
-            f"where files would end in {', '.join(extensions)}"
-        )
-    if only is not None:
-        files = [file for file in files if file in only]
-    if parts:
-        names = {
-            name
-            for part in parts
-            for name in folders._children(root / part)
-            if any(_walk(root, f"{part}/{name}", extensions))
-        }
-    else:
-        names = {file.split("/")[0] for file in files if "/" in file}
-        files = folders._hold_out(files, split)
-    if not files:
-        raise ValueError(f"data {spec!r} has too few {noun} for split {split!r}: use 'all'")
-    classes = tuple(sorted(names))
-    number = {name: label for label, name in enumerate(classes)}
-    steps = (file.split("/")[1 if parts else 0 :] for file in files)
-    labels = tuple(number[step[0]] if len(step) > 1 else -1 for step in steps)
-    return root, tuple(files), labels, classes
-
-
-def _walk(root: Path, part: str, extensions: Collection[str], above: frozenset[str] = frozenset()):
-    above |= {os.path.realpath(root), os.path.realpath(root / part)}
-    with os.scandir(root / part) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            name = f"{part}/{entry.name}" if part else entry.name
-            if entry.is_dir():
-                if os.path.realpath(entry.path) not in above:
-                    yield from _walk(root, name, extensions, above)
-            elif entry.name.rpartition(".")[2].lower() in extensions and entry.is_file():
-                yield name
