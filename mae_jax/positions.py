@@ -72,7 +72,9 @@ def tables(
     return [("positions_time", time), ("positions_space", np.concatenate([cls, space]))]
 
 
-def resize(positions: Float[Array | np.ndarray, "s d"], old: Sequence[int], new: Sequence[int]) -> np.ndarray:
+def resize(
+    positions: Float[Array | np.ndarray, "s d"], old: Sequence[int], new: Sequence[int]
+) -> np.ndarray:
     """A learned table for another grid, `[t, d]`, by cubic interpolation along each axis.
 
     The first row, of cls, stays. In 2-D that is PyTorch's `interpolate(mode="bicubic")`, which the

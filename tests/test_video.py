@@ -474,7 +474,7 @@ def test_one_in_ten_is_held_out_as_in_folders(tmp_path, kind):
     )
     assert train.classes == test.classes == ("a", "b")
     assert sorted([*train.files, *test.files]) == list(all.files)
-    assert test.files == tuple(folders._hold_out(list(all.files), "test"))
+    assert test.files == tuple(folders.hold_out(list(all.files), "test"))
     assert 3 < len(test) < 20
 
 

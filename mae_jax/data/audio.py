@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mae_jax.data import folders
+from mae_jax.data.folders import Folder
 from mae_jax.data.images import Unreadable
 
 EXTENSIONS = ("wav", "flac", "ogg", "aiff", "aif", "mp3", "au")
@@ -31,28 +32,17 @@ Part = Callable[[int, int], tuple[int, int]]  # (samples, rate) of a sound to (s
 
 
 @dataclass(frozen=True)
-class Files:
-    """Sound files; `files` are relative to `root`, a label is a class or a tuple of classes."""
-
-    root: Path
-    files: tuple[str, ...]
-    labels: tuple[int | tuple[int, ...], ...]
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.files)
+class Sounds(Folder):
+    """Sound files; a label is a class, or a tuple of classes."""
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        label = self.labels[i]
+        label: Any = self.labels[i]
         if isinstance(label, tuple):
             label = np.isin(np.arange(len(self.classes)), label).astype(np.uint8)
         return {"image": str(self.root / self.files[i]), "label": label}
 
-    def name(self, i: int) -> str:
-        return self.files[i]
 
-
-def files(path: str, split: str) -> Files:
+def files(path: str, split: str) -> Sounds:
     """Sound files under `path`: `{"image": path of the file, "label": ...}`.
 
     Splits and classes are those of `folders.folder`, unless there is a `labels.csv` in `path`. That
@@ -71,7 +61,7 @@ def files(path: str, split: str) -> Files:
     )
     root, found, labels, classes = listed(split)
     if not table.is_file():
-        return Files(root, found, labels, classes)
+        return Sounds(root, found, labels, classes)
     named, many = _read_labels(table)
     if missing := sorted(named.keys() - set(listed("all")[1])):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -85,7 +75,7 @@ def files(path: str, split: str) -> Files:
     classes = tuple(sorted({name for names in named.values() for name in names}))
     number = {name: label for label, name in enumerate(classes)}
     rows = [tuple(number[name] for name in named[file]) for file in found]
-    return Files(root, found, tuple(rows if many else (r[0] if r else -1 for r in rows)), classes)
+    return Sounds(root, found, tuple(rows if many else (r[0] if r else -1 for r in rows)), classes)
 
 
 def _read_labels(path: Path) -> tuple[dict[str, list[str]], bool]:

@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,29 +14,30 @@ EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 
 @dataclass(frozen=True)
 class Folder:
-    """Picture files; `files` are relative to `root`."""
+    """Files, relative to `root`; `load` makes of their path what an example holds."""
 
     root: Path
     files: tuple[str, ...]
-    labels: tuple[int, ...]
+    labels: tuple[Any, ...]
     classes: tuple[str, ...]
+    load: Callable[[Path], Any] = Path.read_bytes
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        return {"image": (self.root / self.files[i]).read_bytes(), "label": self.labels[i]}
+        return {"image": self.load(self.root / self.files[i]), "label": self.labels[i]}
 
     def name(self, i: int) -> str:
         return self.files[i]
 
 
-_PARTS = {  # split -> the sub-folders that may hold it, best first
+PARTS = {  # split -> the sub-folders that may hold it, best first
     "train": ("train",),
     "test": ("test", "val", "validation"),
     "validation": ("validation", "val", "test"),
 }
-_HELD_OUT = 0.1
+HELD_OUT = 0.1
 
 
 def folder(path: str, split: str) -> Folder:
@@ -55,37 +56,49 @@ def folder(path: str, split: str) -> Folder:
 
 
 def listed(
-    path: str, split: str, extensions: tuple[str, ...], spec: str, noun: str
+    path: str,
+    split: str,
+    extensions: tuple[str, ...],
+    spec: str,
+    noun: str,
+    find: Callable[[Path, str, tuple[str, ...]], Iterable[str]] | None = None,
 ) -> tuple[Path, tuple[str, ...], tuple[int, ...], tuple[str, ...]]:
     """Root, files, labels and classes of the files with these extensions, as `folder` says.
 
     Args:
       spec, noun: what the user asked for, and what such files are called, for messages.
+      find: what to list instead of the files: `find(root, part, extensions)` gives paths relative
+        to `root` of what is below `root/part`.
     """
-    root = Path(path).expanduser()
-    check_split(spec, split, (*_PARTS, "all"))
+    root, find = Path(path).expanduser(), find or _files
+    check_split(spec, split, (*PARTS, "all"))
     if not root.is_dir():
         raise FileNotFoundError(f"data {spec!r}: there is no folder {str(root)!r}")
     parts = _split_folders(root)
     chosen = parts or [""]
     if parts and split != "all":
-        chosen = [part for part in _PARTS[split] if part in parts][:1]
+        chosen = [part for part in PARTS[split] if part in parts][:1]
         if not chosen:
             raise ValueError(
-                f"data {spec!r} has {' and '.join(parts)} but no {' or '.join(_PARTS[split])} for "
+                f"data {spec!r} has {' and '.join(parts)} but no {' or '.join(PARTS[split])} for "
                 f"split {split!r}: add it, or hold out a tenth with '{spec}/{parts[0]}'"
             )
-    files = sorted(file for part in chosen for file in _files(root, part, extensions))
+    files = sorted(file for part in chosen for file in find(root, part, extensions))
     if not files:
         raise FileNotFoundError(
             f"data {spec!r}: no {noun} in {str(root / chosen[0])!r}, "
             f"where files would end in {', '.join(extensions)}"
         )
     if parts:
-        names = {name for part in parts for name in _classes(root, part, extensions)}
+        names = {
+            name
+            for part in parts
+            for name in _children(root / part)
+            if any(find(root, f"{part}/{name}", extensions))  # one is enough
+        }
     else:
         names = {file.split("/")[0] for file in files if "/" in file}
-        files = _hold_out(files, split)
+        files = hold_out(files, split)
     if not files:
         raise ValueError(f"data {spec!r} has too few {noun} for split {split!r}: use 'all'")
     classes = tuple(sorted(names))
@@ -97,19 +110,13 @@ def listed(
 
 def _split_folders(root: Path) -> list[str]:
     children = _children(root)
-    parts = [name for name in children if name in ("train", *_PARTS["test"])]
+    parts = [name for name in children if name in ("train", *PARTS["test"])]
     return parts if parts != ["train"] or children == ["train"] else []
 
 
 def _children(root: Path) -> list[str]:
     with os.scandir(root) as entries:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-
-
-def _classes(root: Path, part: str, extensions: tuple[str, ...]) -> list[str]:
-    """The sub-folders of `root/part` with such a file in them; looks for one file in each."""
-    names = _children(root / part)
-    return [name for name in names if any(_files(root, f"{part}/{name}", extensions))]
 
 
 def _files(
@@ -129,12 +136,12 @@ def _files(
                 yield name
 
 
-def _hold_out(files: list[str], split: str) -> list[str]:
+def hold_out(files: list[str], split: str) -> list[str]:
     if split == "all":
         return files
     draw = {file: zlib.crc32(os.fsencode(file)) / 2**32 for file in files}
     ranked = sorted(files, key=lambda file: draw[file])
     # two pictures are enough for one on each side
-    held = {f for f in files if draw[f] < _HELD_OUT} | set(ranked[: len(files) > 1])
+    held = {f for f in files if draw[f] < HELD_OUT} | set(ranked[: len(files) > 1])
     held -= set(ranked[-1:])
     return [file for file in files if (file in held) != (split == "train")]

@@ -130,16 +130,22 @@ def random_resized_crop(
     return _resize(part, size, (0, 0, w, h))
 
 
-def center_crop(image: np.ndarray, size: tuple[int, int], share: float) -> np.ndarray:
+def center_crop(
+    image: np.ndarray,
+    size: tuple[int, int],
+    share: float,
+    place: tuple[float, float] = (0.5, 0.5),
+) -> np.ndarray:
     """The middle of `image` [h, w, c], resized to uint8 [*size, c] by antialiased bicubic.
 
     `share` is what is kept, per axis, of the largest centred crop that has the aspect of `size`:
     .875 is the usual "resize to 256, cut 224", and 1 keeps as much as the aspect allows.
+    `place` puts it elsewhere: (0, 0) is the upper left corner, and (1, 1) the lower right.
     """
     height, width = image.shape[:2]
     unit = share * min(height / size[0], width / size[1])
     h, w = size[0] * unit, size[1] * unit
-    y, x = (height - h) / 2, (width - w) / 2
+    y, x = (height - h) * place[0], (width - w) * place[1]
     return _resize(image, size, (max(0, x), max(0, y), min(width, x + w), min(height, y + h)))
 
 

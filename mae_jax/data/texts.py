@@ -59,9 +59,9 @@ def files(path: str, split: str) -> Texts:
     """
     spec, place = f"text:{path}", Path(path).expanduser()
     if place.is_file():
-        check_split(spec, split, (*folders._PARTS, "all"))
+        check_split(spec, split, (*folders.PARTS, "all"))
         size = place.stat().st_size
-        cut = size - int(size * folders._HELD_OUT)
+        cut = size - int(size * folders.HELD_OUT)
         start, stop = {"train": (0, cut), "all": (0, size)}.get(split, (cut, size))
         spans = [(place.name, start, stop, -1)]
         root, classes = place.parent, ()
@@ -91,7 +91,7 @@ def stdlib(split: str) -> Texts:
                 sizes[file.relative_to(root).as_posix()] = size
     if not sizes:
         raise FileNotFoundError(f"data 'stdlib': this Python has no .py files in {str(root)!r}")
-    chosen = folders._hold_out(sorted(sizes), split)
+    chosen = folders.hold_out(sorted(sizes), split)
     return _pieces(root, ((name, 0, sizes[name], -1) for name in chosen))
 
 

@@ -6,15 +6,14 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mae_jax.data import folders, images
+from mae_jax.data.folders import Folder
 from mae_jax.data.images import Unreadable
-from mae_jax.data.records import check_split
 
 EXTENSIONS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ogv", "gif")
 
@@ -22,7 +21,7 @@ EXTENSIONS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ogv", "
 Clip = str | tuple[str, ...] | np.ndarray
 
 
-def files(path: str, split: str) -> "Clips":
+def files(path: str, split: str) -> Folder:
     """Video files under `path`, with the splits and classes of `folders.folder`.
 
     `source[i]["image"]` is the path of the file: `train` and `test` read it.
@@ -32,10 +31,10 @@ def files(path: str, split: str) -> "Clips":
       FileNotFoundError, ValueError: as `folders.folder`.
     """
     _av()
-    return Clips(*folders.listed(path, split, EXTENSIONS, f"video:{path}", "videos"), str)
+    return Folder(*folders.listed(path, split, EXTENSIONS, f"video:{path}", "videos"), str)
 
 
-def frames(path: str, split: str) -> "Clips":
+def frames(path: str, split: str) -> Folder:
     """Folders of frames under `path`, with the splits and classes of `folders.folder`.
 
     A folder below `path` that holds pictures itself is one clip, and stands where `folders.folder`
@@ -46,7 +45,9 @@ def frames(path: str, split: str) -> "Clips":
       FileNotFoundError, ValueError: as `folders.folder`.
     """
     extensions, noun = folders.EXTENSIONS, "folders of frames"
-    return Clips(*_listed(path, split, extensions, f"frames:{path}", noun, _folders), _in_order)
+    return Folder(
+        *folders.listed(path, split, extensions, f"frames:{path}", noun, _folders), _in_order
+    )
 
 
 def train(
@@ -113,7 +114,9 @@ def test(
         height, width = frame.shape[:2]
         along = _spread(crops)[row % crops]
         wide = width * area[0] >= height * area[1]
-        return _crop(frame, (area[0], area[1]), share, (0.5, along) if wide else (along, 0.5))
+        return images.center_crop(
+            frame, (area[0], area[1]), share, (0.5, along) if wide else (along, 0.5)
+        )
 
     return _cut(clip, choose, crop, size, channels)
 
@@ -282,90 +285,3 @@ def _in_order(folder: Path) -> tuple[str, ...]:
 def _folders(root: Path, part: str, extensions: tuple[str, ...]) -> set[str]:
     """The folders below `root/part` that hold a picture, relative to `root`."""
     return {name.rpartition("/")[0] for name in folders._files(root, part, extensions)} - {part}
-
-
-# TEMPORARY: `folders.Folder` with one more field, `load: Callable[[Path], Any] = Path.read_bytes`
-
-
-@dataclass(frozen=True)
-class Clips:
-    """Videos; `files` are relative to `root`, and `load` turns their path into the clip."""
-
-    root: Path
-    files: tuple[str, ...]
-    labels: tuple[int, ...]
-    classes: tuple[str, ...]
-    load: Callable[[Path], Any]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        return {"image": self.load(self.root / self.files[i]), "label": self.labels[i]}
-
-    def name(self, i: int) -> str:
-        return self.files[i]
-
-
-# TEMPORARY: `folders.listed` with one more argument, `find`
-
-
-def _listed(
-    path: str,
-    split: str,
-    extensions: tuple[str, ...],
-    spec: str,
-    noun: str,
-    find: Callable[[Path, str, tuple[str, ...]], Iterable[str]],
-) -> tuple[Path, tuple[str, ...], tuple[int, ...], tuple[str, ...]]:
-    root = Path(path).expanduser()
-    check_split(spec, split, (*folders._PARTS, "all"))
-    if not root.is_dir():
-        raise FileNotFoundError(f"data {spec!r}: there is no folder {str(root)!r}")
-    parts = folders._split_folders(root)
-    chosen = parts or [""]
-    if parts and split != "all":
-        chosen = [part for part in folders._PARTS[split] if part in parts][:1]
-        if not chosen:
-            raise ValueError(
-                f"data {spec!r} has {' and '.join(parts)} but no "
-                f"{' or '.join(folders._PARTS[split])} for split {split!r}: "
-                f"add it, or hold out a tenth with '{spec}/{parts[0]}'"
-            )
-    files = sorted(file for part in chosen for file in find(root, part, extensions))
-    if not files:
-        raise FileNotFoundError(
-            f"data {spec!r}: no {noun} in {str(root / chosen[0])!r}, "
-            f"where files would end in {', '.join(extensions)}"
-        )
-    if parts:
-        names = {
-            name
-            for part in parts
-            for name in folders._children(root / part)
-            if any(find(root, f"{part}/{name}", extensions))
-        }
-    else:
-        names = {file.split("/")[0] for file in files if "/" in file}
-        files = folders._hold_out(files, split)
-    if not files:
-        raise ValueError(f"data {spec!r} has too few {noun} for split {split!r}: use 'all'")
-    classes = tuple(sorted(names))
-    number = {name: label for label, name in enumerate(classes)}
-    steps = (file.split("/")[1 if parts else 0 :] for file in files)
-    labels = tuple(number[step[0]] if len(step) > 1 else -1 for step in steps)
-    return root, tuple(files), labels, classes
-
-
-# TEMPORARY: belongs into images.py, as `center_crop(..., place=(0.5, 0.5))`
-
-
-def _crop(
-    image: np.ndarray, size: tuple[int, int], share: float, place: tuple[float, float]
-) -> np.ndarray:
-    height, width = image.shape[:2]
-    unit = share * min(height / size[0], width / size[1])
-    h, w = size[0] * unit, size[1] * unit
-    y, x = (height - h) * place[0], (width - w) * place[1]
-    box = max(0, x), max(0, y), min(width, x + w), min(height, y + h)
-    return images._resize(image, size, box)

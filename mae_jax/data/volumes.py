@@ -3,41 +3,20 @@
 import os
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mae_jax.data import folders
+from mae_jax.data.folders import Folder
 from mae_jax.data.images import Unreadable
 
 EXTENSIONS = ("npy", "npz")
 _KEYS = ("image", "volume", "arr_0")  # of the array to take from an .npz file with several
 
 
-@dataclass(frozen=True)
-class Files:
-    """Array files; `files` are relative to `root`, and an example's "image" is its path."""
-
-    root: Path
-    files: tuple[str, ...]
-    labels: tuple[int, ...]
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        return {"image": str(self.root / self.files[i]), "label": self.labels[i]}
-
-    def name(self, i: int) -> str:
-        return self.files[i]
-
-
-def files(path: str, split: str) -> Files:
+def files(path: str, split: str) -> Folder:
     """The `.npy` and `.npz` files under `path`; splits, classes and errors as `folders.folder`."""
-    return Files(*folders.listed(path, split, EXTENSIONS, f"arrays:{path}", "arrays"))
+    return Folder(*folders.listed(path, split, EXTENSIONS, f"arrays:{path}", "arrays"), str)
 
 
 def decode(array: str | os.PathLike | np.ndarray, axes: int, channels: int) -> np.ndarray:
