@@ -21,12 +21,14 @@ def recipe(epochs=100, base_learning_rate=5e-4, layer_decay=0.65, drop_path=0.1,
     for name in ("mask", "probe"):  # nothing is hidden, and the result is an accuracy itself
         del config[name]
     del config["evaluate"]["pictures"]
-    size = {name: config["model"][name] for name in ("patch", "width", "depth", "heads", "dtype")}
+    names = ("patch", "width", "depth", "heads", "groups", "categories", "dtype")
+    size = {name: config["model"][name] for name in names}
     config |= dict(
         task="classify",
         epochs=epochs,
         batch_size=1024,
         init=dict(checkpoint="", without="decoder/.*|encoder/norm/.*|norm/.*|head/.*"),
+        loss="softmax",  # or "binary", where several classes may be true of an example
         trainable=".*",  # expression over parameter names; the others are frozen and cost little
         model=size
         | dict(
@@ -34,6 +36,7 @@ def recipe(epochs=100, base_learning_rate=5e-4, layer_decay=0.65, drop_path=0.1,
             batch_norm=False,  # before the head, without parameters: for linear probes
             head_std=2e-5,  # of the initial head
             learned_positions=True,  # start as the fixed ones, or as those of the checkpoint
+            separable_positions=False,
         )
         | model,
         regularize=dict(
@@ -59,6 +62,11 @@ def recipe(epochs=100, base_learning_rate=5e-4, layer_decay=0.65, drop_path=0.1,
         ema=0.0,
     )
     config["data"] |= dict(crop_scale=(0.08, 1.0))
-    config["evaluate"] |= dict(every=6255, examples=50_000)  # 5 epochs; all of ImageNet's
+    config["evaluate"] |= dict(
+        every=6255,  # 5 epochs
+        examples=50_000,  # all of ImageNet's
+        clips=1,  # of a video or a sound, spread over its time, whose predictions are averaged
+        crops=1,  # or 3, of each clip of a video
+    )
     config |= dict(save_every=1251)
     return config

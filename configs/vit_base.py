@@ -34,11 +34,23 @@ def recipe(**model) -> dict:
             decoder_width=512,
             decoder_depth=8,
             decoder_heads=16,
+            decoder_cross=False,  # cross-attention to the visible patches alone, as CrossMAE
             norm_pix=True,  # predict normalised patches: better features, less pretty pictures
+            target_stride=(),  # predict every so many values along each axis: (2, 1, 1); () = all
+            learned_positions=False,  # start as the fixed ones
+            separable_positions=False,  # learned ones for the first axis and for the others, added
+            groups=(),  # of channels, a token for each: ((0, 1, 2), (3, 4)); () = all in one
+            categories=0,  # the values are whole numbers below this: 256 for bytes; 0 = pixels
             dtype="auto",  # of the computation: bfloat16 on accelerators, float32 on CPUs
         )
         | model,
-        mask=dict(ratio=0.75),  # share of hidden patches
+        mask=dict(
+            ratio=0.75,  # share of hidden patches
+            name="random",  # block, grid, joint, importance; of clips tube, frame; of sounds
+            # time, frequency
+            side=2,  # of the boxes of patches that `joint` hides together
+            decode=1.0,  # share of the hidden patches that is predicted; the rate scales with it
+        ),
         optimizer=dict(
             base_learning_rate=1.5e-4,  # times batch_size / 256
             warmup_epochs=40,
@@ -52,6 +64,8 @@ def recipe(**model) -> dict:
             train=dict(source="tfds:imagenet2012", split="train"),
             test=dict(source="same", split="validation"),  # "same" source as train; "" = none
             examples=0,  # a fixed random choice of so many training examples; 0 = all
+            modality="image",  # or video, audio, volume, text: see the configs of these
+            repeats=1,  # crops of each decoded example that stand in a batch; it counts crops
             size=(224, 224),  # height, width; each a multiple of the patch
             channels=3,
             crop_scale=(0.2, 1.0),  # share of a picture's area that a training crop takes
@@ -90,17 +104,33 @@ def with_argument(config: dict, arg: str) -> dict:
     return config | (dict(epochs=int(arg)) if arg else {})
 
 
+def with_data(config: dict, modality: str, **data) -> dict:
+    """The config for another kind of input, without the keys that are of pictures alone."""
+    for name in ("crop_scale", "crop_ratio", "flip", "center_crop"):
+        del config["data"][name]
+    config["data"] |= dict(modality=modality) | data
+    return config
+
+
+GENERATED = dict(video="pans", audio="tones", volume="phantoms", text="stdlib")
+
+
 def debug(config: dict) -> dict:
     """The same run in seconds on a CPU: a tiny network, 64 generated pictures, 8 steps."""
     config |= dict(epochs=1, batch_size=8, log_every=2, save_every=4, keep=2)
     tiny = dict(width=48, depth=2, heads=3, decoder_width=32, decoder_depth=1, decoder_heads=2)
     config["model"] |= {name: x for name, x in tiny.items() if name in config["model"]}
     config["optimizer"] |= dict(warmup_epochs=0.25)
+    modality = config["data"]["modality"]
+    source = GENERATED.get(modality, "synthetic")
+    if modality == "volume" and len(config["data"]["size"]) == 2:
+        source = "spectra"
     config["data"] |= dict(
-        train=dict(source="synthetic", split="train"),
+        train=dict(source=source, split="train"),
         test=dict(source="same", split="test"),
         size=tuple(4 * side for side in config["model"]["patch"]),
         threads=2,
+        examples=0 if modality == "image" else 64,
     )
     config["evaluate"] |= dict(every=4, batch_size=8, examples=32)
     if config["task"] == "pretrain":

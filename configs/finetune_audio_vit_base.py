@@ -1,0 +1,26 @@
+"""Fine-tuning of an audio ViT-B to AudioSet's classes: AudioMAE (arXiv 2207.06405).
+
+    python -m mae_jax.train --config=configs/finetune_audio_vit_base.py --workdir=runs/tags \\
+        --config.data.train.source=audio:PATH --config.init.checkpoint=runs/audio_vit_base
+
+Several classes may be true of a sound (`labels.csv` with the header `file,labels`): binary
+cross-entropy, and the mean average precision over the classes.
+"""
+
+from configs import audio_vit_base, finetune_vit_base, vit_base
+
+
+def get_config(arg: str = "") -> dict:
+    return vit_base.with_argument(recipe(), arg)
+
+
+def recipe() -> dict:
+    config = finetune_vit_base.recipe(epochs=60, base_learning_rate=1e-3, layer_decay=0.75)
+    config |= dict(data=audio_vit_base.recipe()["data"], loss="binary", batch_size=512)
+    config["data"] |= dict(magnitude=True)
+    config["optimizer"] |= dict(warmup_epochs=4, weight_decay=1e-4)
+    config["regularize"] |= dict(
+        mixup=0.5, cutmix=0.0, label_smoothing=0.0, erase=0.0, randaugment=0.0
+    )
+    config["evaluate"] |= dict(batch_size=256)
+    return config

@@ -1,0 +1,30 @@
+"""Masked autoencoder on video, ViT-L: MAE-ST, Feichtenhofer et al. 2022 (arXiv 2205.09113).
+
+    python -m mae_jax.train --config=configs/video_vit_large.py --workdir=runs/video_vit_large \\
+        --config.data.train.source=video:PATH
+
+Agnostic masks: .9 of all places in space and time. Four clips of each decoded file, so that 100
+epochs show each video 400 times; half of the frames are predicted; learned positions of time and
+space are added. The published ViT-L fine-tunes to 84.8 % on Kinetics-400.
+"""
+
+from configs import video_vit_base, vit_base
+
+
+def get_config(arg: str = "") -> dict:
+    config = video_vit_base.recipe(
+        width=1024,
+        depth=24,
+        heads=16,
+        decoder_width=512,
+        decoder_depth=4,
+        decoder_heads=16,
+        learned_positions=True,
+        separable_positions=True,
+        target_stride=(2, 1, 1),  # every second frame
+    )
+    config |= dict(epochs=100, batch_size=512)
+    config["mask"] |= dict(name="random")
+    config["data"] |= dict(repeats=4)
+    config["optimizer"] |= dict(base_learning_rate=1.6e-3, warmup_epochs=5, clip=0.02)
+    return vit_base.with_argument(config, arg)
