@@ -65,7 +65,8 @@ class Encoder(nn.Module):
         if mask is not None:
             x, places = patches.take(x, mask.keep), table[1:][mask.keep]
         if self.categories:  # then the embedding is a table of categories for each place in a patch
-            x = jax.nn.one_hot(x, self.categories, dtype=self.dtype).reshape(*x.shape[:2], -1)
+            x = jax.nn.one_hot(x.astype(jnp.int32), self.categories, dtype=self.dtype)
+            x = x.reshape(*x.shape[:2], -1)
 
         cls = self.param("cls", nn.initializers.normal(0.02), (1, self.width))
         embed = nn.Dense(self.width, dtype=self.dtype, kernel_init=layers.xavier, name="embedding")

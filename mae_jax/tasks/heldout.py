@@ -149,7 +149,7 @@ def trivial(model: mae.MaskedAutoencoder, images: jax.Array, mask: masking.Mask)
     seen, seen_weights = model.target(images, mask.keep)
     target, weights = model.target(images, mask.hidden)
     if model.categories:
-        seen = jax.nn.one_hot(seen, model.categories)  # [b k d categories]
+        seen = jax.nn.one_hot(seen.astype(jnp.int32), model.categories)  # [b k d categories]
         guess = jnp.log((seen.sum((1, 2)) + 1) / (seen.sum((1, 2, 3))[:, None] + model.categories))
         guess = jnp.broadcast_to(guess[:, None, None], (*target.shape, model.categories)).reshape(
             *target.shape[:2], -1
