@@ -22,6 +22,8 @@ from mae_jax import config as configs
 from mae_jax import names, pretrained, stored
 
 FORMATS = {".pth": "reference", ".safetensors": "mae_jax", "": "huggingface"}
+OTHERS = ("groups", "categories", "decoder_cross", "target_stride", "separable_positions")
+PLACES = {"train", "test", "examples", "threads"}  # of a config's data
 UNSAID = {"parent", "name", "dtype", "batch_norm", "head_std"}  # not of the parameters
 
 
@@ -60,6 +62,12 @@ def convert(
     found = found._replace(size=tuple(size or found.size or ()) or None)
     flat: Any = traverse_util.flatten_dict(params, sep="/")
     flat = {name: np.asarray(x) for name, x in flat.items()}
+    other = [name for name in OTHERS if getattr(model, name, None)]
+    if kind != "mae_jax" and other:
+        raise ValueError(
+            f"{found.path} is a model with {', '.join(other)}, which {kind} has not: export it to "
+            ".safetensors"
+        )
     with _staged(target) as stage:
         WRITERS[kind](stage, found, model, flat)
     of = f", size {found.size}" if found.size else ""
@@ -106,7 +114,10 @@ def _staged(target: Path) -> Iterator[Path]:
 def _described(found: stored.Found, model: Any) -> dict[str, Any]:
     """All that `pretrained.find` needs to know of a file of ours."""
     fields = {name: getattr(model, name) for name in model.__dataclass_fields__}
-    return {
+    config = found.config or {}  # how examples are read and hidden; not where they lie
+    data = {name: x for name, x in config.get("data", {}).items() if name not in PLACES}
+    known = {"config": {"data": data, "mask": config.get("mask", {})}} if data else {}
+    return known | {
         "kind": type(model).__name__,
         "fields": {name: x for name, x in fields.items() if name not in UNSAID},
         **{name: getattr(found, name) for name in ("size", "classes", "mean", "std")},

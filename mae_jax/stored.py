@@ -37,7 +37,7 @@ class Found(NamedTuple):
     classes: list[str] | None = None  # their names
     mean: list[float] | None = None  # per channel, of pixels in [0, 1]
     std: list[float] | None = None
-    config: dict | None = None  # of a work directory
+    config: dict | None = None  # of a work directory, or what an exported file keeps of it
     step: int | None = None
 
     @property
@@ -278,6 +278,7 @@ def in_file(path: epath.Path, without: str = "", size: Sequence[int] | None = No
         about.get("classes"),
         about.get("mean"),
         about.get("std"),
+        about.get("config"),
     )
 
 
