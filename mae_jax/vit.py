@@ -64,12 +64,14 @@ class Encoder(nn.Module):
         places = table[None, 1:]
         if mask is not None:
             x, places = patches.take(x, mask.keep), table[1:][mask.keep]
+        start = layers.xavier
         if self.categories:  # then the embedding is a table of categories for each place in a patch
+            start = nn.initializers.normal(x.shape[-1] ** -0.5)  # tokens as large as positions
             x = jax.nn.one_hot(x.astype(jnp.int32), self.categories, dtype=self.dtype)
             x = x.reshape(*x.shape[:2], -1)
 
         cls = self.param("cls", nn.initializers.normal(0.02), (1, self.width))
-        embed = nn.Dense(self.width, dtype=self.dtype, kernel_init=layers.xavier, name="embedding")
+        embed = nn.Dense(self.width, dtype=self.dtype, kernel_init=start, name="embedding")
         x = embed(x) + places
         cls = jnp.broadcast_to(cls.astype(self.dtype) + table[:1], (len(x), 1, self.width))
         x = jnp.concatenate([cls, x], axis=1)
