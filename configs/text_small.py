@@ -12,13 +12,14 @@ from configs import quickstart, vit_base
 
 def get_config(arg: str = "") -> dict:
     config = quickstart.get_config()
-    config |= dict(epochs=40, batch_size=64, log_every=50, save_every=500)
+    config |= dict(epochs=25, batch_size=64, log_every=50, save_every=500)
     config["model"] |= dict(patch=(1,), categories=256, norm_pix=False)
-    config["mask"] |= dict(ratio=0.25)  # text says more with a token than a picture with a patch
+    config["optimizer"] |= dict(base_learning_rate=4e-3)
+    config["mask"] |= dict(ratio=0.2)  # text says more with a token than a picture with a patch
     config["data"] |= dict(repeats=4)  # windows of each piece of a file
     texts = dict(
         train=dict(source="stdlib", split="train"),
-        size=(128,),
+        size=(64,),
         channels=1,
         mean=(0.0,),  # bytes are categories: these two are not used
         std=(1.0,),
