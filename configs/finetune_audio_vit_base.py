@@ -4,7 +4,8 @@
         --config.data.train.source=audio:PATH --config.init.checkpoint=runs/audio_vit_base
 
 Several classes may be true of a sound (`labels.csv` with the header `file,labels`): binary
-cross-entropy, and the mean average precision over the classes.
+cross-entropy, and the mean average precision over the classes. Unlike there, spectrograms are mixed
+and not waves, and no times or bands are hidden.
 """
 
 from configs import audio_vit_base, finetune_vit_base, vit_base
@@ -16,11 +17,11 @@ def get_config(arg: str = "") -> dict:
 
 def recipe() -> dict:
     config = finetune_vit_base.recipe(epochs=60, base_learning_rate=1e-3, layer_decay=0.75)
-    config |= dict(data=audio_vit_base.recipe()["data"], loss="binary", batch_size=512)
+    config |= dict(data=audio_vit_base.recipe()["data"], loss="binary", batch_size=32)
     config["data"] |= dict(magnitude=True)
     config["optimizer"] |= dict(warmup_epochs=4, weight_decay=1e-4)
     config["regularize"] |= dict(
-        mixup=0.5, cutmix=0.0, label_smoothing=0.0, erase=0.0, randaugment=0.0
+        mixup=10.0, cutmix=0.0, label_smoothing=0.0, erase=0.0, randaugment=0.0
     )
     config["evaluate"] |= dict(batch_size=256)
     return config

@@ -3,7 +3,7 @@
     python -m mae_jax.train --config=configs/finetune_video_vit_base.py --workdir=runs/actions \\
         --config.data.train.source=video:PATH --config.init.checkpoint=runs/video_vit_base
 
-At the end the predictions for five clips with three crops each are averaged.
+Evaluations average the predictions for five clips with three crops each.
 """
 
 from configs import finetune_vit_base, video_vit_base, vit_base

@@ -5,7 +5,8 @@
 
 Agnostic masks: .9 of all places in space and time. Four clips of each decoded file, so that 100
 epochs show each video 400 times; half of the frames are predicted; learned positions of time and
-space are added. The published ViT-L fine-tunes to 84.8 % on Kinetics-400.
+space are added. The published ViT-L fine-tunes to 84.8 % on Kinetics-400 after 1600 such epochs
+(`:400`).
 """
 
 from configs import video_vit_base, vit_base
@@ -23,8 +24,9 @@ def get_config(arg: str = "") -> dict:
         separable_positions=True,
         target_stride=(2, 1, 1),  # every second frame
     )
-    config |= dict(epochs=100, batch_size=512)
+    config |= dict(epochs=100, batch_size=2048)  # clips, of 512 files
     config["mask"] |= dict(name="random")
     config["data"] |= dict(repeats=4)
-    config["optimizer"] |= dict(base_learning_rate=1.6e-3, warmup_epochs=5, clip=0.02)
+    config["optimizer"] |= dict(warmup_epochs=5, clip=0.02)
+    config["optimizer"] |= dict(base_learning_rate=4e-4)  # per clip; 1.6e-3 per file there
     return vit_base.with_argument(config, arg)

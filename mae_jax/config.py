@@ -201,7 +201,7 @@ MODALITIES = {
     "video": _CROP | {"data.stride": _integer(1)},
     "audio": {"data.rate": _integer(1000), "data.roll": BOOL, "data.magnitude": BOOL},
     "volume": {
-        "data.zoom": _range("(smallest, largest) factor", lambda a, b: 0 < a <= b),
+        "data.zoom": _range("(smallest, largest) factor", lambda a, b: 0.01 <= a <= b <= 100),
         "data.flip": BOOL,
     },
     "text": {},
@@ -421,7 +421,10 @@ def _contradictions(flat: dict[str, Any]) -> Iterator[str]:
         yield "model.separable_positions needs learned_positions and two axes or more"
     if flat["model.categories"] and groups:
         yield "model.groups is of pixels: use model.categories=0"
-    if (modality == "text") != bool(flat["model.categories"]):
+    channels = flat["data.channels"]
+    if modality in ("audio", "text") and channels != 1:
+        yield f"data.channels = {channels}: {modality} has 1"
+    if flat["model.categories"] != (256 if modality == "text" else 0):
         yield (
             f"model.categories = {flat['model.categories']}: use 256 for data.modality = 'text', "
             "and 0 for the others"
@@ -437,6 +440,10 @@ def _contradictions(flat: dict[str, Any]) -> Iterator[str]:
         if len(stride) != len(patch) or any(p % s for p, s in zip(patch, stride, strict=True)):
             yield f"model.target_stride = {stride} does not divide model.patch = {patch}"
         least = min(map(len, groups or [range(flat["data.channels"])]))
+        if flat["mask.name"] == "importance" and (
+            flat["model.categories"] or math.prod(patch) * least < 2
+        ):
+            yield "mask.name = 'importance' needs patches of two values of pixels: use 'random'"
         if flat["model.norm_pix"] and math.prod(patch) // math.prod(stride) * least < 2:
             yield "model.norm_pix needs patches of two values: use --noconfig.model.norm_pix"
         if flat["model.norm_pix"] and flat["model.categories"]:
@@ -446,6 +453,8 @@ def _contradictions(flat: dict[str, Any]) -> Iterator[str]:
             modality != "image" or flat["data.channels"] not in (1, 3)
         ):
             yield "regularize.randaugment is of pictures with 1 or 3 channels: use 0"
+        if flat["loss"] == "binary" and flat["regularize.label_smoothing"]:
+            yield "regularize.label_smoothing is of one class for an example: use 0 with binary"
         if flat["model.categories"] or axes < 2:
             for name in ("mixup", "cutmix", "erase"):
                 if flat[f"regularize.{name}"]:

@@ -116,7 +116,8 @@ def _described(found: stored.Found, model: Any) -> dict[str, Any]:
     fields = {name: getattr(model, name) for name in model.__dataclass_fields__}
     config = found.config or {}  # how examples are read and hidden; not where they lie
     data = {name: x for name, x in config.get("data", {}).items() if name not in PLACES}
-    known = {"config": {"data": data, "mask": config.get("mask", {})}} if data else {}
+    known = {name: config[name] for name in ("mask", "loss", "evaluate") if name in config}
+    known = {"config": known | {"data": data}} if data else {}
     return known | {
         "kind": type(model).__name__,
         "fields": {name: x for name, x in fields.items() if name not in UNSAID},

@@ -48,8 +48,10 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     figures: dict[str, Any] = dict(
         checkpoint=options.checkpoint, data=options.data, parameters=count, size=view.size
     )
+    options.loss = (found.config or {}).get("loss")
     for part in (reconstruction, classification, frozen_features):
-        text, found_figures = part(model, variables, view, test, options, mesh, found.classes)
+        of = view if part is classification else view._replace(clips=1, crops=1)
+        text, found_figures = part(model, variables, of, test, options, mesh, found.classes)
         texts += [text] * bool(text)
         figures |= found_figures
     return "\n\n".join(texts), figures
@@ -62,6 +64,8 @@ def view_of(found: pretrained.Found, options: argparse.Namespace) -> heldout.Vie
     data |= {"channels": found.channels, "threads": options.threads}
     if data["modality"] in ("image", "video"):
         data["center_crop"] = options.center_crop or data.get("center_crop", 0.875)
+    if options.size and len(options.size) != len(found.model.patch):
+        raise ValueError(f"--size={options.size} is not one of {len(found.model.patch)} axes")
     if len(data["size"]) != len(found.model.patch) or found.model.categories and not found.config:
         raise ValueError(
             f"{found.path} is no model of pictures, and only a work directory says how its "
@@ -74,7 +78,9 @@ def view_of(found: pretrained.Found, options: argparse.Namespace) -> heldout.Vie
             raise ValueError(
                 f"{name} has {len(values)} values for {found.channels} channel(s): give --{name}"
             )
-    view = heldout.View(data, tuple(chosen["mean"]), tuple(chosen["std"]))
+    known = (found.config or {}).get("evaluate", {})
+    views = {name: known.get(name, 1) for name in ("clips", "crops")}
+    view = heldout.View(data, tuple(chosen["mean"]), tuple(chosen["std"]), **views)
     patches.grid_of(view.size, found.model.patch)
     return view
 
@@ -100,7 +106,7 @@ def reconstruction(model, variables, view, test, options, mesh, classes) -> tupl
     text = metrics.table(
         [
             [f"held-out loss on the {ratio:.0%} hidden patches ({kind})", ""],
-            ["  mean of the visible patches", f"{found['visible_mean']:.4f}"],
+            [f"  {heldout.trivial_name(model)}", f"{found['visible_mean']:.4f}"],
             [f"  checkpoint ({count:,} examples)", f"{found['trained']:.4f}"],
         ]
     )
@@ -124,6 +130,11 @@ def classification(model, variables, view, test, options, mesh, classes) -> tupl
             f"{features.different(names, test.classes)}"
         )
     kind = "binary" if np.ndim(test[0]["label"]) else "softmax"
+    if options.loss not in (None, kind):
+        raise ValueError(
+            f"{options.checkpoint} was trained with loss = {options.loss!r}, but {options.data} "
+            f"has {'several labels' if kind == 'binary' else 'one label'} for an example"
+        )
     predict = classify.predictor(model, view, mesh, kind)
     found = predict(variables, test, options.examples, options.batch_size)
     text, figures, each = classify.summary(*found, names, kind)

@@ -32,8 +32,8 @@ def of(
       size, patch, groups: of the inputs and the model.
 
     Raises:
-      ValueError: a strategy of clips or spectrograms on other inputs, or a ratio that hides or
-        shows nothing.
+      ValueError: a strategy of clips or spectrograms on a grid with another number of axes, or a
+        ratio that hides or shows nothing.
     """
     name, side = mask.get("name", "random"), mask.get("side", 2)
     shape = patches.grid_of(size, patch, groups)
@@ -46,8 +46,9 @@ def of(
     together = 1
     if name in kept_along:
         together = n // math.prod(shape[axis] for axis in kept_along[name])
-    elif name == "joint" and not any(length % side for length in shape):
-        together = side**axes
+    box = (1,) * bool(groups) + (side,) * (axes - bool(groups))  # groups are hidden on their own
+    if name == "joint" and not any(x % y for x, y in zip(shape, box, strict=True)):
+        together = math.prod(box)
     keep = masking.keep_count(n, mask["ratio"], together)
 
     def scores(key, images):
@@ -60,7 +61,7 @@ def of(
             case "grid":
                 return masking.grid(key, b, shape)
             case "joint":
-                return masking.joint(key, b, shape, (side,) * axes)
+                return masking.joint(key, b, shape, box)
             case "importance":
                 return masking.importance(key, -contrast(images, patch, groups))
             case _:

@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Shaped
 
 from mae_jax import layers, patches, positions, vit
-from mae_jax.masking import Mask
+from mae_jax.masking import Mask, hidden_map
 
 
 @struct.dataclass
@@ -35,7 +35,8 @@ class Decoder(nn.Module):
 
     With `cross` it is that of CrossMAE (arXiv 2401.14391): the mask tokens look at the encoder's
     tokens and not at each other, so that any part of them can be decoded alone; block i sees a sum
-    of all of the encoder's feature maps, with weights `maps[:, i]`, through a norm of its own.
+    of all of the encoder's feature maps, with weights `maps[:, i]`, through a norm of its own. (The
+    last map is taken after the encoder's norm, which is so trained for the features, too.)
     """
 
     width: int
@@ -205,6 +206,7 @@ def reconstruct(
     With `norm_pix` the prediction has no brightness and no contrast of its own: it is given those
     of the true patches, as in the paper's figures. Without it nothing hidden is used. The other
     arguments are those of the model; with a stride the picture is of the values that it predicts.
+    What a partial mask neither shows nor predicts is zero.
     """
     images, patch = strided(images, target_stride), _small(patch, target_stride)
     x = patches.patchify(images, patch)
@@ -216,6 +218,7 @@ def reconstruct(
         mean, std = patches.statistics(patches.take(x, mask.hidden % x.shape[1]), of_group)
         prediction = prediction * std + mean
     tokens, samples = patches.split_channels(x, weights), jnp.arange(len(x))[:, None]
+    tokens = jnp.where(hidden_map(mask)[..., None] > 0, 0, tokens)
     tokens = tokens.at[samples, mask.hidden].set(prediction.astype(x.dtype))
     return patches.unpatchify(patches.join_channels(tokens, weights), patch, images.shape[1:-1])
 

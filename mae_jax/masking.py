@@ -119,8 +119,8 @@ def block(key: jax.Array, batch: int, shape: Sequence[int], boxes: int = 64) -> 
     """Large boxes are hidden one after another; the last one is shrunk around its centre.
 
     The block-wise masking of BEiT (arXiv 2106.08254) with an exact count and on any number of axes:
-    a box covers .08 to .5 of the grid, uniformly, and its sides relative to those of the grid
-    differ by up to .3, log-uniformly.
+    a box covers .08 to .5 of the grid, uniformly, and the ratio of its sides, relative to those of
+    the grid, is within .3 and 1/.3.
     """
     axes = len(shape)
     area_key, aspect_key, place_key, noise_key = jax.random.split(key, 4)

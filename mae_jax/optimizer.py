@@ -24,7 +24,8 @@ def cosine_schedule(
 
 # Which parameters decay, by the last part of their names: never norms and biases; tokens do in
 # pre-training and do not in fine-tuning, as in the reference.
-PRETRAINED = {"kernel", "cls", "mask_token"}
+PRETRAINED = {"kernel", "cls", "mask_token", "maps"}
+PRETRAINED |= {"positions", "positions_time", "positions_space"}  # where they are learned
 FINETUNED = {"kernel"}
 
 
@@ -85,7 +86,7 @@ def layer_of(name: str, depth: int) -> int:
     """
     if block := re.match(r"encoder/block_(\d+)/", name):
         return int(block[1]) + 1
-    return 0 if re.match("encoder/(cls|positions|embedding/.*)$", name) else depth + 1
+    return 0 if re.match(r"encoder/(cls|positions(_\w+)?|embedding/.*)$", name) else depth + 1
 
 
 def by_name(rule: Callable[[str], Any], params):

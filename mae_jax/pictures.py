@@ -73,9 +73,16 @@ def reconstruction(
 def flat(x: np.ndarray, sound: bool = False, most: int = 8) -> np.ndarray:
     """Of values uint8 `[b, *size, c]` of any number of axes, pictures `[b, h, w, 1 or 3]`.
 
-    The first axis of three becomes a strip of at most `most` slices; of many channels three are
-    shown, evenly spread; a `sound` has its time to the right and low frequencies below.
+    Of more than two axes the last two are shown, as a strip of at most `most` slices; of many
+    channels three, evenly spread, but of four, as of RGBA, the first three; a `sound` has its time
+    to the right and low frequencies below.
     """
+    if x.ndim == 3:  # one axis: a picture of one row
+        x = x[:, None]
+    if x.ndim > 5:
+        x = x.reshape(len(x), -1, *x.shape[-3:])
+    if x.shape[-1] == 4:
+        x = x[..., :3]
     if x.shape[-1] not in (1, 3):
         x = x[..., np.linspace(0, x.shape[-1] - 1, 3).round().astype(int)]
     if sound:

@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--to", default="docs/masks.png")
     options = parser.parse_args()
-    key, grid = jax.random.key(3), (SIDE // PATCH,) * 2
+    key, grid = jax.random.key(3), (SIDE // PATCH, SIDE // PATCH)
     photo = images.center_crop(sources.open("photos", "train")[10]["image"], (SIDE, SIDE), 1.0)
     batch = jnp.asarray(photo)[None]
 

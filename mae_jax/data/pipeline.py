@@ -50,10 +50,12 @@ def training_batches(
     """
     import grain
 
-    if batch_size % repeats:
-        raise ValueError(f"batch size {batch_size} is not a multiple of {repeats} repeats")
-    batch_size //= repeats
     share = _share(batch_size, host, hosts)
+    if share % repeats:
+        raise ValueError(
+            f"batch size {batch_size} is not a multiple of {hosts} host(s) x {repeats} repeats"
+        )
+    batch_size, share = batch_size // repeats, share // repeats
     order: Any = grain.MapDataset.range(_length(source)).seed(seed).shuffle().repeat()
     order[0]  # grain sets itself up at the first read, which threads must not do at the same time
 

@@ -194,13 +194,18 @@ def predictor(model: vit.Classifier, view: heldout.View, mesh: Mesh, kind: str =
         flat = x.reshape(-1, *x.shape[2:]) if several else x
         logits: Any = model.apply(variables, view.normalize(flat))
         labels = batch["label"]
-        log = jax.nn.log_softmax(logits) if kind == "softmax" else jax.nn.log_sigmoid(logits)
-        scores = jnp.exp(log).reshape(len(x), -1, model.classes).mean(1)
         target = jax.nn.one_hot(labels, model.classes) if labels.ndim == 1 else labels
-        if several:  # of probabilities
-            logits = jnp.log(scores)
-            if kind == "binary":
-                logits -= jnp.log1p(-scores)
+
+        def mean(log):  # of the probabilities of all views, as logarithms: these have no tails
+            log = log.reshape(len(x), -1, model.classes)
+            return jax.nn.logsumexp(log, axis=1) - jnp.log(log.shape[1])
+
+        if kind == "softmax":
+            logits = mean(jax.nn.log_softmax(logits))
+            scores = jnp.exp(logits)
+        else:
+            logits = mean(jax.nn.log_sigmoid(logits)) - mean(jax.nn.log_sigmoid(-logits))
+            scores = jax.nn.sigmoid(logits)
         losses = losses_of(logits, target.astype(jnp.float32), kind)
         return labels, scores, losses, batch["valid"]
 
@@ -216,6 +221,8 @@ def predictor(model: vit.Classifier, view: heldout.View, mesh: Mesh, kind: str =
         if not chosen.any():
             raise ValueError("no example of the test data has a label")
         labels = labels[chosen]
+        if labels.ndim == 2 and not labels.any():
+            raise ValueError("no class is true of any example of the test data")
         if labels.ndim == 1 and labels.max() >= model.classes:
             raise ValueError(f"label {labels.max()} is not one of {model.classes} classes")
         return Predicted(labels, scores[chosen], losses[chosen])

@@ -141,6 +141,11 @@ def kind_of(model: mae.MaskedAutoencoder) -> str:
     return "normalised patches" if model.norm_pix else "pixels"
 
 
+def trivial_name(model: mae.MaskedAutoencoder) -> str:
+    """What `trivial` guesses."""
+    return "shares among the visible bytes" if model.categories else "mean of the visible patches"
+
+
 def trivial(model: mae.MaskedAutoencoder, images: jax.Array, mask: masking.Mask) -> jax.Array:
     """Loss of each sample `[b]` of a guess without a network: the mean of the visible patches.
 

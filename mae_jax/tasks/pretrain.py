@@ -39,10 +39,11 @@ def training(config, mean, std) -> tuple[Callable, Callable, Callable]:
         flip_key, mask_key = jax.random.split(key)
         images = batch["image"]
         images = augment.flip(flip_key, images) if config["data"].get("flip") else images
-        drawn = {"image": images, "scores": hide.scores(mask_key, images)}
+        scores = hide.scores(mask_key, augment.normalize(images, mean, std))
+        drawn = {"image": images, "scores": scores}
         if hide.decode < hidden:
             shape = (len(images), hidden)
-            drawn["decode"] = jax.random.uniform(jax.random.fold_in(mask_key, 1), shape)
+            drawn["decode"] = jax.random.uniform(jax.random.fold_in(key, 2), shape)
         return drawn
 
     def loss(params, stats, batch):
@@ -92,9 +93,7 @@ def build(config, source: sources.Source, mean, std, mesh: Mesh, key: jax.Array)
         if losses:
             rows = losses(variables) | {"untrained": losses(untrained)["trained"]}
             names = {
-                "visible_mean": "shares among the visible bytes"
-                if config.model.categories
-                else "mean of the visible patches",
+                "visible_mean": heldout.trivial_name(model),
                 "untrained": "untrained network",
                 "trained": "trained network",
             }
