@@ -34,13 +34,13 @@ def measured(name: str, decode: float, batch_size: int, steps: int) -> dict:
     times, _ = benchmark.time_steps(compiled, state, batch, steps)
     model, hide = pretrain.model_of(config), pretrain.hiding_of(config)
     parts = benchmark.forward_flops(model, hide.n, hide.keep, 3, hide.decode)
-    planned = benchmark.memory(compiled)["memory_planned_bytes"]
+    planned, analysis = benchmark.memory(compiled), compiled.memory_analysis()
     return {
         "decoder": name,
         "decode": decode,
         "step_milliseconds": 1e3 * statistics.median(times),
-        "memory_planned_bytes": planned,
-        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "memory_planned_bytes": planned["memory_planned_bytes"],
+        "temporary_bytes": analysis.temp_size_in_bytes if analysis else 0,
         "forward_flops_per_image": sum(parts.values()),
     }
 
