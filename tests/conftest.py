@@ -10,6 +10,8 @@ if "MAE_JAX_TESTS" not in os.environ:  # pytest-xdist's workers share that of th
         prefix="mae_jax_compiled_"
     )
     atexit.register(shutil.rmtree, os.environ["MAE_JAX_TESTS"], ignore_errors=True)
+# Compiling is most of the time: half as much without XLA's costly passes (=0 brings them back).
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
