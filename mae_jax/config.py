@@ -201,7 +201,9 @@ MODALITIES = {
     "video": _CROP | {"data.stride": _integer(1)},
     "audio": {"data.rate": _integer(1000), "data.roll": BOOL, "data.magnitude": BOOL},
     "volume": {
-        "data.zoom": _range("(smallest, largest) factor", lambda a, b: 0.01 <= a <= b <= 100),
+        "data.zoom": _range(
+            "(smallest, largest) factor from .01 to 100", lambda a, b: 0.01 <= a <= b <= 100
+        ),
         "data.flip": BOOL,
     },
     "text": {},

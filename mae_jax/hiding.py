@@ -46,6 +46,8 @@ def of(
     together = 1
     if name in kept_along:
         together = n // math.prod(shape[axis] for axis in kept_along[name])
+    if name == "joint" and side > min(shape[bool(groups) :]):
+        raise ValueError(f"mask.side = {side} is larger than the grid {shape}: use 2, 3 or 4")
     box = (1,) * bool(groups) + (side,) * (axes - bool(groups))  # groups are hidden on their own
     if name == "joint" and not any(x % y for x, y in zip(shape, box, strict=True)):
         together = math.prod(box)

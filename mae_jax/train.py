@@ -194,6 +194,8 @@ def pretrained_parameters(config, params: dict) -> dict:
     found = pretrained.find(config.init.checkpoint, without=config.init.without)
     # Shapes do not tell the heads, nor (8, 32) patches from (16, 16) ones.
     there = {f"model.{name}": x for name, x in found.fields.items() if name in SAME}
+    if found.fields.get("separable_positions"):  # which no other table can start from
+        there |= {f"model.{name}_positions": True for name in ("learned", "separable")}
     there["data.channels"] = found.channels
     here = configs.flatten(config)
     if different := [

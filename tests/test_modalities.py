@@ -402,6 +402,7 @@ def sentence(config, tmp_path) -> str:
         ("quickstart", {"mask.name": "tube"}, "'tube' is of clips"),
         ("video_small", {"mask.name": "time"}, "'time' is of spectrograms"),
         ("quickstart", {"mask.name": "stripes"}, "must be one of 'random'"),
+        ("quickstart", {"mask.name": "joint", "mask.side": 9}, "mask.side = 9 is larger than"),
         ("quickstart", {"mask.decode": 0.0}, "a share above 0"),
         ("quickstart", {"data.repeats": 3}, "data.repeats = 3 does not divide batch_size"),
         ("quickstart", {"model.groups": ((0, 1),)}, "must hold each of the 3 channels"),

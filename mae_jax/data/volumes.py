@@ -1,6 +1,7 @@
 """Arrays of numbers [*sides, c] in `.npy` and `.npz` files: volumes, many-channel pictures."""
 
 import os
+import threading
 import zipfile
 from collections.abc import Sequence
 
@@ -11,6 +12,9 @@ from mae_jax.data.folders import Folder
 from mae_jax.data.images import Unreadable
 
 EXTENSIONS = ("npy", "npz")
+# numpy parses headers by `ast`, whose recursion counter threads share in Python 3.11: now and then
+# a good file would fail with a SystemError.
+_HEADERS = threading.Lock()
 _KEYS = ("image", "volume", "arr_0")  # of the array to take from an .npz file with several
 
 
@@ -94,8 +98,9 @@ def _load(path: str | os.PathLike) -> np.ndarray:
     if magic != b"\x93NUMPY" and not zipfile.is_zipfile(path):
         raise Unreadable("not a .npy or .npz file, or a truncated one: write it with numpy.save")
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        return loaded if isinstance(loaded, np.ndarray) else _only(loaded)
+        with _HEADERS:
+            loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+            return loaded if isinstance(loaded, np.ndarray) else _only(loaded)
     except Unreadable:
         raise
     except Exception as error:  # numpy, zipfile and zlib raise many types on damaged files
