@@ -128,7 +128,7 @@ def _texts(original: np.ndarray, hidden: np.ndarray, full: np.ndarray) -> Image.
     block = (2 * lines + 1) * line
     sheet = Image.new("RGB", (2 * GAP + wide * cell, b * block + GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    shown = lambda byte: chr(byte) if 32 <= byte < 127 else "\u00b6" if byte == 10 else "?"
+    shown = lambda byte: chr(byte) if 32 <= byte < 127 else "\\" if byte == 10 else "?"
     for row in range(b):
         for i in range(n):
             x, y = (
