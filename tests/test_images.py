@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image, ImageOps
 
 from mae_jax.data import images
@@ -191,16 +192,25 @@ def bicubic(image, size):
     return np.clip(np.einsum("yh,xw,hwc->yxc", rows, columns, image.astype(float)), 0, 255)
 
 
-@pytest.mark.parametrize("size", [(20, 24), (33, 11), (64, 80)])
+@pytest.mark.parametrize("size", [(20, 25), (33, 44), (64, 80)])
 @pytest.mark.parametrize("channels", [1, 3, 4, 5])
-def test_resize_is_antialiased_bicubic(size, channels):
+def test_center_crop_is_antialiased_bicubic(size, channels):
     image = smooth(48, 60, channels)
     whole = images.center_crop(image, (48, 60), 1)
     np.testing.assert_array_equal(whole, image)
-    rng = np.random.default_rng(0)
+    if size[0] * 60 != size[1] * 48:
+        image = np.ascontiguousarray(image[:45])
+    np.testing.assert_allclose(images.center_crop(image, size, 1), bicubic(image, size), atol=1.6)
+
+
+@pytest.mark.parametrize("size", [(20, 24), (33, 11), (64, 80)])
+@pytest.mark.parametrize("channels", [1, 3, 4, 5])
+def test_random_crops_are_nearly_antialiased_bicubic(size, channels):
+    image, rng = smooth(48, 60, channels), np.random.default_rng(0)
     area, aspect = (1, 1), (60 / 48 / (size[1] / size[0]),) * 2
     crop = images.random_resized_crop(image, size, area, aspect, rng)
-    np.testing.assert_allclose(crop, bicubic(image, size), atol=1.6)
+    np.testing.assert_allclose(crop, bicubic(image, size), atol=4)
+    np.testing.assert_allclose(crop.mean((0, 1)), image.mean((0, 1)), atol=1)
 
 
 def coordinates(height, width):
@@ -247,6 +257,108 @@ def test_impossible_crops_fall_back_to_the_middle():
         noise(1, 1, 3), (4, 4), (0.01, 0.02), (1, 1), np.random.default_rng(0)
     )
     assert tiny.shape == (4, 4, 3)
+
+
+@pytest.mark.parametrize("height, width", [(375, 500), (449, 449), (1700, 2000), (63, 3000)])
+def test_large_boxes_lie_on_the_pixels_of_a_reduced_decoding(height, width):
+    rng, size, steps = np.random.default_rng(0), (56, 64), set()
+    for _ in range(300):
+        y, x, h, w = images.random_box(height, width, size, (0.01, 1), (3 / 4, 4 / 3), rng)
+        assert 0 <= y <= y + h <= height and 0 <= x <= x + w <= width and h > 0 and w > 0
+        step = max(k for k in (1, 2, 4, 8) if k == 1 or (h >= k * 56 and w >= k * 64))
+        assert {y % step, x % step, h % step, w % step} == {0}
+        steps.add(step)
+    assert steps == {375: {1, 2, 4}, 449: {1, 2, 4}, 1700: {2, 4, 8}, 63: {1}}[height]
+
+
+CROP = dict(size=(32, 40), scale=(0.2, 1), ratio=(3 / 4, 4 / 3))
+
+
+def crops(image, channels=3, seed=0, **options):
+    rng = np.random.default_rng(seed)
+    taken = list(images.random_crops(image, channels, rng=rng, **{**CROP, **options}))
+    return np.stack(taken).astype(int), rng.random()
+
+
+def psnr(a, b):
+    return 10 * np.log10(255**2 / max(1e-9, np.mean((a.astype(float) - b) ** 2)))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_jpegs_have_the_pixels_and_the_crops_of_pillow(mode, options):
+    if mode == "L" and "subsampling" in options:
+        return
+    data = encoded(Image.fromarray(smooth(51, 70)).convert(mode), "JPEG", **options)
+    with Image.open(io.BytesIO(data)) as opened:
+        expected = np.asarray(opened.convert("RGB"))
+    np.testing.assert_array_equal(images.decode(data, 3), expected)
+    for image in (expected, encoded(Image.fromarray(expected))):  # an array and a PNG
+        for seed in range(5):
+            np.testing.assert_array_equal(crops(data, seed=seed)[0], crops(image, seed=seed)[0])
+            assert crops(data, seed=seed)[1] == crops(image, seed=seed)[1]
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_large_jpegs_are_decoded_smaller_and_the_crops_are_the_same(factor, monkeypatch):
+    small = Image.fromarray(smooth(80, 100) // 2 + noise(80, 100, 3) // 4)
+    picture = small.resize((100 * factor + 3, 80 * factor + 5), Image.Resampling.BICUBIC)
+    data = encoded(picture, "JPEG", quality=95)
+    real, shapes = simplejpeg.decode_jpeg, []
+    spy = lambda *args, **options: shapes.append((out := real(*args, **options)).shape) or out
+    full = images.decode(data, 3)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", spy)
+    for seed in range(5):
+        reduced, state = crops(data, seed=seed, scale=(0.3, 0.6))
+        expected, same = crops(full, seed=seed, scale=(0.3, 0.6))
+        assert state == same
+        assert psnr(reduced, expected) > 38.5  # a box half a pixel off gives less than 38
+    assert set(shapes) == {(-(-full.shape[0] // factor), -(-full.shape[1] // factor), 3)}
+    tiny = {"scale": (0.02 / factor**2, 0.04 / factor**2)}
+    np.testing.assert_array_equal(crops(data, **tiny)[0], crops(full, **tiny)[0])
+
+
+def test_several_crops_of_one_decoding():
+    large = encoded(Image.fromarray(smooth(375, 500)), "JPEG")
+    for data, exact in ((encoded(Image.fromarray(smooth(60, 80)), "JPEG"), True), (large, False)):
+        several, state = crops(data, count=4)
+        rng, full = np.random.default_rng(0), images.decode(data, 3)
+        one_by_one = [images.random_resized_crop(full, rng=rng, **CROP) for _ in range(4)]
+        assert rng.random() == state and psnr(several, one_by_one) > 35
+        assert not exact or (several == one_by_one).all()
+    assert several.shape == (4, 32, 40, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("kind", ["turned", "mirrored by XMP", "cmyk", "gray", "colour", "mended"])
+def test_unusual_jpegs_are_cropped_as_they_are_decoded(kind, channels):
+    picture, options = Image.fromarray(smooth(60, 85)), {}
+    if kind == "turned":
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = 6
+    elif kind == "mirrored by XMP":
+        options["xmp"] = b'<x:xmpmeta><rdf:Description tiff:Orientation="2"/></x:xmpmeta>'
+    data = encoded(
+        picture.convert({"cmyk": "CMYK", "gray": "L"}.get(kind, "RGB")), "JPEG", **options
+    )
+    if kind == "mended":  # libjpeg warns and goes on
+        data = data[:-2] + b"\0stray" + data[-2:]
+        with pytest.raises(ValueError, match="extraneous"):
+            simplejpeg.decode_jpeg(data)
+    expected = crops(images.decode(data, channels), channels)
+    actual = crops(data, channels)
+    # gray of colour: converted after resizing, not before
+    np.testing.assert_allclose(actual[0], expected[0], atol=2 if channels == 1 else 0)
+    assert actual[1] == expected[1]
+
+
+def test_unreadable_pictures_have_no_crops():
+    whole = encoded(Image.fromarray(noise(64, 64, 3)), "JPEG")
+    for data in (b"", b"not a picture", whole[: len(whole) // 2], whole[:30]):
+        with pytest.raises(images.Unreadable, match="^not a "):
+            crops(data)
+    with pytest.raises(images.Unreadable, match="1, 3 or 4 channels, not 5"):
+        crops(whole, 5)
 
 
 def test_the_generator_alone_decides():

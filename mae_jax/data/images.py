@@ -2,9 +2,13 @@
 
 import io
 import math
+from collections.abc import Iterator
 
 import numpy as np
+import simplejpeg
 from PIL import Image, UnidentifiedImageError
+
+from mae_jax.data import resizing
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -41,17 +45,17 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
                 f"an array of {image.dtype} is no picture: give uint8, uint16 or float"
             )
         pixels = _as_pixels(image)
-        if pixels.shape[-1] == channels:
-            return pixels
-        if pixels.shape[-1] not in _MODES or channels not in _MODES:
+        if pixels.shape[-1] != channels and not {pixels.shape[-1], channels} <= _MODES.keys():
             raise Unreadable(f"an array of shape {image.shape} has not {channels} channels")
-        return _convert(
-            Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels), channels
-        )
+        return _with_channels(pixels, channels)
     if channels not in _MODES:
         raise Unreadable(f"picture files give 1, 3 or 4 channels, not {channels}: use arrays")
     try:
         with Image.open(io.BytesIO(image)) as picture:
+            if _is_plain_jpeg(picture):
+                pixels = _decode_jpeg(image, picture)
+                if pixels is not None:
+                    return _with_channels(pixels, channels)
             picture.load()  # first: some formats keep the EXIF block behind the pixels
             if picture.mode[0] in "IF":  # 16-bit, 32-bit and float: Pillow would saturate them
                 deep = _as_pixels(np.asarray(picture))[..., 0]
@@ -65,6 +69,40 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
         raise Unreadable("not a picture in a format that Pillow reads") from error
     except Exception as error:  # the plugins raise nearly every type on damaged files
         raise Unreadable(f"not a readable picture: {error}") from error
+
+
+def _is_plain_jpeg(picture: Image.Image) -> bool:
+    """Whether it is an upright JPEG, gray or in colour, of which nothing was decoded yet."""
+    return (
+        picture.format == "JPEG"
+        and picture.mode in ("L", "RGB")
+        and picture.getexif().get(_ORIENTATION, 1) not in _UPRIGHT
+    )
+
+
+def _decode_jpeg(data: bytes, header: Image.Image, reduction: int = 1) -> np.ndarray | None:
+    """A plain JPEG at 1/1, 1/2, 1/4 or 1/8 of its size, rounded up; None: leave it to Pillow.
+
+    Whole pictures have the same bits as Pillow's, which needs half as long again. Reduced ones are
+    made in the frequencies of each block of 8 x 8 pixels. Damage is left to Pillow too: it says
+    what is wrong, or mends it.
+    """
+    width, height = (-(-side // reduction) for side in header.size)
+    try:
+        pixels = simplejpeg.decode_jpeg(
+            data, "GRAY" if header.mode == "L" else "RGB", min_height=height, min_width=width
+        )
+    except ValueError:
+        return None
+    return pixels if pixels.shape[:2] == (height, width) else None
+
+
+def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    if pixels.shape[-1] == channels:
+        return pixels
+    return _convert(
+        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels), channels
+    )
 
 
 def _upright(picture: Image.Image, header: Image.Image) -> Image.Image:
@@ -98,6 +136,44 @@ def _as_pixels(values: np.ndarray) -> np.ndarray:
     return np.rint(values * (255 / (top or 1))).astype(np.uint8)
 
 
+def random_crops(
+    image: bytes | np.ndarray,
+    channels: int,
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+    count: int = 1,
+) -> Iterator[np.ndarray]:
+    """`count` times `random_resized_crop` of one picture, `decode`d once.
+
+    Of a JPEG the boxes are drawn before it is decoded: if all of them are large enough it is
+    decoded at 1/2, 1/4 or 1/8 of its size.
+
+    Raises:
+      Unreadable: as `decode`.
+    """
+
+    def boxes(height: int, width: int) -> list[tuple[int, int, int, int]]:
+        return [random_box(height, width, size, scale, ratio, rng) for _ in range(count)]
+
+    pixels, drawn = None, None
+    if isinstance(image, bytes) and channels in _MODES:
+        try:
+            with Image.open(io.BytesIO(image)) as picture:
+                if _is_plain_jpeg(picture):
+                    drawn = boxes(picture.height, picture.width)
+                    reduction = min(_reduction(h, w, size) for _, _, h, w in drawn)
+                    pixels = _decode_jpeg(image, picture, reduction)
+        except Exception:  # the plugins raise nearly every type: `decode` says what is wrong
+            pass
+    if pixels is None:
+        pixels, reduction = decode(image, channels), 1
+    for box in drawn or boxes(pixels.shape[0], pixels.shape[1]):
+        y, x, h, w = (side // reduction for side in box)
+        yield _with_channels(_shrink(pixels[y : y + h, x : x + w], size), channels)
+
+
 def random_resized_crop(
     image: np.ndarray,
     size: tuple[int, int],
@@ -105,29 +181,54 @@ def random_resized_crop(
     ratio: tuple[float, float],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """A random part of `image` [h, w, c], resized to uint8 [*size, c] by antialiased bicubic.
+    """The `random_box` of `image` [h, w, c], resized to uint8 [*size, c] by antialiased bicubic."""
+    y, x, h, w = random_box(image.shape[0], image.shape[1], size, scale, ratio, rng)
+    return _shrink(image[y : y + h, x : x + w], size)
+
+
+def random_box(
+    height: int,
+    width: int,
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[int, int, int, int]:
+    """A random part of a picture [height, width]: its y, x, h and w.
 
     The part has an area of `scale` (a range of shares of the picture) and, relative to the aspect
     of `size`, an aspect log-uniform in `ratio`; after ten misses it is the largest central part of
     such an aspect. That is torchvision's RandomResizedCrop where `size` is square; He et al. 2021
-    pre-train with scale (.2, 1) and ratio (3/4, 4/3).
+    pre-train with scale (.2, 1) and ratio (3/4, 4/3). Parts that are 2, 4 or 8 times as large as
+    `size` lie on whole multiples of it, rounded down: the pixels of a JPEG decoded at 1/2, 1/4 or
+    1/8.
     """
-    height, width = image.shape[:2]
     aspect = size[1] / size[0]
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
         shape = aspect * math.exp(rng.uniform(*np.log(ratio)))
         w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
         if 0 < w <= width and 0 < h <= height:
-            y, x = rng.integers(height - h + 1), rng.integers(width - w + 1)
+            place = lambda room: int(rng.integers(room + 1))
             break
     else:
         shape = np.clip(width / height, aspect * ratio[0], aspect * ratio[1])
         w = max(1, min(width, round(height * shape)))
         h = max(1, min(height, round(width / shape)))
-        y, x = (height - h) // 2, (width - w) // 2
-    part = image[y : y + h, x : x + w]
-    return _resize(part, size, (0, 0, w, h))
+        place = lambda room: room // 2
+    step = _reduction(h, w, size)
+    h, w = h // step * step, w // step * step
+    return place((height - h) // step) * step, place((width - w) // step) * step, h, w
+
+
+def _reduction(height: int, width: int, size: tuple[int, int]) -> int:
+    """How many times smaller a JPEG can be decoded so that such a part is no less than `size`."""
+    return next(k for k in (8, 4, 2, 1) if k == 1 or k <= min(height / size[0], width / size[1]))
+
+
+def _shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    resized = resizing.bicubic(image, size)
+    return _resize(image, size, (0, 0, *image.shape[1::-1])) if resized is None else resized
 
 
 def center_crop(

@@ -65,10 +65,8 @@ def _train(data, given, rng) -> Iterator[np.ndarray]:
     channels = data["channels"]
     match data["modality"]:
         case "image":
-            pixels = images.decode(given, channels)
             scale, ratio = tuple(data["crop_scale"]), tuple(data["crop_ratio"])
-            for _ in range(repeats):
-                yield images.random_resized_crop(pixels, size, scale, ratio, rng)
+            yield from images.random_crops(given, channels, size, scale, ratio, rng, repeats)
         case "video":
             yield from video.train(
                 given,
