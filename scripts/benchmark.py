@@ -1,263 +1,185 @@
-"""Time the compiled pre-training step on generated pictures that already lie on the devices.
+"""Time a masked autoencoder: its compiled training step, beside the same work in PyTorch.
 
-    python scripts/benchmark.py --config=configs/vit_base.py --batch-size=1024
-    python scripts/benchmark.py --config=configs/vit_large.py --dtype=bfloat16 --json=large.json
-    python scripts/benchmark.py --config=configs/quickstart.py --peak=0.5   # of one device, for MFU
+    python scripts/benchmark.py --config=configs/vit_base.py --config.batch_size=256
+    python scripts/benchmark.py --config=configs/vit_base.py --config.batch_size=256 --against=torch
+    python scripts/benchmark.py --config=configs/vit_base.py --part=forward --json=forward.json
+    python scripts/benchmark.py --config=configs/quickstart.py --peak=measure   # for the MFU
 
-It is the step that `mae_jax.train` runs (augmentation, masks, optimiser, donated state) without
-reading data, and needs none of the packages that read data; where mae_jax is not installed, set
-PYTHONPATH to the repository. FLOPs are counted by hand, in `forward_flops`.
+All that is compared runs in alternating rounds of one process on one device, and the ratio is taken
+round by round. Nothing that reads data is needed; where mae_jax is not installed, set PYTHONPATH to
+the repository. FLOPs are counted by hand, in `mae_jax.flops`.
 """
 
 import argparse
+import ast
+import importlib.util
 import json
 import math
+import os
 import statistics
 import sys
-import time
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import jax
-import jax.numpy as jnp
+import jax_mae  # this and the next four are beside this file
 import numpy as np
+import parts
+import rounds
+import tables
+import torch_mae
 
 from mae_jax import config as configs
-from mae_jax import mae, metrics, optimizer, sharding
-from mae_jax.step import make_init, make_step
+from mae_jax import flops
 from mae_jax.tasks import pretrain
 
-# Dense bfloat16 FLOP/s of what jax calls one device, from the vendors' data sheets, by the first
-# words of its `device_kind`; the longest match counts.
-PEAKS = {
-    "TPU v3": 61.5e12,  # one of the two cores of a chip
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA H200 NVL": 835e12,
-    "NVIDIA GH200": 989e12,
-    "NVIDIA L4": 121e12,
-    "NVIDIA L40S": 362e12,
-}
-WARMUP = 3  # steps before the timed ones
 
+def override(config: dict, name: str, text: str) -> None:
+    """Set the field `name` of a config, such as "model.depth", to the value that `text` says.
 
-def forward_flops(
-    model: mae.MaskedAutoencoder, patches: int, keep: int, channels: int, decode: int | None = None
-) -> dict[str, int]:
-    """FLOPs of the forward pass of one picture, part by part: its matrix products alone.
-
-    A product [a b] x [b c] is 2abc. Norms, softmax, GELU and the optimiser are left out (they are
-    bound by memory), as is usual for the MFU.
-
-    Args:
-      patches, keep: n patches in a picture, of which k are visible.
-      decode: how many of the others are predicted, by default all.
+    Raises:
+      ValueError: the config has no such field; the text names the nearest one.
     """
-    decode = patches - keep if decode is None else decode
-
-    def product(a: int, b: int, c: int) -> int:
-        return 2 * a * b * c
-
-    def block(tokens: int, width: int, seen: int | None = None, wide: int | None = None) -> int:
-        """Of self-attention, or of cross-attention to `seen` tokens of width `wide`."""
-        seen, wide = seen or tokens, wide or width
-        projections = 2 * product(tokens, width, width)  # query and out
-        projections += 2 * product(seen, wide, width)  # key and value
-        attention = 2 * product(tokens, width, seen)  # logits and the weighted sum, all heads
-        mlp = 2 * product(tokens, width, int(width * model.mlp_ratio))
-        return projections + attention + mlp
-
-    pixels = math.prod(model.patch) * channels  # values in a patch
-    width, seen = model.decoder_width, 1 + keep
-    if model.decoder_cross:
-        into = "feature maps", product(model.depth + 1, seen * model.width, model.decoder_depth)
-        decoder_block = block(decode, width, seen, model.width)
-    else:
-        into = "decoder embedding", product(seen, model.width, width)
-        decoder_block = block(seen + decode, width)
-    target = pixels // math.prod(model.target_stride or (1,)) * (model.categories or 1)
-    return {
-        "patch embedding": product(keep, pixels * (model.categories or 1), model.width),
-        "encoder blocks": model.depth * block(seen, model.width),
-        into[0]: into[1],
-        "decoder blocks": model.decoder_depth * decoder_block,
-        "head": product(decode, width, target),
-    }
+    flat = configs.flatten(config)
+    if name not in flat:
+        raise ValueError(configs._unknown(name, flat))
+    field, value = configs.ALL[name], text
+    if field is configs.BOOL:
+        value = {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+    elif field.types != (str,):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            pass  # `check` says what the field must be
+    *sections, key = name.split(".")
+    for section in sections:
+        config = config[section]
+    config[key] = value
 
 
-def step_flops(forward: int, batch_size: int) -> int:
-    """FLOPs of a training step: backward is twice forward.
+def configured(spec: str, changes: Sequence[str]) -> dict:
+    """The config of a file with `--config.key=value`, `--config.key` and `--noconfig.key`.
 
-    Each product has two in the backward pass, one for either factor. (The patch embedding needs
-    only one, as nobody asks for the gradient of the pixels: below 1 % of the whole.)
+    Raises:
+      configs.Mistake, ValueError: in one sentence, what is wrong with it.
     """
-    return 3 * forward * batch_size
+    config = configs.load(spec)
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if name.startswith("--noconfig.") and not equals:
+            override(config, name.removeprefix("--noconfig."), "false")
+        elif name.startswith("--config."):
+            override(config, name.removeprefix("--config."), value if equals else "true")
+        else:
+            raise ValueError(f"unknown argument {change}: see --help; keys are --config.key=value")
+    configs.check(config)
+    if config["task"] != "pretrain":
+        raise ValueError(f"{spec} is of task {config['task']!r}: give a config of pre-training")
+    return config
 
 
-def peak_flops(kind: str) -> float | None:
-    """Dense bfloat16 FLOP/s of a device kind, if known."""
-    words = kind.replace("-", " ") + " "  # "NVIDIA A100-SXM4-80GB"; "NVIDIA L40" is no "NVIDIA L4"
-    names = [name for name in PEAKS if words.startswith(name + " ")]
-    return PEAKS[max(names, key=len)] if names else None
+def against_torch(config, part: str, images: np.ndarray) -> list[rounds.Contender]:
+    """PyTorch's contenders on the device that jax has; what cannot be built is said in a line."""
+    missing = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
+    if missing:
+        raise ValueError(f"--against=torch needs {' and '.join(missing)}: pip install '.[parity]'")
+    import torch
+
+    torch_mae.refuse(configs.flatten(config))
+    backend = jax.default_backend()
+    if jax.device_count() > 1:
+        raise ValueError("--against=torch compares one device: set CUDA_VISIBLE_DEVICES=0")
+    if backend not in ("cpu", "gpu") or (backend == "gpu" and not torch.cuda.is_available()):
+        raise ValueError(f"jax runs on {backend!r} here, where this torch does not")
+    device = "cuda" if backend == "gpu" else "cpu"
+    contenders = []
+    for compiled in (False, True):
+        try:
+            contenders.append(torch_mae.contender(config, images, part, compiled, device))
+        except ValueError as error:
+            print(error, file=sys.stderr)
+    return contenders
 
 
-def build(config):
-    """The jitted training step of `config`, a state and a batch, placed as training places them."""
-    mesh = sharding.make_mesh(config["mesh"]["data"], config["mesh"]["fsdp"])
-    if config["batch_size"] % (mesh.size * config["accumulation"]):
-        raise ValueError(
-            f"batch size {config['batch_size']} is not a multiple of {mesh.size} device(s) x "
-            f"accumulation {config['accumulation']}: give another --batch-size"
-        )
-    data, options = config["data"], dict(config["optimizer"])
-    numbers = lambda name, other: other if data[name] == "auto" else data[name]
-    half = (0.5,) * data["channels"]
-    init, augment, loss = pretrain.training(config, numbers("mean", half), numbers("std", half))
-    ema, rate = options.pop("ema"), options.pop("base_learning_rate")
-    del options["warmup_epochs"]
-    schedule = optimizer.cosine_schedule(rate, config["batch_size"], steps=100_000, warmup=5_000)
-    tx = optimizer.adamw(schedule, **options)
+def benchmark(config, options: argparse.Namespace) -> dict:
+    """All figures of the step or of the forward pass, by the names that `--json` writes."""
+    model, hide = pretrain.model_of(config), pretrain.hiding_of(config)
+    batch, channels = config["batch_size"], config["data"]["channels"]
+    products = flops.forward_flops(model, hide.n, hide.keep, channels, hide.decode)
+    work = batch * sum(products.values())
+    work = flops.step_flops(products, batch) if options.part == "step" else work
 
-    init_key, step_key, data_key = jax.random.split(jax.random.key(config["seed"]), 3)
-    init, step, _ = sharding.jit_training(
-        make_init(init, tx, ema),
-        make_step(augment, loss, tx, schedule, step_key, config["accumulation"], ema),
-        mesh,
-    )
-    shape = (config["batch_size"], *data["size"], data["channels"])
-    draw = lambda key: {"image": jax.random.bits(key, shape, jnp.uint8)}
-    batch = jax.jit(draw, out_shardings=sharding.batched(mesh))(data_key)
-
-    return step, init(init_key), batch
-
-
-def time_steps(step, state, batch, steps: int) -> tuple[list[float], float]:
-    """Seconds between the ends of consecutive steps, and the last loss.
-
-    As in training the next step is dispatched before the figures of the last one are read, so the
-    device never waits for Python.
-    """
-    ends, unread = [], None
-    for _ in range(WARMUP + steps + 1):
-        state, figures = step(state, batch)
-        if unread is not None:
-            unread["loss"].block_until_ready()
-            ends.append(time.perf_counter())
-        unread = figures
-    assert unread is not None
-    loss = float(unread["loss"])
-    times = [end - start for start, end in zip(ends, ends[1:], strict=False)]
-    return times[-steps:], loss
-
-
-def memory(compiled) -> dict[str, int | None]:
-    """Bytes on one device: what the compiler planned, and the most that was in use."""
-    analysis, planned = compiled.memory_analysis(), None
-    if analysis is not None:  # donated arguments are outputs too: they are held once
-        held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
-        planned = held - analysis.alias_size_in_bytes + analysis.temp_size_in_bytes
-    used = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    return {"memory_planned_bytes": planned, "memory_peak_bytes": used}
-
-
-def benchmark(config, steps: int, peak: float | None) -> dict:
-    """All figures of one config, by the names that `--json` writes."""
-    model = pretrain.model_of(config)
-    hide = pretrain.hiding_of(config)
-    n, keep = hide.n, hide.keep
-    parts = forward_flops(model, n, keep, config["data"]["channels"], hide.decode)
-    forward = sum(parts.values())
-
-    step, state, batch = build(config)
-    parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    lowered = step.lower(state, batch)
-    begin = time.perf_counter()
-    compiled = lowered.compile()
-    compile_seconds = time.perf_counter() - begin
-    times, loss = time_steps(compiled, state, batch, steps)
-    if not math.isfinite(loss):
-        raise ValueError(f"the loss became {loss}: the timings are worth nothing")
-
+    ours = jax_mae.program(config, options.part)
+    contenders = [ours.contender]
+    if options.against == "torch":
+        contenders += against_torch(config, options.part, ours.images)
+        for other in contenders:
+            if other.parameters != contenders[0].parameters:
+                raise ValueError(
+                    f"{other.name} has {other.parameters} parameters, mae_jax "
+                    f"{contenders[0].parameters}: that is not the same work"
+                )
     device, devices = jax.devices()[0].device_kind, jax.device_count()
-    peak = peak or peak_flops(device)
-    seconds = statistics.median(times)
-    flops = step_flops(forward, config["batch_size"])
-    # Of the program before it is compiled, since nobody sees into cuBLAS's kernels. The compiler
-    # counts a loop's body once, so with accumulation there is no figure.
-    counted = None if config["accumulation"] > 1 else (lowered.cost_analysis() or {}).get("flops")
-    return {
+    product, product_flops = None, 0
+    peak: Any = flops.peak_flops(device) if options.peak is None else options.peak
+    if peak == "measure":
+        peak, (product, product_flops) = None, jax_mae.matrix_product(model.dtype)
+        contenders.append(product)
+    seconds, losses = rounds.alternate(contenders, options.rounds, options.steps)
+    for name, loss in losses.items():
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss of {name} became {loss}: the timings are worth nothing")
+    if product:
+        losses.pop(product.name)
+        peak = product_flops / statistics.median(seconds.pop(product.name))
+
+    rate = work / statistics.median(seconds["mae_jax"])
+    figures = {
+        "part": options.part,
         "device": device,
         "devices": devices,
+        "threads": torch_mae.cores(),
         "jax": jax.__version__,
         "dtype": np.dtype(model.dtype).name,
-        "batch_size": config["batch_size"],
+        "batch_size": batch,
         "accumulation": config["accumulation"],
-        "parameters": parameters,
-        "patches": n,
-        "visible_patches": keep,
+        "parameters": ours.contender.parameters,
+        "patches": hide.n,
+        "visible_patches": hide.keep,
         "decoded_patches": hide.decode,
-        "steps": steps,
-        "compile_seconds": compile_seconds,
-        "step_milliseconds": 1e3 * seconds,
-        "step_milliseconds_fastest": 1e3 * min(times),
-        "step_milliseconds_slowest": 1e3 * max(times),
-        "images_per_second": config["batch_size"] / seconds,
-        "forward_flops_per_image": parts,
-        "flops_per_step": flops,
-        "flops_per_step_xla": counted,
-        "flops_per_second": flops / seconds,
+        "rounds": options.rounds,
+        "steps": options.steps,
+        "compile_seconds": ours.compile_seconds,
+        **rounds.figures(seconds["mae_jax"], batch),
+        "forward_flops_per_image": products,
+        "flops_per_step": work,
+        "flops_per_step_xla": ours.flops,
+        "flops_per_second": rate,
         "peak_flops_per_second": peak and peak * devices,
-        "mfu": peak and flops / seconds / (peak * devices),
-        **memory(compiled),
-        "loss": loss,
+        "peak_measured": product is not None,
+        "mfu": peak and rate / (peak * devices),
+        **jax_mae.memory(ours.compiled),
+        "loss": losses["mae_jax"],
     }
+    for other in contenders[1:]:
+        if other is product:
+            continue
+        ratios = rounds.ratios(seconds[other.name], seconds["mae_jax"])
+        figures.setdefault("against", {})[other.name] = {
+            **rounds.figures(seconds[other.name], batch),
+            "times_as_long": statistics.median(ratios),
+            "times_as_long_rounds": ratios,
+            "memory_peak_bytes": other.memory,
+            "loss": losses[other.name],
+        }
+    if "against" in figures:
+        import torch
+        import transformers
 
-
-def amount(value: float | None, unit: str) -> str:
-    """`19.1 GFLOP`: at least three digits, with the prefix that fits."""
-    if value is None:
-        return "unknown"
-    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= scale:
-            value /= scale
-            return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {prefix}{unit}"
-    return f"{value:.0f} {unit}"
-
-
-def report(figures: dict) -> str:
-    """The figures as an aligned table."""
-    forward = figures["forward_flops_per_image"]
-    whole = sum(forward.values())
-    rows = {
-        "device": "{devices} x {device}",
-        "parameters": amount(figures["parameters"], ""),
-        "computed in": "{dtype}",
-        "batch size": "{batch_size} in {accumulation} part(s)",
-        "compilation": "{compile_seconds:.1f} s",
-        "step, median of {steps}": "{step_milliseconds:,.2f} ms",
-        "  fastest": "{step_milliseconds_fastest:,.2f} ms",
-        "  slowest": "{step_milliseconds_slowest:,.2f} ms",
-        "images per second": "{images_per_second:,.1f}",
-        "forward pass of one image": amount(whole, "FLOP"),
-        **{f"  {name}": f"{value / whole:.1%}" for name, value in forward.items()},
-        "step (3 x forward x batch)": amount(figures["flops_per_step"], "FLOP"),
-        "  as XLA counts it": amount(figures["flops_per_step_xla"], "FLOP"),
-        "achieved": amount(figures["flops_per_second"], "FLOP/s"),
-        "peak": amount(figures["peak_flops_per_second"], "FLOP/s"),
-        "MFU": "{mfu:.1%}" if figures["mfu"] else "unknown (give --peak=TFLOPS)",
-        "memory of a device, planned": amount(figures["memory_planned_bytes"], "B"),
-        "memory of a device, most in use": amount(figures["memory_peak_bytes"], "B"),
-    }
-    return metrics.table([[x.format(**figures) for x in row] for row in rows.items()])
+        figures |= {"torch": torch.__version__, "transformers": transformers.__version__}
+        done = flops.reference_flops(model, hide.n, hide.keep, channels)
+        figures["against_forward_flops_per_image"] = done
+    return figures
 
 
 def positive(kind):
@@ -272,43 +194,65 @@ def positive(kind):
     return read
 
 
+def peak_of(text: str) -> float | str:
+    """`--peak`: FLOP/s from teraFLOP/s, or "measure"."""
+    return text if text == "measure" else 1e12 * positive(float)(text)
+
+
+peak_of.__name__ = "number"
+
+
 def refuse(why: str) -> NoReturn:
     """A user's mistake: one sentence, exit status 2."""
     print(f"error: {why}", file=sys.stderr)
     sys.exit(2)
 
 
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--config", required=True, help="configs/NAME.py or :debug; with --config.key=value ...")
+    add("--part", choices=tuple(PARTS), default="step", help="what is timed")
+    add("--against", choices=("torch",), help="the same work in Hugging Face's ViTMAE")
+    add("--rounds", type=positive(int), default=7, help="that the contenders take turns in")
+    add("--steps", type=positive(int), default=3, help="that are timed in each round")
+    add("--peak", type=peak_of, help="of one device in teraFLOP/s, or `measure`")
+    add("--json", metavar="FILE", help="where the figures are written too, of every round")
+
+
+PARTS: dict[str, tuple[Callable, Callable]] = {
+    "step": (benchmark, tables.step),
+    "forward": (benchmark, tables.step),
+    "decoders": (parts.decoders, tables.decoders),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # or --config.x would be an abbreviation
     )
-    parser.add_argument("--config", required=True, help="configs/NAME.py or configs/NAME.py:debug")
-    parser.add_argument("--batch-size", type=positive(int), help="global; default: the config's")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), help="the config's")
-    parser.add_argument("--steps", type=positive(int), default=20, help="that are timed")
-    parser.add_argument("--peak", type=positive(float), help="of one device, in teraFLOP/s")
-    parser.add_argument("--json", metavar="FILE", help="where the figures are written too")
-    arguments = parser.parse_args()
+    arguments(parser)
+    options, changes = parser.parse_known_args()
+    if options.against:  # both frameworks need room on a GPU
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
-        config = configs.load(arguments.config)
-        config["batch_size"] = arguments.batch_size or config["batch_size"]
-        config["model"]["dtype"] = arguments.dtype or config["model"]["dtype"]
-        peak = arguments.peak and arguments.peak * 1e12
-        figures = benchmark(config, arguments.steps, peak)
-        if arguments.json:
-            with open(arguments.json, "w") as file:
+        config = configured(options.config, changes)
+        measure, table = PARTS[options.part]
+        figures = measure(config, options)
+        if options.json:
+            with open(options.json, "w") as file:
                 file.write(json.dumps(figures, indent=2) + "\n")
-    except (ValueError, OSError) as error:
+    except (configs.Mistake, ValueError, OSError) as error:
         refuse(str(error))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         refuse(
-            f"batch size {config['batch_size']} does not fit into the memory of "
-            f"{jax.device_count()} {jax.devices()[0].device_kind} device(s): give a smaller "
-            "--batch-size"
+            f"the batch does not fit into the memory of {jax.device_count()} "
+            f"{jax.devices()[0].device_kind} device(s): give a smaller --config.batch_size"
         )
-    print(report(figures))
+    print(table(figures))
 
 
 if __name__ == "__main__":

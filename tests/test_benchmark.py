@@ -1,6 +1,6 @@
-"""scripts/benchmark.py needs nothing that reads data, and counts FLOPs rightly."""
+"""scripts/benchmark.py needs nothing that reads data, and compares fairly."""
 
-import importlib.util
+import argparse
 import json
 import math
 import os
@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from mae_jax import mae, masking
+from mae_jax import config as configs
+from mae_jax import flops
+from mae_jax.tasks import pretrain
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "benchmark.py"
@@ -29,45 +31,57 @@ sys.meta_path.insert(0, Blocker())
 BLOCKED = {"grain", "tensorflow_datasets", "ml_collections", "tensorboardX", "array_record"}
 
 
-def run(folder, *arguments):
+def run(folder, *arguments, **environment):
     (folder / "sitecustomize.py").write_text(BLOCKER.format(blocked=BLOCKED))
+    path = {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "JAX_PLATFORMS": "cpu"}
     return subprocess.run(
         [sys.executable, "-W", "error", SCRIPT, *arguments],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "JAX_PLATFORMS": "cpu"},
+        env=os.environ | path | environment,
         capture_output=True,
         text=True,
     )
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module", autouse=True)
+def scripts():
+    """The folder of the scripts, which import each other, is importable."""
+    sys.path.insert(0, str(SCRIPT.parent))
+    yield
+    sys.path.remove(str(SCRIPT.parent))
+
+
+@pytest.fixture
+def tiny():
+    return configs.load(f"{ROOT}/configs/vit_base.py:debug")
 
 
 def test_runs_without_the_packages_that_read_data(tmp_path):
     path = tmp_path / "figures.json"
     done = run(
-        tmp_path, "--config=configs/vit_base.py:debug", "--steps=3", "--peak=2", f"--json={path}"
+        tmp_path,
+        "--config=configs/vit_base.py:debug",
+        "--config.batch_size=4",
+        "--noconfig.data.flip",
+        "--rounds=3",
+        "--steps=2",
+        "--peak=2",
+        f"--json={path}",
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(path.read_text())
-    wanted = dict(device="cpu", devices=1, dtype="float32", batch_size=8, accumulation=1, steps=3)
+    wanted = dict(part="step", device="cpu", devices=1, dtype="float32", batch_size=4, steps=2)
     assert wanted.items() <= figures.items()
     assert (figures["patches"], figures["visible_patches"]) == (16, 4)
     seconds = figures["step_milliseconds"] / 1e3
-    assert figures["images_per_second"] == pytest.approx(8 / seconds)
-    assert figures["flops_per_step"] == 3 * 8 * sum(figures["forward_flops_per_image"].values())
+    assert figures["images_per_second"] == pytest.approx(4 / seconds)
+    forward = 4 * sum(figures["forward_flops_per_image"].values())
+    assert 0.9 < figures["flops_per_step"] / (3 * forward) < 1
     assert figures["flops_per_second"] == pytest.approx(figures["flops_per_step"] / seconds)
     assert figures["mfu"] == pytest.approx(figures["flops_per_second"] / 2e12)
     assert 0.8 < figures["flops_per_step"] / figures["flops_per_step_xla"] < 1
-    fastest, slowest = (figures[f"step_milliseconds_{end}"] for end in ("fastest", "slowest"))
-    assert 0 < fastest <= figures["step_milliseconds"] <= slowest
+    taken = figures["rounds_milliseconds"]
+    assert len(taken) == 3 and sorted(taken)[1] == figures["step_milliseconds"] > 0
     # At least the parameters and two moments, in float32.
     assert figures["memory_planned_bytes"] > 3 * 4 * figures["parameters"] > 1e6
     assert math.isfinite(figures["loss"])
@@ -81,6 +95,7 @@ def test_runs_without_the_packages_that_read_data(tmp_path):
     [
         (["--config=configs/none.py"], "error: config file 'configs/none.py' does not exist"),
         (["--config=configs/vit_base.py:debug", "--steps=0"], "0 is not above 0"),
+        (["--config=configs/finetune_quickstart.py"], "is of task 'classify'"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, arguments, sentence):
@@ -89,57 +104,204 @@ def test_mistakes_are_one_sentence(tmp_path, arguments, sentence):
     assert sentence in done.stderr and "Traceback" not in done.stderr
 
 
-# In each another part of the model is much of the work, and products are nearly all of it.
-PARTS = {
-    "encoder blocks": dict(width=256, depth=4),
-    "decoder blocks": dict(decoder_width=256, decoder_depth=4),
-    "attention": dict(patch=(2, 2), width=64, heads=1, decoder_width=64, decoder_depth=3),
-    "patch embedding": dict(patch=(32, 32), width=1024, depth=0, decoder_width=32),
-    "decoder embedding": dict(width=4096, depth=0, decoder_width=512),
-    "head": dict(patch=(32, 32), width=8, depth=0, decoder_width=64),
-}
+def test_changes_a_config_as_training_does():
+    import benchmark
 
-
-@pytest.mark.parametrize("part", PARTS)
-def test_counts_the_flops_that_xla_counts(benchmark, part):
-    """Of the forward pass, before it is compiled: then no product hides in a library call."""
-    fields = dict(
-        patch=(16, 16),
-        width=32,
-        depth=1,
-        heads=2,
-        decoder_width=32,
-        decoder_depth=1,
-        decoder_heads=1,
-        norm_pix=False,
-    )
-    model = mae.MaskedAutoencoder(**fields | PARTS[part])
-    size, channels = (64, 64), 3
-    n = math.prod(side // p for side, p in zip(size, model.patch, strict=True))
-    keep = masking.keep_count(n, 0.5)
-    parts = benchmark.forward_flops(model, n, keep, channels)
-    ours = sum(parts.values())
-    assert part == "attention" or parts[part] > 0.15 * ours
-
-    images = jnp.zeros((1, *size, channels))
-    mask = masking.from_scores(jnp.zeros((1, n)), keep)
-    params = jax.eval_shape(model.init, jax.random.key(0), images, mask)
-    forward = jax.jit(lambda params: model.apply(params, images, mask).loss)
-    theirs = forward.lower(params).cost_analysis()["flops"]
-    assert 0.9 < ours / theirs < 1
-
-
-def test_knows_peaks_by_whole_words(benchmark):
-    peaks = {
-        "NVIDIA A100-SXM4-80GB": 312e12,
-        "NVIDIA H100 80GB HBM3": 989e12,
-        "NVIDIA H100 PCIe": 756e12,
-        "NVIDIA H200": 989e12,
-        "NVIDIA L40": None,
-        "TPU v4": 275e12,
-        "TPU v5 lite": 197e12,
-        "TPU v5": 459e12,
-        "TPU v6 lite": 918e12,
-        "cpu": None,
+    changes = {
+        "--config.model.dtype=bfloat16": ("model.dtype", "bfloat16"),
+        "--config.model.patch=(8, 8)": ("model.patch", (8, 8)),
+        "--config.data.train.source=photos": ("data.train.source", "photos"),
+        "--config.data.mean=auto": ("data.mean", "auto"),
+        "--config.mask.ratio=.5": ("mask.ratio", 0.5),
+        "--noconfig.model.norm_pix": ("model.norm_pix", False),
+        "--config.model.learned_positions": ("model.learned_positions", True),
+        "--config.data.flip=false": ("data.flip", False),
     }
-    assert {kind: benchmark.peak_flops(kind) for kind in peaks} == peaks
+    config = benchmark.configured(f"{ROOT}/configs/vit_base.py:debug", list(changes))
+    flat = configs.flatten(config)
+    assert {name: flat[name] for name, _ in changes.values()} == dict(changes.values())
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ("--config.model.deth=3", "unknown config key model.deth: did you mean model.depth?"),
+        ("--config.model.depth=x", "model.depth = 'x' must be a whole number of at least 1"),
+        ("--config.data.flip=maybe", "data.flip = 'maybe' must be True or False"),
+        ("--batchsize=3", "unknown argument --batchsize=3"),
+    ],
+)
+def test_refuses_changes_that_no_config_has(change, sentence):
+    import benchmark
+
+    with pytest.raises((ValueError, configs.Mistake), match=sentence.replace("?", r"\?")):
+        benchmark.configured(f"{ROOT}/configs/vit_base.py:debug", [change])
+
+
+@pytest.mark.parametrize("synchronous", [False, True])
+def test_a_round_times_its_own_steps_alone(monkeypatch, synchronous):
+    """On a made-up clock: programs that return at once, and ones that return when all is done."""
+    import rounds
+
+    now, free = 0.0, 0.0  # the time, and when the device has nothing left to do
+
+    def dispatch():
+        nonlocal now, free
+        now += 0.001
+        free = max(now, free) + 1.0
+        now = free if synchronous else now
+        return free
+
+    def wait(until):
+        nonlocal now
+        now = max(now, until)
+        return 0.0
+
+    monkeypatch.setattr(rounds.time, "perf_counter", lambda: now)
+    contender = rounds.Contender("made up", dispatch, wait)
+    for steps in (1, 3):
+        seconds, _ = rounds.one_round(contender, steps)
+        assert seconds == pytest.approx(1.0, abs=0.002)
+        assert now >= free  # the next contender has the device for itself
+
+
+def test_rounds_take_turns(monkeypatch):
+    """Each round has everyone, every second one backwards, so drift and noise hit all alike."""
+    import rounds
+
+    log, now = [], 0.0
+
+    def contender(name, share):
+        def dispatch():
+            nonlocal now
+            log.append(name)
+            now += share * (1 + len(log))  # a machine that slows down all the time
+
+        return rounds.Contender(name, dispatch, lambda _: 0.5)
+
+    monkeypatch.setattr(rounds.time, "perf_counter", lambda: now)
+    pair = [contender("a", 1.0), contender("b", 3.0)]
+    seconds, losses = rounds.alternate(pair, rounds=4, steps=1)
+    turns = ["a", "a", "b", "b"], ["b", "b", "a", "a"]  # each with a step that is not counted
+    assert log == ["a", "a", "b", "b", *turns[0], *turns[1], *turns[0], *turns[1]]
+    assert losses == {"a": 0.5, "b": 0.5}
+    ratios = rounds.ratios(seconds["b"], seconds["a"])
+    assert min(ratios) < 3 < max(ratios) and np.mean(ratios) == pytest.approx(3, rel=0.05)
+
+
+@pytest.mark.parity
+def test_torch_does_the_same_work(tiny):
+    """As torch counts it, to the last FLOP, with the same parameters and another network."""
+    import torch
+    import torch_mae
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, hide = pretrain.model_of(tiny), pretrain.hiding_of(tiny)
+    oracle = torch_mae.network(tiny)
+    tables = [x for x in oracle.parameters() if not x.requires_grad]
+    assert len(tables) == 2 and all(x.abs().max() > 0.5 for x in tables)
+    loss = torch_mae.loss_of(tiny, oracle, "cpu")
+    batch = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        value = loss(batch)
+        forward = counter.get_total_flops()
+        value.backward()
+    theirs = flops.reference_flops(model, hide.n, hide.keep, 3)
+    assert forward == 2 * sum(theirs.values())
+    assert counter.get_total_flops() == flops.step_flops(theirs, 2)
+
+    init = pretrain.training(tiny, (0.5,) * 3, (0.5,) * 3)[0]
+    params = jax.eval_shape(init, jax.random.key(0))["params"]
+    assert torch_mae.trained(oracle) == sum(x.size for x in jax.tree.leaves(params))
+
+
+def test_the_reference_does_little_more_than_we_do():
+    """At the size that it was made for, ViT-B/16, both count the same FLOPs within 2 %."""
+    config = configs.load(f"{ROOT}/configs/vit_base.py")
+    model, hide = pretrain.model_of(config), pretrain.hiding_of(config)
+    ours = sum(flops.forward_flops(model, hide.n, hide.keep, 3).values())
+    theirs = sum(flops.reference_flops(model, hide.n, hide.keep, 3).values())
+    assert 1 < theirs / ours < 1.02
+
+
+@pytest.mark.parity
+def test_torch_trains_in_a_step_and_only_then(tiny):
+    import torch
+    import torch_mae
+
+    ramp = np.arange(64, dtype=np.uint8)[:, None]  # down the rows: it looks the same flipped
+    images = np.broadcast_to(ramp[None, :, :, None], (8, 64, 64, 3))
+    tiny["optimizer"]["base_learning_rate"] = 0.1
+    losses = {}
+    threads = torch.get_num_threads()
+    for part in ("step", "forward"):
+        contender = torch_mae.contender(tiny, images, part, compiled=False, device="cpu")
+        losses[part] = [float(contender.wait(contender.dispatch())) for _ in range(12)]
+    torch.set_num_threads(threads)
+    assert losses["step"][-1] < 0.9 * losses["step"][0]
+    assert np.std(losses["forward"]) > 0  # of the masks
+    assert losses["forward"][-1] == pytest.approx(losses["forward"][0], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model.decoder_cross": True},
+        {"mask.decode": 0.5},
+        {"accumulation": 2},
+        {"data.size": (8, 4)},
+    ],
+)
+def test_torch_is_not_compared_with_other_work(tiny, change):
+    import torch_mae
+
+    torch_mae.refuse(configs.flatten(tiny))
+    with pytest.raises(ValueError, match=next(iter(change))):
+        torch_mae.refuse(configs.flatten(tiny) | change)
+
+
+@pytest.mark.parity
+def test_compares_with_torch_also_without_its_compiler(tiny, monkeypatch, capsys):
+    import benchmark
+    import torch
+
+    def broken(*arguments, **options):
+        raise RuntimeError("no C++ compiler\nand much more")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr(benchmark.jax, "device_count", lambda: 1)
+    images, threads = np.zeros((8, 64, 64, 3), np.uint8), torch.get_num_threads()
+    contenders = benchmark.against_torch(tiny, "step", images)
+    torch.set_num_threads(threads)
+    assert [contender.name for contender in contenders] == ["torch, eager"]
+    assert capsys.readouterr().err == "torch.compile does not work here: no C++ compiler\n"
+
+
+def test_ratios_are_of_the_same_round_and_work(tiny, monkeypatch):
+    """With the step itself, four times, as the other contender, and a measured peak."""
+    import benchmark
+    import jax_mae
+    import rounds
+    import tables
+
+    def four_times(config, part, images):
+        ours = jax_mae.program(config, part).contender
+        return [ours._replace(name="others", dispatch=lambda: [ours.dispatch() for _ in "1234"][3])]
+
+    monkeypatch.setattr(benchmark, "against_torch", four_times)
+    monkeypatch.setitem(jax_mae.SIDES, "cpu", 256)
+    options = argparse.Namespace(part="step", against="torch", rounds=5, steps=2, peak="measure")
+    figures = benchmark.benchmark(tiny, options)
+    other = figures["against"]["others"]
+    assert 2 < other["times_as_long"] < 8
+    pairs = zip(other["rounds_milliseconds"], figures["rounds_milliseconds"], strict=True)
+    assert other["times_as_long_rounds"] == pytest.approx([a / b for a, b in pairs])
+    assert other["times_as_long"] == pytest.approx(np.median(other["times_as_long_rounds"]))
+    assert figures["peak_measured"] and 0 < figures["mfu"] < 1
+    assert f"others   {other['step_milliseconds']:,.2f} ms" in tables.step(figures)
+
+    small = lambda *arguments: [rounds.Contender("small", lambda: 0.0, lambda x: x, 3)]
+    monkeypatch.setattr(benchmark, "against_torch", small)
+    with pytest.raises(ValueError, match="not the same work"):
+        benchmark.benchmark(tiny, options)

@@ -1,0 +1,136 @@
+"""Arithmetic: what a masked autoencoder costs in FLOPs, and what devices offer.
+
+A product of matrices [a b] x [b c] is 2abc FLOPs. Nothing else is counted (biases, norms, softmax,
+GELU, the optimiser): it is bound by memory, and left out of the MFU as is usual.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from mae_jax import mae
+
+
+class Device(NamedTuple):
+    """What one device offers at best, in what `jax` calls a device."""
+
+    flops: float  # dense bfloat16 products, FLOP/s
+    bandwidth: float  # of its memory, bytes/s
+    memory: float  # bytes
+    links: float  # to other devices of its kind, bytes/s that it sends over all of them together
+
+
+_H100 = Device(989e12, 3350e9, 80e9, 450e9)
+_V5E = Device(197e12, 819e9, 16e9, 200e9)
+_V5P = Device(459e12, 2765e9, 95e9, 600e9)
+_V6E = Device(918e12, 1638e9, 32e9, 400e9)
+
+# By the first words of `device_kind`; the longest match counts. TPUs: the pages "TPU v3" to "TPU
+# v6e" of docs.cloud.google.com, whose links are those in both directions, halved here (older
+# versions of the pages give one direction, in Gbit/s); of v3 and v4 the papers, Jouppi et al. 2020
+# ("A domain-specific supercomputer") and arXiv 2304.01433. NVIDIA: the data sheets, figures without
+# sparsity; NVLink halved in the same way, cards without a switch by their PCIe slot.
+DEVICES = {
+    "TPU v3": Device(61.5e12, 450e9, 16 * 2**30, 164e9),  # one of the two cores of a chip
+    "TPU v4": Device(275e12, 1200e9, 32 * 2**30, 300e9),
+    "TPU v5 lite": _V5E,
+    "TPU v5e": _V5E,
+    "TPU v5": _V5P,
+    "TPU v5p": _V5P,
+    "TPU v6 lite": _V6E,
+    "TPU v6e": _V6E,
+    "NVIDIA A100": Device(312e12, 1555e9, 40e9, 300e9),
+    "NVIDIA A100 80GB": Device(312e12, 1935e9, 80e9, 32e9),  # PCIe
+    "NVIDIA A100 PCIE": Device(312e12, 1555e9, 40e9, 32e9),
+    "NVIDIA A100 SXM4 80GB": Device(312e12, 2039e9, 80e9, 300e9),
+    "NVIDIA H100": _H100,
+    "NVIDIA H100 NVL": Device(835e12, 3900e9, 94e9, 64e9),
+    "NVIDIA H100 PCIe": Device(756e12, 2000e9, 80e9, 64e9),
+    "NVIDIA H200": _H100._replace(bandwidth=4800e9, memory=141e9),
+    "NVIDIA H200 NVL": Device(835e12, 4800e9, 141e9, 64e9),
+    "NVIDIA GH200": _H100._replace(bandwidth=4000e9, memory=96e9),
+    "NVIDIA GH200 144G": _H100._replace(bandwidth=4900e9, memory=144e9),
+    "NVIDIA L4": Device(121e12, 300e9, 24e9, 32e9),
+    "NVIDIA L40S": Device(362e12, 864e9, 48e9, 32e9),
+}
+
+
+def device(kind: str) -> Device | None:
+    """What a device of this kind offers, by its `device_kind`; None if it is not known."""
+    words = kind.replace("-", " ") + " "  # "NVIDIA A100-SXM4-80GB"; "NVIDIA L40" is no "NVIDIA L4"
+    names = [name for name in DEVICES if words.startswith(name + " ")]
+    return DEVICES[max(names, key=len)] if names else None
+
+
+def peak_flops(kind: str) -> float | None:
+    """Dense bfloat16 FLOP/s of a device kind, if known."""
+    known = device(kind)
+    return known.flops if known else None
+
+
+def forward_flops(
+    model: mae.MaskedAutoencoder, patches: int, keep: int, channels: int, decode: int | None = None
+) -> dict[str, int]:
+    """FLOPs of the forward pass of one picture, part by part.
+
+    Args:
+      patches, keep: n patches in a picture, of which k are visible.
+      decode: how many of the others are predicted, by default all.
+    """
+    decode = patches - keep if decode is None else decode
+    width, seen = model.decoder_width, 1 + keep
+    pixels = math.prod(model.patch) * channels  # values in a patch
+    if model.decoder_cross:
+        into = "feature maps", _product(model.depth + 1, seen * model.width, model.decoder_depth)
+        decoder_block = _block(decode, width, model.mlp_ratio, seen, model.width)
+    else:
+        into = "decoder embedding", _product(seen, model.width, width)
+        decoder_block = _block(seen + decode, width, model.mlp_ratio)
+    target = pixels // math.prod(model.target_stride or (1,)) * (model.categories or 1)
+    return {
+        "patch embedding": _product(keep, pixels * (model.categories or 1), model.width),
+        "encoder blocks": model.depth * _block(seen, model.width, model.mlp_ratio),
+        into[0]: into[1],
+        "decoder blocks": model.decoder_depth * decoder_block,
+        "head": _product(decode, width, target),
+    }
+
+
+def reference_flops(
+    model: mae.MaskedAutoencoder, patches: int, keep: int, channels: int
+) -> dict[str, int]:
+    """The same for Hugging Face's ViTMAE and He et al.'s own code, which do two parts more often.
+
+    They embed all patches before they drop the hidden ones, and their head runs on all tokens.
+    """
+    parts = forward_flops(model, patches, keep, channels)
+    pixels = math.prod(model.patch) * channels
+    return parts | {
+        "patch embedding": _product(patches, pixels, model.width),
+        "head": _product(1 + patches, model.decoder_width, pixels),
+    }
+
+
+def step_flops(parts: Mapping[str, int], batch_size: int) -> int:
+    """FLOPs of a training step whose forward pass has these parts: 3 times forward, nearly.
+
+    Each product has two in the backward pass, one for either factor. The patch embedding has one,
+    as nobody asks for the gradient of the pixels.
+    """
+    return batch_size * (3 * sum(parts.values()) - parts["patch embedding"])
+
+
+def _product(a: int, b: int, c: int) -> int:
+    return 2 * a * b * c
+
+
+def _block(
+    tokens: int, width: int, mlp_ratio: float, seen: int | None = None, wide: int | None = None
+) -> int:
+    """Of self-attention, or of cross-attention to `seen` tokens of width `wide`."""
+    seen, wide = seen or tokens, wide or width
+    projections = 2 * _product(tokens, width, width)  # query and out
+    projections += 2 * _product(seen, wide, width)  # key and value
+    attention = 2 * _product(tokens, width, seen)  # logits and the weighted sum, all heads
+    mlp = 2 * _product(tokens, width, int(width * mlp_ratio))
+    return projections + attention + mlp

@@ -1,0 +1,115 @@
+"""Our side of a benchmark: the compiled step, the forward pass alone, and a large matrix product.
+
+The step is the one that `mae_jax.train` runs (augmentation, masks, optimiser, donated state), on
+generated pictures that already lie on the devices; nothing here reads data.
+"""
+
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rounds import Contender  # beside this file
+
+from mae_jax import optimizer, sharding
+from mae_jax.step import make_init, make_step
+from mae_jax.tasks import pretrain
+
+SIDES = {"cpu": 2048}  # of the large matrices, by backend
+
+
+class Program(NamedTuple):
+    """A compiled program, and what the compiler said of it."""
+
+    contender: Contender
+    images: np.ndarray  # of its batch, uint8 [b *size c]
+    compiled: jax.stages.Compiled
+    compile_seconds: float
+    flops: float | None  # of one run on all devices, as XLA counts them before it optimises
+
+
+def program(config, part: str = "step", name: str = "mae_jax") -> Program:
+    """The step of a config (or, with `part="forward"`, its loss alone), compiled and ready to run.
+
+    Raises:
+      ValueError: the batch cannot be spread over the devices.
+    """
+    mesh = sharding.make_mesh(config["mesh"]["data"], config["mesh"]["fsdp"])
+    if config["batch_size"] % (mesh.size * config["accumulation"]):
+        raise ValueError(
+            f"batch size {config['batch_size']} is not a multiple of {mesh.size} device(s) x "
+            f"accumulation {config['accumulation']}: give another --config.batch_size"
+        )
+    data, options = config["data"], dict(config["optimizer"])
+    numbers = lambda name, other: other if data[name] == "auto" else data[name]
+    half = (0.5,) * data["channels"]
+    init, augment, loss = pretrain.training(config, numbers("mean", half), numbers("std", half))
+    ema, rate = options.pop("ema"), options.pop("base_learning_rate")
+    del options["warmup_epochs"]
+    schedule = optimizer.cosine_schedule(rate, config["batch_size"], steps=100_000, warmup=5_000)
+    tx = optimizer.adamw(schedule, **options)
+
+    init_key, step_key, data_key = jax.random.split(jax.random.key(config["seed"]), 3)
+    make_state, step, abstract = sharding.jit_training(
+        make_init(init, tx, ema),
+        make_step(augment, loss, tx, schedule, step_key, config["accumulation"], ema),
+        mesh,
+    )
+    shape = (config["batch_size"], *data["size"], data["channels"])
+    draw = lambda key: {"image": jax.random.bits(key, shape, jnp.uint8)}
+    batch = jax.jit(draw, out_shardings=sharding.batched(mesh))(data_key)
+    state = make_state(init_key)
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+
+    if part == "forward":
+        shardings = jax.tree.map(lambda x: x.sharding, abstract.params)
+        state, step = (
+            state.params,
+            jax.jit(
+                lambda params, batch: loss(params, None, augment(step_key, batch))[0],
+                in_shardings=(shardings, sharding.batched(mesh)),
+            ),
+        )
+    lowered = step.lower(state, batch)
+    begin = time.perf_counter()
+    compiled = lowered.compile()
+    compile_seconds = time.perf_counter() - begin
+
+    def dispatch():
+        nonlocal state
+        if part == "forward":
+            return compiled(state, batch)
+        state, figures = compiled(state, batch)
+        return figures["loss"]
+
+    # The compiler counts a loop's body once, so with accumulation there is no figure.
+    analysis = {} if config["accumulation"] > 1 else lowered.cost_analysis() or {}
+    contender = Contender(name, dispatch, jax.block_until_ready, parameters)
+    images = np.asarray(batch["image"])
+    return Program(contender, images, compiled, compile_seconds, analysis.get("flops"))
+
+
+def matrix_product(dtype) -> tuple[Contender, int]:
+    """A product of large square matrices on one device, and its FLOPs: what the device can do."""
+    side = SIDES.get(jax.default_backend(), 8192)
+    key = jax.random.key(0)
+    a = jax.random.normal(key, (side, side), dtype)
+
+    def square(a):
+        product = a @ a
+        return product, product[0, 0]
+
+    run = jax.jit(square).lower(a).compile()
+    wait = lambda running: jax.block_until_ready(running)[1]
+    return Contender("matrix product", lambda: run(a), wait), 2 * side**3
+
+
+def memory(compiled: jax.stages.Compiled) -> dict[str, int | None]:
+    """Bytes on one device: what the compiler planned, and the most that was in use."""
+    analysis, planned = compiled.memory_analysis(), None
+    if analysis is not None:  # donated arguments are outputs too: they are held once
+        held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
+        planned = held - analysis.alias_size_in_bytes + analysis.temp_size_in_bytes
+    used = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return {"memory_planned_bytes": planned, "memory_peak_bytes": used}

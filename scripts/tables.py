@@ -1,0 +1,101 @@
+"""The figures of a benchmark as text."""
+
+from mae_jax import metrics
+
+
+def amount(value: float | None, unit: str) -> str:
+    """`19.1 GFLOP`: at least three digits, with the prefix that fits."""
+    if value is None:
+        return "unknown"
+    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= scale:
+            value /= scale
+            return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {prefix}{unit}"
+    return f"{value:.0f} {unit}"
+
+
+def step(figures: dict) -> str:
+    """Of the training step or of the forward pass alone."""
+    forward = figures["forward_flops_per_image"]
+    whole = sum(forward.values())
+    step = figures["part"] == "step"
+    mfu, peak = "unknown (give --peak=TFLOPS, or --peak=measure)", "peak"
+    if figures["mfu"]:
+        mfu = f"{figures['mfu']:.1%}"
+        peak += " (a large matrix product, in the same rounds)" * figures["peak_measured"]
+    rows = {
+        "device": "{devices} x {device}, {threads} cores of the host",
+        "parameters": amount(figures["parameters"], ""),
+        "computed in": "{dtype}",
+        "batch size": "{batch_size} in {accumulation} part(s)",
+        "compilation": "{compile_seconds:.1f} s",
+        f"{figures['part']}, median of {{rounds}} rounds": "{step_milliseconds:,.2f} ms",
+        "  fastest round": "{step_milliseconds_fastest:,.2f} ms",
+        "  slowest round": "{step_milliseconds_slowest:,.2f} ms",
+        "images per second": "{images_per_second:,.1f}",
+        "forward pass of one image": amount(whole, "FLOP"),
+        **{f"  {name}": f"{value / whole:.1%}" for name, value in forward.items()},
+        f"{figures['part']} of the batch": amount(figures["flops_per_step"], "FLOP"),
+        "  as XLA counts it": amount(figures["flops_per_step_xla"], "FLOP"),
+        "achieved": amount(figures["flops_per_second"], "FLOP/s"),
+        peak: amount(figures["peak_flops_per_second"], "FLOP/s"),
+        "MFU": mfu,
+        "memory of a device, planned": amount(figures["memory_planned_bytes"], "B"),
+        "memory of a device, most in use": amount(figures["memory_peak_bytes"], "B"),
+    }
+    if not step:
+        del rows["forward of the batch"]
+    text = metrics.table([[x.format(**figures) for x in row] for row in rows.items()])
+    return "\n\n".join([text, *against(figures)])
+
+
+def against(figures: dict) -> list[str]:
+    """The other contenders, as a table and a sentence for each; nothing if there are none."""
+    if not (others := figures.get("against")):
+        return []
+    columns = ["", figures["part"], "images/s", "times as long", "in each round", "memory"]
+    rows = [columns]
+    for name, row in {"mae_jax": figures, **others}.items():
+        ratios = row.get("times_as_long_rounds", [1.0])
+        rows.append(
+            [
+                name,
+                f"{row['step_milliseconds']:,.2f} ms",
+                f"{row['images_per_second']:,.1f}",
+                f"{row.get('times_as_long', 1.0):.2f}",
+                f"{min(ratios):.2f} to {max(ratios):.2f}",
+                amount(row["memory_peak_bytes"], "B"),
+            ]
+        )
+    parts = figures["against_forward_flops_per_image"]
+    extra = sum(parts.values()) / sum(figures["forward_flops_per_image"].values()) - 1
+    return [
+        metrics.table(rows),
+        f"torch {figures['torch']}, transformers {figures['transformers']}: ViTMAEForPreTraining, "
+        f"SDPA, AdamW, on {figures['threads']} threads. Its\nforward pass has {extra:.1%} more "
+        "FLOPs, which is its own way: it embeds hidden patches too, and its head\nruns on visible "
+        "ones.",
+    ]
+
+
+def decoders(figures: dict) -> str:
+    """Of the decoders: everything relative to the first row."""
+    rows = figures["rows"]
+    first = next(iter(rows.values()))
+    lines = [["decoder, decoded", "step", "times as long", "temporary memory", "forward FLOPs"]]
+    for name, row in rows.items():
+        lines.append(
+            [
+                name,
+                f"{row['step_milliseconds']:,.2f} ms",
+                f"{row['times_as_long']:.2f}",
+                ratio(row["temporary_bytes"], first["temporary_bytes"]),
+                ratio(row["forward_flops_per_image"], first["forward_flops_per_image"]),
+            ]
+        )
+    about = "{devices} x {device}, {threads} cores, batch {batch_size}, ratios to the first row"
+    return about.format(**figures) + "\n\n" + metrics.table(lines)
+
+
+def ratio(value: float | None, first: float | None) -> str:
+    return f"{value / first:.2f}" if value and first else "unknown"

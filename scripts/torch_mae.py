@@ -1,0 +1,188 @@
+"""The same work in PyTorch: Hugging Face's ViTMAE with AdamW, to be timed beside our step.
+
+What PyTorch users run: `ViTMAEForPreTraining` with SDPA attention, fused AdamW without decay on
+norms and biases, float32 or bfloat16 autocast as the config says, a uint8 batch that lies on the
+device, flipped and normalised there. Two parts of its forward pass do more than ours, which
+is the reference's own way: the patch embedding sees hidden patches too, and the head visible ones
+(`mae_jax.flops.reference_flops`).
+"""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from rounds import Contender  # beside this file
+
+from mae_jax.tasks import pretrain
+
+# What the reference cannot do, by field; all else of a config is the same work or costs nothing.
+PLAIN = {
+    "accumulation": 1,
+    "data.modality": "image",
+    "model.decoder_cross": False,
+    "model.target_stride": (),
+    "model.learned_positions": False,
+    "model.separable_positions": False,
+    "model.groups": (),
+    "model.categories": 0,
+    "mask.name": "random",
+    "mask.decode": 1.0,
+    "optimizer.clip": 0.0,
+    "optimizer.ema": 0.0,
+}
+
+
+def cores() -> int:
+    """Of this process, which may be fewer than the machine has."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def refuse(flat: Mapping[str, Any]) -> None:
+    """Raise ValueError where Hugging Face's ViTMAE cannot do the work of a (flat) config."""
+    for name, plain in PLAIN.items():
+        value = flat.get(name, plain)
+        if (tuple(value) if isinstance(value, list) else value) != plain:
+            raise ValueError(f"PyTorch's ViTMAE has no {name} = {value!r}: compare with {plain!r}")
+    for name in ("data.size", "model.patch"):
+        if len(set(flat[name])) > 1:
+            raise ValueError(f"PyTorch's ViTMAE wants squares, and {name} = {flat[name]}")
+
+
+def network(config):
+    """The `ViTMAEForPreTraining` of a config's sizes, freshly initialised.
+
+    transformers 5 leaves the positions zero in a model that is not loaded from a file, unless it is
+    asked again, and has another eps than the reference.
+    """
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+    model, hide = pretrain.model_of(config), pretrain.hiding_of(config)
+    attention: Any = dict(attn_implementation="sdpa")
+    oracle: Any = ViTMAEForPreTraining(
+        ViTMAEConfig(
+            image_size=config["data"]["size"][0],
+            patch_size=model.patch[0],
+            num_channels=config["data"]["channels"],
+            hidden_size=model.width,
+            num_hidden_layers=model.depth,
+            num_attention_heads=model.heads,
+            intermediate_size=int(model.width * model.mlp_ratio),
+            decoder_hidden_size=model.decoder_width,
+            decoder_num_hidden_layers=model.decoder_depth,
+            decoder_num_attention_heads=model.decoder_heads,
+            decoder_intermediate_size=int(model.decoder_width * model.mlp_ratio),
+            mask_ratio=1 - (hide.keep + 0.5) / hide.n,  # it cuts n * (1 - ratio) off
+            norm_pix_loss=model.norm_pix,
+            layer_norm_eps=model.eps,
+            **attention,
+        )
+    )
+    embeddings = oracle.vit.embeddings
+    embeddings.patch_embeddings.projection._is_hf_initialized = False
+    embeddings.initialize_weights()
+    oracle.decoder.initialize_weights(hide.n)
+    return oracle
+
+
+def trained(oracle) -> int:
+    """Parameters without the fixed tables of positions."""
+    return sum(x.numel() for x in oracle.parameters() if x.requires_grad)
+
+
+def loss_of(config, oracle, device: str) -> Callable:
+    """`uint8 [b c h w] -> loss`: flip, normalise, and the forward pass in the config's dtype."""
+    import torch
+
+    model, data = pretrain.model_of(config), config["data"]
+    channels = lambda values: torch.tensor(values, device=device).reshape(-1, 1, 1) * 255
+    mean, std = (channels(data[x] if data[x] != "auto" else (0.5,)) for x in ("mean", "std"))
+    half = np.dtype(model.dtype).name == "bfloat16"
+
+    def loss(images):
+        if data.get("flip"):
+            coins = torch.rand(len(images), 1, 1, 1, device=device) < 0.5
+            images = torch.where(coins, images.flip(-1), images)
+        with torch.autocast(device, torch.bfloat16) if half else contextlib.nullcontext():
+            return oracle((images - mean) / std).loss
+
+    return loss
+
+
+def optimizer_of(config, oracle):
+    """AdamW as the config has it, with one kernel for all parameters where torch has that."""
+    import torch
+
+    options = config["optimizer"]
+    named = [(name, x) for name, x in oracle.named_parameters() if x.requires_grad]
+    matrices = [x for _, x in named if x.ndim > 1]
+    others = [x for _, x in named if x.ndim <= 1]
+    decay = options["weight_decay"]
+    groups = [dict(params=matrices, weight_decay=decay), dict(params=others, weight_decay=0.0)]
+    shared: Any = dict(
+        lr=options["base_learning_rate"] * config["batch_size"] / 256,
+        betas=(options["b1"], options["b2"]),
+    )
+    try:
+        return torch.optim.AdamW(groups, fused=True, **shared)
+    except RuntimeError:  # none for this device
+        return torch.optim.AdamW(groups, foreach=True, **shared)
+
+
+def contender(config, images: np.ndarray, part: str, compiled: bool, device: str) -> Contender:
+    """PyTorch's step (or `part="forward"`) on `images` [b h w c], uint8.
+
+    Raises:
+      ValueError: torch.compile cannot build here, with its reason.
+    """
+    import torch
+
+    torch.manual_seed(config["seed"])
+    torch.set_num_threads(cores())
+    cuda = device == "cuda"
+    if cuda:
+        torch.set_float32_matmul_precision("high")  # TF32, as XLA has it by default
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if cuda else 0
+    oracle = network(config).to(device)
+    loss = loss_of(config, oracle, device)
+    optimizer = optimizer_of(config, oracle) if part == "step" else None
+    batch = torch.tensor(images.transpose(0, 3, 1, 2).copy(), device=device)
+
+    def dispatch():
+        if optimizer is None:
+            with torch.inference_mode():
+                value = loss(batch)
+        else:
+            optimizer.zero_grad(set_to_none=True)
+            value = loss(batch)
+            value.backward()
+            optimizer.step()
+        done = torch.cuda.Event() if cuda else None
+        if done is not None:
+            done.record()
+        return value.detach(), done
+
+    def wait(running):
+        value, done = running
+        if done is not None:  # float(value) would wait for the step behind it, too
+            done.synchronize()
+        return value
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own of torch
+            loss = torch.compile(loss) if compiled else loss
+            wait(dispatch())
+            wait(dispatch())
+    except Exception as error:
+        if not compiled:
+            raise
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise ValueError(f"torch.compile does not work here: {lines[0]}") from error
+    used = torch.cuda.max_memory_allocated() - before if cuda else None
+    name = "torch, compiled" if compiled else "torch, eager"
+    return Contender(name, dispatch, wait, trained(oracle), used)
