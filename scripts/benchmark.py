@@ -3,7 +3,10 @@
     python scripts/benchmark.py --config=configs/vit_base.py --config.batch_size=256
     python scripts/benchmark.py --config=configs/vit_base.py --config.batch_size=256 --against=torch
     python scripts/benchmark.py --config=configs/vit_base.py --part=forward --json=forward.json
-    python scripts/benchmark.py --config=configs/quickstart.py --peak=measure   # for the MFU
+    python scripts/benchmark.py --config=configs/vit_base.py --part=decoders
+    python scripts/benchmark.py --config=configs/quickstart.py --part=input   # read, decode, crop
+    python scripts/benchmark.py --config=configs/quickstart.py --part=loop    # what limits it
+    python scripts/benchmark.py --config=configs/quickstart.py --peak=measure # for the MFU
 
 All that is compared runs in alternating rounds of one process on one device, and the ratio is taken
 round by round. Nothing that reads data is needed; where mae_jax is not installed, set PYTHONPATH to
@@ -138,7 +141,7 @@ def benchmark(config, options: argparse.Namespace) -> dict:
         "part": options.part,
         "device": device,
         "devices": devices,
-        "threads": torch_mae.cores(),
+        "cores": torch_mae.cores(),
         "jax": jax.__version__,
         "dtype": np.dtype(model.dtype).name,
         "batch_size": batch,
@@ -223,6 +226,8 @@ PARTS: dict[str, tuple[Callable, Callable]] = {
     "step": (benchmark, tables.step),
     "forward": (benchmark, tables.step),
     "decoders": (parts.decoders, tables.decoders),
+    "input": (parts.inputs, tables.inputs),
+    "loop": (parts.loop, tables.loop),
 }
 
 

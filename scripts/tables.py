@@ -24,7 +24,7 @@ def step(figures: dict) -> str:
         mfu = f"{figures['mfu']:.1%}"
         peak += " (a large matrix product, in the same rounds)" * figures["peak_measured"]
     rows = {
-        "device": "{devices} x {device}, {threads} cores of the host",
+        "device": "{devices} x {device}, {cores} cores of the host",
         "parameters": amount(figures["parameters"], ""),
         "computed in": "{dtype}",
         "batch size": "{batch_size} in {accumulation} part(s)",
@@ -72,7 +72,7 @@ def against(figures: dict) -> list[str]:
     return [
         metrics.table(rows),
         f"torch {figures['torch']}, transformers {figures['transformers']}: ViTMAEForPreTraining, "
-        f"SDPA, AdamW, on {figures['threads']} threads. Its\nforward pass has {extra:.1%} more "
+        f"SDPA, AdamW, on {figures['cores']} threads. Its\nforward pass has {extra:.1%} more "
         "FLOPs, which is its own way: it embeds hidden patches too, and its head\nruns on visible "
         "ones.",
     ]
@@ -93,9 +93,38 @@ def decoders(figures: dict) -> str:
                 ratio(row["forward_flops_per_image"], first["forward_flops_per_image"]),
             ]
         )
-    about = "{devices} x {device}, {threads} cores, batch {batch_size}, ratios to the first row"
+    about = "{devices} x {device}, {cores} cores, batch {batch_size}, ratios to the first row"
     return about.format(**figures) + "\n\n" + metrics.table(lines)
 
 
 def ratio(value: float | None, first: float | None) -> str:
     return f"{value / first:.2f}" if value and first else "unknown"
+
+
+def inputs(figures: dict) -> str:
+    """Of the input alone."""
+    rows = {
+        "input": "{source}, {data_threads} threads on {cores} cores",
+        "batch size": "{batch_size}",
+        "images per second, median of {rounds} rounds": "{images_per_second:,.1f}",
+        "  for each core": "{images_per_second_per_core:,.1f}",
+        "time of one core for an image": "{cpu_milliseconds_per_image:.2f} ms",
+        "handed over": amount(figures["bytes_per_second"], "B/s"),
+    }
+    return metrics.table([[x.format(**figures) for x in row] for row in rows.items()])
+
+
+def loop(figures: dict) -> str:
+    """Of the loop, the step and the input; the last line names the bottleneck."""
+    rows = [["", "images/s", "slowest round", "fastest round"]]
+    for name in ("input", "step", "loop"):
+        part = figures[name]
+        rates = part.get("rounds_images_per_second")
+        if rates is None:
+            rates = [1e3 * figures["batch_size"] / x for x in part["rounds_milliseconds"]]
+        speeds = part["images_per_second"], min(rates), max(rates)
+        rows.append([name + " alone" * (name != "loop"), *(f"{x:,.1f}" for x in speeds)])
+    about = "{devices} x {device}, {cores} cores, batch {batch_size}".format(**figures)
+    if figures["device"] == "cpu":
+        about += "; input and step share the cores, so their times add up"
+    return "\n\n".join([about, metrics.table(rows), figures["bottleneck"]])

@@ -1,11 +1,13 @@
 """scripts/benchmark.py needs nothing that reads data, and compares fairly."""
 
 import argparse
+import copy
 import json
 import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -14,12 +16,14 @@ import pytest
 
 from mae_jax import config as configs
 from mae_jax import flops
+from mae_jax.data import sources
 from mae_jax.tasks import pretrain
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "benchmark.py"
 BLOCKER = """
 import sys
+import time
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
@@ -285,11 +289,11 @@ def test_ratios_are_of_the_same_round_and_work(tiny, monkeypatch):
     import rounds
     import tables
 
-    def four_times(config, part, images):
-        ours = jax_mae.program(config, part).contender
-        return [ours._replace(name="others", dispatch=lambda: [ours.dispatch() for _ in "1234"][3])]
-
-    monkeypatch.setattr(benchmark, "against_torch", four_times)
+    program = jax_mae.program(tiny)
+    ours = program.contender
+    four = ours._replace(name="others", dispatch=lambda: [ours.dispatch() for _ in "1234"][3])
+    monkeypatch.setattr(jax_mae, "program", lambda config, part: program)
+    monkeypatch.setattr(benchmark, "against_torch", lambda *arguments: [four])
     monkeypatch.setitem(jax_mae.SIDES, "cpu", 256)
     options = argparse.Namespace(part="step", against="torch", rounds=5, steps=2, peak="measure")
     figures = benchmark.benchmark(tiny, options)
@@ -301,7 +305,94 @@ def test_ratios_are_of_the_same_round_and_work(tiny, monkeypatch):
     assert figures["peak_measured"] and 0 < figures["mfu"] < 1
     assert f"others   {other['step_milliseconds']:,.2f} ms" in tables.step(figures)
 
-    small = lambda *arguments: [rounds.Contender("small", lambda: 0.0, lambda x: x, 3)]
-    monkeypatch.setattr(benchmark, "against_torch", small)
+    small = rounds.Contender("small", lambda: 0.0, lambda x: x, parameters=3)
+    monkeypatch.setattr(benchmark, "against_torch", lambda *arguments: [small])
     with pytest.raises(ValueError, match="not the same work"):
         benchmark.benchmark(tiny, options)
+
+
+def test_decoders_cost_what_they_decode(tiny, monkeypatch):
+    """A decoder that takes a second for each hidden patch that it decodes, on a made-up clock."""
+    import jax_mae
+    import parts
+    import rounds
+    import tables
+
+    now = 0.0
+
+    def program(config, name):
+        def dispatch():
+            nonlocal now
+            now += pretrain.hiding_of(changed).decode
+
+        changed = copy.deepcopy(config)
+        compiled = jax.jit(lambda: 0).lower().compile()
+        contender = rounds.Contender(name, dispatch, lambda _: 0.0)
+        return jax_mae.Program(contender, np.zeros(()), compiled, 0.0, None)
+
+    monkeypatch.setattr(jax_mae, "program", program)
+    monkeypatch.setattr(rounds.time, "perf_counter", lambda: now)
+    tiny["model"] |= dict(decoder_depth=2)
+    figures = parts.decoders(tiny, argparse.Namespace(rounds=2, steps=2))
+    assert json.loads(json.dumps(figures)) == figures
+    rows = list(figures["rows"].values())
+    assert [row["step_milliseconds"] for row in rows] == [12e3, 9e3, 3e3] * 2
+    assert [row["times_as_long"] for row in rows] == [1.0, 0.75, 0.25] * 2
+    costs = [row["forward_flops_per_image"] for row in rows]
+    assert costs[:3] == sorted(costs[:3], reverse=True) and costs[0] > 1.4 * costs[2]
+    assert costs[3] == pytest.approx(costs[0], rel=0.1)  # 3 blocks of cross-attention for 2
+    assert tables.decoders(figures).count("\n") == 2 + len(rows)
+
+
+def test_the_input_is_timed_alone_and_the_loop_beside_it(tiny, monkeypatch):
+    """An input that takes 20 ms for a picture is the bottleneck, and its own time is found."""
+    import parts
+    import tables
+
+    from mae_jax.data import shipped
+
+    class Slow(shipped.Synthetic):
+        def __getitem__(self, i):
+            time.sleep(0.02)
+            return super().__getitem__(i)
+
+    monkeypatch.setattr(parts, "opened", lambda config: Slow("train"))
+    monkeypatch.setattr(sources, "open", lambda *arguments: Slow("train"))
+    tiny["data"] |= dict(threads=2)
+    options = argparse.Namespace(rounds=2, steps=2)
+    figures = parts.inputs(tiny, options)
+    assert 70 < figures["images_per_second"] < 101  # two threads, each 50 at most
+    assert figures["cpu_milliseconds_per_image"] < 10  # to sleep is no work
+    assert figures["bytes_per_second"] == figures["images_per_second"] * 64 * 64 * 3
+    assert "images per second" in tables.inputs(figures)
+
+    figures = parts.loop(tiny, options)
+    assert figures["step"]["images_per_second"] > 200
+    assert len(figures["loop"]["rounds_images_per_second"]) == 2
+    assert 40 < figures["loop"]["images_per_second"] < 110
+    assert figures["bottleneck"].startswith("bottleneck: input (")
+    assert tables.loop(figures).splitlines()[-1] == figures["bottleneck"]
+
+
+@pytest.mark.parametrize(
+    "speeds, line",
+    [
+        ((300, 1204, 312, False), "input (312 images/s; the step could take 1,204)"),
+        ((300, 312, 1204, False), "step (312 images/s; the input could give 1,204)"),
+        ((240, 312, 1204, True), "step (312 images/s; the input could give 1,204)"),
+        ((200, 312, 1204, False), "the loop (200 images/s at best; the step alone could take 312"),
+    ],
+)
+def test_names_the_bottleneck(speeds, line):
+    import parts
+
+    assert parts.bottleneck(*speeds).startswith(f"bottleneck: {line}")
+
+
+def test_says_what_to_do_without_the_data(tmp_path):
+    import parts
+
+    config = configs.load(f"{ROOT}/configs/folder.py")
+    config["data"]["train"]["source"] = f"folder:{tmp_path}/none"
+    with pytest.raises(ValueError, match="none.*--config.data.train.source=synthetic"):
+        parts.opened(config)
