@@ -12,6 +12,7 @@ from mae_jax.data import resizing
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _ORIENTATION = 0x0112  # the EXIF tag
+_MANY_PIXELS = 2**26  # from here on Pillow looks whether it is a decompression bomb
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -50,12 +51,10 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
         return _with_channels(pixels, channels)
     if channels not in _MODES:
         raise Unreadable(f"picture files give 1, 3 or 4 channels, not {channels}: use arrays")
+    if (header := _plain_jpeg(image)) and (pixels := _decode_jpeg(image, header)) is not None:
+        return _with_channels(pixels, channels)
     try:
         with Image.open(io.BytesIO(image)) as picture:
-            if _is_plain_jpeg(picture):
-                pixels = _decode_jpeg(image, picture)
-                if pixels is not None:
-                    return _with_channels(pixels, channels)
             picture.load()  # first: some formats keep the EXIF block behind the pixels
             if picture.mode[0] in "IF":  # 16-bit, 32-bit and float: Pillow would saturate them
                 deep = _as_pixels(np.asarray(picture))[..., 0]
@@ -71,33 +70,54 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
         raise Unreadable(f"not a readable picture: {error}") from error
 
 
-def _is_plain_jpeg(picture: Image.Image) -> bool:
-    """Whether it is an upright JPEG, gray or in colour, of which nothing was decoded yet."""
-    return (
-        picture.format == "JPEG"
-        and picture.mode in ("L", "RGB")
-        and picture.getexif().get(_ORIENTATION, 1) not in _UPRIGHT
-    )
+def _plain_jpeg(data: bytes) -> tuple[int, int, str] | None:
+    """Height, width and colour space of an upright JPEG in colour or gray; None: all others."""
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+        height, width = int(height), int(width)
+        if colors not in ("YCbCr", "RGB", "Gray") or height * width > _MANY_PIXELS:
+            return None
+        if 0xE1 in _markers(data):  # EXIF or XMP: Pillow knows where they keep the orientation
+            with Image.open(io.BytesIO(data)) as picture:
+                if picture.getexif().get(_ORIENTATION, 1) in _UPRIGHT:
+                    return None
+    except Exception:  # the plugins raise nearly every type: `decode` says what is wrong
+        return None
+    return height, width, "GRAY" if colors == "Gray" else "RGB"
 
 
-def _decode_jpeg(data: bytes, header: Image.Image, reduction: int = 1) -> np.ndarray | None:
+def _markers(data: bytes) -> set[int]:
+    """Of the segments of a JPEG before its pixels."""
+    found, at = set(), 2
+    while (marker := data[at + 1]) != 0xDA:
+        if data[at] != 0xFF or marker == 0xFF:
+            raise ValueError("unusual bytes between the segments")
+        found.add(marker)
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return found
+
+
+def _decode_jpeg(
+    data: bytes, header: tuple[int, int, str], reduction: int = 1
+) -> np.ndarray | None:
     """A plain JPEG at 1/1, 1/2, 1/4 or 1/8 of its size, rounded up; None: leave it to Pillow.
 
     Whole pictures have the same bits as Pillow's, which needs half as long again. Reduced ones are
     made in the frequencies of each block of 8 x 8 pixels. Damage is left to Pillow too: it says
     what is wrong, or mends it.
     """
-    width, height = (-(-side // reduction) for side in header.size)
+    height, width = (-(-side // reduction) for side in header[:2])
     try:
-        pixels = simplejpeg.decode_jpeg(
-            data, "GRAY" if header.mode == "L" else "RGB", min_height=height, min_width=width
-        )
+        pixels = simplejpeg.decode_jpeg(data, header[2], min_height=height, min_width=width)
     except ValueError:
         return None
     return pixels if pixels.shape[:2] == (height, width) else None
 
 
 def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """uint8 [h, w, 1, 3 or 4] to `channels`."""
     if pixels.shape[-1] == channels:
         return pixels
     return _convert(
@@ -158,15 +178,10 @@ def random_crops(
         return [random_box(height, width, size, scale, ratio, rng) for _ in range(count)]
 
     pixels, drawn = None, None
-    if isinstance(image, bytes) and channels in _MODES:
-        try:
-            with Image.open(io.BytesIO(image)) as picture:
-                if _is_plain_jpeg(picture):
-                    drawn = boxes(picture.height, picture.width)
-                    reduction = min(_reduction(h, w, size) for _, _, h, w in drawn)
-                    pixels = _decode_jpeg(image, picture, reduction)
-        except Exception:  # the plugins raise nearly every type: `decode` says what is wrong
-            pass
+    if isinstance(image, bytes) and channels in _MODES and (header := _plain_jpeg(image)):
+        drawn = boxes(header[0], header[1])
+        reduction = min(_reduction(h, w, size) for _, _, h, w in drawn)
+        pixels = _decode_jpeg(image, header, reduction)
     if pixels is None:
         pixels, reduction = decode(image, channels), 1
     for box in drawn or boxes(pixels.shape[0], pixels.shape[1]):
