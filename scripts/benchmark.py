@@ -6,7 +6,8 @@
     python scripts/benchmark.py --config=configs/vit_base.py --part=decoders
     python scripts/benchmark.py --config=configs/quickstart.py --part=input   # read, decode, crop
     python scripts/benchmark.py --config=configs/quickstart.py --part=loop    # what limits it
-    python scripts/benchmark.py --config=configs/quickstart.py --peak=measure # for the MFU
+    python scripts/benchmark.py --config=configs/quickstart.py --peak=measure  # for the MFU
+    python scripts/benchmark.py --config=configs/quickstart.py --operations --profile=DIR
 
 All that is compared runs in alternating rounds of one process on one device, and the ratio is taken
 round by round. Nothing that reads data is needed; where mae_jax is not installed, set PYTHONPATH to
@@ -21,12 +22,14 @@ import math
 import os
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import jax
-import jax_mae  # this and the next four are beside this file
+import jax_mae  # this and the next five are beside this file
 import numpy as np
+import operations
 import parts
 import rounds
 import tables
@@ -175,6 +178,11 @@ def benchmark(config, options: argparse.Namespace) -> dict:
             "memory_peak_bytes": other.memory,
             "loss": losses[other.name],
         }
+    if options.profile or options.operations:
+        with tempfile.TemporaryDirectory() as folder:
+            path = operations.trace(ours.contender, options.profile or folder)
+            if options.operations:
+                figures["operations"] = operations.shares(path, ours.compiled.as_text() or "")
     if "against" in figures:
         import torch
         import transformers
@@ -219,6 +227,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--rounds", type=positive(int), default=7, help="that the contenders take turns in")
     add("--steps", type=positive(int), default=3, help="that are timed in each round")
     add("--peak", type=peak_of, help="of one device in teraFLOP/s, or `measure`")
+    add(
+        "--profile", metavar="DIR", help="where a trace of a few steps is written, after the rounds"
+    )
+    add("--operations", action="store_true", help="also say what the time of a step goes to")
     add("--json", metavar="FILE", help="where the figures are written too, of every round")
 
 

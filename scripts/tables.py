@@ -46,7 +46,7 @@ def step(figures: dict) -> str:
     if not step:
         del rows["forward of the batch"]
     text = metrics.table([[x.format(**figures) for x in row] for row in rows.items()])
-    return "\n\n".join([text, *against(figures)])
+    return "\n\n".join([text, *against(figures), *operations(figures)])
 
 
 def against(figures: dict) -> list[str]:
@@ -76,6 +76,19 @@ def against(figures: dict) -> list[str]:
         "FLOPs, which is its own way: it embeds hidden patches too, and its head\nruns on visible "
         "ones.",
     ]
+
+
+def operations(figures: dict, shown: int = 16) -> list[str]:
+    """What the time of a step goes to, if that was asked for: by kind, and the largest places."""
+    texts = []
+    for title in ("kind", "place"):
+        spent = figures.get("operations", {}).get(title, {})
+        whole = sum(spent.values())
+        rows = [["share of the time by " + title, "", ""]]
+        for name, part in list(spent.items())[:shown]:
+            rows.append(["  " + name, f"{1e3 * part:,.2f} ms", f"{part / whole:.1%}"])
+        texts += [metrics.table(rows)] * bool(spent)
+    return texts
 
 
 def decoders(figures: dict) -> str:

@@ -93,6 +93,8 @@ def test_runs_without_the_packages_that_read_data(tmp_path):
         "--rounds=3",
         "--steps=2",
         "--peak=2",
+        "--operations",
+        f"--profile={tmp_path}/profile",
         f"--json={path}",
     )
     assert done.returncode == 0, done.stderr
@@ -113,7 +115,9 @@ def test_runs_without_the_packages_that_read_data(tmp_path):
     assert figures["memory_planned_bytes"] > 3 * 4 * figures["parameters"] > 1e6
     assert math.isfinite(figures["loss"])
     assert figures["memory_peak_bytes"] is None  # a CPU does not say
-    for line in ("images per second", "MFU", "encoder blocks"):
+    assert figures["operations"]["kind"]["matrix products"] > 0
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    for line in ("images per second", "MFU", "encoder blocks", "matrix products", "/mlp/fc1, for"):
         assert line in done.stdout
 
 
@@ -303,6 +307,7 @@ def test_ratios_are_of_the_same_round_and_work(tiny, clock, monkeypatch):
     monkeypatch.setattr(benchmark.jax, "device_count", lambda: 1)
 
     options = argparse.Namespace(part="forward", against="torch", rounds=3, steps=1, peak="measure")
+    options.profile, options.operations = None, False
     figures = benchmark.benchmark(tiny, options)
     other = figures["against"]["others"]
     assert figures["rounds_milliseconds"] == [1e3, 3e3, 1e3]
