@@ -352,6 +352,40 @@ def test_unusual_jpegs_are_cropped_as_they_are_decoded(kind, channels):
     assert actual[1] == expected[1]
 
 
+@pytest.mark.filterwarnings("ignore")  # of Pillow's readers of damaged metadata
+def test_damaged_jpegs_are_what_pillow_alone_makes_of_them(monkeypatch):
+    picture, rng = Image.fromarray(smooth(51, 70)), np.random.default_rng(0)
+    options = [{}, {"progressive": True}, {"subsampling": 0, "exif": Image.Exif()}]
+    whole = [encoded(picture, "JPEG", **option) for option in options]
+    plain, seen = images._plain_jpeg, {True: 0, False: 0}
+
+    def outcome(data):
+        try:
+            return images.decode(data, 3).tobytes()
+        except images.Unreadable:
+            return None
+
+    for k in range(300):
+        data = bytearray(whole[k % 3])
+        at = rng.integers(len(data))
+        match k % 4:
+            case 0:
+                data[at] ^= 1 << rng.integers(8)
+            case 1:
+                data = data[:at]
+            case 2:
+                data[at % 700] = rng.integers(256)
+            case 3:
+                data[at:at] = rng.bytes(3)
+        monkeypatch.setattr(images, "_plain_jpeg", plain)
+        fast = outcome(bytes(data))
+        monkeypatch.setattr(images, "_plain_jpeg", lambda data: None)
+        same = fast == outcome(bytes(data))
+        assert same
+        seen[fast is None] += 1
+    assert min(seen.values()) > 50
+
+
 def test_unreadable_pictures_have_no_crops():
     whole = encoded(Image.fromarray(noise(64, 64, 3)), "JPEG")
     for data in (b"", b"not a picture", whole[: len(whole) // 2], whole[:30]):
