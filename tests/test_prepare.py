@@ -133,7 +133,7 @@ def test_arrays_become_png(tmp_path):
         shards.encoded(np.zeros((4, 4, 2), np.uint8), None, 95)
 
 
-def test_splits_with_odd_names(tmp_path):
+def test_splits_with_odd_names():
     assert prepare.file_name("train[:10%]") == "train_10"
     assert prepare.file_name("validation") == "validation"
 
@@ -167,7 +167,7 @@ def test_resumed_after_a_kill_gives_the_same_bytes(many, tmp_path, end):
         assert first.returncode == 130 and "Traceback" not in error
         assert error.splitlines()[-1].startswith("stopped: the same command continues")
         assert not list(out.glob(".*"))
-    with pytest.raises(ValueError, match="all-00031-of-00032.array_record: it is missing"):
+    with pytest.raises(ValueError, match="of 32 shards are missing, such as all-000"):
         prepare.check(out, "all")
 
     second = run(spec, f"--out={out}", *options)
@@ -192,8 +192,14 @@ def test_a_flipped_bit_is_found_named_and_mended(tmp_path):
             prepare.check(out, "all")
         prepare.prepare(spec, out, "all", files=3)
         assert contents(out) == before
+    (out / "all.json").write_text("{}")
+    with pytest.raises(ValueError, match="all.json' is damaged: remove it to write everything"):
+        prepare.check(out, "all")
+    (out / "all.json").unlink()
+    prepare.prepare(spec, out, "all", files=3)
+    assert contents(out) == before
     shard.unlink()
-    with pytest.raises(ValueError, match=f"{shard.name}: it is missing"):
+    with pytest.raises(ValueError, match=f"1 of 3 shards are missing, such as {shard.name}: the"):
         prepare.check(out, "all")
 
 

@@ -125,14 +125,18 @@ def check(out: str | Path, split: str = "train", threads: int = 16) -> str:
     out, name = Path(out).expanduser(), file_name(split)
     manifest = _manifest(out, name)
     done, wrong = manifest["files"], []
-    total = sum(entry["records"] for entry in done.values())
+    names = [_shard(name, k, manifest["shards"]) for k in range(manifest["shards"])]
+    missing = [file for file in names if file not in done or not (out / file).is_file()]
+    if missing:
+        wrong.append(f"{len(missing)} of {len(names)} shards are missing, such as {missing[0]}")
+    there = [file for file in names if file not in missing]
+    total = sum(done[file]["records"] for file in there)
     with ThreadPoolExecutor(threads) as pool, _Progress(total, "checking") as bar:
-        for k in range(manifest["shards"]):
-            path = out / _shard(name, k, manifest["shards"])
-            entry = done.get(path.name)
+        for file in there:
+            path, entry = out / file, done[file]
             why = shards.damage(path, entry) or shards.read_back(path, entry, pool, bar.update)
             if why:
-                wrong.append(f"{path.name}: {why}")
+                wrong.append(f"{file}: {why}")
     if wrong:
         raise ValueError(
             f"{str(out)!r}, split {split!r}: {'; '.join(wrong)}: the command that prepared it "
@@ -184,10 +188,11 @@ def _manifest(out: Path, name: str) -> dict:
     path = out / f"{name}.json"
     try:
         manifest = json.loads(path.read_text("utf-8"))
-        return manifest if isinstance(manifest["files"], dict) else {}["files"]
+        assert isinstance(manifest["files"], dict) and isinstance(manifest["shards"], int)
+        return manifest
     except FileNotFoundError as error:
         raise ValueError(f"there is no {str(path)!r}: nothing was prepared there") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise ValueError(
             f"{str(path)!r} is damaged: remove it to write everything again"
         ) from error
