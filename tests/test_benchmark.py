@@ -117,7 +117,7 @@ def test_runs_without_the_packages_that_read_data(tmp_path):
     assert figures["memory_peak_bytes"] is None  # a CPU does not say
     assert figures["operations"]["kind"]["matrix products"] > 0
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
-    for line in ("images per second", "MFU", "encoder blocks", "matrix products", "/mlp/fc1, for"):
+    for line in ("images per second", "MFU", "encoder blocks", "matrix products", "mlp/fc1"):
         assert line in done.stdout
 
 
