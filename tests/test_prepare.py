@@ -288,10 +288,10 @@ def test_mistakes_are_one_sentence(tmp_path, monkeypatch, capsys, arguments, why
     assert why in capsys.readouterr().err.splitlines()[-1]
 
 
-class TinyAnimals(tfds.core.GeneratorBasedBuilder):
+class PreparedAnimals(tfds.core.GeneratorBasedBuilder):
     """Encoded pictures, so that writing them needs no TensorFlow."""
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("1.0.0")
 
     def _info(self):
         features = {
@@ -311,8 +311,8 @@ class TinyAnimals(tfds.core.GeneratorBasedBuilder):
 
 def test_tfds_sets_and_parts_of_them(tmp_path):
     tfds.core.add_data_dir(tmp_path / "tfds")
-    TinyAnimals(data_dir=tmp_path / "tfds", file_format="array_record").download_and_prepare()
-    spec, split = "tfds:tiny_animals:2.0.0", "train[:40%]"
+    PreparedAnimals(data_dir=tmp_path / "tfds", file_format="array_record").download_and_prepare()
+    spec, split = "tfds:prepared_animals", "train[:40%]"
     said = prepare.prepare(spec, tmp_path / "out", split)
     assert 'split="train_40")' in said
     source, prepared = sources.open(spec, split), read(tmp_path / "out", "train_40")
