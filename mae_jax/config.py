@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from mae_jax import hiding, patches
+from mae_jax import attention, hiding, layers, patches
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -115,6 +115,9 @@ SHARED = {
     "model.categories": _integer(0),
     "model.learned_positions": BOOL,
     "model.separable_positions": BOOL,
+    "model.attention": one_of("auto", *attention.FORMS),
+    "model.remat": one_of("none", *layers.KEPT),
+    "model.scan": BOOL,
     "optimizer.base_learning_rate": POSITIVE,
     "optimizer.warmup_epochs": NOT_NEGATIVE,
     "optimizer.b1": SHARE,
@@ -218,6 +221,9 @@ DEFAULTS = {
     "model.categories": 0,
     "model.learned_positions": False,
     "model.separable_positions": False,
+    "model.attention": "auto",
+    "model.remat": "none",
+    "model.scan": False,
     "model.decoder_cross": False,
     "model.target_stride": (),
     "mask.name": "random",

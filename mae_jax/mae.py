@@ -47,6 +47,9 @@ class Decoder(nn.Module):
     eps: float = 1e-6
     learned_positions: bool = False
     separable_positions: bool = False
+    attention: str = "plain"
+    remat: str = "none"
+    scan: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -67,22 +70,29 @@ class Decoder(nn.Module):
             start = nn.initializers.normal(len(maps) ** -0.5)
             weights = self.param("maps", start, (len(maps), self.depth)).astype(self.dtype)
             contexts = jnp.einsum("sbte,si->ibte", jnp.stack(maps), weights)
+            contexts = [
+                layers.Norm(self.eps, self.dtype, name=f"context_norm_{i}")(context)
+                for i, context in enumerate(contexts)
+            ]
         else:
-            embed = nn.Dense(
-                self.width, dtype=self.dtype, kernel_init=layers.xavier, name="embedding"
-            )
-            seen = embed(maps[-1])  # [b 1+k d]
+            seen = layers.dense(self.width, self.dtype, "embedding")(maps[-1])  # [b 1+k d]
             seen = [seen[:, :1] + table[None, :1], seen[:, 1:] + places[mask.keep]]
             x = jnp.concatenate([*seen, x], axis=1)
-        for i, context in enumerate(contexts):
-            if context is not None:
-                context = layers.norm(self.eps, self.dtype, f"context_norm_{i}")(context)
-            block = layers.Block(
-                self.heads, self.mlp_ratio, self.eps, self.dtype, name=f"block_{i}"
-            )
-            x = block(x, context=context)
-        x = layers.norm(self.eps, self.dtype, "norm")(x[:, x.shape[1] - m :])
-        return nn.Dense(features, dtype=self.dtype, kernel_init=layers.xavier, name="head")(x)
+        blocks = layers.stack(
+            self,
+            x,
+            [(None, context) for context in contexts],
+            remat=self.remat,
+            scan=self.scan,
+            heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            eps=self.eps,
+            form=self.attention,
+            dtype=self.dtype,
+        )
+        x = [x, *blocks][-1]
+        x = layers.Norm(self.eps, self.dtype, name="norm")(x[:, x.shape[1] - m :])
+        return layers.dense(features, self.dtype, "head")(x)
 
 
 class MaskedAutoencoder(nn.Module):
@@ -110,6 +120,9 @@ class MaskedAutoencoder(nn.Module):
     categories: int = 0
     norm_pix: bool = True
     target_stride: tuple[int, ...] = ()  # predict every so many values along each axis; () = all
+    attention: str = "plain"  # see `attention.attend`; these three change speed and memory alone
+    remat: str = "none"  # see `layers.stack`
+    scan: bool = False
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -118,6 +131,9 @@ class MaskedAutoencoder(nn.Module):
             eps=self.eps,
             learned_positions=self.learned_positions,
             separable_positions=self.separable_positions,
+            attention=self.attention,
+            remat=self.remat,
+            scan=self.scan,
             dtype=self.dtype,
         )
         self.encoder = vit.Encoder(

@@ -39,6 +39,9 @@ class Encoder(nn.Module):
     groups: patches.Groups = ()
     categories: int = 0
     final_norm: bool = True
+    attention: str = "plain"  # see `attention.attend`; these three change speed and memory alone
+    remat: str = "none"  # see `layers.stack`
+    scan: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -71,20 +74,27 @@ class Encoder(nn.Module):
             x = x.reshape(*x.shape[:2], -1)
 
         cls = self.param("cls", nn.initializers.normal(0.02), (1, self.width))
-        embed = nn.Dense(self.width, dtype=self.dtype, kernel_init=start, name="embedding")
+        embed = layers.dense(self.width, self.dtype, "embedding", start)
         x = embed(x) + places
         cls = jnp.broadcast_to(cls.astype(self.dtype) + table[:1], (len(x), 1, self.width))
         x = jnp.concatenate([cls, x], axis=1)
 
-        intermediates = {"embedding": x}
-        for i in range(self.depth):
-            block = layers.Block(
-                self.heads, self.mlp_ratio, self.eps, self.dtype, name=f"block_{i}"
-            )
-            x = block(x, None if paths is None else paths[:, i])
-            intermediates[f"block_{i}"] = x
+        blocks = layers.stack(
+            self,
+            x,
+            [(None if paths is None else paths[:, i],) for i in range(self.depth)],
+            remat=self.remat,
+            scan=self.scan,
+            heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            eps=self.eps,
+            form=self.attention,
+            dtype=self.dtype,
+        )
+        intermediates = {"embedding": x} | {f"block_{i}": y for i, y in enumerate(blocks)}
+        x = [x, *blocks][-1]
         if self.final_norm:
-            x = layers.norm(self.eps, self.dtype, "norm")(x)
+            x = layers.Norm(self.eps, self.dtype, name="norm")(x)
         return x, intermediates
 
 
@@ -111,6 +121,9 @@ class Classifier(nn.Module):
     separable_positions: bool = False
     groups: patches.Groups = ()
     categories: int = 0
+    attention: str = "plain"
+    remat: str = "none"
+    scan: bool = False
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -126,10 +139,13 @@ class Classifier(nn.Module):
             groups=self.groups,
             categories=self.categories,
             final_norm=self.pooling == "cls",
+            attention=self.attention,
+            remat=self.remat,
+            scan=self.scan,
             dtype=self.dtype,
         )
         if self.pooling == "mean":
-            self.norm = layers.norm(self.eps, self.dtype, None)
+            self.norm = layers.Norm(self.eps, self.dtype)
         if self.batch_norm:
             self.feature_norm = nn.BatchNorm(
                 epsilon=1e-6, use_bias=False, use_scale=False, momentum=0.9, dtype=jnp.float32

@@ -1,0 +1,81 @@
+"""Attention in forms that compute the same, each for the devices where it is the fastest."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+FORMS = ("plain", "mapped", "cudnn")
+
+
+def attend(
+    query: Float[Array, "b n h d"],
+    key: Float[Array, "b s h d"],
+    value: Float[Array, "b s h d"],
+    form: str = "plain",
+) -> Float[Array, "b n h d"]:
+    """What each token gathers: `softmax(query @ key / sqrt(d)) @ value` for each head.
+
+    Args:
+      form: "plain" is three operations that XLA compiles for any device; "mapped" takes one sample
+        at a time, which is faster on one CPU when there are many tokens, since the weights of a
+        sample stay in its cache; "cudnn" is NVIDIA's fused kernel for float16 and bfloat16.
+
+    Raises:
+      ValueError: there is no such form.
+    """
+    if form == "mapped" and query.shape[1] * key.shape[1] > 128 * 128:
+        return _mapped(query * query.shape[-1] ** -0.5, key, value)
+    if form == "cudnn":
+        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+    if form not in FORMS:
+        raise ValueError(f"attention {form!r} is none of {', '.join(FORMS)}")
+    return jnp.einsum("bhns,bshd->bnhd", weights(query, key), value)
+
+
+def weights(
+    query: Float[Array, "b n h d"], key: Float[Array, "b s h d"]
+) -> Float[Array, "b h n s"]:
+    """How much each token looks at each of the others, for each head."""
+    logits = jnp.einsum("bnhd,bshd->bhns", query, key, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(logits * query.shape[-1] ** -0.5).astype(query.dtype)
+
+
+# --- one sample at a time: [h n d] instead of [b h n d] ------------------------------------------
+
+
+@jax.custom_vjp
+def _mapped(query, key, value):
+    def one(sample):
+        query, key, value = map(_heads_first, sample)
+        return _heads_first(_softmax(query, key) @ value)
+
+    return jax.lax.map(one, (query, key, value))
+
+
+def _mapped_backward(kept, gradient):
+    def one(sample):
+        query, key, value, gradient = map(_heads_first, sample)
+        weights = _softmax(query, key)  # again: faster than to keep those of all samples
+        to_weights = gradient @ _turned(value)
+        to_logits = weights * (to_weights - (to_weights * weights).sum(-1, keepdims=True))
+        to_logits = to_logits.astype(query.dtype)
+        to_three = to_logits @ key, _turned(to_logits) @ query, _turned(weights) @ gradient
+        return tuple(map(_heads_first, to_three))
+
+    return jax.lax.map(one, (*kept, gradient))
+
+
+_mapped.defvjp(lambda *three: (_mapped(*three), three), _mapped_backward)
+
+
+def _softmax(query, key):
+    logits = jnp.einsum("hnd,hsd->hns", query, key, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(logits).astype(query.dtype)
+
+
+def _heads_first(x: Float[Array, "n h d"]) -> Float[Array, "h n d"]:
+    return x.swapaxes(0, 1)  # and back
+
+
+def _turned(x: Float[Array, "h n d"]) -> Float[Array, "h d n"]:
+    return x.swapaxes(1, 2)
