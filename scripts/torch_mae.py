@@ -8,14 +8,18 @@ is the reference's own way: the patch embedding sees hidden patches too, and the
 """
 
 import contextlib
+import importlib.util
 import os
+import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from rounds import Contender  # beside this file
 
+from mae_jax import config as configs
 from mae_jax.tasks import pretrain
 
 # What the reference cannot do, by field; all else of a config is the same work or costs nothing.
@@ -41,8 +45,18 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def refuse(flat: Mapping[str, Any]) -> None:
-    """Raise ValueError where Hugging Face's ViTMAE cannot do the work of a (flat) config."""
+def device_of(config) -> str:
+    """Torch's name of the device that jax runs on, if it can do there what a config asks for.
+
+    Raises:
+      ValueError: in one sentence, what is missing, or what Hugging Face's ViTMAE cannot do.
+    """
+    missing = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
+    if missing:
+        raise ValueError(f"--against=torch needs {' and '.join(missing)}: pip install '.[parity]'")
+    import torch
+
+    flat = configs.flatten(config)
     for name, plain in PLAIN.items():
         value = flat.get(name, plain)
         if (tuple(value) if isinstance(value, list) else value) != plain:
@@ -50,6 +64,23 @@ def refuse(flat: Mapping[str, Any]) -> None:
     for name in ("data.size", "model.patch"):
         if len(set(flat[name])) > 1:
             raise ValueError(f"PyTorch's ViTMAE wants squares, and {name} = {flat[name]}")
+    backend = jax.default_backend()
+    if jax.device_count() > 1:
+        raise ValueError("--against=torch compares one device: set CUDA_VISIBLE_DEVICES=0")
+    if backend not in ("cpu", "gpu") or (backend == "gpu" and not torch.cuda.is_available()):
+        raise ValueError(f"jax runs on {backend!r} here, where this torch does not")
+    return "cuda" if backend == "gpu" else "cpu"
+
+
+def contenders(config, images: np.ndarray, part: str, device: str) -> list[Contender]:
+    """Eager and compiled, on `images` [b h w c]; what cannot be built is said in a line."""
+    built = []
+    for compiled in (False, True):
+        try:
+            built.append(contender(config, images, part, compiled, device))
+        except ValueError as error:
+            print(error, file=sys.stderr)
+    return built
 
 
 def network(config):
@@ -136,7 +167,7 @@ def contender(config, images: np.ndarray, part: str, compiled: bool, device: str
     """PyTorch's step (or `part="forward"`) on `images` [b h w c], uint8.
 
     Raises:
-      ValueError: torch.compile cannot build here, with its reason.
+      ValueError: torch.compile cannot build here, or there is too little memory, with the reason.
     """
     import torch
 
@@ -178,6 +209,8 @@ def contender(config, images: np.ndarray, part: str, compiled: bool, device: str
             loss = torch.compile(loss) if compiled else loss
             wait(dispatch())
             wait(dispatch())
+    except torch.OutOfMemoryError as error:
+        raise ValueError(f"torch has too little memory: {str(error).splitlines()[0]}") from error
     except Exception as error:
         if not compiled:
             raise
