@@ -5,8 +5,11 @@ GELU, the optimiser): it is bound by memory, and left out of the MFU as is usual
 """
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.interpreters import partial_eval
 
 from mae_jax import mae
 
@@ -118,6 +121,42 @@ def step_flops(parts: Mapping[str, int], batch_size: int) -> int:
     as nobody asks for the gradient of the pixels.
     """
     return batch_size * (3 * sum(parts.values()) - parts["patch embedding"])
+
+
+def program_flops(traced: jax.stages.Traced) -> int | None:
+    """FLOPs of all products that a traced program does (`jax.jit(f).trace(...)`).
+
+    A check of the arithmetic above: the backward pass, loops and recomputation are in it, and what
+    nobody needs is not. None if there are kernels that nobody sees into.
+    """
+    closed: Any = traced.jaxpr
+    needed, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    return _products(needed)
+
+
+def _products(jaxpr: Any) -> int | None:
+    total = 0
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if any(word in name for word in ("dot_product_attention", "pallas", "custom_call")):
+            return None
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            summed = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += _product(summed, math.prod(equation.outvars[0].aval.shape), 1)
+        for inner in _jaxprs(list(equation.params.values())):
+            if (part := _products(inner)) is None:
+                return None
+            total += part * (equation.params["length"] if name == "scan" else 1)
+    return total
+
+
+def _jaxprs(values: Sequence[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, tuple | list):
+            yield from _jaxprs(value)
+        elif hasattr(value, "eqns"):  # a closed one has them, too
+            yield value
 
 
 def _product(a: int, b: int, c: int) -> int:

@@ -16,7 +16,6 @@ the repository. FLOPs are counted by hand, in `mae_jax.flops`.
 
 import argparse
 import ast
-import importlib.util
 import json
 import math
 import os
@@ -84,29 +83,6 @@ def configured(spec: str, changes: Sequence[str]) -> dict:
     return config
 
 
-def against_torch(config, part: str, images: np.ndarray) -> list[rounds.Contender]:
-    """PyTorch's contenders on the device that jax has; what cannot be built is said in a line."""
-    missing = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
-    if missing:
-        raise ValueError(f"--against=torch needs {' and '.join(missing)}: pip install '.[parity]'")
-    import torch
-
-    torch_mae.refuse(configs.flatten(config))
-    backend = jax.default_backend()
-    if jax.device_count() > 1:
-        raise ValueError("--against=torch compares one device: set CUDA_VISIBLE_DEVICES=0")
-    if backend not in ("cpu", "gpu") or (backend == "gpu" and not torch.cuda.is_available()):
-        raise ValueError(f"jax runs on {backend!r} here, where this torch does not")
-    device = "cuda" if backend == "gpu" else "cpu"
-    contenders = []
-    for compiled in (False, True):
-        try:
-            contenders.append(torch_mae.contender(config, images, part, compiled, device))
-        except ValueError as error:
-            print(error, file=sys.stderr)
-    return contenders
-
-
 def benchmark(config, options: argparse.Namespace) -> dict:
     """All figures of the step or of the forward pass, by the names that `--json` writes."""
     model, hide = pretrain.model_of(config), pretrain.hiding_of(config)
@@ -115,10 +91,12 @@ def benchmark(config, options: argparse.Namespace) -> dict:
     work = batch * sum(products.values())
     work = flops.step_flops(products, batch) if options.part == "step" else work
 
+    torch_device = torch_mae.device_of(config) if options.against else ""
     ours = jax_mae.program(config, options.part)
     contenders = [ours.contender]
-    if options.against == "torch":
-        contenders += against_torch(config, options.part, ours.images)
+    if torch_device:
+        images = np.asarray(ours.images)
+        contenders += torch_mae.contenders(config, images, options.part, torch_device)
         for other in contenders:
             if other.parameters != contenders[0].parameters:
                 raise ValueError(
@@ -159,7 +137,7 @@ def benchmark(config, options: argparse.Namespace) -> dict:
         **rounds.figures(seconds["mae_jax"], batch),
         "forward_flops_per_image": products,
         "flops_per_step": work,
-        "flops_per_step_xla": ours.flops,
+        "flops_per_step_program": ours.flops,
         "flops_per_second": rate,
         "peak_flops_per_second": peak and peak * devices,
         "peak_measured": product is not None,
@@ -251,6 +229,9 @@ def main() -> None:
     )
     arguments(parser)
     options, changes = parser.parse_known_args()
+    timed = options.part in ("step", "forward")
+    if not timed and (options.against or options.operations or options.profile or options.peak):
+        refuse(f"--part={options.part} goes without --against, --operations, --profile and --peak")
     if options.against:  # both frameworks need room on a GPU
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:

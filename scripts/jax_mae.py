@@ -4,15 +4,15 @@ The step is the one that `mae_jax.train` runs (augmentation, masks, optimiser, d
 generated pictures that already lie on the devices; nothing here reads data.
 """
 
+import os
 import time
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rounds import Contender  # beside this file
 
-from mae_jax import optimizer, sharding
+from mae_jax import flops, optimizer, sharding
 from mae_jax.step import make_init, make_step
 from mae_jax.tasks import pretrain
 
@@ -20,13 +20,13 @@ SIDES = {"cpu": 2048}  # of the large matrices, by backend
 
 
 class Program(NamedTuple):
-    """A compiled program, and what the compiler said of it."""
+    """A compiled program, and what is known of it."""
 
     contender: Contender
-    images: np.ndarray  # of its batch, uint8 [b *size c]
+    images: jax.Array  # of its batch, uint8 [b *size c]
     compiled: jax.stages.Compiled
     compile_seconds: float
-    flops: float | None  # of one run on all devices, as XLA counts them before it optimises
+    flops: int | None  # of the products of one run, on all devices together
 
 
 def program(config, part: str = "step", name: str = "mae_jax") -> Program:
@@ -71,10 +71,13 @@ def program(config, part: str = "step", name: str = "mae_jax") -> Program:
                 in_shardings=(shardings, sharding.batched(mesh)),
             ),
         )
-    lowered = step.lower(state, batch)
+    traced = step.trace(state, batch)
+    products = flops.program_flops(traced)
+    lowered = traced.lower()
     begin = time.perf_counter()
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - begin
+    refuse_too_large(compiled)
 
     def dispatch():
         nonlocal state
@@ -83,11 +86,19 @@ def program(config, part: str = "step", name: str = "mae_jax") -> Program:
         state, figures = compiled(state, batch)
         return figures["loss"]
 
-    # The compiler counts a loop's body once, so with accumulation there is no figure.
-    analysis = {} if config["accumulation"] > 1 else lowered.cost_analysis() or {}
     contender = Contender(name, dispatch, jax.block_until_ready, parameters)
-    images = np.asarray(batch["image"])
-    return Program(contender, images, compiled, compile_seconds, analysis.get("flops"))
+    return Program(contender, batch["image"], compiled, compile_seconds, products)
+
+
+def refuse_too_large(compiled: jax.stages.Compiled) -> None:
+    """Raise ValueError where a host would run out of memory; accelerators say so themselves."""
+    needed = memory(compiled)["memory_planned_bytes"] or 0
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if jax.default_backend() == "cpu" and needed > there:
+        raise ValueError(
+            f"this takes {needed / 1e9:.0f} GB and the machine has {there / 1e9:.0f} GB: give a "
+            "smaller --config.batch_size"
+        )
 
 
 def matrix_product(dtype) -> tuple[Contender, int]:

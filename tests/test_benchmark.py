@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -89,6 +90,7 @@ def test_runs_without_the_packages_that_read_data(tmp_path):
         tmp_path,
         "--config=configs/vit_base.py:debug",
         "--config.batch_size=4",
+        "--config.model.depth=1",
         "--noconfig.data.flip",
         "--rounds=3",
         "--steps=2",
@@ -108,16 +110,16 @@ def test_runs_without_the_packages_that_read_data(tmp_path):
     assert 0.9 < figures["flops_per_step"] / (3 * forward) < 1
     assert figures["flops_per_second"] == pytest.approx(figures["flops_per_step"] / seconds)
     assert figures["mfu"] == pytest.approx(figures["flops_per_second"] / 2e12)
-    assert 0.8 < figures["flops_per_step"] / figures["flops_per_step_xla"] < 1
+    assert figures["flops_per_step"] == figures["flops_per_step_program"]
     taken = figures["rounds_milliseconds"]
     assert len(taken) == 3 and sorted(taken)[1] == figures["step_milliseconds"] > 0
     # At least the parameters and two moments, in float32.
-    assert figures["memory_planned_bytes"] > 3 * 4 * figures["parameters"] > 1e6
+    assert figures["memory_planned_bytes"] > 3 * 4 * figures["parameters"] > 1e5
     assert math.isfinite(figures["loss"])
     assert figures["memory_peak_bytes"] is None  # a CPU does not say
     assert figures["operations"]["kind"]["matrix products"] > 0
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
-    for line in ("images per second", "MFU", "encoder blocks", "matrix products", "mlp/fc1"):
+    for line in ("images per second", "MFU", "encoder blocks", "matrix products", "/block_#/"):
         assert line in done.stdout
 
 
@@ -127,6 +129,7 @@ def test_runs_without_the_packages_that_read_data(tmp_path):
         (["--config=configs/none.py"], "error: config file 'configs/none.py' does not exist"),
         (["--config=configs/vit_base.py:debug", "--steps=0"], "0 is not above 0"),
         (["--config=configs/finetune_quickstart.py"], "is of task 'classify'"),
+        (["--config=configs/vit_base.py", "--part=loop", "--against=torch"], "goes without"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, arguments, sentence):
@@ -262,6 +265,7 @@ def test_torch_trains_in_a_step_and_only_then(tiny):
     assert losses["forward"][-1] == pytest.approx(losses["forward"][0], rel=0.05)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(
     "change",
     [
@@ -271,11 +275,15 @@ def test_torch_trains_in_a_step_and_only_then(tiny):
         {"data.size": (8, 4)},
     ],
 )
-def test_torch_is_not_compared_with_other_work(tiny, change):
-
-    torch_mae.refuse(configs.flatten(tiny))
-    with pytest.raises(ValueError, match=next(iter(change))):
-        torch_mae.refuse(configs.flatten(tiny) | change)
+def test_torch_is_not_compared_with_other_work(tiny, change, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert torch_mae.device_of(tiny) == "cpu"
+    ((name, value),) = change.items()
+    *sections, key = name.split(".")
+    place = tiny[sections[0]] if sections else tiny
+    place[key] = value
+    with pytest.raises(ValueError, match=name):
+        torch_mae.device_of(tiny)
 
 
 @pytest.mark.parity
@@ -286,14 +294,15 @@ def test_compares_with_torch_also_without_its_compiler(tiny, monkeypatch, capsys
         raise RuntimeError("no C++ compiler\nand much more")
 
     monkeypatch.setattr(torch, "compile", broken)
-    monkeypatch.setattr(benchmark.jax, "device_count", lambda: 1)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
     images, threads = np.zeros((8, 64, 64, 3), np.uint8), torch.get_num_threads()
-    contenders = benchmark.against_torch(tiny, "step", images)
+    contenders = torch_mae.contenders(tiny, images, "step", torch_mae.device_of(tiny))
     torch.set_num_threads(threads)
     assert [contender.name for contender in contenders] == ["torch, eager"]
     assert capsys.readouterr().err == "torch.compile does not work here: no C++ compiler\n"
 
 
+@pytest.mark.parity
 def test_ratios_are_of_the_same_round_and_work(tiny, clock, monkeypatch):
     """Noise that lasts for a round is in both its times, and not in the ratio."""
     noise = iter([1.0] * 12 + [3.0] * 6 + [1.0] * 6)  # 3 contenders, 2 steps; 1 round not counted
@@ -303,8 +312,8 @@ def test_ratios_are_of_the_same_round_and_work(tiny, clock, monkeypatch):
     forward = sum(flops.forward_flops(pretrain.model_of(tiny), 16, 4, 3).values()) * 8
     monkeypatch.setattr(jax_mae, "program", lambda config, part: ours)
     monkeypatch.setattr(jax_mae, "matrix_product", lambda dtype: (product, forward))
-    monkeypatch.setattr(benchmark, "against_torch", lambda *arguments: [four])
-    monkeypatch.setattr(benchmark.jax, "device_count", lambda: 1)
+    monkeypatch.setattr(torch_mae, "contenders", lambda *arguments: [four])
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
 
     options = argparse.Namespace(part="forward", against="torch", rounds=3, steps=1, peak="measure")
     options.profile, options.operations = None, False
@@ -318,7 +327,7 @@ def test_ratios_are_of_the_same_round_and_work(tiny, clock, monkeypatch):
     assert row.split()[1:] == ["4,000.00", "ms", "2.0", "4.00", "4.00", "to", "4.00", "unknown"]
 
     small = clock.contender("small", lambda: 1.0, parameters=3)
-    monkeypatch.setattr(benchmark, "against_torch", lambda *arguments: [small])
+    monkeypatch.setattr(torch_mae, "contenders", lambda *arguments: [small])
     with pytest.raises(ValueError, match="not the same work"):
         benchmark.benchmark(tiny, options)
 
@@ -353,6 +362,7 @@ def test_the_input_is_timed_alone_and_the_loop_beside_it(tiny, monkeypatch):
 
     monkeypatch.setattr(sources, "open", lambda *arguments: Slow("train"))
     tiny["data"] |= dict(threads=2)
+    tiny["model"] |= dict(depth=1)
     options = argparse.Namespace(rounds=2, steps=2)
     figures = parts.inputs(tiny, options)
     assert 25 < figures["images_per_second"] < 41  # two threads, each 20 at most
@@ -381,6 +391,13 @@ def test_the_input_is_timed_alone_and_the_loop_beside_it(tiny, monkeypatch):
 def test_names_the_bottleneck(speeds, line):
 
     assert parts.bottleneck(*speeds).startswith(f"bottleneck: {line}")
+
+
+def test_refuses_what_the_machine_has_no_memory_for(monkeypatch):
+    monkeypatch.setattr(jax_mae.os, "sysconf", lambda name: 1000)  # 1 MB
+    compiled = jax.jit(jnp.sin).lower(jax.ShapeDtypeStruct((2**20,), jnp.float32)).compile()
+    with pytest.raises(ValueError, match="smaller --config.batch_size"):
+        jax_mae.refuse_too_large(compiled)
 
 
 def test_says_what_to_do_without_the_data(tmp_path):

@@ -48,32 +48,24 @@ def test_counts_the_flops_that_xla_counts(part):
     assert 0.9 < ours / theirs < 1
 
 
+@pytest.mark.parametrize("loop", [False, True])
 @pytest.mark.parametrize("cross", [False, True])
-def test_a_step_has_the_products_that_its_program_has(cross):
-    """Exactly: every product of the lowered gradient, none of them of the pixels."""
+def test_a_step_has_the_products_that_its_program_has(cross, loop):
+    """Exactly: every product of the traced gradient, none of them of the pixels."""
     model = mae.MaskedAutoencoder(**SMALL | dict(decoder_cross=cross, depth=2))
     images, keep, batch = jnp.zeros((2, 64, 64, 3)), 6, 2
     mask = masking.from_scores(jnp.zeros((batch, 16)), keep)
     params = jax.eval_shape(model.init, jax.random.key(0), images, mask)["params"]
     loss = lambda params: model.apply({"params": params}, images, mask).loss
-    counted = products(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
-    parts = flops.forward_flops(model, 16, keep, 3)
-    assert counted == flops.step_flops(parts, batch)
-
-
-def products(jaxpr) -> int:
-    """FLOPs of all `dot_general` of a program, also of those inside of its calls."""
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            summed = math.prod(left[axis] for axis in contracted)
-            total += 2 * summed * math.prod(equation.outvars[0].aval.shape)
-        for value in equation.params.values():
-            if inner := getattr(value, "jaxpr", value if hasattr(value, "eqns") else None):
-                total += products(inner)
-    return total
+    gradient = jax.jit(jax.grad(loss))
+    parts, times = flops.forward_flops(model, 16, keep, 3), 1
+    if loop:
+        gradient, times = (
+            jax.jit(lambda x: jax.lax.map(lambda _: jax.grad(loss)(x), jnp.arange(3))),
+            3,
+        )
+    counted = flops.program_flops(gradient.trace(params))
+    assert counted == times * flops.step_flops(parts, batch)
 
 
 def test_knows_devices_by_whole_words():

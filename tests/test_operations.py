@@ -58,7 +58,7 @@ def test_the_time_of_a_program_is_that_of_its_products(tmp_path, loops):
             return jax.lax.fori_loop(0, 3, lambda _, x: jnp.tanh(x @ a), a)
         return jnp.tanh(jnp.tanh(jnp.tanh(a @ a) @ a) @ a)
 
-    a = jax.device_put(jnp.ones((700, 700)), jax.devices()[0])
+    a = jax.device_put(jnp.ones((1000, 1000)), jax.devices()[0])
     compiled = jax.jit(program).lower(a).compile()
     contender = rounds.Contender("products", lambda: compiled(a), jax.block_until_ready)
     begin = time.perf_counter()
@@ -66,7 +66,7 @@ def test_the_time_of_a_program_is_that_of_its_products(tmp_path, loops):
     taken = time.perf_counter() - begin
     spent = operations.shares(path, compiled.as_text())
     total = sum(spent["kind"].values())
-    assert spent["kind"]["matrix products"] > 0.7 * total
+    assert spent["kind"]["matrix products"] > 0.5 * total
     assert next(iter(spent["kind"])) == "matrix products"
     assert all(sum(table.values()) == pytest.approx(total) for table in spent.values())
     assert 0 < operations.STEPS * total < taken  # nothing is counted twice
