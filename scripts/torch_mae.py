@@ -36,6 +36,7 @@ PLAIN = {
     "mask.decode": 1.0,
     "optimizer.clip": 0.0,
     "optimizer.ema": 0.0,
+    "optimizer.mu_dtype": "float32",
 }
 
 
