@@ -62,6 +62,8 @@ def recipe(**model) -> dict:
             weight_decay=0.05,  # on matrices and tokens, not on norms and biases
             clip=0.0,  # of the gradient's global norm; 0 = none, as in the paper
             ema=0.0,  # decay of a moving average that is evaluated instead; 0 = none
+            mu_dtype="float32",  # of the first moment; bfloat16 saves 2 bytes a parameter
+            shard=False,  # the moments over all devices, as ZeRO-1: less memory, the same result
         ),
         data=dict(
             train=dict(source="tfds:imagenet2012", split="train"),
@@ -79,7 +81,11 @@ def recipe(**model) -> dict:
             std=(0.229, 0.224, 0.225),
             threads=16,  # that decode and crop, on each host
         ),
-        mesh=dict(data=-1, fsdp=1),  # devices: -1 = all that fsdp leaves; fsdp cuts the parameters
+        mesh=dict(  # of the devices
+            data=-1,  # copies of the model, which share the batch; -1 = all that the others leave
+            fsdp=1,  # they share the batch, the parameters and the moments
+            tensor=1,  # they share the heads and the width of the MLP of the same samples
+        ),
         evaluate=dict(
             every=6240,  # steps: 20 epochs; 0 = only at the end
             batch_size=1024,  # global

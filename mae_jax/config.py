@@ -125,6 +125,8 @@ SHARED = {
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.clip": NOT_NEGATIVE,
     "optimizer.ema": SHARE,
+    "optimizer.mu_dtype": one_of("float32", "bfloat16"),
+    "optimizer.shard": BOOL,
     "data.train.source": TEXT,
     "data.train.split": TEXT,
     "data.test.source": TEXT,
@@ -139,6 +141,7 @@ SHARED = {
     "data.threads": _integer(1),
     "mesh.data": Field((int,), lambda v: v == -1 or v > 0, "-1 (all that is left) or above 0"),
     "mesh.fsdp": _integer(1),
+    "mesh.tensor": _integer(1),
     "evaluate.every": _integer(0),
     "evaluate.batch_size": _integer(1),
     "evaluate.examples": _integer(1),
@@ -226,6 +229,9 @@ DEFAULTS = {
     "model.scan": False,
     "model.decoder_cross": False,
     "model.target_stride": (),
+    "optimizer.mu_dtype": "float32",
+    "optimizer.shard": False,
+    "mesh.tensor": 1,
     "mask.name": "random",
     "mask.decode": 1.0,
     "mask.side": 2,
@@ -441,6 +447,8 @@ def _contradictions(flat: dict[str, Any]) -> Iterator[str]:
         width, heads = flat[f"model.{part}width"], flat[f"model.{part}heads"]
         if width % heads:
             yield f"model.{part}heads = {heads} does not divide model.{part}width = {width}"
+        if heads % flat["mesh.tensor"]:
+            yield f"mesh.tensor = {flat['mesh.tensor']} does not divide model.{part}heads = {heads}"
         if width < 2 * len(grid):
             yield f"model.{part}width = {width} is too small for positions on each axis"
     if flat["task"] == "pretrain":
@@ -471,7 +479,7 @@ def _contradictions(flat: dict[str, Any]) -> Iterator[str]:
             if flat[f"evaluate.{name}"] > 1 and modality not in kinds:
                 yield f"evaluate.{name} is of {' and '.join(kinds)}: use 1"
         if flat["optimizer.name"] == "lars":
-            for name, neutral in (("clip", 0), ("layer_decay", 1)):
+            for name, neutral in (("clip", 0), ("layer_decay", 1), ("mu_dtype", "float32")):
                 if flat[f"optimizer.{name}"] != neutral:
                     yield f"optimizer.{name} is of adamw: use {neutral} with lars"
         dropped = re.fullmatch(flat["init.without"], "encoder/norm/scale")

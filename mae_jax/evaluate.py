@@ -28,7 +28,7 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     Raises:
       ValueError, OSError: in one sentence, what does not fit.
     """
-    mesh = sharding.make_mesh(-1, 1)
+    mesh = sharding.make_mesh()
     fields = {name: getattr(options, name) for name in ("heads", "decoder_heads", "norm_pix")}
     without = options.without
     found = pretrained.find(options.checkpoint, without=without, size=options.size, **fields)

@@ -80,8 +80,9 @@ def product(x: Float[Array, "*b d"], kernel: Float[Array, "d e"]) -> Float[Array
 def _product_backward(kept, gradient):
     x, kernel = kept
     gradient = gradient.reshape(-1, gradient.shape[-1])
-    if jax.default_backend() == "cpu":  # XLA would fuse what comes before with the products
-        gradient = jax.lax.optimization_barrier(gradient)
+    gradient = jax.lax.platform_dependent(  # on a CPU XLA would fuse what comes before with both
+        gradient, cpu=jax.lax.optimization_barrier, default=lambda x: x
+    )
     rows = x.reshape(-1, x.shape[-1])
     dx = jax.lax.dot_general(gradient, kernel, (((1,), (1,)), ((), ())))
     return dx.reshape(x.shape), jax.lax.dot_general(rows, gradient, (((0,), (0,)), ((), ())))

@@ -36,6 +36,7 @@ def adamw(
     b2: float,
     weight_decay: float,
     clip: float,
+    mu_dtype: str = "float32",
     decayed: Collection[str] = PRETRAINED,
     layer_decay: float = 1.0,
     depth: int = 0,
@@ -43,12 +44,16 @@ def adamw(
     """AdamW, behind a clip of the gradient's global norm to `clip` unless that is 0.
 
     Args:
+      mu_dtype: of the first moment.
       decayed: last parts of the names that weight decay applies to.
       layer_decay: the learning rate of layer l of `depth` blocks is multiplied by
         `layer_decay ** (depth + 1 - l)`, see `layer_of`.
     """
     chosen = lambda params: by_name(lambda name: name.split("/")[-1] in decayed, params)
-    parts: list[Any] = [optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=chosen)]
+    update = optax.adamw(
+        schedule, b1=b1, b2=b2, mu_dtype=mu_dtype, weight_decay=weight_decay, mask=chosen
+    )
+    parts: list[Any] = [update]
     if clip:
         parts.insert(0, optax.clip_by_global_norm(clip))
     if layer_decay != 1:

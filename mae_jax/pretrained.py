@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import traverse_util
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from mae_jax import mae, masking, patches, positions, sharding, stored
 from mae_jax.stored import Found
@@ -84,12 +83,8 @@ def abstract(
         masks = [mask] if isinstance(model, mae.MaskedAutoencoder) else []
         return model.init(key, jnp.zeros((1, *size, channels)), *masks)["params"]
 
-    def placed(x):
-        spec = sharding.spec_of(x.shape, mesh.shape.get("fsdp", 1)) if mesh else P()
-        place = NamedSharding(mesh, spec) if mesh else None
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-
-    return jax.tree.map(placed, jax.eval_shape(init, jax.random.key(0)))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return sharding.placed(shapes, mesh) if mesh else shapes
 
 
 def fit(

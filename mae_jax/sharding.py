@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,9 +11,23 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-BATCH = ("data", "fsdp")  # the axes that a batch is spread over: all of them
+BATCH = ("data", "fsdp")  # the axes that a batch is spread over; along `tensor` it is the same
 
-SMALL = 2**16  # parameters with fewer values stay on every device: gathering them costs more
+# Which axes of the mesh cut which axes of a parameter, by the end of its name: `tensor` the heads
+# and the width of the MLP, `fsdp` the other side. The first row that fits counts; what none names
+# is whole on every device. The optimizer's moments are called like their parameters.
+RULES = (
+    (r"attention/(query|key|value)/kernel", P("fsdp", "tensor")),
+    (r"attention/(query|key|value)/bias", P("tensor")),
+    (r"attention/out/kernel", P("tensor", "fsdp")),
+    (r"mlp/fc1/kernel", P("fsdp", "tensor")),
+    (r"mlp/fc1/bias", P("tensor")),
+    (r"mlp/fc2/kernel", P("tensor", "fsdp")),
+    (r"embedding/kernel", P(None, "fsdp")),
+    (r"head/kernel", P("fsdp", None)),
+    (r"positions(_time|_space)?", P(None, "fsdp")),
+)
+SMALL = 2**16  # arrays with fewer values are not cut by fsdp: gathering them costs more
 
 
 def start_processes() -> None:
@@ -37,55 +52,94 @@ def start_processes() -> None:
         jax.distributed.initialize()
 
 
-def make_mesh(data: int, fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh over `devices` (all of them); `data = -1` takes what `fsdp` leaves.
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """A mesh over `devices` (all of them); `data = -1` takes what the other axes leave.
 
     Raises:
-      ValueError: the axes do not multiply to the number of devices.
+      ValueError: the axes do not multiply to the number of devices, or `tensor` would go beyond the
+        devices of one process, which read one share of the batch.
     """
     devices = jax.devices() if devices is None else devices
-    count = len(devices)
-    if data == -1 and count % fsdp == 0:
-        data = count // fsdp
-    if data * fsdp != count:
+    count, others = len(devices), fsdp * tensor
+    if data == -1 and count % others == 0:
+        data = count // others
+    if data * others != count:
         raise ValueError(
-            f"mesh.data = {data} and mesh.fsdp = {fsdp} do not fill the {count} device(s) here: "
-            f"use mesh.data = -1 and an fsdp that divides {count}"
+            f"mesh.data = {data}, mesh.fsdp = {fsdp} and mesh.tensor = {tensor} do not fill the "
+            f"{count} device(s) here: use mesh.data = -1 and others whose product divides {count}"
+        )
+    local = count // len({device.process_index for device in devices})
+    if local % tensor:
+        raise ValueError(
+            f"mesh.tensor = {tensor} does not divide the {local} device(s) of a process"
         )
     # Not jax.make_mesh: on a TPU slice it interleaves the hosts, and row i of the global batch, for
     # which mask i is drawn, would not be the i-th of the examples that the hosts read.
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
-    types = (AxisType.Auto,) * 2  # Explicit axes break linen with cut parameters
-    return Mesh(np.array(ordered).reshape(data, fsdp), ("data", "fsdp"), axis_types=types)
+    types = (AxisType.Auto,) * 3  # Explicit axes break linen with cut parameters
+    axes = ("data", "fsdp", "tensor")
+    return Mesh(np.array(ordered).reshape(data, fsdp, tensor), axes, axis_types=types)
 
 
-def spec_of(shape: tuple[int, ...], fsdp: int) -> P:
-    """How one array of the state is cut: its largest axis that `fsdp` divides, if it is big.
+def batch_shares(mesh: Mesh) -> int:
+    """How many parts a batch is cut in."""
+    return math.prod(mesh.shape[axis] for axis in BATCH)
 
-    A rule over shapes gives a parameter and its optimizer moments the same cut.
+
+def spec_of(name: str, shape: Sequence[int], mesh: Mesh, spread: bool = False) -> P:
+    """How an array of the state is cut over a mesh, by `RULES`; never unevenly.
+
+    Args:
+      spread: cut it over `data` too, for the optimizer's moments: ZeRO's first stage
+        (arXiv 1910.02054).
     """
-    axes = [axis for axis, side in enumerate(shape) if side % fsdp == 0]
-    if fsdp == 1 or math.prod(shape) < SMALL or not axes:
-        return P()
-    cut = max(axes, key=lambda axis: shape[axis])
-    return P(*("fsdp" if axis == cut else None for axis in range(cut + 1)))
+    rule = next((spec for end, spec in RULES if re.search(f"(^|/){end}$", name)), P())
+    axes: list[Any] = [*rule, *[None] * len(shape)][: len(shape)]
+    big = math.prod(shape) >= SMALL
+    for i, (axis, side) in enumerate(zip(axes, shape, strict=True)):
+        if axis and (side % mesh.shape.get(axis, 1) or (axis == "fsdp" and not big)):
+            axes[i] = None
+    if spread and big:
+        free = [i for i, side in enumerate(shape) if side % (_cut(axes[i], mesh, "data")) == 0]
+        if free:
+            i = max(free, key=lambda i: (axes[i] is None, shape[i]))
+            axes[i] = "data" if axes[i] is None else (axes[i], "data")
+    return P(*(axis if _cut(axis, mesh) > 1 else None for axis in axes))
 
 
-def jit_training(init: Callable, step: Callable, mesh: Mesh):
+def _cut(axis: str | tuple[str, ...] | None, mesh: Mesh, *more: str) -> int:
+    axes = axis if isinstance(axis, tuple) else (axis,) if axis else ()
+    return math.prod(mesh.shape.get(name, 1) for name in (*axes, *more))
+
+
+def placed(tree: Any, mesh: Mesh, shard_optimizer: bool = False) -> Any:
+    """`ShapeDtypeStruct`s of a state, or of parameters, with their places on a mesh."""
+
+    def one(path, x):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        spec = spec_of(
+            name, x.shape, mesh, shard_optimizer and name.startswith(("opt_state/", "ema/"))
+        )
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def jit_training(init: Callable, step: Callable, mesh: Mesh, shard_optimizer: bool = False):
     """`key -> state` and `state, batch -> state, figures`, compiled for a mesh.
 
     The state is born in its shares: no device ever holds more than its own. The step donates it.
 
+    Args:
+      shard_optimizer: cut the optimizer's moments (and an average) over all devices, also where
+        each has a copy of the parameters.
+
     Returns:
       init, step, and the state as `ShapeDtypeStruct`s with their shardings.
     """
-    fsdp = mesh.shape["fsdp"]
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=NamedSharding(mesh, spec_of(x.shape, fsdp))
-        ),
-        jax.eval_shape(init, jax.random.key(0)),
-    )
+    abstract = placed(jax.eval_shape(init, jax.random.key(0)), mesh, shard_optimizer)
     placement = jax.tree.map(lambda x: x.sharding, abstract)
     init = jax.jit(init, out_shardings=placement)
     step = jax.jit(
@@ -102,7 +156,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batched(mesh: Mesh) -> NamedSharding:
-    """The first axis spread over all devices."""
+    """The first axis spread over all devices, but those along `tensor`."""
     return NamedSharding(mesh, P(BATCH))
 
 

@@ -49,8 +49,8 @@ def train(config, workdir: epath.PathLike) -> TrainState:
         init_key, step_key, test_key = jax.random.split(jax.random.key(config.seed), 3)
         with configs.mistakes():  # what the config names must be there and fit
             refuse_another(workdir, config)
-            mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-            check_batch(config, mesh.size)
+            mesh = sharding.make_mesh(**config.mesh)
+            check_batch(config, sharding.batch_shares(mesh))
             part = config.data.train
             source = sources.open(part.source, part.split, config.data.modality)
             source = sources.part(source, config.data.examples)
@@ -78,6 +78,7 @@ def train(config, workdir: epath.PathLike) -> TrainState:
                     task.augment, task.loss, tx, schedule, step_key, config.accumulation, **cut
                 ),
                 mesh,
+                options.shard,
             )
         checkpoints = stack.enter_context(
             contextlib.closing(checkpoint.manager(workdir / "checkpoints", config.keep))

@@ -140,7 +140,7 @@ def test_the_curve_does_not_depend_on_devices_or_accumulation():
 
     def run(devices, accumulation):
         options = config(**EVERYTHING)
-        mesh = sharding.make_mesh(devices, 1, jax.devices()[:devices])
+        mesh = sharding.make_mesh(devices, devices=jax.devices()[:devices])
         init, augmented, loss = classify.training(options, MEAN, STD, 4)
         schedule = lambda step: 1e-3
         tx = optimizer.adamw(
@@ -263,7 +263,7 @@ def test_every_example_counts_once(batch_size, devices):
     """Accuracy and loss by hand, one picture at a time."""
     model, variables = classifier()
     view = heldout.View(SMALL, MEAN, STD)
-    mesh = sharding.make_mesh(devices, 1, jax.devices()[:devices])
+    mesh = sharding.make_mesh(devices, devices=jax.devices()[:devices])
     source = sources.open("synthetic", "test")
     predict = classify.predictor(model, view, mesh)
     labels, scores, losses = predict(variables, source, 30, batch_size)

@@ -27,7 +27,7 @@ def batch(i: int) -> dict:
 
 def run(data=1, fsdp=1, accumulation=1, ema=0.0):
     """Losses and the last state after a few steps."""
-    mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+    mesh = sharding.make_mesh(data, fsdp, devices=jax.devices()[: data * fsdp])
     init, augment, loss = pretrain.training(config(), (0.5,) * 3, (0.25,) * 3)
     schedule = optimizer.cosine_schedule(0.05, BATCH, 10, 0)
     tx = optimizer.adamw(schedule, b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0)
@@ -114,7 +114,9 @@ def test_accumulation_equals_the_big_batch_in_gradients():
 
 
 def test_a_mesh_that_does_not_fit():
-    with pytest.raises(ValueError, match="mesh.data = 3 and mesh.fsdp = 1 do not fill the 4"):
+    with pytest.raises(
+        ValueError, match="mesh.data = 3, mesh.fsdp = 1 and mesh.tensor = 1 do not fill the 4"
+    ):
         sharding.make_mesh(3, 1)
-    with pytest.raises(ValueError, match="fsdp that divides 4"):
+    with pytest.raises(ValueError, match="whose product divides 4"):
         sharding.make_mesh(-1, 3)

@@ -114,7 +114,7 @@ def build(config, source: sources.Source, mean, std, mesh: Mesh, key: jax.Array)
     else:
         tx = functools.partial(
             optimizer.adamw,
-            **{name: options[name] for name in ("b1", "b2", "weight_decay", "clip")},
+            **{name: options[name] for name in ("b1", "b2", "weight_decay", "clip", "mu_dtype")},
             decayed=optimizer.FINETUNED,
             layer_decay=options.layer_decay,
             depth=config.model.depth,

@@ -53,11 +53,12 @@ def batches(
 
     `batch_size` is rounded up to a multiple of the devices.
     """
-    share = -(-batch_size // mesh.size)  # of each device
+    parts = sharding.batch_shares(mesh)
+    share = -(-batch_size // parts)  # of each device
     found = pipeline.evaluation_batches(
         source,
         inputs.test_transform(view.data, view.clips, view.crops),
-        batch_size=share * mesh.size,
+        batch_size=share * parts,
         limit=limit,
         threads=view.data["threads"],
         host=jax.process_index(),

@@ -122,7 +122,8 @@ def build(config, source: sources.Source, mean, std, mesh: Mesh, key: jax.Array)
         return "\n\n".join(lines), figures
 
     init, augmented, loss = training(config, mean, std)
-    options = {name: config.optimizer[name] for name in ("b1", "b2", "weight_decay", "clip")}
+    names = ("b1", "b2", "weight_decay", "clip", "mu_dtype")
+    options = {name: config.optimizer[name] for name in names}
     return Task(
         init=init,
         transform=inputs.train_transform(config.data),

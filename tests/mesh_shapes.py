@@ -1,0 +1,64 @@
+"""Train a tiny model on meshes of 8 devices, and on one: `python tests/mesh_shapes.py` prints what
+`test_sharding.py` compares, as JSON."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+from mae_jax import config as configs  # noqa: E402
+from mae_jax import optimizer, sharding, step  # noqa: E402
+from mae_jax.tasks import pretrain  # noqa: E402
+
+BATCH, STEPS = 16, 3
+sharding.SMALL = 0  # cut the parameters of a tiny network too
+
+
+def batch(i: int) -> dict:
+    rng = np.random.default_rng(i)
+    images = rng.integers(0, 256, (BATCH, 32, 32, 3), dtype=np.uint8)
+    return {"image": images, "label": np.zeros(BATCH, np.int32)}
+
+
+def train(data=1, fsdp=1, tensor=1, shard=False, **model) -> dict:
+    """Losses, sums over the last parameters, and how much of the state device 0 holds."""
+    config = configs.load("configs/quickstart.py:debug")
+    config["data"]["size"] = (32, 32)
+    config["model"] |= dict(width=32, depth=2, heads=4, decoder_width=32, decoder_heads=4) | model
+    devices = jax.devices()[: data * fsdp * tensor]
+    mesh = sharding.make_mesh(data, fsdp, tensor, devices=devices)
+    init, augment, loss = pretrain.training(config, (0.5,) * 3, (0.25,) * 3)
+    schedule = optimizer.cosine_schedule(0.05, BATCH, 10, 0)
+    tx = optimizer.adamw(schedule, b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0)
+    init, update, _ = sharding.jit_training(
+        step.make_init(init, tx),
+        step.make_step(augment, loss, tx, schedule, jax.random.key(1)),
+        mesh,
+        shard,
+    )
+    state = init(jax.random.key(0))
+    losses = []
+    for i in range(STEPS):
+        state, figures = update(state, sharding.place(batch(i), mesh))
+        losses.append(float(figures["loss"]))
+
+    def held(tree):
+        leaves = jax.tree.leaves(tree)
+        return sum(x.addressable_shards[0].data.size for x in leaves) / sum(x.size for x in leaves)
+
+    kernels = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x)
+        for path, x in jax.tree_util.tree_leaves_with_path(state.params)
+    }
+    return {
+        "losses": losses,
+        "norms": {name: float(np.linalg.norm(x)) for name, x in kernels.items()},
+        "held": [held(state.params), held(state.opt_state)],
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps([train(**options) for options in json.loads(sys.argv[1])]))

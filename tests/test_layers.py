@@ -1,0 +1,135 @@
+"""What makes the step fast changes neither its loss nor its gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from mae_jax import attention, layers, mae, masking
+
+
+def close(a, b, rtol=1e-5, atol=1e-6):
+    paths = jax.tree_util.tree_leaves_with_path(a)
+    for (path, x), y in zip(paths, jax.tree.leaves(b), strict=True):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=atol, err_msg=name)
+
+
+def normal(i: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(i), shape)
+
+
+def textbook(query, key, value):
+    """Attention in numpy's float64, one head of one sample at a time."""
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    out = np.zeros(query.shape)
+    for b, h in np.ndindex(query.shape[0], query.shape[2]):
+        logits = query[b, :, h] @ key[b, :, h].T / np.sqrt(query.shape[-1])
+        weights = np.exp(logits - logits.max(1, keepdims=True))
+        out[b, :, h] = weights / weights.sum(1, keepdims=True) @ value[b, :, h]
+    return out
+
+
+@pytest.mark.parametrize("n, s", [(5, 5), (5, 7), (150, 150), (150, 131)])
+@pytest.mark.parametrize("form", ["plain", "mapped"])
+def test_forms_of_attention(form, n, s):
+    three = normal(0, 2, n, 3, 8), normal(1, 2, s, 3, 8), normal(2, 2, s, 3, 8)
+    np.testing.assert_allclose(attention.attend(*three, form), textbook(*three), atol=2e-6)
+    graph = lambda form: jax.grad(
+        lambda *x: (attention.attend(*x, form) * normal(3, 2, n, 3, 8)).sum(), argnums=(0, 1, 2)
+    )(*three)
+    close(graph(form), graph("plain"), atol=5e-6)
+
+
+def test_an_unknown_form():
+    with pytest.raises(ValueError, match="attention 'flash' is none of plain, mapped, cudnn"):
+        attention.attend(*[normal(0, 1, 2, 1, 8)] * 3, "flash")
+
+
+def test_the_norm_is_that_of_flax():
+    x, weights = 3 + 2 * normal(0, 2, 5, 16), normal(1, 2, 5, 16)
+    variables = {"params": {"scale": normal(2, 16), "bias": normal(3, 16)}}
+    ours, flax = layers.Norm(1e-6), nn.LayerNorm(1e-6, use_fast_variance=False)
+    shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+    assert shapes(ours.init(jax.random.key(0), x)) == shapes(flax.init(jax.random.key(0), x))
+    graph = lambda norm: jax.value_and_grad(
+        lambda variables, x: (norm.apply(variables, x) * weights).sum(), argnums=(0, 1)
+    )(variables, x)
+    close(graph(ours), graph(flax), atol=5e-6)
+    low = layers.Norm(1e-6, jnp.bfloat16).apply(variables, x)
+    assert low.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        low.astype(jnp.float32), ours.apply(variables, x), rtol=2e-2, atol=0.05
+    )
+
+
+def test_products_have_the_usual_gradients():
+    x, kernel, weights = normal(0, 2, 5, 4), normal(1, 4, 3), normal(2, 2, 5, 3)
+    graph = lambda product: jax.grad(lambda *x: (product(*x) * weights).sum(), argnums=(0, 1))
+    close(graph(layers.product)(x, kernel), graph(jnp.matmul)(x, kernel))
+
+
+def test_gelu_is_exact():
+    x = jnp.linspace(-10, 10, 2001)
+    exact = lambda x: x / 2 * (1 + jax.scipy.special.erf(x / np.sqrt(2)))
+    with jax.enable_x64(True):
+        wanted = exact(jnp.asarray(np.asarray(x), jnp.float64))
+    np.testing.assert_allclose(layers.gelu(x), wanted, atol=5e-7)
+
+
+PLAIN = dict(attention="plain", remat="none", scan=False)
+SAME = [
+    dict(attention="mapped"),
+    dict(scan=True),
+    dict(remat="products"),
+    dict(remat="inputs"),
+    dict(attention="mapped", remat="inputs", scan=True),
+]
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """Loss, gradients and intermediates of a model, as a function of what must not matter."""
+    images = normal(0, 2, 48, 48, 3)
+    mask = masking.from_scores(jax.random.uniform(jax.random.key(1), (2, 144)), 20)
+    sizes = dict(patch=(4, 4), width=16, depth=3, heads=2)
+    sizes |= dict(decoder_width=12, decoder_depth=2, decoder_heads=3)
+
+    def run(cross, **options):
+        model = mae.MaskedAutoencoder(**sizes, decoder_cross=cross, **(PLAIN | options))
+        params = model.init(jax.random.key(2), images, mask)["params"]
+
+        def loss(params):
+            out = model.apply({"params": params}, images, mask)
+            return out.loss, out.intermediates
+
+        return params, jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+    return {cross: run(cross) for cross in (False, True)}, run
+
+
+@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize("options", SAME, ids=str)
+def test_options_of_speed_and_memory_change_no_result(plain, options, cross):
+    expected, run = plain
+    params, results = run(cross, **options)
+    close(params, expected[cross][0], rtol=0, atol=0)  # the names, and where they start
+    close(results, expected[cross][1])
+
+
+def test_remat_keeps_less():
+    """Between forward and backward a block holds its input alone, or also products."""
+    images = normal(0, 2, 16, 16, 3)
+    mask = masking.from_scores(jax.random.uniform(jax.random.key(1), (2, 16)), 4)
+
+    def kept(remat):
+        model = mae.MaskedAutoencoder(
+            (4, 4), 16, 3, 2, decoder_width=16, decoder_depth=2, decoder_heads=2, remat=remat
+        )
+        params = model.init(jax.random.key(2), images, mask)["params"]
+        loss = lambda params: model.apply({"params": params}, images, mask).loss
+        _, backward = jax.vjp(loss, params)
+        return sum(x.size for x in jax.tree.leaves(backward))
+
+    assert kept("inputs") < 0.7 * kept("products") < 0.6 * kept("none")
