@@ -356,6 +356,43 @@ def completed(config: dict) -> dict:
     return config
 
 
+def configured(spec: str, changes: Sequence[str]) -> dict:
+    """The checked config of a file with `--config.key=value`, `--config.key`, `--noconfig.key`.
+
+    For commands that do without absl's flags.
+
+    Raises:
+      Mistake, ValueError: in one sentence, what is wrong with it.
+    """
+    config = load(spec)
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if name.startswith("--noconfig.") and not equals:
+            _set(config, name.removeprefix("--noconfig."), "false")
+        elif name.startswith("--config."):
+            _set(config, name.removeprefix("--config."), value if equals else "true")
+        else:
+            raise ValueError(f"unknown argument {change}: see --help; keys are --config.key=value")
+    check(config)
+    return config
+
+
+def _set(config: dict, name: str, text: str) -> None:
+    flat = flatten(config)
+    if name not in flat:
+        raise ValueError(_unknown(name, flat))
+    field, value = ALL[name], text
+    if field is BOOL:
+        value = {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+    elif field.types != (str,):
+        with contextlib.suppress(ValueError, SyntaxError):  # `check` says what it must be
+            value = ast.literal_eval(text)
+    *sections, key = name.split(".")
+    for section in sections:
+        config = config[section]
+    config[key] = value
+
+
 def _unknown(name: str, known) -> str:
     near = difflib.get_close_matches(name, known, 1, cutoff=0.4)
     return f"unknown config key {name}" + (f": did you mean {near[0]}?" if near else "")

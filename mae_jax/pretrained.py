@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import traverse_util
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from mae_jax import mae, masking, patches, positions, sharding, stored
 from mae_jax.stored import Found

@@ -34,7 +34,8 @@ def start_processes() -> None:
     """Join the other hosts where the environment names them; on one host do nothing.
 
     Asked for by `JAX_COORDINATOR_ADDRESS` (with `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`), by a
-    Slurm or Open MPI job of several tasks, and by a TPU slice of several workers.
+    Slurm or Open MPI job of several tasks, by a TPU slice of several workers where it names them,
+    and by `MAE_JAX_DISTRIBUTED=1` where jax can find them by itself, as on a plain slice.
     """
     env = os.environ
     if address := env.get("JAX_COORDINATOR_ADDRESS"):
@@ -48,6 +49,7 @@ def start_processes() -> None:
         int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1
         or int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
         or "," in env.get("TPU_WORKER_HOSTNAMES", "")
+        or env.get("MAE_JAX_DISTRIBUTED") == "1"
     ):
         jax.distributed.initialize()
 

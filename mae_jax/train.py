@@ -1,5 +1,6 @@
 """Train: python -m mae_jax.train --config=configs/NAME.py --workdir=DIR [--config.key=value ...]"""
 
+import collections
 import contextlib
 import json
 import math
@@ -25,6 +26,7 @@ TASKS = {"pretrain": pretrain.build, "classify": classify.build}
 # what a checkpoint to start from must have in common with the config
 SAME = {"patch", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads"}
 SAME |= {"groups", "categories", "decoder_cross"}
+AHEAD = 2  # batches on the devices beside the one that is trained on
 PREEMPTED = 42  # exit status after SIGTERM: all is saved, the same command continues
 
 
@@ -133,7 +135,7 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             progress.advance(step)
             if step % config.log_every == 0 or step == total:
                 speed = progress.show(step, figures["loss"], figures["learning_rate"])
-                writer.write(step, figures | {"images_per_second": speed})
+                writer.write(step, figures | speed)
 
         def evaluate(step: int) -> None:
             figures = task.evaluate(state.best)
@@ -145,11 +147,19 @@ def train(config, workdir: epath.PathLike) -> TrainState:
         if 0 < start < total and start % every == 0 and not writer.evaluated(start):
             evaluate(start)  # the run was stopped between a save and this
 
+        ahead = collections.deque()  # batches on their way to the devices
+
+        def next_batch() -> dict[str, jax.Array]:
+            while len(ahead) <= AHEAD:
+                with progress.waiting():
+                    ahead.append(sharding.place(next(batches), mesh))
+            return ahead.popleft()
+
         unread = None  # the figures of the step before, read while the next one runs
         for step in range(start, total):
             compiling = step == start  # not counted as training time
             with progress.paused() if compiling else contextlib.nullcontext():
-                batch = sharding.place(next(batches), mesh)
+                batch = next_batch()
                 with jax.profiler.StepTraceAnnotation("train", step_num=step):
                     state, figures = train_step(state, batch)
             if unread:

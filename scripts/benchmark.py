@@ -15,14 +15,13 @@ the repository. FLOPs are counted by hand, in `mae_jax.flops`.
 """
 
 import argparse
-import ast
 import json
 import math
 import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
@@ -37,50 +36,6 @@ import torch_mae
 from mae_jax import config as configs
 from mae_jax import flops
 from mae_jax.tasks import pretrain
-
-
-def override(config: dict, name: str, text: str) -> None:
-    """Set the field `name` of a config, such as "model.depth", to the value that `text` says.
-
-    Raises:
-      ValueError: the config has no such field; the text names the nearest one.
-    """
-    flat = configs.flatten(config)
-    if name not in flat:
-        raise ValueError(configs._unknown(name, flat))
-    field, value = configs.ALL[name], text
-    if field is configs.BOOL:
-        value = {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
-    elif field.types != (str,):
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            pass  # `check` says what the field must be
-    *sections, key = name.split(".")
-    for section in sections:
-        config = config[section]
-    config[key] = value
-
-
-def configured(spec: str, changes: Sequence[str]) -> dict:
-    """The config of a file with `--config.key=value`, `--config.key` and `--noconfig.key`.
-
-    Raises:
-      configs.Mistake, ValueError: in one sentence, what is wrong with it.
-    """
-    config = configs.load(spec)
-    for change in changes:
-        name, equals, value = change.partition("=")
-        if name.startswith("--noconfig.") and not equals:
-            override(config, name.removeprefix("--noconfig."), "false")
-        elif name.startswith("--config."):
-            override(config, name.removeprefix("--config."), value if equals else "true")
-        else:
-            raise ValueError(f"unknown argument {change}: see --help; keys are --config.key=value")
-    configs.check(config)
-    if config["task"] != "pretrain":
-        raise ValueError(f"{spec} is of task {config['task']!r}: give a config of pre-training")
-    return config
 
 
 def benchmark(config, options: argparse.Namespace) -> dict:
@@ -235,7 +190,9 @@ def main() -> None:
     if options.against:  # both frameworks need room on a GPU
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
-        config = configured(options.config, changes)
+        config = configs.configured(options.config, changes)
+        if config["task"] != "pretrain":
+            refuse(f"{options.config} is of task {config['task']!r}: give a config of pre-training")
         measure, table = PARTS[options.part]
         figures = measure(config, options)
         if options.json:

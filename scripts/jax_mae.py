@@ -4,7 +4,6 @@ The step is the one that `mae_jax.train` runs (augmentation, masks, optimiser, d
 generated pictures that already lie on the devices; nothing here reads data.
 """
 
-import math
 import os
 import time
 from typing import NamedTuple
@@ -37,7 +36,7 @@ def program(config, part: str = "step", name: str = "mae_jax") -> Program:
       ValueError: the batch cannot be spread over the devices.
     """
     mesh = sharding.make_mesh(**config["mesh"])
-    shares = math.prod(mesh.shape[axis] for axis in sharding.BATCH)
+    shares = sharding.batch_shares(mesh)
     if config["batch_size"] % (shares * config["accumulation"]):
         raise ValueError(
             f"batch size {config['batch_size']} is not a multiple of {shares} device(s) x "
@@ -49,7 +48,7 @@ def program(config, part: str = "step", name: str = "mae_jax") -> Program:
     init, augment, loss = pretrain.training(config, numbers("mean", half), numbers("std", half))
     ema, rate = options.pop("ema"), options.pop("base_learning_rate")
     del options["warmup_epochs"]
-    shard = [True] if options.pop("shard", False) else []
+    shard = options.pop("shard")
     schedule = optimizer.cosine_schedule(rate, config["batch_size"], steps=100_000, warmup=5_000)
     tx = optimizer.adamw(schedule, **options)
 
@@ -58,7 +57,7 @@ def program(config, part: str = "step", name: str = "mae_jax") -> Program:
         make_init(init, tx, ema),
         make_step(augment, loss, tx, schedule, step_key, config["accumulation"], ema),
         mesh,
-        *shard,
+        shard,
     )
     shape = (config["batch_size"], *data["size"], data["channels"])
     draw = lambda key: {"image": jax.random.bits(key, shape, jnp.uint8)}

@@ -150,7 +150,7 @@ def test_changes_a_config_as_training_does():
         "--config.model.learned_positions": ("model.learned_positions", True),
         "--config.data.flip=false": ("data.flip", False),
     }
-    config = benchmark.configured(f"{ROOT}/configs/vit_base.py:debug", list(changes))
+    config = configs.configured(f"{ROOT}/configs/vit_base.py:debug", list(changes))
     flat = configs.flatten(config)
     assert {name: flat[name] for name, _ in changes.values()} == dict(changes.values())
 
@@ -167,7 +167,7 @@ def test_changes_a_config_as_training_does():
 def test_refuses_changes_that_no_config_has(change, sentence):
 
     with pytest.raises((ValueError, configs.Mistake), match=sentence.replace("?", r"\?")):
-        benchmark.configured(f"{ROOT}/configs/vit_base.py:debug", [change])
+        configs.configured(f"{ROOT}/configs/vit_base.py:debug", [change])
 
 
 @pytest.mark.parametrize("synchronous", [False, True])

@@ -100,7 +100,7 @@ def test_features_of_each_kind(workdir):
     batch = next(heldout.batches(source, view, 8, 8, mesh))
     images = view.normalize(jax.device_get(batch["image"]))
     _, blocks = model.apply({"params": params}, images, method="encode")
-    norm = layers.norm(1e-6, jnp.float32, None)
+    norm = layers.Norm(1e-6)
     normed = norm.apply({"params": params["encoder"]["norm"]}, blocks["block_0"])
     both = np.concatenate([normed[:, 0], normed[:, 1:].mean(1)], axis=-1)
     expected = [blocks["block_0"][:, 0], blocks["block_1"][:, 1:].mean(1), both]

@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 from etils import epath
 from PIL import Image
@@ -46,11 +48,23 @@ def test_progress_in_lines_without_a_terminal(capsys):
     progress = metrics.Progress(start=10, total=100, images=32, quiet=False)
     with progress.paused():
         pass
-    rate = progress.show(20, 0.5, 1e-3)
-    progress.close()
-    assert rate > 0
+    shown = progress.show(20, 0.5, 1e-3)
+    assert shown["images_per_second"] > 0 and shown["input_wait"] == 0
     line = capsys.readouterr().out
     assert line.startswith("step 20/100  loss 0.5000  lr 1.00e-03  ") and "left" in line
+    assert "input-bound" not in line
+
+
+def test_progress_says_when_the_input_is_too_slow(capsys):
+    progress = metrics.Progress(start=0, total=100, images=32, quiet=False)
+    with progress.paused(), progress.waiting():  # while compiling nobody counts
+        time.sleep(0.05)
+    with progress.waiting():
+        time.sleep(0.05)
+    assert 0.5 < progress.show(1, 0.5, 1e-3)["input_wait"] <= 1
+    assert "input-bound: " in capsys.readouterr().out
+    time.sleep(0.05)
+    assert progress.show(2, 0.5, 1e-3)["input_wait"] == 0
 
 
 def test_table_and_duration():

@@ -412,7 +412,7 @@ def test_parameters_lie_on_the_mesh_in_their_shares(whole, monkeypatch):
     for x, wanted in places(params, mesh):
         assert x.sharding.is_equivalent_to(wanted.sharding, x.ndim)
     kernel = params["encoder"]["block_0"]["mlp"]["fc1"]["kernel"]
-    assert {shard.data.shape for shard in kernel.addressable_shards} == {(24, 36)}
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(12, 72)}
 
 
 # --- work directories -----------------------------------------------------------------------------

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.sharding import Mesh
 
 from mae_jax import layers, probes, sharding
@@ -87,8 +86,7 @@ def _feature(model, params, intermediates, feature: Feature) -> jax.Array:
     tokens = intermediates[f"block_{feature.block % model.depth}"]
 
     def norm(x, scale_and_bias) -> Any:
-        module: nn.LayerNorm = layers.norm(model.eps, model.dtype, None)
-        return module.apply({"params": scale_and_bias}, x)
+        return layers.Norm(model.eps, model.dtype).apply({"params": scale_and_bias}, x)
 
     early = feature.norm and "norm" in params["encoder"]  # the usual place, before pooling
     if early:
