@@ -1,0 +1,281 @@
+"""What a compiled program does, read from its text: how often its loops run, what it sends, moves.
+
+XLA's own cost analysis counts the body of a loop once and says nothing of collectives. The text of
+a compiled program (`compiled.as_text()`) is one instruction a line, in computations that call each
+other:
+
+    %name = bf16[32,768]{1,0:T(8,128)S(1)} fusion(%a, %b), kind=kLoop, calls=%fused.7
+
+Here `S(1)` is the memory space: none is the device's memory, 1 is that on a TPU's chip.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+WIDTHS = {"pred": 1, "bf16": 2, "s4": 0.5, "u4": 0.5, "c64": 8, "c128": 16, "token": 0}
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"}
+FREE |= {"call", "after-all", "opt-barrier", "partition-id", "replica-id", "iota"}
+
+_SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\](\{[^{}]*\})?")
+_OPCODE = re.compile(r"(?<=[\])}]) ([a-z][a-z0-9-]*)\(")
+
+
+class Array(NamedTuple):
+    bytes: int
+    space: int  # 0 = the device's memory
+
+
+class Instruction(NamedTuple):
+    name: str
+    opcode: str
+    arrays: list[Array]  # of its result; several in a tuple
+    operands: list[str]
+    text: str  # what stands behind the operands: attributes
+    root: bool
+
+
+class Collective(NamedTuple):
+    kind: str  # one of `COLLECTIVES`
+    bytes: int  # of the whole array on one device: the result, of a reduce-scatter the operand
+    group: int  # devices that do it together
+    times: int  # that it runs, with the loops around it
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a device sends, by the algorithms of a ring of g devices.
+
+        An all-reduce is a reduce-scatter and an all-gather, and each of these sends (g - 1) / g of
+        the whole array; an all-to-all, too. A permutation and a broadcast send it once.
+        """
+        factor = (self.group - 1) / self.group
+        if "permute" in self.kind or "broadcast" in self.kind:
+            factor = 1.0
+        return self.times * self.bytes * factor * (2 if self.kind == "all-reduce" else 1)
+
+
+class Program(NamedTuple):
+    computations: dict[str, list[Instruction]]
+    times: dict[str, int]  # that each one runs; those inside of fusions are not there
+    fused: dict[str, int]  # the same of those
+
+    def collectives(self) -> list[Collective]:
+        """All that is sent, each once.
+
+        A TPU's compiler spreads one over several fusions, so that products run meanwhile: all of
+        these name it, with the same channel.
+        """
+        found: dict[str, Collective] = {}
+        for name, times in (self.times | self.fused).items():
+            instructions = self.computations[name]
+            arrays = {x.name: x.arrays for x in instructions}
+            for x in instructions:
+                kind = x.opcode.removesuffix("-start")
+                if kind not in COLLECTIVES:
+                    continue
+                parts = x.arrays
+                if kind == "reduce-scatter":
+                    parts = [a for operand in x.operands for a in arrays.get(operand, [])]
+                elif x.opcode != kind != "all-reduce":  # a start's result: (operand, result, ...)
+                    parts = [max(parts, key=lambda array: array.bytes)]
+                if name.startswith("all-reduce-scatter"):  # a TPU's fusion, with a slice behind it
+                    kind = "reduce-scatter"
+                size = sum(array.bytes for array in parts)
+                new = Collective(kind, size, _group(x.text), times)
+                channel = re.search(r"channel_id=(\d+)", x.text)
+                key = channel[1] if channel else x.name
+                found[key] = max(found.get(key, new), new, key=lambda c: c.sent)
+        return list(found.values())
+
+    def cycles(self) -> int | None:
+        """Cycles that a TPU's compiler expects, where it says so: the sum over all instructions."""
+        total = 0
+        for name, times in self.times.items():
+            for x in self.computations[name]:
+                if said := re.search(r'"estimated_cycles":"(\d+)"', x.text):
+                    total += times * int(said[1])
+        return total or None
+
+    def traffic(self, loops: bool = True, everywhere: bool = False) -> float:
+        """Bytes that the instructions read and write in the device's memory, by their shapes.
+
+        Args:
+          loops: count the bodies of loops as often as they run, and not once.
+          everywhere: in all memories.
+        """
+        total = 0.0
+        for name, times in self.times.items():
+            arrays = {x.name: x.arrays for x in self.computations[name]}
+            size = lambda found: sum(a.bytes for a in found if everywhere or not a.space)
+            for x in self.computations[name]:
+                total += (times if loops else 1) * self._moved(x, arrays, size)
+        return total
+
+    def _moved(self, x: Instruction, arrays: dict[str, list[Array]], size) -> float:
+        sources = [arrays.get(operand, []) for operand in x.operands]
+        if x.opcode in FREE or x.opcode.endswith("-done") or "AllocateBuffer" in x.text:
+            return 0
+        if x.opcode in ("copy-start", "slice-start"):  # (from, to, flag): what arrives, at each end
+            ends = [size([array]) for array in (x.arrays[0], x.arrays[1])]
+            return x.arrays[1].bytes * sum(end > 0 for end in ends)
+        if x.opcode in ("slice", "dynamic-slice", "gather"):
+            return 2 * size(x.arrays)
+        if x.opcode == "dynamic-update-slice":
+            return 2 * size(sources[1])
+        if x.opcode != "fusion":
+            return size(x.arrays) + sum(map(size, sources))
+        return self._of_fusion(x, sources, size)
+
+    def _of_fusion(self, x: Instruction, sources: list[list[Array]], size) -> float:
+        """Of a fusion: a slice that it takes is all that it reads; an update all that it writes."""
+        inside = _called(x.text, "calls")[0]
+        total = 0.0
+        for index, source in enumerate(sources):
+            part = self._read(inside, index)
+            total += size(source) if part is None else min(size(source), part)
+        by_name = {i.name: i for i in self.computations[inside]}
+        root = next(i for i in self.computations[inside] if i.root)
+        results = [by_name[name] for name in root.operands] if root.opcode == "tuple" else [root]
+        for i, array in zip(results, x.arrays, strict=False):
+            while i.opcode == "bitcast":
+                i = by_name[i.operands[0]]
+            written = [array]
+            if i.opcode == "dynamic-update-slice" and size(written):
+                written = by_name[i.operands[1]].arrays
+            total += size(written)
+        return total
+
+    def _read(self, computation: str, index: int) -> float | None:
+        """Bytes that a fused computation reads of a parameter, None for all of them."""
+        inside = self.computations[computation]
+
+        def used(name: str) -> float | None:
+            total = 0.0
+            for user in (i for i in inside if name in i.operands):
+                first = user.operands[0] == name
+                if user.opcode in ("slice", "dynamic-slice", "gather") and first:
+                    part = sum(array.bytes for array in user.arrays)
+                elif user.opcode == "dynamic-update-slice" and first:
+                    part = 0.0  # what stays is not touched
+                elif user.opcode == "bitcast":
+                    part = used(user.name)
+                elif user.opcode == "fusion":
+                    part = self._read(_called(user.text, "calls")[0], user.operands.index(name))
+                else:
+                    part = None
+                if part is None:
+                    return None
+                total += part
+            return total
+
+        parameters = (i for i in inside if i.opcode == "parameter" and int(i.text) == index)
+        return used(next(parameters).name)
+
+
+def parse(text: str) -> Program:
+    """A program from its text."""
+    computations: dict[str, list[Instruction]] = {}
+    current, entry = [], ""
+    for line in text.splitlines():
+        if line.endswith("{") and not line.startswith((" ", "HloModule")):
+            name = line.removeprefix("ENTRY ").split(" ", 1)[0].removeprefix("%")
+            current = computations.setdefault(name, [])
+            entry = name if line.startswith("ENTRY") else entry
+        elif " = " in line and line.startswith(" "):
+            if found := _instruction(line):
+                current.append(found)
+    times: dict[str, int] = {}
+    fused: dict[str, int] = {}
+
+    def visit(name: str, count: int, into: dict[str, int]) -> None:
+        into[name] = into.get(name, 0) + count
+        for x in computations.get(name, []):
+            if x.opcode == "while":
+                (condition,), (body,) = _called(x.text, "condition"), _called(x.text, "body")
+                visit(body, count * _trips(x, computations[condition]), into)
+            elif x.opcode == "fusion":
+                for called in _called(x.text, "calls"):
+                    visit(called, count, fused)
+            elif x.opcode in ("call", "conditional") or x.opcode.startswith("async-start"):
+                # of the branches of a conditional one runs: what they cost is the same here
+                keys = ("to_apply", "calls", "branch_computations", "called_computations")
+                for called in [c for key in keys for c in _called(x.text, key)][:1]:
+                    visit(called, count, into)
+
+    visit(entry, 1, times)
+    return Program(computations, times, fused)
+
+
+def _instruction(line: str) -> Instruction | None:
+    name, _, rest = line.strip().partition(" = ")
+    found = _OPCODE.search(rest)
+    if not found:
+        return None
+    depth, end = 1, found.end()
+    while depth and end < len(rest):
+        depth += {"(": 1, ")": -1}.get(rest[end], 0)
+        end += 1
+    inside = rest[found.end() : end - 1]
+    opcode = found[1]
+    return Instruction(
+        name.removeprefix("ROOT ").removeprefix("%"),
+        opcode,
+        list(_arrays(rest[: found.start()])),
+        re.findall(r"%([\w.-]+)", inside),
+        inside if opcode in ("parameter", "constant") else rest[end:],
+        name.startswith("ROOT "),
+    )
+
+
+def _arrays(text: str) -> Iterator[Array]:
+    for kind, sides, layout in _SHAPE.findall(text):
+        bits = re.search(r"\d+", kind)
+        width = WIDTHS.get(kind, int(bits[0]) / 8 if bits else 1)
+        if kind.startswith("f8"):
+            width = 1
+        count = math.prod(int(side) for side in sides.split(",") if side)
+        space = re.search(r"S\((\d+)\)", layout)
+        yield Array(math.ceil(count * width), int(space[1]) if space else 0)
+
+
+def _called(text: str, key: str) -> list[str]:
+    found = re.search(rf"\b{key}=(%[\w.-]+|\{{[^}}]*\}})", text)
+    return re.findall(r"%([\w.-]+)", found[1]) if found else []
+
+
+def _trips(loop: Instruction, condition: list[Instruction]) -> int:
+    """How often a loop runs: what the compiler says, or the number that its counter runs up to."""
+    if said := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text):
+        return int(said[1])
+    bounds = [int(x.text) for x in condition if x.opcode == "constant" and x.text.isdigit()]
+    return max(bounds, default=1)
+
+
+def _group(text: str) -> int:
+    """How many devices do a collective together, from the three ways in which groups are written:
+
+    `{{0,1},{2,3}}`, `[2,2]<=[4]` (groups of the last number), `mesh['a'=2,'b'=2] {'b'}`.
+    """
+    groups = re.search(r"replica_groups=(.*)", text)
+    if pairs := re.search(r"source_target_pairs=\{\{", text):
+        return 1 + len(pairs[0])  # any: only more than one counts
+    if not groups:
+        return 1
+    if listed := re.match(r"\{\{([\d,]*)\}", groups[1]):
+        return len(listed[1].split(","))
+    if tiled := re.match(r"\[([\d,]+)\]", groups[1]):
+        return int(tiled[1].split(",")[-1])
+    if named := re.match(r"mesh\[([^\]]*)\] *\{([^}]*)\}", groups[1]):
+        sides = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+        return math.prod(int(sides[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
+    return 1
