@@ -21,11 +21,12 @@ class Device(NamedTuple):
     bandwidth: float  # of its memory, bytes/s
     memory: float  # bytes
     links: float  # to other devices of its kind, bytes/s that it sends over all of them together
+    clock: float | None = None  # of its matrix units, Hz
 
 
 _H100 = Device(989e12, 3350e9, 80e9, 450e9)
-_V5E = Device(197e12, 819e9, 16e9, 200e9)
-_V5P = Device(459e12, 2765e9, 95e9, 600e9)
+_V5E = Device(197e12, 819e9, 16e9, 200e9, 1.5e9)
+_V5P = Device(459e12, 2765e9, 95e9, 600e9, 1.75e9)
 _V6E = Device(918e12, 1638e9, 32e9, 400e9)
 
 # By the first words of `device_kind`; the longest match counts. TPUs: the pages "TPU v3" to "TPU
@@ -35,7 +36,7 @@ _V6E = Device(918e12, 1638e9, 32e9, 400e9)
 # sparsity; NVLink halved in the same way, cards without a switch by their PCIe slot.
 DEVICES = {
     "TPU v3": Device(61.5e12, 450e9, 16 * 2**30, 164e9),  # one of the two cores of a chip
-    "TPU v4": Device(275e12, 1200e9, 32 * 2**30, 300e9),
+    "TPU v4": Device(275e12, 1200e9, 32 * 2**30, 300e9, 1.05e9),
     "TPU v5 lite": _V5E,
     "TPU v5e": _V5E,
     "TPU v5": _V5P,

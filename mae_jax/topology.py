@@ -1,0 +1,72 @@
+"""Devices that a topology names: those here, a slice of TPUs that is not, GPUs that are not.
+
+Of a slice of TPUs the extra `tpu` has the real compiler, for which no TPU is needed.
+"""
+
+import dataclasses
+import os
+import re
+from typing import Any
+
+import jax
+
+GPUS = {
+    "a100": "NVIDIA A100",
+    "a100-80": "NVIDIA A100 SXM4 80GB",
+    "h100": "NVIDIA H100",
+    "h200": "NVIDIA H200",
+    "gh200": "NVIDIA GH200",
+    "l4": "NVIDIA L4",
+    "l40s": "NVIDIA L40S",
+}
+FORMS = f"v5e:4x4, v5p:2x2x2, v6e:4x4, cpu, gpu, or N GPUs of {', '.join(GPUS)}, as in h100:8"
+
+
+@dataclasses.dataclass(frozen=True)
+class Absent:
+    """A device that is not here; enough of one for a mesh."""
+
+    id: int
+    device_kind: str
+    process_index: int = 0
+    platform: str = "gpu"
+
+
+def devices(topology: str) -> list[Any]:
+    """The devices that the argument `--topology` names.
+
+    Raises:
+      ValueError: in one sentence, why there are none.
+    """
+    kind, _, count = topology.lower().partition(":")
+    if topology in ("cpu", "gpu"):
+        try:
+            return jax.devices(topology)
+        except RuntimeError as error:
+            raise ValueError(f"topology {topology!r}: there is none here ({error})") from error
+    if kind in GPUS and count.isdigit() and int(count):
+        jax.config.update("jax_platforms", "cpu")
+        return [Absent(i, GPUS[kind], i // 8) for i in range(int(count))]
+    if not re.fullmatch(r"v\d+[a-z]*:\d+(x\d+)*", topology):
+        raise ValueError(f"unknown topology {topology!r}: use one of {FORMS}")
+    # The compiler looks for a TPU and would complain of what it does not find, and it allows one
+    # process at a time, as if it held one.
+    told = dict(SKIP_MDS_QUERY="1", WORKER_HOSTNAMES="localhost", MIN_LOG_LEVEL="3")
+    os.environ |= {f"TPU_{name}": x for name, x in told.items()}
+    os.environ |= {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        import libtpu  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ValueError(
+            f"topology {topology!r} needs the compiler for TPUs: pip install 'mae_jax[tpu]' (no "
+            "TPU is needed)"
+        ) from error
+    from jax.experimental import topologies
+
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except jax.errors.JaxRuntimeError as error:
+        why = str(error).removeprefix("INVALID_ARGUMENT: ")
+        raise ValueError(f"unknown topology {topology!r} ({why}): use one of {FORMS}") from error
+    return list(found.devices)
