@@ -53,6 +53,8 @@ def test_the_papers_recipe(size, patch):
         weight_decay=0.05,
         clip=0.0,
         ema=0.0,
+        mu_dtype="float32",
+        shard=False,
     )
     data = config["data"]
     assert data["train"] == dict(source="tfds:imagenet2012", split="train")
@@ -89,6 +91,8 @@ def test_the_papers_fine_tuning(size):
         weight_decay=0.05,
         clip=0.0,
         ema=0.0,
+        mu_dtype="float32",
+        shard=False,
     )
     assert config["regularize"] == dict(
         drop_path=drop, mixup=0.8, cutmix=1.0, label_smoothing=0.1, erase=0.25, randaugment=9.0
