@@ -28,6 +28,7 @@ FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while
 FREE |= {"call", "after-all", "opt-barrier", "partition-id", "replica-id", "iota"}
 
 _SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\](\{[^{}]*\})?")
+_STANDS_STILL = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast)"')  # of a TPU
 _OPCODE = re.compile(r"(?<=[\])}]) ([a-z][a-z0-9-]*)\(")
 
 
@@ -86,8 +87,9 @@ class Program(NamedTuple):
                 parts = x.arrays
                 if kind == "reduce-scatter":
                     parts = [a for operand in x.operands for a in arrays.get(operand, [])]
-                elif x.opcode != kind != "all-reduce":  # a start's result: (operand, result, ...)
-                    parts = [max(parts, key=lambda array: array.bytes)]
+                elif x.opcode != kind != "all-reduce":  # a start: (operands, results, ...)
+                    count = len(x.operands)
+                    parts = parts[count : 2 * count]
                 if name.startswith("all-reduce-scatter"):  # a TPU's fusion, with a slice behind it
                     kind = "reduce-scatter"
                 size = sum(array.bytes for array in parts)
@@ -123,7 +125,7 @@ class Program(NamedTuple):
 
     def _moved(self, x: Instruction, arrays: dict[str, list[Array]], size) -> float:
         sources = [arrays.get(operand, []) for operand in x.operands]
-        if x.opcode in FREE or x.opcode.endswith("-done") or "AllocateBuffer" in x.text:
+        if x.opcode in FREE or x.opcode.endswith("-done") or _STANDS_STILL.search(x.text):
             return 0
         if x.opcode in ("copy-start", "slice-start"):  # (from, to, flag): what arrives, at each end
             ends = [size([array]) for array in (x.arrays[0], x.arrays[1])]

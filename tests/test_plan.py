@@ -78,6 +78,23 @@ def test_collectives_of_a_recorded_tpu_program():
     assert found["all-reduce"].sent == 2 * 33 * 4 * 7 / 8
 
 
+def test_collectives_that_start_and_are_done():
+    """As for GPUs: the start holds what goes in and what comes out, the done is no second one."""
+    text = """ENTRY %main (a: f32[4], b: f32[2]) -> (f32[16], f32[8]) {
+  %a = f32[4]{0} parameter(0)
+  %b = f32[2]{0} parameter(1)
+  %s = ((f32[4]{0}, f32[2]{0}), (f32[16]{0}, f32[8]{0})) all-gather-start(%a, %b), channel_id=1, \
+replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}
+  %p = (f32[4]{0}, f32[4]{0}) collective-permute-start(%a), source_target_pairs={{0,1},{1,0}}
+  %q = f32[4]{0} collective-permute-done(%p)
+  ROOT %d = (f32[16]{0}, f32[8]{0}) all-gather-done(%s)
+}
+"""
+    gather, permute = hlo.parse(text).collectives()
+    assert gather == hlo.Collective("all-gather", 24 * 4, 4, 1)
+    assert permute.kind == "collective-permute" and permute.sent == 4 * 4
+
+
 def test_traffic_of_a_recorded_tpu_program():
     """What stays on the chip moves nothing, a slice is not its array, a loop counts its turns."""
     program = hlo.parse(TPU)
