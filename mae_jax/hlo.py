@@ -73,8 +73,10 @@ class Program(NamedTuple):
     def collectives(self) -> list[Collective]:
         """All that is sent, each once.
 
-        A TPU's compiler spreads one over several fusions, so that products run meanwhile: all of
-        these name it, with the same channel.
+        A TPU's compiler spreads one over several fusions, some of them in loops, so that products
+        run meanwhile: all of these name it, with the same channel, and it runs as often as the one
+        that runs the least. Or it makes a loop of permutations and products of a gather or a
+        scatter behind a product: those count as permutations.
         """
         found: dict[str, Collective] = {}
         for name, times in (self.times | self.fused).items():
@@ -96,7 +98,7 @@ class Program(NamedTuple):
                 new = Collective(kind, size, _group(x.text), times)
                 channel = re.search(r"channel_id=(\d+)", x.text)
                 key = channel[1] if channel else x.name
-                found[key] = max(found.get(key, new), new, key=lambda c: c.sent)
+                found[key] = min(found.get(key, new), new, key=lambda c: (c.times, -c.bytes))
         return list(found.values())
 
     def cycles(self) -> int | None:
@@ -204,7 +206,8 @@ def parse(text: str) -> Program:
         for x in computations.get(name, []):
             if x.opcode == "while":
                 (condition,), (body,) = _called(x.text, "condition"), _called(x.text, "body")
-                visit(body, count * _trips(x, computations[condition]), into)
+                trips = _trips(x, computations[condition], computations[body])
+                visit(body, count * trips, into)
             elif x.opcode == "fusion":
                 for called in _called(x.text, "calls"):
                     visit(called, count, fused)
@@ -255,12 +258,30 @@ def _called(text: str, key: str) -> list[str]:
     return re.findall(r"%([\w.-]+)", found[1]) if found else []
 
 
-def _trips(loop: Instruction, condition: list[Instruction]) -> int:
-    """How often a loop runs: what the compiler says, or the number that its counter runs up to."""
+def _trips(loop: Instruction, condition: list[Instruction], body: list[Instruction]) -> int:
+    """How often a loop runs: what the compiler says, or what its counter runs up to, from 0."""
     if said := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text):
         return int(said[1])
-    bounds = [int(x.text) for x in condition if x.opcode == "constant" and x.text.isdigit()]
-    return max(bounds, default=1)
+    numbers = {
+        x.name: int(x.text) for x in condition if x.opcode == "constant" and x.text.isdigit()
+    }
+    bound, step = max(numbers.values(), default=1), 1
+    index = next((_index(x) for x in condition if x.opcode == "get-tuple-element"), None)
+    by_name = {x.name: x for x in body}
+    root = next(x for x in body if x.root)
+    if index is not None and index < len(root.operands) and root.opcode == "tuple":
+        # unrolled loops count in twos: add(get-tuple-element(..., index), constant)
+        counter = by_name.get(root.operands[index])
+        if counter and counter.opcode == "add":
+            added = [by_name[name] for name in counter.operands if name in by_name]
+            steps = [int(x.text) for x in added if x.opcode == "constant" and x.text.isdigit()]
+            step = max(steps, default=1) or 1
+    return math.ceil(bound / step)
+
+
+def _index(x: Instruction) -> int:
+    found = re.search(r"index=(\d+)", x.text)
+    return int(found[1]) if found else 0
 
 
 def _group(text: str) -> int:

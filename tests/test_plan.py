@@ -95,6 +95,46 @@ replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}
     assert permute.kind == "collective-permute" and permute.sent == 4 * 4
 
 
+def test_loops_of_a_tpu_that_count_in_twos():
+    """A product with its scatter, in a loop; a gather that goes on meanwhile starts outside."""
+    text = """%cond (p: (f32[4], u32[])) -> pred[] {
+  %p = (f32[4]{0}, u32[]) parameter(0)
+  %n = u32[] constant(8)
+  %i = u32[] get-tuple-element(%p), index=1
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+%async_collective_fusion.1 (b: f32[4]) -> f32[16] {
+  %b = f32[4]{0} parameter(0)
+  ROOT %g = f32[16]{0} all-gather(%b), channel_id=9, replica_groups=[1,4]<=[4], dimensions={0}
+}
+%body (p: (f32[4], u32[])) -> (f32[4], u32[]) {
+  %p = (f32[4]{0}, u32[]) parameter(0)
+  %two = u32[] constant(2)
+  %x = f32[4]{0} get-tuple-element(%p), index=0
+  %i = u32[] get-tuple-element(%p), index=1
+  %s = (f32[4]{0}, f32[4]{0}) collective-permute-start(%x), source_target_pairs={{0,1},{1,0}}
+  %d = f32[4]{0} collective-permute-done(%s)
+  %m = f32[16]{0} fusion(%x), kind=kOutput, calls=%async_collective_fusion.1
+  %next = u32[] add(%i, %two)
+  ROOT %t = (f32[4]{0}, u32[]) tuple(%d, %next)
+}
+ENTRY %main (x: f32[4]) -> f32[4] {
+  %x = f32[4]{0} parameter(0)
+  %zero = u32[] constant(0)
+  %first = f32[16]{0} fusion(%x), kind=kOutput, calls=%async_collective_fusion.1.clone
+  %p = (f32[4]{0}, u32[]) tuple(%x, %zero)
+  %w = (f32[4]{0}, u32[]) while(%p), condition=%cond, body=%body
+  ROOT %r = f32[4]{0} get-tuple-element(%w), index=0
+}
+"""
+    fusion = text[text.index("%async") : text.index("%body")]
+    program = hlo.parse(fusion.replace("fusion.1", "fusion.1.clone") + text)
+    assert program.times["body"] == 4
+    found = {x.kind: x for x in program.collectives()}
+    assert found["collective-permute"].sent == 4 * 16
+    assert found["all-gather"] == hlo.Collective("all-gather", 64, 4, 1)
+
+
 def test_traffic_of_a_recorded_tpu_program():
     """What stays on the chip moves nothing, a slice is not its array, a loop counts its turns."""
     program = hlo.parse(TPU)
