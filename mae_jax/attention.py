@@ -4,7 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-FORMS = ("plain", "mapped", "cudnn")
+FORMS = ("plain", "light", "mapped", "cudnn")
+
+
+def suited(platform: str | None = None, devices: int | None = None) -> str:
+    """The form for so many devices, by default for those here."""
+    alone = (devices or jax.device_count()) == 1  # mapping would gather the samples of others
+    return "mapped" if alone and (platform or jax.default_backend()) == "cpu" else "light"
 
 
 def attend(
@@ -16,13 +22,16 @@ def attend(
     """What each token gathers: `softmax(query @ key / sqrt(d)) @ value` for each head.
 
     Args:
-      form: "plain" is three operations that XLA compiles for any device; "mapped" takes one sample
-        at a time, which is faster on one CPU when there are many tokens, since the weights of a
-        sample stay in its cache; "cudnn" is NVIDIA's fused kernel for float16 and bfloat16.
+      form: "plain" is three operations and their automatic gradient; "light" keeps no weights for
+        the gradient and computes them again, for less memory and less traffic to it; "mapped" takes
+        one sample at a time, which is faster on one CPU when there are many tokens, since the
+        weights of a sample stay in its cache; "cudnn" is NVIDIA's kernel for float16 and bfloat16.
 
     Raises:
       ValueError: there is no such form.
     """
+    if form == "light":
+        return _light(query, key, value)
     if form == "mapped" and query.shape[1] * key.shape[1] > 128 * 128:
         return _mapped(query * query.shape[-1] ** -0.5, key, value)
     if form == "cudnn":
@@ -38,6 +47,46 @@ def weights(
     """How much each token looks at each of the others, for each head."""
     logits = jnp.einsum("bnhd,bshd->bhns", query, key, preferred_element_type=jnp.float32)
     return jax.nn.softmax(logits * query.shape[-1] ** -0.5).astype(query.dtype)
+
+
+# --- without kept weights -------------------------------------------------------------------------
+
+
+@jax.custom_vjp
+def _light(query, key, value):
+    return _light_forward(query, key, value)[0]
+
+
+def _light_forward(query, key, value):
+    raised = _exponentials(query, key)
+    y = jnp.einsum("bhns,bshd->bnhd", raised, value, preferred_element_type=jnp.float32)
+    total = raised.sum(-1, dtype=jnp.float32)  # divided by it are d numbers a token, and not s
+    y = (y / total.swapaxes(1, 2)[..., None]).astype(query.dtype)
+    return y, (query, key, value, y)
+
+
+def _light_backward(kept, gradient):
+    query, key, value, y = kept
+    raised = _exponentials(query, key)
+    weights = (raised / raised.sum(-1, dtype=jnp.float32, keepdims=True)).astype(query.dtype)
+    # how much each token gains if all of its weights grow alike, from d numbers a token again
+    alike = (gradient.astype(jnp.float32) * y).sum(-1).swapaxes(1, 2)[..., None]
+    to_weights = jnp.einsum("bnhd,bshd->bhns", gradient, value, preferred_element_type=jnp.float32)
+    to_logits = (weights * (to_weights - alike) * query.shape[-1] ** -0.5).astype(query.dtype)
+    return (
+        jnp.einsum("bhns,bshd->bnhd", to_logits, key),
+        jnp.einsum("bhns,bnhd->bshd", to_logits, query),
+        jnp.einsum("bhns,bnhd->bshd", weights, gradient),
+    )
+
+
+_light.defvjp(_light_forward, _light_backward)
+
+
+def _exponentials(query, key):
+    logits = jnp.einsum("bnhd,bshd->bhns", query, key, preferred_element_type=jnp.float32)
+    logits = logits * query.shape[-1] ** -0.5
+    return jnp.exp(logits - logits.max(-1, keepdims=True)).astype(query.dtype)
 
 
 # --- one sample at a time: [h n d] instead of [b h n d] ------------------------------------------

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mae_jax import flops, hlo, optimizer, sharding, topology
+from mae_jax import attention, flops, hlo, optimizer, sharding, topology
 from mae_jax.data import sources
 from mae_jax.step import make_init, make_step
 from mae_jax.tasks import classify, pretrain
@@ -146,7 +146,8 @@ def compiled(made: Program, memory: float | None) -> dict[str, Any]:
     """What the compiler says of a step: bytes, cycles and collectives of one device."""
     begin = time.perf_counter()
     try:
-        result = made.step.lower(made.state, made.batch).compile()
+        with jax.set_mesh(jax.tree.leaves(made.state)[0].sharding.mesh):
+            result = made.step.lower(made.state, made.batch).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -198,7 +199,10 @@ def figures(config, place: str, examples: int | None, say: Callable[[str], None]
     devices = topology.devices(place)
     kind, platform = devices[0].device_kind, devices[0].platform
     if platform != "cpu":  # the modules would ask what runs here
-        for name, value in (("dtype", "bfloat16"), ("attention", "plain")):
+        for name, value in (
+            ("dtype", "bfloat16"),
+            ("attention", attention.suited(platform, len(devices))),
+        ):
             config.model[name] = value if config.model[name] == "auto" else config.model[name]
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
     shares = sharding.batch_shares(mesh)

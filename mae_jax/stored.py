@@ -13,12 +13,15 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
+from mae_jax import attention, mae, metrics, names, patches, positions, torch_files, vit
 from mae_jax import config as configs
-from mae_jax import mae, metrics, names, patches, positions, torch_files, vit
 
 Abstract = dict[str, jax.ShapeDtypeStruct]  # name -> shape, dtype and, maybe, sharding
 MODELS: dict[str, Any] = {x.__name__: x for x in (mae.MaskedAutoencoder, vit.Classifier)}
-KINDS = {name: set(x.__dataclass_fields__) - {"parent", "name"} for name, x in MODELS.items()}
+SPEED = {"attention", "remat", "scan"}  # not of a checkpoint, but of the machine
+KINDS = {
+    name: set(x.__dataclass_fields__) - {"parent", "name"} - SPEED for name, x in MODELS.items()
+}
 HEADS = {size["width"]: size["heads"] for size in vit.SIZES.values()}
 DECODER_HEADS = {512: 16}
 REFERENCE_EPS = 1e-6  # of its LayerNorms; its files do not say so
@@ -52,7 +55,7 @@ class Found(NamedTuple):
                 )
             if heads < 1 or width % heads:
                 raise ValueError(f"{part}heads = {heads} does not divide {part}width = {width}")
-        return MODELS[self.kind](**self.fields)
+        return MODELS[self.kind](**self.fields, attention=attention.suited())
 
 
 def _reduce(kind: str, fields: dict, present: Iterable[str]) -> tuple[str, dict]:

@@ -32,7 +32,7 @@ def textbook(query, key, value):
 
 
 @pytest.mark.parametrize("n, s", [(5, 5), (5, 7), (150, 150), (150, 131)])
-@pytest.mark.parametrize("form", ["plain", "mapped"])
+@pytest.mark.parametrize("form", ["plain", "light", "mapped"])
 def test_forms_of_attention(form, n, s):
     three = normal(0, 2, n, 3, 8), normal(1, 2, s, 3, 8), normal(2, 2, s, 3, 8)
     np.testing.assert_allclose(attention.attend(*three, form), textbook(*three), atol=2e-6)
@@ -43,7 +43,9 @@ def test_forms_of_attention(form, n, s):
 
 
 def test_an_unknown_form():
-    with pytest.raises(ValueError, match="attention 'flash' is none of plain, mapped, cudnn"):
+    with pytest.raises(
+        ValueError, match="attention 'flash' is none of plain, light, mapped, cudnn"
+    ):
         attention.attend(*[normal(0, 1, 2, 1, 8)] * 3, "flash")
 
 
@@ -80,6 +82,7 @@ def test_gelu_is_exact():
 
 PLAIN = dict(attention="plain", remat="none", scan=False)
 SAME = [
+    dict(attention="light"),
     dict(attention="mapped"),
     dict(scan=True),
     dict(remat="products"),

@@ -8,15 +8,16 @@ import numpy as np
 import optax
 from PIL import Image
 
+from mae_jax import attention
+
 
 def module_fields(config) -> dict[str, Any]:
     """The fields of a module that a config's section `model` describes."""
     fields: dict[str, Any] = dict(config["model"])
-    cpu = jax.default_backend() == "cpu"
     if fields["dtype"] == "auto":
-        fields["dtype"] = "float32" if cpu else "bfloat16"
-    if fields["attention"] == "auto":  # mapping over samples would gather those of other devices
-        fields["attention"] = "mapped" if cpu and jax.device_count() == 1 else "plain"
+        fields["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if fields["attention"] == "auto":
+        fields["attention"] = attention.suited()
     nested = lambda x: tuple(map(nested, x)) if isinstance(x, list | tuple) else x
     return {name: nested(x) for name, x in fields.items()}
 
