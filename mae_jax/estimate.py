@@ -227,7 +227,7 @@ def figures(config, place: str, examples: int | None, say: Callable[[str], None]
         "mesh": dict(mesh.shape),
         "batch_size": config.batch_size,
         "images_per_share": config.batch_size / shares,
-        "choices": {name: config.model[name] for name in ("dtype", "remat", "scan")}
+        "choices": {name: config.model[name] for name in ("dtype", "attention", "remat", "scan")}
         | {"accumulation": config.accumulation, "optimizer.shard": config.optimizer.shard},
         "parameters": sum(x.size for x in jax.tree.leaves(made.state.params)),
         "state": state | {"batch": share(made.batch)},
