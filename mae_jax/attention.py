@@ -105,7 +105,7 @@ def _mapped_backward(kept, gradient):
     def one(sample):
         query, key, value, gradient = map(_heads_first, sample)
         weights = _softmax(query, key)  # again: faster than to keep those of all samples
-        to_weights = gradient @ _turned(value)
+        to_weights = jnp.einsum("hnd,hsd->hns", gradient, value, preferred_element_type=jnp.float32)
         to_logits = weights * (to_weights - (to_weights * weights).sum(-1, keepdims=True))
         to_logits = to_logits.astype(query.dtype)
         to_three = to_logits @ key, _turned(to_logits) @ query, _turned(weights) @ gradient

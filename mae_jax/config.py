@@ -480,12 +480,16 @@ def _contradictions(flat: dict[str, Any]) -> Iterator[str]:
             f"model.categories = {flat['model.categories']}: use 256 for data.modality = 'text', "
             "and 0 for the others"
         )
+    if flat["model.attention"] == "cudnn" and flat["model.dtype"] == "float32":
+        yield "model.attention = 'cudnn' needs model.dtype = 'bfloat16'"
     for part in ("", "decoder_")[: 1 + (flat["task"] == "pretrain")]:
         width, heads = flat[f"model.{part}width"], flat[f"model.{part}heads"]
         if width % heads:
             yield f"model.{part}heads = {heads} does not divide model.{part}width = {width}"
         if heads % flat["mesh.tensor"]:
             yield f"mesh.tensor = {flat['mesh.tensor']} does not divide model.{part}heads = {heads}"
+        if flat["model.attention"] == "cudnn" and width // heads % 8:
+            yield f"model.attention = 'cudnn' needs heads of a multiple of 8, not {width // heads}"
         if width < 2 * len(grid):
             yield f"model.{part}width = {width} is too small for positions on each axis"
     if flat["task"] == "pretrain":

@@ -24,7 +24,7 @@ from mae_jax import names, pretrained, stored
 FORMATS = {".pth": "reference", ".safetensors": "mae_jax", "": "huggingface"}
 OTHERS = ("groups", "categories", "decoder_cross", "target_stride", "separable_positions")
 PLACES = {"train", "test", "examples", "threads"}  # of a config's data
-UNSAID = {"parent", "name", "dtype", "batch_norm", "head_std"}  # not of the parameters
+UNSAID = {"parent", "name", "dtype", "batch_norm", "head_std"} | stored.SPEED  # not of parameters
 
 
 def convert(

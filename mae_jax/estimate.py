@@ -269,8 +269,11 @@ def by_arithmetic(figures: dict, shares: int, memory: float | None) -> dict[str,
     sent = 2 * (shares - 1) / shares * figures["state"]["params"]
     if figures["mesh"]["fsdp"] > 1:  # gathered twice, in bfloat16, and scattered
         sent = 2 * figures["parameters"] * 4 * (shares - 1) / shares
+    fits = {"peak": peak, "limit": memory, "fits": memory is None or peak <= memory}
+    if figures["mesh"]["tensor"] > 1:  # it sends activations in each block: no time without these
+        return {"memory": fits}
     return {
-        "memory": {"peak": peak, "limit": memory, "fits": memory is None or peak <= memory},
+        "memory": fits,
         # the state is read and written, what is kept is written and read
         "bytes_moved": 2 * state + 2 * figures["kept"],
         "cycles": None,
@@ -304,7 +307,8 @@ def advice(config, figures: dict, shares: int, kept: Callable[[str], int]) -> li
             options.append((flag, activations * (1 - 1 / parts)))
     enough = [flag for flag, saved in options if saved > over]
     every = " ".join(dict.fromkeys(flag for flag, _ in options if "accum" not in flag))
-    return enough or [f"{every} together, or a smaller --config.batch_size"]
+    together = f"{every} together, or " if every else ""
+    return enough or [f"{together}a smaller --config.batch_size"]
 
 
 def times(config, figures: dict, offers: flops.Device) -> dict[str, Any]:

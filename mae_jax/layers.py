@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mae_jax import attention
+from mae_jax import attention, sharding
 
 xavier = nn.initializers.xavier_uniform()
 # The reference draws q, k and v as one [d, 3d] matrix: each alone has half that xavier variance.
@@ -98,9 +98,12 @@ def dense(width: int, dtype: Any, name: str, init=xavier) -> nn.Dense:
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The exact GELU. By `erf`, which costs half of `jax.nn.gelu`'s `erfc` and is as exact
-    but for values below -4, where GELU is 0 within 1e-4."""
-    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
+    """The exact GELU, in float32: in less `1 + erf` would leave nothing of small values.
+
+    By `erf`, which costs half of the `erfc` that `jax.nn.gelu` takes for values far below zero.
+    """
+    exact = x.astype(jnp.float32)
+    return (0.5 * exact * (1 + jax.lax.erf(exact * 0.5**0.5))).astype(x.dtype)
 
 
 def drop_path(key: jax.Array, batch: int, depth: int, rate: float) -> Float[Array, "b depth 2"]:
@@ -210,7 +213,12 @@ def stack(
     if remat != "none":
         lifted = nn.remat(Block, policy=KEPT[remat], prevent_cse=not scan)
     results = []
-    if not scan or parent.is_initializing() or parent.is_mutable_collection("attention"):
+    if (
+        not each
+        or not scan
+        or parent.is_initializing()
+        or parent.is_mutable_collection("attention")
+    ):
         for i, given in enumerate(each):
             x = lifted(**fields, name=f"block_{i}")(x, *given)
             results.append(x)
@@ -224,7 +232,7 @@ def stack(
     block = lifted(**fields, parent=None)
 
     def body(x, of_block):
-        x = block.apply({"params": of_block[0]}, x, *of_block[1])
+        x = sharding.spread(block.apply({"params": of_block[0]}, x, *of_block[1]))
         return x, x
 
     last, results = jax.lax.scan(body, x, (params, given))

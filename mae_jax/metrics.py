@@ -114,14 +114,14 @@ class Progress:
 
     def show(self, step: int, loss: float, learning_rate: float) -> dict[str, float]:
         """Show these numbers and, since numbers were last shown, the images per second and the
-        share of the time that the loop waited for data; returns these two."""
+        share of the time that the devices waited for data; returns these two."""
         now = time.perf_counter()
         rate = (step - self.shown) * self.images / (now - self.shown_at)
         wait = self.waited / (now - self.shown_at)
         self.shown, self.shown_at, self.waited = step, now, 0.0
         text = f"loss {loss:.4f}  lr {learning_rate:.2e}  {rate:,.0f} images/s"
-        if wait > 0.5:  # the reader is ahead or behind: there is little between
-            text += f"  input-bound: {wait:.0%} of the time waits for data"
+        if wait > 0.1:
+            text += f"  input-bound: the devices wait for data {wait:.0%} of the time"
         if self.bar is not None:
             self.bar.set_postfix_str(text)
         else:

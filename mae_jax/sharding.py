@@ -75,7 +75,8 @@ def make_mesh(
     local = count // len({device.process_index for device in devices})
     if local % tensor:
         raise ValueError(
-            f"mesh.tensor = {tensor} does not divide the {local} device(s) of a process"
+            f"mesh.tensor = {tensor} does not divide the {local} device(s) of a process: start one "
+            "process for each host, or use another"
         )
     # Not jax.make_mesh: on a TPU slice it interleaves the hosts, and row i of the global batch, for
     # which mask i is drawn, would not be the i-th of the examples that the hosts read.
@@ -88,6 +89,17 @@ def make_mesh(
 def batch_shares(mesh: Mesh) -> int:
     """How many parts a batch is cut in."""
     return math.prod(mesh.shape[axis] for axis in BATCH)
+
+
+def check_batch(batch_size: int, accumulation: int, mesh: Mesh) -> None:
+    """Raise ValueError, with the sizes that fit, if the parts of a batch would not be equal."""
+    step = batch_shares(mesh) * accumulation
+    if batch_size % step:
+        below, above = batch_size // step * step, -(-batch_size // step) * step
+        raise ValueError(
+            f"batch_size = {batch_size} is not a multiple of {batch_shares(mesh)} device(s) that "
+            f"share it x accumulation {accumulation}: use {f'{below} or ' if below else ''}{above}"
+        )
 
 
 def spec_of(name: str, shape: Sequence[int], mesh: Mesh, spread: bool = False) -> P:
@@ -143,14 +155,18 @@ def jit_training(init: Callable, step: Callable, mesh: Mesh, shard_optimizer: bo
     """
     abstract = placed(jax.eval_shape(init, jax.random.key(0)), mesh, shard_optimizer)
     placement = jax.tree.map(lambda x: x.sharding, abstract)
-    init = jax.jit(init, out_shardings=placement)
-    step = jax.jit(
-        step,
+
+    def on_mesh(state, batch):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for `spread`
+            return step(state, batch)
+
+    compiled_step = jax.jit(
+        on_mesh,
         donate_argnums=0,
         in_shardings=(placement, batched(mesh)),
         out_shardings=(placement, replicated(mesh)),
     )
-    return init, step, abstract
+    return jax.jit(init, out_shardings=placement), compiled_step, abstract
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -160,6 +176,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batched(mesh: Mesh) -> NamedSharding:
     """The first axis spread over all devices, but those along `tensor`."""
     return NamedSharding(mesh, P(BATCH))
+
+
+def spread(x: jax.Array) -> jax.Array:
+    """`x`, with its first axis spread over the devices where a step is compiled for a mesh.
+
+    The compiler finds that out by itself but in loops, where it would gather the batch.
+    """
+    axes = jax.sharding.get_abstract_mesh().axis_names
+    return jax.lax.with_sharding_constraint(x, P(BATCH)) if set(BATCH) <= set(axes) else x
 
 
 def place(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

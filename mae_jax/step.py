@@ -60,7 +60,8 @@ def make_init(
 def start_from(state: TrainState, params: dict, trainable: str = ".*") -> TrainState:
     """A new state with other parameters, such as pre-trained ones."""
     trained, _ = optimizer.split(params, trainable)
-    average = None if state.ema is None else jax.tree.map(jnp.copy, trained)
+    lie = lambda new, old: jax.device_put(jnp.copy(new), old.sharding)  # maybe cut further
+    average = None if state.ema is None else jax.tree.map(lie, trained, state.ema)
     return state.replace(params=params, ema=average)  # pyright: ignore[reportAttributeAccessIssue]
 
 

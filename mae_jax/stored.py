@@ -240,7 +240,7 @@ def in_file(path: epath.Path, without: str = "", size: Sequence[int] | None = No
         try:
             about = json.loads(torch_files.metadata(str(path))["mae_jax"])
             kind, fields = about["kind"], dict(about["fields"])
-            fields |= {name: tuples(x) for name, x in fields.items()}
+            fields = {name: tuples(x) for name, x in fields.items() if name not in SPEED}
             MODELS[kind](**fields)
         except (KeyError, ValueError, TypeError) as error:
             raise ValueError(f"{path} does not say what model it holds: export it again") from error

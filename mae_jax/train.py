@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import jax
@@ -52,7 +53,9 @@ def train(config, workdir: epath.PathLike) -> TrainState:
         with configs.mistakes():  # what the config names must be there and fit
             refuse_another(workdir, config)
             mesh = sharding.make_mesh(**config.mesh)
-            check_batch(config, sharding.batch_shares(mesh))
+            sharding.check_batch(config.batch_size, config.accumulation, mesh)
+            if config.model.attention == "cudnn" and jax.default_backend() != "gpu":
+                raise ValueError("model.attention = 'cudnn' is of NVIDIA GPUs: use 'auto'")
             part = config.data.train
             source = sources.open(part.source, part.split, config.data.modality)
             source = sources.part(source, config.data.examples)
@@ -147,19 +150,21 @@ def train(config, workdir: epath.PathLike) -> TrainState:
         if 0 < start < total and start % every == 0 and not writer.evaluated(start):
             evaluate(start)  # the run was stopped between a save and this
 
-        ahead = collections.deque()  # batches on their way to the devices
-
-        def next_batch() -> dict[str, jax.Array]:
-            while len(ahead) <= AHEAD:
-                with progress.waiting():
-                    ahead.append(sharding.place(next(batches), mesh))
-            return ahead.popleft()
+        reader = ThreadPoolExecutor(1)  # takes batches to the devices before they are needed
+        stack.callback(reader.shutdown, wait=False, cancel_futures=True)
+        read = lambda: reader.submit(lambda: sharding.place(next(batches), mesh))
+        ahead = collections.deque(read() for _ in range(min(AHEAD, total - start)))
 
         unread = None  # the figures of the step before, read while the next one runs
         for step in range(start, total):
             compiling = step == start  # not counted as training time
             with progress.paused() if compiling else contextlib.nullcontext():
-                batch = next_batch()
+                if step + AHEAD < total:
+                    ahead.append(read())
+                if unread and not ahead[0].done():  # count what the devices wait, not what we do
+                    unread[1]["loss"].block_until_ready()
+                with progress.waiting():
+                    batch = ahead.popleft().result()
                 with jax.profiler.StepTraceAnnotation("train", step_num=step):
                     state, figures = train_step(state, batch)
             if unread:
@@ -228,17 +233,6 @@ def refuse_another(workdir: epath.Path, config) -> None:
         raise ValueError(
             f"{workdir} belongs to another config ({'; '.join(different)}): give another "
             "--workdir, or the same values"
-        )
-
-
-def check_batch(config, devices: int) -> None:
-    """Every device must get the same number of samples."""
-    step = devices * config.accumulation
-    if config.batch_size % step:
-        below, above = config.batch_size // step * step, -(-config.batch_size // step) * step
-        raise ValueError(
-            f"batch_size = {config.batch_size} is not a multiple of {devices} device(s) x "
-            f"accumulation {config.accumulation}: use {f'{below} or ' if below else ''}{above}"
         )
 
 
@@ -336,7 +330,8 @@ def main() -> None:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         print(
-            "error: the devices have too little memory: try a higher accumulation or mesh.fsdp, or "
+            "error: the devices have too little memory: try a higher accumulation or mesh.fsdp, "
+            "optimizer.shard, model.remat=inputs, or "
             f"a smaller batch_size ({str(error).splitlines()[0]})",
             file=sys.stderr,
             flush=True,

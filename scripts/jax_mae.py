@@ -36,12 +36,7 @@ def program(config, part: str = "step", name: str = "mae_jax") -> Program:
       ValueError: the batch cannot be spread over the devices.
     """
     mesh = sharding.make_mesh(**config["mesh"])
-    shares = sharding.batch_shares(mesh)
-    if config["batch_size"] % (shares * config["accumulation"]):
-        raise ValueError(
-            f"batch size {config['batch_size']} is not a multiple of {shares} device(s) x "
-            f"accumulation {config['accumulation']}: give another --config.batch_size"
-        )
+    sharding.check_batch(config["batch_size"], config["accumulation"], mesh)
     data, options = config["data"], dict(config["optimizer"])
     numbers = lambda name, other: other if data[name] == "auto" else data[name]
     half = (0.5,) * data["channels"]

@@ -23,8 +23,21 @@ def batch(i: int) -> dict:
     return {"image": images, "label": np.zeros(BATCH, np.int32)}
 
 
+def named(tree) -> dict[str, np.ndarray]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x)
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def directed(x: np.ndarray) -> list[float]:
+    """The norm and a projection on a fixed random direction, which tells what stands where."""
+    direction = np.random.default_rng(0).normal(size=x.shape)
+    return [float(np.linalg.norm(x)), float((x * direction).sum())]
+
+
 def train(data=1, fsdp=1, tensor=1, shard=False, **model) -> dict:
-    """Losses, sums over the last parameters, and how much of the state device 0 holds."""
+    """Losses, the first gradients, and how much of the state device 0 holds."""
     config = configs.load("configs/quickstart.py:debug")
     config["data"]["size"] = (32, 32)
     config["model"] |= dict(width=32, depth=2, heads=4, decoder_width=32, decoder_heads=4) | model
@@ -44,18 +57,16 @@ def train(data=1, fsdp=1, tensor=1, shard=False, **model) -> dict:
     for i in range(STEPS):
         state, figures = update(state, sharding.place(batch(i), mesh))
         losses.append(float(figures["loss"]))
+        if i == 0:  # after one step the first moment is a tenth of the gradient
+            gradients = {name: directed(x) for name, x in named(state.opt_state[0].mu).items()}
 
     def held(tree):
         leaves = jax.tree.leaves(tree)
         return sum(x.addressable_shards[0].data.size for x in leaves) / sum(x.size for x in leaves)
 
-    kernels = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x)
-        for path, x in jax.tree_util.tree_leaves_with_path(state.params)
-    }
     return {
         "losses": losses,
-        "norms": {name: float(np.linalg.norm(x)) for name, x in kernels.items()},
+        "gradients": gradients,
         "held": [held(state.params), held(state.opt_state)],
     }
 

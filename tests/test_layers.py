@@ -72,12 +72,18 @@ def test_products_have_the_usual_gradients():
     close(graph(layers.product)(x, kernel), graph(jnp.matmul)(x, kernel))
 
 
+def low_of(x):
+    return x.astype(jnp.bfloat16).astype(jnp.float32)
+
+
 def test_gelu_is_exact():
     x = jnp.linspace(-10, 10, 2001)
     exact = lambda x: x / 2 * (1 + jax.scipy.special.erf(x / np.sqrt(2)))
     with jax.enable_x64(True):
         wanted = exact(jnp.asarray(np.asarray(x), jnp.float64))
     np.testing.assert_allclose(layers.gelu(x), wanted, atol=5e-7)
+    low = layers.gelu(x.astype(jnp.bfloat16))  # rounded once, at the end
+    np.testing.assert_array_equal(low, layers.gelu(low_of(x)).astype(jnp.bfloat16))
 
 
 PLAIN = dict(attention="plain", remat="none", scan=False)

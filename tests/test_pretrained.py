@@ -22,6 +22,7 @@ from test_convert import MODELS, equal, export, random_params
 
 import mae_jax
 from mae_jax import (
+    attention,
     checkpoint,
     convert,
     mae,
@@ -234,7 +235,7 @@ def test_a_folder_in_parts(whole, tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": parts}))
     there, again = mae_jax.load(tmp_path)
-    assert there == model
+    assert there == model.clone(attention=attention.suited())
     equal(again, params)
     (tmp_path / "model-1.safetensors").unlink()
     with pytest.raises(ValueError, match="names model-1.safetensors, which .* has not"):
@@ -298,13 +299,14 @@ def test_mistaken_fields(whole):
 def test_without_a_decoder_the_encoder_is_the_same_function(whole):
     params, path = whole
     model, encoder = mae_jax.load(path, without="decoder/.*", heads=3)
-    assert model == vit.Classifier(
+    assert model.clone(attention="plain") == vit.Classifier(
         patch=(4, 4), width=24, depth=2, heads=3, mlp_ratio=3.0, pooling="cls"
     )
     equal(encoder, {"encoder": params["encoder"]})
     images = jnp.asarray(np.random.default_rng(0).normal(size=(1, 16, 16, 3)), jnp.float32)
     encode = lambda m, p: m.apply({"params": p}, images, method="encode")[0]
-    np.testing.assert_array_equal(encode(model, encoder), encode(MODELS["autoencoder"], params))
+    whole_model = MODELS["autoencoder"].clone(attention=model.attention)
+    np.testing.assert_array_equal(encode(model, encoder), encode(whole_model, params))
     np.testing.assert_array_equal(
         model.apply({"params": encoder}, images), encode(model, encoder)[:, 0]
     )
@@ -513,7 +515,7 @@ def test_a_linear_probe_is_one_function_with_its_batch_norm_folded(tmp_path, mon
     expected = jax.jit(model.apply)({"params": params | average, "batch_stats": stats}, images)
     for mesh in (None, sharding.make_mesh(data=2, fsdp=2)):
         there, loaded = mae_jax.load(tmp_path, mesh=mesh)
-        assert there == model.clone(batch_norm=False)
+        assert there == model.clone(batch_norm=False, attention=attention.suited())
         ours = jax.jit(there.apply)({"params": loaded}, images)
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
     assert pretrained.find(tmp_path).classes == list("abcde")
