@@ -44,7 +44,7 @@ def recipe(**model) -> dict:
             dtype="auto",  # of the computation: bfloat16 on accelerators, float32 on CPUs
             attention="auto",  # plain, light, mapped (one CPU), cudnn (NVIDIA): speed, not results
             remat="none",  # keep products or inputs of a block and compute the rest again: memory
-            scan=False,  # compile one block for all: minutes less, at a copy of the parameters
+            scan=False,  # compile one block for all: half the time of compiling, for slower steps
         )
         | model,
         mask=dict(

@@ -206,11 +206,7 @@ def figures(config, place: str, examples: int | None, say: Callable[[str], None]
             config.model[name] = value if config.model[name] == "auto" else config.model[name]
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
     shares = sharding.batch_shares(mesh)
-    if config.batch_size % (shares * config.accumulation):
-        raise ValueError(
-            f"batch_size = {config.batch_size} is not a multiple of {shares} shares of the batch "
-            f"x accumulation {config.accumulation}: give another --config.batch_size"
-        )
+    sharding.check_batch(config.batch_size, config.accumulation, mesh)
     source = source_of(config, examples)
     made = program(config, source, mesh)
     offers = flops.device(kind)

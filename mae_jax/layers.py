@@ -206,7 +206,7 @@ def stack(
       each: for each block the arguments behind x.
       remat: what a block keeps for its gradient, of `KEPT`; "none" of it is computed again.
       scan: compile one block, and loop over the parameters of all, which the step stacks for that:
-        a much shorter compilation for a copy of the parameters. Their names stay the same.
+        a shorter compilation for slower steps. The names of the parameters stay the same.
       fields: of `Block`.
     """
     lifted: Any = Block
