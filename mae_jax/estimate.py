@@ -104,8 +104,9 @@ def _kept(task, state, batch) -> int:
 
     def residuals(params, stats, batch):
         batch = task.augment(jax.random.key(0), batch)
-        loss = lambda params: task.loss(params, stats, batch)
-        _, backward, _ = jax.vjp(loss, params, has_aux=True)
+        trained, frozen = optimizer.split(params, task.trainable)
+        loss = lambda trained: task.loss(optimizer.merge(trained, frozen), stats, batch)
+        _, backward, _ = jax.vjp(loss, trained, has_aux=True)
         return jax.tree.leaves(backward)
 
     size = len(batch["image"])

@@ -181,3 +181,14 @@ def table(rows: list[list[str]]) -> str:
 def listed(figures: dict[str, float]) -> str:
     """`test_loss 0.4123  knn 0.8710` on one line."""
     return "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+
+
+def amount(value: float | None, unit: str = "B") -> str:
+    """`19.1 GFLOP`: at least three digits, with the prefix that fits."""
+    if value is None:
+        return "unknown"
+    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= scale:
+            value /= scale
+            return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {prefix}{unit}"
+    return f"{value:.0f} {unit}"

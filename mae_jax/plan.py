@@ -39,25 +39,31 @@ def report(figures: dict) -> str:
     )
     rows = [
         ("memory of a device", ""),
-        ("  parameters", amount(state["params"])),
-        ("  optimizer state", amount(state["opt_state"])),
-        ("  average of the parameters", amount(state["ema"]) if state["ema"] else ""),
-        ("  batch", amount(state["batch"])),
+        ("  parameters", metrics.amount(state["params"])),
+        ("  optimizer state", metrics.amount(state["opt_state"])),
+        ("  average of the parameters", metrics.amount(state["ema"]) if state["ema"] else ""),
+        ("  batch", metrics.amount(state["batch"])),
     ]
     if "temp" in memory:
         rows += [
-            ("  activations, all that is temporary", amount(memory["temp"])),
-            ("  program", amount(memory["generated_code"])),
+            ("  activations, all that is temporary", metrics.amount(memory["temp"])),
+            ("  program", metrics.amount(memory["generated_code"])),
         ]
     elif not figures["compiled"]:
         rows.append(
-            ("  gradients, activations before fusing", amount(memory["peak"] - sum(state.values())))
+            (
+                "  gradients, activations before fusing",
+                metrics.amount(memory["peak"] - sum(state.values())),
+            )
         )
-    rows.append(("  most in use", amount(memory["peak"])))
+    rows.append(("  most in use", metrics.amount(memory["peak"])))
     if limit := memory["limit"]:
         room = 1 - memory["peak"] / limit
         rows.append(
-            ("  of", f"{amount(limit)}: {abs(room):.0%} {'free' if room >= 0 else 'too much'}")
+            (
+                "  of",
+                f"{metrics.amount(limit)}: {abs(room):.0%} {'free' if room >= 0 else 'too much'}",
+            )
         )
     rows += [("", ""), ("a step", "")]
     images = figures["batch_size"]
@@ -66,16 +72,18 @@ def report(figures: dict) -> str:
             title = (
                 "  products by arithmetic" if name == "arithmetic" else "  products in the program"
             )
-            rows.append((title, f"{amount(value / images, 'FLOP')} an image"))
+            rows.append((title, f"{metrics.amount(value / images, 'FLOP')} an image"))
     if "bytes_moved" in figures:
         shown = figures["images_per_share"]
         if "bytes_accessed" in figures:
-            accessed = amount(figures["bytes_accessed"] / shown)
+            accessed = metrics.amount(figures["bytes_accessed"] / shown)
             rows.append(("  bytes its instructions touch", f"{accessed} an image"))
-        moved = amount(figures["bytes_moved"] / shown)
+        moved = metrics.amount(figures["bytes_moved"] / shown)
         rows.append(("  bytes its memory moves", f"{moved} an image"))
         for kind, row in figures["collectives"].items():
-            rows.append((f"  sent by a device, {kind} x {row['times']}", amount(row["sent"])))
+            rows.append(
+                (f"  sent by a device, {kind} x {row['times']}", metrics.amount(row["sent"]))
+            )
     text = metrics.table([list(row) for row in rows if row[1] or not row[0].startswith("  ")])
     return "\n\n".join([about, text, *verdict(figures)])
 
@@ -117,15 +125,6 @@ def verdict(figures: dict) -> list[str]:
     left = "an estimate, nothing was run: without reading data, evaluating, saving and restarting"
     unknown = "" if "hours" in figures else "; the hours need --examples=N, of the data set"
     return [*texts, left + unknown]
-
-
-def amount(value: float, unit: str = "B") -> str:
-    """`1.46 GB`: three digits, with the prefix that fits."""
-    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= scale:
-            value /= scale
-            return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {prefix}{unit}"
-    return f"{value:.0f} {unit}"
 
 
 def say(text: str) -> None:

@@ -3,17 +3,6 @@
 from mae_jax import metrics
 
 
-def amount(value: float | None, unit: str) -> str:
-    """`19.1 GFLOP`: at least three digits, with the prefix that fits."""
-    if value is None:
-        return "unknown"
-    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= scale:
-            value /= scale
-            return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {prefix}{unit}"
-    return f"{value:.0f} {unit}"
-
-
 def step(figures: dict) -> str:
     """Of the training step or of the forward pass alone."""
     forward = figures["forward_flops_per_image"]
@@ -25,7 +14,7 @@ def step(figures: dict) -> str:
         peak += " (a large matrix product, in the same rounds)" * figures["peak_measured"]
     rows = {
         "device": "{devices} x {device}, {cores} cores of the host",
-        "parameters": amount(figures["parameters"], ""),
+        "parameters": metrics.amount(figures["parameters"], ""),
         "computed in": "{dtype}",
         "batch size": "{batch_size} in {accumulation} part(s)",
         "compilation": "{compile_seconds:.1f} s",
@@ -33,15 +22,15 @@ def step(figures: dict) -> str:
         "  fastest round": "{step_milliseconds_fastest:,.2f} ms",
         "  slowest round": "{step_milliseconds_slowest:,.2f} ms",
         "images per second": "{images_per_second:,.1f}",
-        "forward pass of one image": amount(whole, "FLOP"),
+        "forward pass of one image": metrics.amount(whole, "FLOP"),
         **{f"  {name}": f"{value / whole:.1%}" for name, value in forward.items()},
-        f"{figures['part']} of the batch": amount(figures["flops_per_step"], "FLOP"),
-        "  products in its program": amount(figures["flops_per_step_program"], "FLOP"),
-        "achieved": amount(figures["flops_per_second"], "FLOP/s"),
-        peak: amount(figures["peak_flops_per_second"], "FLOP/s"),
+        f"{figures['part']} of the batch": metrics.amount(figures["flops_per_step"], "FLOP"),
+        "  products in its program": metrics.amount(figures["flops_per_step_program"], "FLOP"),
+        "achieved": metrics.amount(figures["flops_per_second"], "FLOP/s"),
+        peak: metrics.amount(figures["peak_flops_per_second"], "FLOP/s"),
         "MFU": mfu,
-        "memory of a device, planned": amount(figures["memory_planned_bytes"], "B"),
-        "memory of a device, most in use": amount(figures["memory_peak_bytes"], "B"),
+        "memory of a device, planned": metrics.amount(figures["memory_planned_bytes"], "B"),
+        "memory of a device, most in use": metrics.amount(figures["memory_peak_bytes"], "B"),
     }
     if not step:
         del rows["forward of the batch"]
@@ -64,7 +53,7 @@ def against(figures: dict) -> list[str]:
                 f"{row['images_per_second']:,.1f}",
                 f"{row.get('times_as_long', 1.0):.2f}",
                 f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else "",
-                amount(row["memory_peak_bytes"], "B"),
+                metrics.amount(row["memory_peak_bytes"], "B"),
             ]
         )
     parts = figures["against_forward_flops_per_image"]
@@ -122,7 +111,7 @@ def inputs(figures: dict) -> str:
         "images per second, median of {rounds} rounds": "{images_per_second:,.1f}",
         "  for each core": "{images_per_second_per_core:,.1f}",
         "time of one core for an image": "{cpu_milliseconds_per_image:.2f} ms",
-        "handed over": amount(figures["bytes_per_second"], "B/s"),
+        "handed over": metrics.amount(figures["bytes_per_second"], "B/s"),
     }
     return metrics.table([[x.format(**figures) for x in row] for row in rows.items()])
 
