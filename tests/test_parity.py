@@ -250,7 +250,7 @@ def test_every_naming_of_theirs_is_read_bit_for_bit(exported, torch):
     assert any("decoder_encoder.layer.0" in name for name in torch_files.read(folder / "saved"))
     model, again = mae_jax.load(folder / "saved")
     test_convert.equal(again, params)
-    assert model == exported[0]
+    assert model.clone(attention="plain") == exported[0]
     (folder / "saved" / "model.safetensors").unlink()
     torch.save(there.state_dict(), folder / "saved" / "pytorch_model.bin")
     test_convert.equal(mae_jax.load(folder / "saved"), (model, params))
