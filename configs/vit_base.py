@@ -42,7 +42,7 @@ def recipe(**model) -> dict:
             groups=(),  # of channels, a token for each: ((0, 1, 2), (3, 4)); () = all in one
             categories=0,  # the values are whole numbers below this: 256 for bytes; 0 = pixels
             dtype="auto",  # of the computation: bfloat16 on accelerators, float32 on CPUs
-            attention="auto",  # plain, light, mapped (one CPU), cudnn (NVIDIA): speed, not results
+            attention="auto",  # plain, light, mapped (CPU), cudnn (NVIDIA), pallas (TPU): speed alone
             remat="none",  # keep products or inputs of a block and compute the rest again: memory
             scan=False,  # compile one block for all: half the time of compiling, for slower steps
         )

@@ -1,16 +1,24 @@
 """Attention in forms that compute the same, each for the devices where it is the fastest."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-FORMS = ("plain", "light", "mapped", "cudnn")
+from mae_jax import attention_tpu, sharding
+
+FORMS = ("plain", "light", "mapped", "cudnn", "pallas")
+OF = {"cudnn": "gpu", "pallas": "tpu"}  # where alone they are
 
 
 def suited(platform: str | None = None, devices: int | None = None) -> str:
     """The form for so many devices, by default for those here."""
+    platform = platform or jax.default_backend()
     alone = (devices or jax.device_count()) == 1  # mapping would gather the samples of others
-    return "mapped" if alone and (platform or jax.default_backend()) == "cpu" else "light"
+    return {"cpu": "mapped" if alone else "light", "tpu": "pallas"}.get(platform, "light")
 
 
 def attend(
@@ -25,12 +33,17 @@ def attend(
       form: "plain" is three operations and their automatic gradient; "light" keeps no weights for
         the gradient and computes them again, for less memory and less traffic to it; "mapped" takes
         one sample at a time, which is faster on one CPU when there are many tokens, since the
-        weights of a sample stay in its cache; "cudnn" is NVIDIA's kernel for float16 and bfloat16.
+        weights of a sample stay in its cache; "cudnn" is NVIDIA's kernel for float16 and bfloat16;
+        "pallas" is a kernel for TPUs and short sequences, and "light" where it cannot be.
 
     Raises:
       ValueError: there is no such form.
     """
-    if form == "light":
+    if form == "pallas" and (split := _splittable(query, key)):
+        return _kernel(split, query.shape[-1], *map(_flat, (query, key, value))).reshape(
+            query.shape
+        )
+    if form in ("light", "pallas"):
         return _light(query, key, value)
     if form == "mapped" and query.shape[1] * key.shape[1] > 128 * 128:
         return _mapped(query * query.shape[-1] ** -0.5, key, value)
@@ -87,6 +100,43 @@ def _exponentials(query, key):
     logits = jnp.einsum("bnhd,bshd->bhns", query, key, preferred_element_type=jnp.float32)
     logits = logits * query.shape[-1] ** -0.5
     return jnp.exp(logits - logits.max(-1, keepdims=True)).astype(query.dtype)
+
+
+# --- a kernel for TPUs, on whatever each device holds ---------------------------------------------
+
+
+def _splittable(query, key) -> Callable | None:
+    """How to call a kernel on each device's part; None if it would not fit or nobody knows how."""
+    _, n, heads, size = query.shape
+    if not attention_tpu.fits(n, key.shape[1], heads * size, query.dtype.itemsize):
+        return None
+    return sharding.on_each(heads)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _kernel(split, size, *three):
+    return split(_lowered(attention_tpu.forward, size))(*three)
+
+
+def _lowered(kernel: Callable, size: int) -> Callable:
+    """The kernel where it is compiled for a TPU, whatever runs here; its operations elsewhere."""
+    return lambda *arrays: jax.lax.platform_dependent(
+        *arrays,
+        tpu=functools.partial(kernel, size=size),
+        default=functools.partial(kernel, size=size, interpret=True),
+    )
+
+
+_kernel.defvjp(
+    lambda split, size, *three: (_kernel(split, size, *three), three),
+    lambda split, size, kept, gradient: split(_lowered(attention_tpu.backward, size))(
+        *kept, gradient
+    ),
+)
+
+
+def _flat(x: Float[Array, "b n h d"]) -> Float[Array, "b n w"]:
+    return x.reshape(*x.shape[:2], -1)
 
 
 # --- one sample at a time: [h n d] instead of [b h n d] ------------------------------------------

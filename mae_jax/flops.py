@@ -138,18 +138,27 @@ def program_flops(traced: jax.stages.Traced) -> int | None:
 def _products(jaxpr: Any) -> int | None:
     total = 0
     for equation in jaxpr.eqns:
-        name = equation.primitive.name
+        name, params = equation.primitive.name, equation.params
+        if name == "pallas_call" and params["cost_estimate"]:
+            total += params["cost_estimate"].flops
+            continue
         if any(word in name for word in ("dot_product_attention", "pallas", "custom_call")):
             return None
         if name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
+            (contracted, _), _ = params["dimension_numbers"]
             summed = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
             total += _product(summed, math.prod(equation.outvars[0].aval.shape), 1)
-        for inner in _jaxprs(list(equation.params.values())):
-            if (part := _products(inner)) is None:
-                return None
-            total += part * (equation.params["length"] if name == "scan" else 1)
+        inside = [_products(inner) for inner in _jaxprs(list(params.values()))]
+        known = [part for part in inside if part is not None]
+        if len(known) < len(inside):
+            return None
+        times = {"scan": params.get("length"), "shard_map": _size(params.get("mesh"))}.get(name)
+        total += (times or 1) * (max(known, default=0) if name == "cond" else sum(known))
     return total
+
+
+def _size(mesh: Any) -> int:
+    return mesh.size if mesh is not None else 1
 
 
 def _jaxprs(values: Sequence[Any]) -> Iterator[Any]:

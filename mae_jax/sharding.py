@@ -187,6 +187,19 @@ def spread(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(BATCH)) if set(BATCH) <= set(axes) else x
 
 
+def on_each(heads: int) -> Callable[[Callable], Callable] | None:
+    """What makes of a function of arrays `[b n h·d]` one that each device calls on its own part.
+
+    For what the compiler cannot cut itself. None where several devices may share the arrays and no
+    step is compiled for a mesh, which would say how.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not set(BATCH) <= set(mesh.axis_names):
+        return (lambda f: f) if jax.device_count() == 1 else None
+    part = P(BATCH, None, "tensor" if heads % mesh.shape["tensor"] == 0 else None)
+    return lambda f: jax.shard_map(f, in_specs=part, out_specs=part, check_vma=False)
+
+
 def place(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This host's share of a batch, as part of the global one on the mesh."""
     return {

@@ -17,7 +17,7 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from mae_jax import checkpoint, metrics, optimizer, pictures, pretrained, sharding
+from mae_jax import attention, checkpoint, metrics, optimizer, pictures, pretrained, sharding
 from mae_jax import config as configs
 from mae_jax.data import images, inputs, pipeline, sources
 from mae_jax.step import TrainState, make_init, make_step, start_from
@@ -54,8 +54,11 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             refuse_another(workdir, config)
             mesh = sharding.make_mesh(**config.mesh)
             sharding.check_batch(config.batch_size, config.accumulation, mesh)
-            if config.model.attention == "cudnn" and jax.default_backend() != "gpu":
-                raise ValueError("model.attention = 'cudnn' is of NVIDIA GPUs: use 'auto'")
+            form, here = config.model.attention, jax.default_backend()
+            if attention.OF.get(form, here) != here:
+                raise ValueError(
+                    f"model.attention = {form!r} needs a {attention.OF[form]}: use 'auto'"
+                )
             part = config.data.train
             source = sources.open(part.source, part.split, config.data.modality)
             source = sources.part(source, config.data.examples)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [  # a module may import from the rows above its own, and not from its own row
-    ["data.resizing", "hlo", "topology"],
-    ["attention", "patches", "positions", "optimizer", "sharding", "data.images", "names"],
+    ["data.resizing", "hlo", "topology", "attention_tpu", "sharding"],
+    ["attention", "patches", "positions", "optimizer", "data.images", "names"],
     ["masking", "step", "metrics", "pictures", "data.augment", "data.records", "probes"],
     ["layers", "hiding", "checkpoint", "data.shipped", "data.folders", "data.randaugment"],
     ["vit", "config", "torch_files", "data.video", "data.audio", "data.volumes", "data.texts"],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mae_jax import attention, layers, mae, masking
+from mae_jax import attention, attention_tpu, layers, mae, masking
 
 
 def close(a, b, rtol=1e-5, atol=1e-6):
@@ -42,9 +42,31 @@ def test_forms_of_attention(form, n, s):
     close(graph(form), graph("plain"), atol=5e-6)
 
 
+@pytest.mark.parametrize("n, s, size", [(5, 5, 16), (50, 50, 64), (9, 20, 80), (20, 9, 48)])
+def test_the_kernel_for_tpus(n, s, size):
+    """Interpreted; heads that share registers and that lie across two, and some that fill none."""
+    shapes = ((2, n, 4, size), (2, s, 4, size), (2, s, 4, size), (2, n, 4, size))
+    four = [normal(i, *shape) for i, shape in enumerate(shapes)]
+    flat = [x.reshape(2, -1, 4 * size) for x in four]
+    y = attention_tpu.forward(*flat[:3], size, interpret=True)
+    np.testing.assert_allclose(y.reshape(shapes[0]), textbook(*four[:3]), atol=2e-6)
+    _, gradients = jax.vjp(lambda *x: attention.attend(*x, "plain"), *four[:3])
+    ours = attention_tpu.backward(*flat, size, interpret=True)
+    for x, expected in zip(ours, gradients(four[3]), strict=True):
+        np.testing.assert_allclose(x.reshape(expected.shape), expected, atol=5e-6)
+
+
+def test_the_kernel_is_for_short_sequences():
+    assert attention_tpu.fits(197, 197, 512, 2) and attention_tpu.fits(257, 257, 1280, 2)
+    assert not attention_tpu.fits(1568, 1568, 384, 2)
+    three = [normal(i, 1, 600, 2, 8) for i in range(3)]
+    traced = lambda form: str(jax.make_jaxpr(lambda *x: attention.attend(*x, form))(*three))
+    assert traced("pallas") == traced("light")
+
+
 def test_an_unknown_form():
     with pytest.raises(
-        ValueError, match="attention 'flash' is none of plain, light, mapped, cudnn"
+        ValueError, match="attention 'flash' is none of plain, light, mapped, cudnn, pallas"
     ):
         attention.attend(*[normal(0, 1, 2, 1, 8)] * 3, "flash")
 

@@ -19,7 +19,7 @@ MESHES = [
     dict(data=8),
     dict(fsdp=8),
     dict(data=2, fsdp=2, tensor=2),
-    dict(data=2, tensor=4),
+    dict(data=2, tensor=4, attention="pallas"),
     dict(data=8, shard=True),
     dict(data=2, fsdp=2, tensor=2, shard=True, scan=True, remat="inputs"),
 ]
