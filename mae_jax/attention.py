@@ -40,9 +40,8 @@ def attend(
       ValueError: there is no such form.
     """
     if form == "pallas" and (split := _splittable(query, key)):
-        return _kernel(split, query.shape[-1], *map(_flat, (query, key, value))).reshape(
-            query.shape
-        )
+        flat: Any = _kernel(split, query.shape[-1], *map(_flat, (query, key, value)))
+        return flat.reshape(query.shape)
     if form in ("light", "pallas"):
         return _light(query, key, value)
     if form == "mapped" and query.shape[1] * key.shape[1] > 128 * 128:
