@@ -42,7 +42,7 @@ def recipe(**model) -> dict:
             groups=(),  # of channels, a token for each: ((0, 1, 2), (3, 4)); () = all in one
             categories=0,  # the values are whole numbers below this: 256 for bytes; 0 = pixels
             dtype="auto",  # of the computation: bfloat16 on accelerators, float32 on CPUs
-            attention="auto",  # plain, light, mapped (CPU), cudnn (NVIDIA), pallas (TPU): speed alone
+            attention="auto",  # plain, light, mapped (CPU), cudnn (NVIDIA), pallas (TPU): speed
             remat="none",  # keep products or inputs of a block and compute the rest again: memory
             scan=False,  # compile one block for all: half the time of compiling, for slower steps
         )
@@ -79,7 +79,8 @@ def recipe(**model) -> dict:
             center_crop=0.875,  # share of the side that is evaluated: 224 of 256
             mean=(0.485, 0.456, 0.406),  # per channel, of pixels in [0, 1]; or "auto"
             std=(0.229, 0.224, 0.225),
-            threads=16,  # that decode and crop, on each host
+            threads=16,  # that decode and crop, on each host; 0 = the one that trains
+            max_bad_fraction=0.01,  # of the examples may be unreadable: others take their places
         ),
         mesh=dict(  # of the devices
             data=-1,  # copies of the model, which share the batch; -1 = all that the others leave
@@ -101,6 +102,15 @@ def recipe(**model) -> dict:
         log_every=50,  # steps
         save_every=1560,  # steps: 5 epochs
         keep=3,  # checkpoints
+        recovery=dict(
+            skips=3,  # updates in a row that are left out, as their loss or gradient is not finite
+            rewinds=2,  # to the last checkpoint, past the batches since; after that the run ends
+            spike=0.0,  # a loss so many times the usual one counts as not finite; 0 = none does
+            failed_saves=3,  # in a row, that end the run
+            canary=False,  # compute the first step twice, which must give the same bits
+            stall=600.0,  # seconds without a step, after which it is said what each thread does
+            heartbeat=100,  # seconds of silence after which other processes give one up
+        ),
     )
 
 

@@ -138,7 +138,8 @@ SHARED = {
     "data.repeats": _integer(1),
     "data.mean": STATISTIC,
     "data.std": STATISTIC,
-    "data.threads": _integer(1),
+    "data.threads": _integer(0),
+    "data.max_bad_fraction": _number("a share from 0 to 1", lambda v: 0 <= v <= 1),
     "mesh.data": Field((int,), lambda v: v == -1 or v > 0, "-1 (all that is left) or above 0"),
     "mesh.fsdp": _integer(1),
     "mesh.tensor": _integer(1),
@@ -148,6 +149,13 @@ SHARED = {
     "log_every": _integer(1),
     "save_every": _integer(1),
     "keep": _integer(1),
+    "recovery.skips": _integer(0),
+    "recovery.rewinds": _integer(0),
+    "recovery.spike": _number("0 (never) or a factor above 1", lambda v: v == 0 or v > 1),
+    "recovery.failed_saves": _integer(1),
+    "recovery.canary": BOOL,
+    "recovery.stall": POSITIVE,
+    "recovery.heartbeat": _integer(5),
 }
 FIELDS = {
     "pretrain": SHARED
@@ -238,7 +246,18 @@ DEFAULTS = {
     "loss": "softmax",
     "evaluate.clips": 1,
     "evaluate.crops": 1,
+    "data.max_bad_fraction": 0.01,
+    "recovery.skips": 3,
+    "recovery.rewinds": 2,
+    "recovery.spike": 0.0,
+    "recovery.failed_saves": 3,
+    "recovery.canary": False,
+    "recovery.stall": 600.0,
+    "recovery.heartbeat": 100,
 }
+# What may be another when a run goes on: where and how it is computed, and what it gives up at.
+MAY_CHANGE = r"(mesh|recovery)\..*|model\.(attention|remat|scan)|optimizer\.shard|accumulation"
+MAY_CHANGE += r"|data\.(threads|max_bad_fraction)|(log|save)_every|keep"
 
 
 def load(spec: str) -> dict:
@@ -583,10 +602,10 @@ def to_json(config) -> str:
 
 
 def differences(stored: dict, config) -> list[str]:
-    """`model.depth: 12 there, 8 here` for each field that is not the same."""
+    """`model.depth: 12 there, 8 here` for each field that is not the same and may not change."""
     there, here = flatten(to_dict(completed(stored))), flatten(to_dict(config))
     return [
         f"{name}: {there.get(name, 'missing')} there, {here.get(name, 'missing')} here"
         for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name)
+        if there.get(name) != here.get(name) and not re.fullmatch(MAY_CHANGE, name)
     ]
