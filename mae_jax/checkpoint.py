@@ -1,64 +1,179 @@
-"""Checkpoints of a training state, by orbax."""
+"""Checkpoints of a training state, by orbax: each is what was saved, or it is not used."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
+from mae_jax import fingerprint
 from mae_jax.step import TrainState
 
-logging.getLogger("absl").setLevel(logging.WARNING)  # orbax logs a page for each save
+# orbax logs a page for each save, and a traceback for each error, which it raises later
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
-def manager(directory: epath.PathLike, keep: int) -> ocp.CheckpointManager:
-    """The checkpoints `directory/STEP/`, saved in the background; the last `keep` are kept."""
-    return ocp.CheckpointManager(
-        epath.Path(directory),
-        item_handlers={"state": ocp.PyTreeCheckpointHandler()},
-        options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
-    )
+class NotFinite(ValueError):
+    """A state that is not to be saved."""
 
 
-def save(checkpoints: ocp.CheckpointManager, state: TrainState, *, wait: bool = False) -> None:
-    """Save `state` under its own step, once; `wait` until it is on disk."""
-    step = int(state.step)
-    if step not in checkpoints.all_steps():
-        checkpoints.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state)))  # pyright: ignore[reportCallIssue]
-    if wait:
-        checkpoints.wait_until_finished()
+class Checkpoints:
+    """The checkpoints `directory/STEP/`, saved in the background; the last `keep` stay.
 
-
-def restore(checkpoints: ocp.CheckpointManager, abstract: TrainState, step: int) -> TrainState:
-    """The state saved at `step`, its arrays as `abstract` says, placed by its shardings.
-
-    Raises:
-      ValueError: it cannot be read, or an array on disk has another name, shape or dtype than
-        `abstract` expects.
+    Beside the state each holds facts, as JSON: the fingerprints of its arrays, and what a run wants
+    to remember of itself.
     """
-    try:
-        metadata: Any = checkpoints.item_metadata(step)
-        stored = _described(metadata["state"].tree)
-    except Exception as error:  # tensorstore and orbax raise nearly every type on damaged files
-        raise ValueError(_damaged(checkpoints, step)) from error
-    if problems := list(_differences(stored, _described(abstract))):
-        raise ValueError(f"checkpoint {step} does not fit this config: {'; '.join(problems[:5])}")
-    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
-    args: Any = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args)  # pyright: ignore
-    try:
-        return checkpoints.restore(step, args=ocp.args.Composite(state=args))["state"]
-    except Exception as error:
-        raise ValueError(_damaged(checkpoints, step)) from error
 
+    def __init__(self, directory: epath.PathLike, keep: int):
+        self.directory = epath.Path(directory)
+        self.manager = ocp.CheckpointManager(
+            self.directory,
+            item_handlers={
+                "state": ocp.PyTreeCheckpointHandler(),
+                "facts": ocp.JsonCheckpointHandler(),
+            },
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
+        )
 
-def _damaged(checkpoints: ocp.CheckpointManager, step: int) -> str:
-    older = [other for other in checkpoints.all_steps() if other < step]
-    return (
-        f"checkpoint {checkpoints.directory / str(step)} cannot be read: delete that folder to "
-        + (f"continue from step {max(older)}" if older else "start again")
-    )
+    def save(self, state: TrainState, facts: dict[str, Any], *, wait: bool = False) -> None:
+        """Save `state` under its own step, once; `wait` until it is on disk.
+
+        Raises:
+          NotFinite: it has values that are not; nothing is written.
+          OSError: this save, or the one before, which ran in the background, failed. Nothing of it
+            is left.
+        """
+        step = int(state.step)
+        try:
+            self.manager.wait_until_finished()  # the one before; it waits for that in any case
+            if step not in self.manager.all_steps():
+                sums, wrong = fingerprint.of(state)
+                if wrong:
+                    raise NotFinite(f"step {step} is not finite: {', '.join(wrong[:5])}")
+                everything: Any = ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(state),  # pyright: ignore[reportCallIssue]
+                    facts=ocp.args.JsonSave(facts | {"fingerprints": sums}),  # pyright: ignore[reportCallIssue]
+                )
+                self.manager.save(step, args=everything, force=True)
+            if wait:
+                self.manager.wait_until_finished()
+        except NotFinite:
+            raise
+        except Exception as error:  # tensorstore and orbax raise nearly every type on full disks
+            self._clean()
+            raise OSError(" ".join(str(error).split())[:300]) from error
+
+    def _clean(self) -> None:
+        if jax.process_index() == 0 and self.directory.is_dir():
+            for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                path.rmtree(missing_ok=True)
+        self.manager.reload()  # forget what is not on disk
+
+    def newest(
+        self, abstract: TrainState, say: Callable[[str], None], before: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest checkpoint whose arrays have the fingerprints that were saved with them.
+
+        Its arrays are as `abstract` says, placed by its shardings, and its facts. None if there is
+        none at all. Those that are newer and damaged are moved to `damaged/` beside the directory,
+        and named to `say`.
+
+        Args:
+          before: use none after this step, and delete those: they come again.
+
+        Raises:
+          ValueError: there are checkpoints, and none is good; nothing is changed.
+        """
+        if before is not None:
+            self.manager.wait_until_finished()
+            for step in self.manager.all_steps():
+                if step > before:
+                    self.manager.delete(step)
+        problems: dict[int, str] = {}
+        for step in sorted(self.manager.all_steps(read=True), reverse=True):
+            found, problem = None, ""
+            try:
+                found = self.restore(step, abstract)
+            except ValueError as error:
+                problem = str(error)
+            if jax.process_count() > 1 and not np.all(
+                multihost_utils.process_allgather(np.bool_(found is not None))
+            ):
+                found, problem = None, problem or f"checkpoint {step}: unreadable elsewhere"
+            if found is not None:
+                self._aside(problems, say)
+                return found
+            problems[step] = problem
+        if problems:
+            raise ValueError(
+                f"no checkpoint in {self.directory} can be used: "
+                + "; ".join(problems.values())
+                + ". Mend them, or give another --workdir to start again"
+            )
+        return None
+
+    def _aside(self, problems: dict[int, str], say: Callable[[str], None]) -> None:
+        for step, problem in problems.items():
+            place = self.directory.parent / "damaged" / str(step)
+            say(f"{problem}: moved to {place}, continuing from an older one")
+            if jax.process_index() == 0:
+                place.parent.mkdir(exist_ok=True)
+                while place.exists():
+                    place = place.with_name(place.name + "_")
+                (self.directory / str(step)).rename(place)
+        if problems:
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("damaged")
+            self.manager.reload()
+
+    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The state and the facts saved at `step`, its arrays placed as `abstract` says.
+
+        Raises:
+          ValueError: it cannot be read, an array on disk has another name, shape or dtype than
+            `abstract` expects, or it is not what was saved.
+        """
+        name = f"checkpoint {self.directory / str(step)}"
+        try:
+            metadata: Any = self.manager.item_metadata(step)
+            stored = _described(metadata["state"].tree)
+        except Exception as error:  # tensorstore and orbax raise nearly every type on damaged files
+            raise ValueError(f"{name} cannot be read") from error
+        if problems := list(_differences(stored, _described(abstract))):
+            raise ValueError(f"{name} does not fit this config: {'; '.join(problems[:5])}")
+        restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+        wanted: Any = ocp.args.Composite(
+            state=ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args),  # pyright: ignore
+            facts=ocp.args.JsonRestore(),
+        )
+        try:
+            found = self.manager.restore(step, args=wanted)
+            state, facts = found["state"], dict(found["facts"])
+            expected = facts.pop("fingerprints")
+        except Exception as error:
+            raise ValueError(f"{name} cannot be read") from error
+        if int(state.step) != step:
+            raise ValueError(f"{name} holds step {int(state.step)}")
+        sums, _ = fingerprint.of(state)
+        if wrong := sorted(
+            x for x in sums.keys() | expected.keys() if sums.get(x) != expected.get(x)
+        ):
+            raise ValueError(f"{name} is not what was saved: {', '.join(wrong[:5])}")
+        return state, facts
+
+    def close(self) -> None:
+        """Wait for what is being saved. OSError: it failed."""
+        try:
+            self.manager.wait_until_finished()
+        except Exception as error:
+            self._clean()
+            raise OSError(" ".join(str(error).split())[:300]) from error
+        finally:
+            self.manager.close()
 
 
 def _described(tree) -> dict[str, str]:

@@ -16,30 +16,41 @@ from tqdm import tqdm
 class Writer:
     """Writes a work directory's records, TensorBoard files and pictures; nothing if not `primary`.
 
-    A run that resumes from step `start` drops the records after it: those steps come again.
+    A run that resumes from step `start` drops the records after it: those steps come again. Events,
+    which say what went wrong, stay.
     """
 
     def __init__(self, workdir: epath.Path, start: int, primary: bool):
         self.workdir, self.primary = workdir, primary
         self.path = workdir / "metrics.jsonl"
+        self.local = "://" not in str(workdir)
+        self.board: Any = None
+        self.drop(start)
+
+    def drop(self, step: int) -> None:
+        """Forget the records after `step`."""
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        self.lines = [line for line in lines if _step(line) <= start]
-        if not primary:
+        self.lines = [line for line in lines if _step(line) <= step or _is_event(line)]
+        if not self.primary:
             return
         if self.lines != lines:
             write_whole(self.path, "".join(self.lines))
-        self.local = "://" not in str(workdir)
         import tensorboardX  # here, so that the rest of this file does without
 
-        purge = start + 1 if start else None
-        self.board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
+        self.close()
+        purge = step + 1 if step else None
+        self.board = tensorboardX.SummaryWriter(str(self.workdir / "tensorboard"), purge_step=purge)
 
-    def write(self, step: int, record: dict[str, float]) -> None:
-        """Append one record, numbers by name, to `metrics.jsonl` and to TensorBoard."""
+    def write(self, step: int, record: dict[str, float], **event: str) -> None:
+        """Append one record, numbers by name, to `metrics.jsonl` and to TensorBoard.
+
+        Args:
+          event: texts, which stand in `metrics.jsonl` alone.
+        """
         if not self.primary:
             return
         finite = {name: x if math.isfinite(x) else None for name, x in record.items()}
-        line = json.dumps({"step": step, **finite}) + "\n"
+        line = json.dumps({"step": step, **finite, **event}) + "\n"
         self.lines.append(line)
         if self.local:
             with self.path.open("a") as f:
@@ -59,7 +70,8 @@ class Writer:
     def evaluated(self, step: int) -> bool:
         """Whether there is a record of an evaluation at `step`, which has no learning rate."""
         return any(
-            _step(line) == step and "learning_rate" not in json.loads(line) for line in self.lines
+            _step(line) == step and not {"learning_rate", "event"} & json.loads(line).keys()
+            for line in self.lines
         )
 
     def text(self, name: str, text: str) -> None:
@@ -67,7 +79,7 @@ class Writer:
             write_whole(self.workdir / name, text)
 
     def close(self) -> None:
-        if self.primary:
+        if self.board is not None:
             self.board.close()
 
 
@@ -76,6 +88,10 @@ def _step(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):  # the line that was being written when a run died
         return float("inf")
+
+
+def _is_event(line: str) -> bool:
+    return '"event": ' in line and _step(line) < float("inf")
 
 
 def write_whole(path: epath.Path, text: str) -> None:
@@ -107,6 +123,11 @@ class Progress:
         self.shown, self.shown_at, self.waited = start, time.perf_counter(), 0.0
         terminal = sys.stderr.isatty() and not quiet
         self.bar = tqdm(total=total, initial=start, unit="step") if terminal else None
+
+    def again(self, step: int) -> None:
+        """The run has gone back to `step`."""
+        self.shown, self.shown_at, self.waited = step, time.perf_counter(), 0.0
+        self.advance(step)
 
     def advance(self, step: int) -> None:
         if self.bar is not None:

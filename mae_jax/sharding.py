@@ -30,12 +30,15 @@ RULES = (
 SMALL = 2**16  # arrays with fewer values are not cut by fsdp: gathering them costs more
 
 
-def start_processes() -> None:
+def start_processes(heartbeat: int = 100) -> None:
     """Join the other hosts where the environment names them; on one host do nothing.
 
     Asked for by `JAX_COORDINATOR_ADDRESS` (with `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`), by a
     Slurm or Open MPI job of several tasks, by a TPU slice of several workers where it names them,
     and by `MAE_JAX_DISTRIBUTED=1` where jax can find them by itself, as on a plain slice.
+
+    Args:
+      heartbeat: seconds of silence after which all others give one up, and end.
     """
     env = os.environ
     if address := env.get("JAX_COORDINATOR_ADDRESS"):
@@ -44,6 +47,7 @@ def start_processes() -> None:
             address,
             None if count is None else int(count),
             None if index is None else int(index),
+            heartbeat_timeout_seconds=heartbeat,
         )
     elif (
         int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1
@@ -51,7 +55,7 @@ def start_processes() -> None:
         or "," in env.get("TPU_WORKER_HOSTNAMES", "")
         or env.get("MAE_JAX_DISTRIBUTED") == "1"
     ):
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
 
 
 def make_mesh(

@@ -23,6 +23,7 @@ class TrainState:
     opt_state: Any
     ema: Any = None  # moving average of the parameters, when the config asks for one
     stats: Any = None  # running statistics of a BatchNorm, where the model has one
+    usual: Any = None  # the usual loss, where others are compared with it; 0 before the first
 
     @property
     def best(self) -> dict[str, Any]:
@@ -36,6 +37,7 @@ def make_init(
     tx: optax.GradientTransformation,
     ema: float = 0.0,
     trainable: str = ".*",
+    spike: float = 0.0,
 ) -> Callable[[jax.Array], TrainState]:
     """`key -> state` at step 0, to be jitted with the shardings of the state.
 
@@ -52,6 +54,7 @@ def make_init(
             tx.init(trained),
             trained if ema else None,
             variables.get("batch_stats"),
+            jnp.float32(0) if spike else None,
         )
 
     return init_state
@@ -74,8 +77,12 @@ def make_step(
     accumulation: int = 1,
     ema: float = 0.0,
     trainable: str = ".*",
+    spike: float = 0.0,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """`state, batch -> state, figures`, to be jitted with a donated state.
+
+    An update whose loss or gradient is not finite is left out: the state stays as it was, but for
+    its step, and the figure `skipped` is 1.
 
     Args:
       augment: draws all that is random, for the *global* batch and before it is cut, from
@@ -86,6 +93,12 @@ def make_step(
       ema: decay of a moving average of the parameters; 0 = none.
       trainable: expression that the names of the parameters to train match; nothing is computed
         or kept for the others.
+      spike: a loss above so many times the usual one (a moving average over 100 steps or so) is
+        left out, too; 0 = none is.
+
+    Returns:
+      The next state, and figures: `loss`, `gradient_norm`, `learning_rate`, `skipped`, those of the
+      loss, and `gradient_norms`, those of each block and of the other parts of the network.
     """
 
     def step(state: TrainState, batch: dict):
@@ -95,18 +108,42 @@ def make_step(
         (value, (figures, stats)), gradients = accumulate(
             partial, trained, state.stats, batch, accumulation
         )
+        squares = squares_of(gradients)
+        norm = jnp.sqrt(sum(squares.values()))
+        good = jnp.isfinite(value) & jnp.isfinite(norm)
+        usual = state.usual
+        if spike:
+            good &= (usual == 0) | (value <= spike * usual)
+            usual = jnp.where(usual == 0, value, 0.99 * usual + 0.01 * value)
         updates, opt_state = tx.update(gradients, state.opt_state, trained)
-        trained: Any = optax.apply_updates(trained, updates)
-        average = optax.incremental_update(trained, state.ema, 1 - ema) if ema else None
+        updated: Any = optax.apply_updates(trained, updates)
+        average = optax.incremental_update(updated, state.ema, 1 - ema) if ema else None
+        updated, opt_state, average, stats, usual = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old),
+            (updated, opt_state, average, stats, usual),
+            (trained, state.opt_state, state.ema, state.stats, state.usual),
+        )
         figures |= {
             "loss": value,
-            "gradient_norm": optax.tree.norm(gradients),
+            "gradient_norm": norm,
             "learning_rate": schedule(state.step),
+            "skipped": 1.0 - good,
+            "gradient_norms": {part: jnp.sqrt(x) for part, x in squares.items()},
         }
-        params = optimizer.merge(trained, frozen)
-        return TrainState(state.step + 1, params, opt_state, average, stats), figures
+        params = optimizer.merge(updated, frozen)
+        return TrainState(state.step + 1, params, opt_state, average, stats, usual), figures
 
     return step
+
+
+def squares_of(gradients: Any) -> dict[str, jax.Array]:
+    """The squared norm of each part of the network, such as `encoder/block_3` or `decoder/head`."""
+    squares: dict[str, Any] = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(gradients):
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        part = "/".join(names[:2] if len(names) > 2 else names[:1])
+        squares[part] = squares.get(part, 0.0) + jnp.square(x).sum()
+    return squares
 
 
 def accumulate(loss: Callable, params, stats, batch: dict, parts: int):

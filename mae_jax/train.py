@@ -1,25 +1,30 @@
 """Train: python -m mae_jax.train --config=configs/NAME.py --workdir=DIR [--config.key=value ...]"""
 
-import collections
 import contextlib
-import json
-import math
 import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import jax
 from etils import epath
-from jax.experimental import multihost_utils
 
-from mae_jax import attention, checkpoint, metrics, optimizer, pictures, pretrained, sharding
+from mae_jax import (
+    attention,
+    checkpoint,
+    interruption,
+    loop,
+    metrics,
+    optimizer,
+    pictures,
+    pretrained,
+    sharding,
+)
 from mae_jax import config as configs
-from mae_jax.data import images, inputs, pipeline, sources
+from mae_jax import workdir as workdirs
+from mae_jax.data import images, pipeline, sources
 from mae_jax.step import TrainState, make_init, make_step, start_from
 from mae_jax.tasks import classify, pretrain
 
@@ -27,8 +32,6 @@ TASKS = {"pretrain": pretrain.build, "classify": classify.build}
 # what a checkpoint to start from must have in common with the config
 SAME = {"patch", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads"}
 SAME |= {"groups", "categories", "decoder_cross"}
-AHEAD = 2  # batches on the devices beside the one that is trained on
-PREEMPTED = 42  # exit status after SIGTERM: all is saved, the same command continues
 
 
 def train(config, workdir: epath.PathLike) -> TrainState:
@@ -42,16 +45,16 @@ def train(config, workdir: epath.PathLike) -> TrainState:
       SystemExit: after SIGTERM (status 42) or Ctrl-C (130), when the state is saved.
     """
     configs.check(config)
-    remote = "://" in str(workdir)
-    workdir = epath.Path(workdir) if remote else epath.Path(os.path.abspath(workdir))
+    workdir = workdirs.path_of(workdir)
     primary = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(contextlib.ExitStack())
-        interrupted = signals.enter_context(interruption())
+        stop = stack.enter_context(interruption.handled())
+        starting = stack.enter_context(contextlib.ExitStack())
+        starting.enter_context(stop.at_once())  # nothing is trained yet
         stack.enter_context(configs.mistakes(images.Unreadable))
         init_key, step_key, test_key = jax.random.split(jax.random.key(config.seed), 3)
         with configs.mistakes():  # what the config names must be there and fit
-            refuse_another(workdir, config)
+            workdirs.refuse_another(workdir, config)
             mesh = sharding.make_mesh(**config.mesh)
             sharding.check_batch(config.batch_size, config.accumulation, mesh)
             form, here = config.model.attention, jax.default_backend()
@@ -62,7 +65,8 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             part = config.data.train
             source = sources.open(part.source, part.split, config.data.modality)
             source = sources.part(source, config.data.examples)
-            mean, std = statistics_of(source, config, workdir)
+            stack.enter_context(workdirs.locked(workdir))
+            mean, std = workdirs.statistics_of(source, config, workdir)
             task = TASKS[config.task](config, source, mean, std, mesh, test_key)
 
         # The schedule, in steps; an epoch is as many full batches as the data holds.
@@ -78,7 +82,9 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             options.get("final_learning_rate", 0.0),
         )
         tx = task.optimizer(schedule)
-        cut: dict[str, Any] = dict(ema=options.ema, trainable=task.trainable)
+        cut: dict[str, Any] = dict(
+            ema=options.ema, trainable=task.trainable, spike=config.recovery.spike
+        )
         with configs.mistakes():
             init, train_step, abstract = sharding.jit_training(
                 make_init(task.init, tx, **cut),
@@ -88,30 +94,41 @@ def train(config, workdir: epath.PathLike) -> TrainState:
                 mesh,
                 options.shard,
             )
-        checkpoints = stack.enter_context(
-            contextlib.closing(checkpoint.manager(workdir / "checkpoints", config.keep))
-        )
-        if (latest := checkpoints.latest_step()) is None:
+        log = lambda text: print(text, file=sys.stderr, flush=True)
+        checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.keep)
+        stack.callback(checkpoints.close)
+
+        def begin() -> TrainState:
             state = init(init_key)
             if config.init.checkpoint:
                 with configs.mistakes():
                     params = pretrained_parameters(config, state.params)
                 state = start_from(state, params, task.trainable)
-        else:
+            return state
+
+        def restored(before: int | None = None):
             with configs.mistakes():
-                state = checkpoint.restore(checkpoints, abstract, latest)
+                return checkpoints.newest(abstract, log, before)
+
+        state, facts = restored() or (begin(), {})
         start = int(state.step)
-        batches = pipeline.training_batches(
-            source,
-            task.transform,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            start=start,
-            host=jax.process_index(),
-            hosts=jax.process_count(),
-            threads=config.data.threads,
-            repeats=config.data.repeats,
+        host, hosts = jax.process_index(), jax.process_count()
+        order: dict[str, Any] = dict(
+            batch_size=config.batch_size, seed=config.seed, repeats=config.data.repeats
         )
+
+        def batches(position: int) -> Iterator[dict[str, jax.Array]]:
+            found = pipeline.training_batches(
+                source,
+                task.transform,
+                start=position,
+                host=host,
+                hosts=hosts,
+                threads=config.data.threads,
+                **order,
+            )
+            return (sharding.place(batch, mesh) for batch in found)
+
         if primary and not (workdir / "config.json").exists():
             # everything is in order: from here on this is the run's own directory
             metrics.write_whole(workdir / "config.json", configs.to_json(config))
@@ -123,85 +140,53 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             progress.say(f"{workdir} is finished:\n\n" + (workdir / "report.txt").read_text())
             return state
         progress.say(banner(config, mesh, state, task.trainable, start, total))
+        watch = stack.enter_context(
+            contextlib.closing(interruption.Watch(config.recovery.stall, log))
+        )
 
-        last = None  # the newest loss that was read
-
-        def settle(step: int, figures) -> None:
-            """Read the figures of a dispatched step, which waits for it; stop if it diverged."""
-            nonlocal last
-            figures = {name: float(x) for name, x in figures.items()}
-            if not all(map(math.isfinite, figures.values())):
-                raise configs.Mistake(
-                    f"step {step} diverged: {metrics.listed(figures)}; the loss before was {last}. "
-                    "Nothing of it was saved. Try a lower optimizer.base_learning_rate, a longer "
-                    "optimizer.warmup_epochs, optimizer.clip=1.0 or model.dtype=float32, in a new "
-                    "work directory"
-                )
-            last = figures["loss"]
-            progress.advance(step)
-            if step % config.log_every == 0 or step == total:
-                speed = progress.show(step, figures["loss"], figures["learning_rate"])
-                writer.write(step, figures | speed)
-
-        def evaluate(step: int) -> None:
+        def evaluate(state: TrainState, step: int) -> None:
             figures = task.evaluate(state.best)
             writer.write(step, figures)
             writer.picture(f"step_{step:08}.png", task.draw(state.best))
             progress.say(f"step {step}/{total}  {metrics.listed(figures)}")
 
-        every = config.evaluate.every or total
-        if 0 < start < total and start % every == 0 and not writer.evaluated(start):
-            evaluate(start)  # the run was stopped between a save and this
-
-        reader = ThreadPoolExecutor(1)  # takes batches to the devices before they are needed
-        stack.callback(reader.shutdown, wait=False, cancel_futures=True)
-        read = lambda: reader.submit(lambda: sharding.place(next(batches), mesh))
-        ahead = collections.deque(read() for _ in range(min(AHEAD, total - start)))
-
-        unread = None  # the figures of the step before, read while the next one runs
-        for step in range(start, total):
-            compiling = step == start  # not counted as training time
-            with progress.paused() if compiling else contextlib.nullcontext():
-                if step + AHEAD < total:
-                    ahead.append(read())
-                if unread and not ahead[0].done():  # count what the devices wait, not what we do
-                    unread[1]["loss"].block_until_ready()
-                with progress.waiting():
-                    batch = ahead.popleft().result()
-                with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                    state, figures = train_step(state, batch)
-            if unread:
-                settle(*unread)
-            done, unread = step + 1, (step + 1, figures)
-            status = interrupted(done)
-            saving = status or done % config.save_every == 0 or done == total
-            evaluating = done % every == 0 and done < total
-            if saving or evaluating:
-                settle(*unread)  # what is not finite is not saved
-                unread = None
-            with progress.paused():
-                if saving:
-                    checkpoint.save(checkpoints, state, wait=bool(status) or done == total)
-                if status:
-                    progress.say(f"stopped: step {done} is saved, the same command continues")
-                    raise SystemExit(status)
-                if evaluating:
-                    evaluate(done)
-
-        signals.close()  # all is saved: from here on a signal may end the process at once
-        shardings = jax.tree.map(lambda x: x.sharding, abstract.params)
-        untrained = jax.jit(lambda key: task.init(key)["params"], out_shardings=shardings)
-        text, figures = task.report(state.best, lambda: {"params": untrained(init_key)})
-        if figures and not writer.evaluated(total):
-            writer.write(total, figures)
-        writer.picture("reconstruction.png", task.draw(state.best))
-        if primary:
-            records = metrics.read(workdir)
-            curves = {name: metrics.series(records, name) for name in ("loss", "test_loss")}
-            writer.picture("loss.png", pictures.curve(curves, workdir.name, "loss"))
-        writer.text("report.txt", text + "\n")
-        progress.close()
-        progress.say(f"\n{text}\n\nlook at the pictures in {workdir / 'pictures'}".lstrip("\n"))
+        if 0 < start < total and not writer.evaluated(start):
+            if start % (config.evaluate.every or total) == 0:
+                evaluate(state, start)  # the run was stopped between a save and this
+        starting.close()
+        state = loop.run(
+            config,
+            state,
+            loop.FACTS | facts,
+            total,
+            train_step=train_step,
+            batches=batches,
+            names=lambda position: pipeline.names(source, step=position, **order),
+            begin=begin,
+            restored=restored,
+            evaluate=evaluate,
+            unreadable=lambda: 0.0,
+            checkpoints=checkpoints,
+            writer=writer,
+            progress=progress,
+            stop=stop,
+            watch=watch,
+        )
+        with stop.at_once():  # all is saved
+            watch.does("making the report")
+            shardings = jax.tree.map(lambda x: x.sharding, abstract.params)
+            untrained = jax.jit(lambda key: task.init(key)["params"], out_shardings=shardings)
+            text, figures = task.report(state.best, lambda: {"params": untrained(init_key)})
+            if figures and not writer.evaluated(total):
+                writer.write(total, figures)
+            writer.picture("reconstruction.png", task.draw(state.best))
+            if primary:
+                records = metrics.read(workdir)
+                curves = {name: metrics.series(records, name) for name in ("loss", "test_loss")}
+                writer.picture("loss.png", pictures.curve(curves, workdir.name, "loss"))
+            writer.text("report.txt", text + "\n")
+            progress.close()
+            progress.say(f"\n{text}\n\nlook at the pictures in {workdir / 'pictures'}".lstrip("\n"))
         return state
 
 
@@ -227,82 +212,6 @@ def pretrained_parameters(config, params: dict) -> dict:
     return optimizer.merge(loaded, params)
 
 
-def refuse_another(workdir: epath.Path, config) -> None:
-    """Raise ValueError, with the fields that differ, if `workdir` belongs to another config."""
-    path = workdir / "config.json"
-    if not path.exists():
-        return
-    if different := configs.differences(metrics.read_json(path), config):
-        raise ValueError(
-            f"{workdir} belongs to another config ({'; '.join(different)}): give another "
-            "--workdir, or the same values"
-        )
-
-
-def statistics_of(source, config, workdir: epath.Path) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel: of the config, or measured once if "auto".
-
-    They are kept in the work directory, with the names of the classes and the number of examples:
-    schedule and order depend on it, so a run does not go on with more or fewer.
-    """
-    path = workdir / "statistics.json"
-    if path.exists() and (workdir / "config.json").exists():  # without it the run never began
-        kept = metrics.read_json(path)
-        if kept["examples"] != len(source):
-            raise ValueError(
-                f"{config.data.train.source!r} has {len(source)} examples but had "
-                f"{kept['examples']} when {workdir} began: give another --workdir"
-            )
-        if kept.get("classes", list(source.classes)) != list(source.classes):
-            raise ValueError(
-                f"{config.data.train.source!r} has other classes than when {workdir} began: give "
-                "another --workdir"
-            )
-    else:
-        kept: dict = {"examples": len(source), "classes": list(source.classes)}
-        kept |= {name: list(config.data[name]) for name in ("mean", "std")}
-        if "auto" in (config.data.mean, config.data.std):
-            measured = inputs.mean_std(source, config.data)
-            for name, values in zip(("mean", "std"), measured, strict=True):
-                if config.data[name] == "auto":
-                    kept[name] = list(values)
-        if jax.process_index() == 0:
-            workdir.mkdir(parents=True, exist_ok=True)
-            metrics.write_whole(path, json.dumps(kept, indent=2) + "\n")
-    return kept["mean"], kept["std"]
-
-
-@contextlib.contextmanager
-def interruption() -> Iterator[Callable[[int], int]]:
-    """A function of the step that says whether to stop: 0, or the exit status to stop with.
-
-    SIGTERM and the first Ctrl-C ask for a stop after the current step. Several processes agree
-    on the step through jax's own handler of SIGTERM.
-    """
-    asked = []
-    statuses = {signal.SIGTERM: PREEMPTED, signal.SIGINT: 130}
-    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
-        statuses = {}  # jax's own, or none: only the main thread may handle signals
-
-    def handle(number, frame):
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(statuses[number])
-        text = b"\nstopping after this step; Ctrl-C again stops at once, without saving\n"
-        os.write(sys.stderr.fileno(), text)
-
-    before = {number: signal.signal(number, handle) for number in statuses}
-    try:
-        if jax.process_count() > 1:
-            agreed = multihost_utils.reached_preemption_sync_point
-            yield lambda step: PREEMPTED if agreed(step) else 0
-        else:
-            yield lambda step: asked[0] if asked else 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def banner(config, mesh, state: TrainState, trainable: str, start: int, total: int) -> str:
     """What is about to run."""
     size = lambda tree: f"{sum(x.size for x in jax.tree.leaves(tree)) / 1e6:.1f} M"
@@ -321,11 +230,18 @@ def main() -> None:
     try:
         config, workdir = configs.parse(sys.argv[1:])
         with configs.mistakes():
-            sharding.start_processes()
+            recovery: Any = config.recovery
+            sharding.start_processes(recovery.heartbeat)
         train(config, workdir)
     except configs.Mistake as mistake:
         print(f"error: {mistake}", file=sys.stderr, flush=True)
         leave(2)
+    except SystemExit as asked:
+        # a thread that reads what never comes would keep the process for ever
+        last = threading.Timer(30, os._exit, [asked.code])
+        last.daemon = True
+        last.start()
+        raise
     except KeyboardInterrupt:
         print("stopped: the same command continues from the last checkpoint", file=sys.stderr)
         leave(130)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [  # a module may import from the rows above its own, and not from its own row
-    ["data.resizing", "hlo", "topology", "attention_tpu", "sharding"],
+    ["data.resizing", "data.colour", "hlo", "topology", "attention_tpu", "sharding"],
+    ["fingerprint", "interruption"],
     ["attention", "patches", "positions", "optimizer", "data.images", "names"],
     ["masking", "step", "metrics", "pictures", "data.augment", "data.records", "probes"],
     ["layers", "hiding", "checkpoint", "data.shipped", "data.folders", "data.randaugment"],
@@ -16,7 +17,7 @@ LAYERS = [  # a module may import from the rows above its own, and not from its 
     ["mae", "data.sources"],
     ["data.pipeline", "data.shards", "flops"],
     ["data.inputs", "data.prepare"],
-    ["tasks.task", "tasks.heldout"],
+    ["tasks.task", "tasks.heldout", "workdir", "loop"],
     ["tasks.features"],
     ["tasks.pretrain", "tasks.classify"],
     ["stored"],

@@ -168,8 +168,8 @@ def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     step = int(re.search(r"step (\d)", str(stopped.value))[1])
     last = losses(tmp_path)[step - 1]
     assert f"the loss before was {last}" in str(stopped.value)
-    with contextlib.closing(checkpoint.manager(tmp_path / "checkpoints", 3)) as checkpoints:
-        assert checkpoints.latest_step() == step - 1
+    with contextlib.closing(checkpoint.Checkpoints(tmp_path / "checkpoints", 3)) as checkpoints:
+        assert checkpoints.manager.latest_step() == step - 1
 
 
 def test_a_checkpoint_of_another_model_is_refused(finished, tmp_path):

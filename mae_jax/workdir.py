@@ -1,0 +1,93 @@
+"""What belongs to the directory of a run: its config, its statistics, and one process at a time."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+
+import jax
+from etils import epath
+
+from mae_jax import config as configs
+from mae_jax import metrics
+from mae_jax.data import inputs
+
+
+def path_of(place: epath.PathLike) -> epath.Path:
+    """Absolute, or as it is where it is not of this machine (`gs://...`)."""
+    return epath.Path(place) if "://" in str(place) else epath.Path(os.path.abspath(place))
+
+
+def refuse_another(workdir: epath.Path, config) -> None:
+    """Raise ValueError, with the fields that differ, if `workdir` belongs to another config."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    if different := configs.differences(metrics.read_json(path), config):
+        raise ValueError(
+            f"{workdir} belongs to another config ({'; '.join(different)}): give another "
+            "--workdir, or the same values"
+        )
+
+
+@contextlib.contextmanager
+def locked(workdir: epath.Path) -> Iterator[None]:
+    """Inside, no other process of this machine (or of its network file system) trains there.
+
+    The lock ends with the process, however that ends. Object stores have none.
+
+    Raises:
+      ValueError: another process has it.
+    """
+    if "://" in str(workdir) or jax.process_index():
+        yield
+        return
+    import fcntl  # here, as Windows has none
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / "lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"{workdir} is in use by another process ({file.read().strip()}): wait for it, or "
+                "give another --workdir"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {os.uname().nodename}\n")
+        file.flush()
+        yield
+
+
+def statistics_of(source, config, workdir: epath.Path) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel: of the config, or measured once if "auto".
+
+    They are kept in the work directory, with the names of the classes and the number of examples:
+    schedule and order depend on it, so a run does not go on with more or fewer.
+    """
+    path = workdir / "statistics.json"
+    if path.exists() and (workdir / "config.json").exists():  # without it the run never began
+        kept = metrics.read_json(path)
+        if kept["examples"] != len(source):
+            raise ValueError(
+                f"{config.data.train.source!r} has {len(source)} examples but had "
+                f"{kept['examples']} when {workdir} began: give another --workdir"
+            )
+        if kept.get("classes", list(source.classes)) != list(source.classes):
+            raise ValueError(
+                f"{config.data.train.source!r} has other classes than when {workdir} began: give "
+                "another --workdir"
+            )
+    else:
+        kept: dict = {"examples": len(source), "classes": list(source.classes)}
+        kept |= {name: list(config.data[name]) for name in ("mean", "std")}
+        if "auto" in (config.data.mean, config.data.std):
+            measured = inputs.mean_std(source, config.data)
+            for name, values in zip(("mean", "std"), measured, strict=True):
+                if config.data[name] == "auto":
+                    kept[name] = list(values)
+        if jax.process_index() == 0:
+            workdir.mkdir(parents=True, exist_ok=True)
+            metrics.write_whole(path, json.dumps(kept, indent=2) + "\n")
+    return kept["mean"], kept["std"]

@@ -1,0 +1,50 @@
+"""A fingerprint tells every bit and every place, and not the mesh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mae_jax import fingerprint, sharding
+
+
+def of(x) -> list[int]:
+    return fingerprint.of({"x": jnp.asarray(x)})[0]["x"]
+
+
+def values(dtype) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(6, 40)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.int32, np.uint8])
+def test_every_flipped_bit_is_seen(dtype):
+    x = values(dtype)
+    raw, true = x.tobytes(), of(x)
+    for place in np.random.default_rng(1).choice(8 * len(raw), 40, replace=False):
+        damaged = bytearray(raw)
+        damaged[place // 8] ^= 1 << place % 8
+        assert of(np.frombuffer(bytes(damaged), x.dtype).reshape(x.shape)) != true
+
+
+def test_places_count():
+    x = values(np.float32)
+    assert of(x[::-1]) != of(x)
+    swapped = x.copy()
+    swapped[0, 0], swapped[5, 39] = x[5, 39], x[0, 0]
+    assert of(swapped) != of(x)
+    assert of(np.float32(-0.0)) != of(np.float32(0.0))
+
+
+@pytest.mark.parametrize("spec", [P(), P("data"), P(None, ("data", "fsdp")), P("fsdp", "data")])
+def test_the_mesh_does_not_count(spec):
+    x = values(np.float32).reshape(8, 30).repeat(4, 1)
+    mesh = sharding.make_mesh(data=2, fsdp=2)
+    assert of(jax.device_put(x, NamedSharding(mesh, spec))) == of(x)
+
+
+def test_what_is_not_finite_is_named():
+    x = values(np.float32)
+    tree = {"good": x, "steps": np.int32(3), "bad": {"worse": np.where(x == x.max(), np.nan, x)}}
+    assert fingerprint.of(tree)[1] == ["bad/worse"]
