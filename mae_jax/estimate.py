@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mae_jax import attention, flops, hlo, optimizer, sharding, topology
-from mae_jax.data import sources
+from mae_jax.data import randaugment, sources
 from mae_jax.step import make_init, make_step
 from mae_jax.tasks import classify, pretrain
 
@@ -84,6 +84,8 @@ def program(config, source: Source, mesh) -> Program:
     }
     if config.task == "classify":
         batch["label"] = ((len(source.classes),) * source.several, jnp.int32)
+        if config.regularize.randaugment:
+            batch["colour"] = ((randaugment.DRAWS, 2), jnp.float32)
     batch = {
         name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
         for name, (shape, dtype) in batch.items()

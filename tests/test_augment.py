@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance, ImageOps
+import skimage.data
+from PIL import Image
 from scipy import stats
 
 from mae_jax.data import augment, randaugment
@@ -38,80 +39,88 @@ def is_a_box(masks):
 
 # --- RandAugment
 
-FILL = {1: 77, 3: (10, 120, 230)}
+FILL = {1: (77,), 3: (10, 120, 230)}
 
-
-def warped(p, *rows):
-    fill = FILL[len(p.getbands())]
-    return p.transform(p.size, AFFINE, rows, resample=BICUBIC, fillcolor=fill)
-
-
-def rotated(p, degrees):
-    return p.rotate(degrees, resample=BICUBIC, fillcolor=FILL[len(p.getbands())])
-
-
-def brighter(p, add):
-    x = np.asarray(p).astype(int)
-    return Image.fromarray(np.where(x < 128, x + add, x).astype(np.uint8))
-
-
-LEVELS = {  # what Pillow is told at levels 9, 5 and -5, as numbers
-    "auto_contrast": [lambda p: ImageOps.autocontrast(p)] * 3,
-    "equalize": [lambda p: ImageOps.equalize(p)] * 3,
-    "invert": [lambda p: ImageOps.invert(p)] * 3,
-    "rotate": [lambda p, d=d: rotated(p, d) for d in (27, 15, -15)],
-    "posterize": [lambda p, n=n: ImageOps.posterize(p, n) for n in (1, 2, 2)],
-    "solarize": [lambda p, n=n: ImageOps.solarize(p, n) for n in (26, 128, 128)],
-    "solarize_add": [lambda p, n=n: brighter(p, n) for n in (99, 55, 55)],
-    "color": [lambda p, s=s: ImageEnhance.Color(p).enhance(s) for s in (1.81, 1.45, 0.55)],
-    "contrast": [lambda p, s=s: ImageEnhance.Contrast(p).enhance(s) for s in (1.81, 1.45, 0.55)],
-    "brightness": [
-        lambda p, s=s: ImageEnhance.Brightness(p).enhance(s) for s in (1.81, 1.45, 0.55)
-    ],
-    "sharpness": [lambda p, s=s: ImageEnhance.Sharpness(p).enhance(s) for s in (1.81, 1.45, 0.55)],
-    "shear_x": [lambda p, s=s: warped(p, 1, s, 0, 0, 1, 0) for s in (0.27, 0.15, -0.15)],
-    "shear_y": [lambda p, s=s: warped(p, 1, 0, 0, s, 1, 0) for s in (0.27, 0.15, -0.15)],
-    "translate_x": [  # of 31 pixels
-        lambda p, s=s: warped(p, 1, 0, s, 0, 1, 0) for s in (12.555, 6.975, -6.975)
-    ],
-    "translate_y": [  # of 23 pixels
-        lambda p, s=s: warped(p, 1, 0, 0, 0, 1, s) for s in (9.315, 5.175, -5.175)
-    ],
+NUMBERS = {  # what a colour operation is told at levels 9, 5, -5 and 10
+    "auto_contrast": (0, 0, 0, 0),
+    "equalize": (0, 0, 0, 0),
+    "invert": (0, 0, 0, 0),
+    "posterize": (1, 2, 2, 1),  # never no bits
+    "solarize": (26, 128, 128, 0),
+    "solarize_add": (99, 55, 55, 110),
+    "color": (1.81, 1.45, 0.55, 1.9),
+    "contrast": (1.81, 1.45, 0.55, 1.9),
+    "brightness": (1.81, 1.45, 0.55, 1.9),
+    "sharpness": (1.81, 1.45, 0.55, 1.9),
 }
 
 
+def turned(degrees):
+    return lambda p, **options: p.rotate(degrees, **options)
+
+
+def warped(*rows):
+    return lambda p, **options: p.transform(p.size, AFFINE, rows, **options)
+
+
+MOVES = {  # what Pillow is told at levels 9, 5 and -5, of a picture of 120 x 160
+    "rotate": [turned(d) for d in (27, 15, -15)],
+    "shear_x": [warped(1, s, 0, 0, 1, 0) for s in (0.27, 0.15, -0.15)],
+    "shear_y": [warped(1, 0, 0, s, 1, 0) for s in (0.27, 0.15, -0.15)],
+    "translate_x": [warped(1, 0, s, 0, 1, 0) for s in (64.8, 36, -36)],
+    "translate_y": [warped(1, 0, 0, 0, 1, s) for s in (48.6, 27, -27)],
+}
+NAMES = [*NUMBERS, *MOVES]
+
+
 def test_there_are_the_papers_fifteen_operations():
-    assert list(LEVELS) == list(randaugment.OPERATIONS) and len(LEVELS) == 15
+    assert NAMES == [*randaugment.COLOURS, *randaugment.MOVES] and len(NAMES) == 15
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_what_a_colour_operation_is_told(name):
+    numbers = [randaugment.COLOURS[name](level / 10) for level in (9, 5, -5, 10)]
+    np.testing.assert_allclose(numbers, NUMBERS[name])
+
+
+def moved(name, image, amount):
+    height, width, channels = image.shape
+    rows = randaugment.MOVES[name](amount, height, width)
+    return randaugment.moved(image, rows, FILL[channels]).astype(int)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", LEVELS)
-def test_each_operation_is_pillows_at_its_level(name, channels):
-    image = picture(23, 31, channels)
-    for level, expected in zip((9, 5, -5), LEVELS[name], strict=True):
-        actual = randaugment.OPERATIONS[name](as_pillow(image), level / 10, FILL[channels])
-        assert actual.size == (31, 23) and actual.mode == as_pillow(image).mode
-        target = np.asarray(expected(as_pillow(image))).astype(int)
-        np.testing.assert_allclose(np.asarray(actual).astype(int), target, atol=1)
-        if name == "color" and channels == 1:
-            np.testing.assert_array_equal(np.asarray(actual), image[..., 0])
-        else:
-            assert np.abs(target - image.reshape(target.shape)).max() > 5
+@pytest.mark.parametrize("name", MOVES)
+def test_each_move_is_pillows_at_its_level(name, channels):
+    """Their cubics differ, and how they end at the border, but by no fraction of a pixel."""
+    image = np.ascontiguousarray(skimage.data.astronaut()[:480:4, ::3][:, :160, :channels])
+    fill = FILL[channels] if channels == 3 else FILL[1][0]
+    for level, pillow in zip((9, 5, -5), MOVES[name], strict=True):
+        expected = pillow(as_pillow(image), resample=BICUBIC, fillcolor=fill)
+        expected = np.asarray(expected).reshape(image.shape).astype(int)
+        actual = moved(name, image, level / 10)
+        assert actual.shape == image.shape and np.abs(expected - image).mean() > 15
+        apart = np.abs(actual - expected)
+        assert apart.mean() < 1.6 and (apart > 20).mean() < 0.01
+        for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            height, width, _ = image.shape
+            rows = np.array(randaugment.MOVES[name](level / 10, height, width))
+            rows[[2, 5]] += x / 4, y / 4
+            off = randaugment.moved(image, tuple(rows), FILL[channels])
+            assert np.abs(off - expected).mean() > 2.5 * apart.mean()
 
 
-def test_the_strongest_levels():
-    p = as_pillow(picture(20, 40, 3))
-    apply = lambda name, amount: np.asarray(randaugment.OPERATIONS[name](p, amount, FILL[3]))
-    right, down = apply("translate_x", -1.0), apply("translate_y", -1.0)
-    np.testing.assert_array_equal(right[:, 18:], np.asarray(p)[:, :22])  # .45 of 40
-    np.testing.assert_array_equal(down[9:], np.asarray(p)[:11])  # .45 of 20
-    assert (right[:, :18] == FILL[3]).all() and (down[:9] == FILL[3]).all()
-    dark = ImageEnhance.Brightness(p).enhance(0.1)
-    np.testing.assert_array_equal(apply("brightness", -1.0), np.asarray(dark))
-    np.testing.assert_array_equal(
-        apply("posterize", 1.0), apply("posterize", 0.75)
-    )  # never no bits
-    np.testing.assert_array_equal(apply("solarize", 1.0), 255 - np.asarray(p))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_moves_by_whole_pixels_are_exact(channels):
+    image = picture(20, 40, channels)
+    for name in MOVES:
+        np.testing.assert_array_equal(moved(name, image, 0.0), image)
+    right, down = moved("translate_x", image, -1.0), moved("translate_y", image, -1.0)
+    np.testing.assert_array_equal(right[:, 18:], image[:, :22])  # .45 of 40
+    np.testing.assert_array_equal(down[9:], image[:11])  # .45 of 20
+    assert (right[:, :18] == FILL[channels]).all() and (down[:9] == FILL[channels]).all()
+    corners = moved("rotate", picture(40, 40, channels), 1.0)[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert (corners == FILL[channels]).all()
 
 
 @pytest.fixture
@@ -119,12 +128,13 @@ def calls(monkeypatch):
     """Operations that do nothing but write down (name, amount)."""
     seen = []
 
-    def record(p, amount, fill, name):
+    def record(amount, *size, name):
         seen.append((name, amount))
-        return p
+        return (1, 0, 0, 0, 1, 0) if size else 0
 
-    table = {name: functools.partial(record, name=name) for name in LEVELS}
-    monkeypatch.setattr(randaugment, "OPERATIONS", table)
+    for table, names in (("COLOURS", NUMBERS), ("MOVES", MOVES)):
+        recording = {name: functools.partial(record, name=name) for name in names}
+        monkeypatch.setattr(randaugment, table, recording)
     return seen
 
 
@@ -137,7 +147,7 @@ def test_how_often_and_how_strong(calls):
         per_picture.append(calls[before:])
     lengths = np.bincount([len(c) for c in per_picture])
     assert stats.chisquare(lengths, n * np.array([0.25, 0.5, 0.25])).pvalue > 1e-3
-    counts = [sum(name == other for other, _ in calls) for name in LEVELS]
+    counts = [sum(name == other for other, _ in calls) for name in NAMES]
     assert stats.chisquare(counts).pvalue > 1e-3
     pairs = [c[0][0] == c[1][0] for c in per_picture if len(c) == 2]
     assert stats.binomtest(sum(pairs), len(pairs), 1 / 15).pvalue > 1e-3  # with replacement
@@ -166,46 +176,52 @@ def test_no_operation_is_the_identity(channels):
     image, rng = picture(9, 7, channels), np.random.default_rng(0)
     for options in ({"probability": 0}, {"operations": 0}):
         for _ in range(20):
-            out = randaugment.randaugment(image, rng, **options)
+            out, colours = randaugment.randaugment(image, rng, **options)
             np.testing.assert_array_equal(out, image)
+            assert (colours[:, 0] == -1).all() and len(colours) == options.get("operations", 2)
 
 
-def test_draws_are_applied_one_after_the_other():
-    """Two draws of the same generator, by hand."""
-    image, tried = picture(21, 17, 3), 0
-    for seed in range(30):
+def test_draws_by_hand():
+    """The moves are applied one after the other, the colours handed on in the same places."""
+    image, moves, colours = picture(21, 17, 3), 0, 0
+    for seed in range(40):
         rng = np.random.default_rng(seed)
         chosen, applied = rng.integers(15, size=2), rng.random(2) < 0.5
         amounts, signs = rng.normal(9, 0.5, 2).clip(0, 10) / 10, rng.choice((-1, 1), 2)
-        p = as_pillow(image)
-        for i in (0, 1):
-            if applied[i]:
-                operation = randaugment.OPERATIONS[list(LEVELS)[chosen[i]]]
-                p = operation(p, float(amounts[i] * signs[i]), (1, 2, 3))
-        out = randaugment.randaugment(image, np.random.default_rng(seed), fill=(1, 2, 3))
-        np.testing.assert_array_equal(out, np.asarray(p))
-        tried += (out != image).any()
-    assert tried > 10
+        expected, handed = image, np.array([(-1, 0), (-1, 0)], np.float32)
+        for i in np.flatnonzero(applied):
+            name, amount = NAMES[chosen[i]], float(amounts[i] * signs[i])
+            if name in MOVES:
+                rows = randaugment.MOVES[name](amount, 21, 17)
+                expected = randaugment.moved(expected, rows, (1, 2, 3))
+            else:
+                handed[i] = chosen[i], randaugment.COLOURS[name](amount)
+        out, drawn = randaugment.randaugment(image, np.random.default_rng(seed), fill=(1, 2, 3))
+        np.testing.assert_array_equal(out, expected)
+        np.testing.assert_array_equal(drawn, handed)
+        assert drawn.dtype == np.float32
+        moves, colours = moves + (out != image).any(), colours + (drawn[:, 0] >= 0).any()
+    assert moves > 5 and colours > 10
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 3), (5, 1, 3), (13, 30, 1), (33, 14, 3)])
 def test_randaugment_of_any_size_is_a_function_of_the_generator(shape):
     image = picture(*shape)
     original = image.copy()
-    run = lambda seed: randaugment.randaugment(
+    run = lambda image, seed: randaugment.randaugment(
         image, np.random.default_rng(seed), operations=4, probability=1
     )
-    results = [run(seed) for seed in range(25)]
-    for seed, out in enumerate(results):
-        assert out.dtype == np.uint8 and out.shape == shape
-        np.testing.assert_array_equal(out, run(seed))
-    np.testing.assert_array_equal(image, original)
-    assert len({out.tobytes() for out in results}) > 3
     view = np.repeat(image, 2, axis=1)[:, ::2]  # not contiguous
-    np.testing.assert_array_equal(
-        randaugment.randaugment(view, np.random.default_rng(3), operations=4, probability=1),
-        results[3],
-    )
+    results = [run(image, seed) for seed in range(25)]
+    for seed, (out, colours) in enumerate(results):
+        assert out.dtype == np.uint8 and out.shape == shape and colours.shape == (4, 2)
+        for given in (image, view):
+            again, same = run(given, seed)
+            np.testing.assert_array_equal(out, again)
+            np.testing.assert_array_equal(colours, same)
+    np.testing.assert_array_equal(image, original)
+    assert len({out.tobytes() for out, _ in results}) > 3
+    assert len({colours.tobytes() for _, colours in results}) > 20
 
 
 def test_the_generator_moves_on_by_the_same_draws():

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mae_jax import config as configs
 from mae_jax import layers, metrics, optimizer, probes, sharding, step, vit
-from mae_jax.data import images, inputs, pipeline, sources
+from mae_jax.data import colour, images, inputs, pipeline, randaugment, sources
 from mae_jax.tasks import classify, heldout
 from mae_jax.train import train
 
@@ -136,7 +136,9 @@ def test_the_curve_does_not_depend_on_devices_or_accumulation():
     for i in range(3):
         rng = np.random.default_rng(i)
         pixels = rng.integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
-        batches.append({"image": pixels, "label": np.arange(16, dtype=np.int32) % 4})
+        drawn = [randaugment.randaugment(pixels[0], rng, probability=0.9)[1] for _ in pixels]
+        label = np.arange(16, dtype=np.int32) % 4
+        batches.append({"image": pixels, "label": label, "colour": np.stack(drawn)})
 
     def run(devices, accumulation):
         options = config(**EVERYTHING)
@@ -349,6 +351,39 @@ def test_bad_classes_end_in_one_sentence(tmp_path, pretraining):
     with pytest.raises(configs.Mistake, match="decoder/"):
         wanted = {"init.checkpoint": str(pretraining[0]), "init.without": "head/.*|norm/.*"}
         train(config(**wanted), tmp_path / "h")
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_the_host_moves_and_the_device_colours(repeats):
+    """Each row of a batch comes with the colours of its own crop, and they are applied to it."""
+    changes = {"regularize.randaugment": 9.0, "data.repeats": repeats, "batch_size": 8}
+    off = {f"regularize.{name}": 0.0 for name in ("mixup", "cutmix", "erase", "drop_path")}
+    options = config(**changes, **off, **{"data.flip": False})
+    source = sources.open("synthetic", "train")
+    make = functools.partial(pipeline.training_batches, source, batch_size=8, seed=3)
+    read = lambda transform: next(make(transform, repeats=repeats, threads=2))
+    batch = read(classify.transform_of(options, MEAN, 4))
+    assert batch["colour"].shape == (8, 2, 2) and batch["colour"].dtype == np.float32
+
+    def by_hand(example, rng):
+        example = inputs.train_transform(options["data"])(example, rng)
+        pictures = example["image"] if repeats > 1 else example["image"][None]
+        fill = tuple(round(255 * x) for x in MEAN)
+        rows = [randaugment.randaugment(x, rng, fill=fill) for x in pictures]
+        moved, colours = (np.stack(x) for x in zip(*rows, strict=True))
+        return {"image": np.squeeze(moved), "label": 0, "colour": np.squeeze(colours)}
+
+    expected = read(by_hand)
+    np.testing.assert_array_equal(batch["image"], expected["image"])
+    np.testing.assert_array_equal(batch["colour"], expected["colour"])
+    assert len({x.tobytes() for x in batch["colour"]}) > 4
+
+    _, augmented, _ = classify.training(options, MEAN, STD, 4)
+    seen = augmented(jax.random.key(0), batch)["image"]
+    pixels = colour.apply(jnp.asarray(batch["image"]), batch["colour"])
+    expected = (np.asarray(pixels) / 255 - MEAN) / STD
+    np.testing.assert_allclose(seen, expected, atol=1e-5)
+    assert (pixels != batch["image"]).any((1, 2, 3)).sum() > 2
 
 
 def test_an_unreadable_label_is_refused():

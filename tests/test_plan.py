@@ -1,3 +1,4 @@
+import contextlib
 import json
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from configs import vit_base
+from configs import finetune_quickstart, vit_base
 from mae_jax import config as configs
 from mae_jax import estimate, hlo, plan, sharding, topology
+from mae_jax.data import pipeline, sources
+from mae_jax.tasks import classify
 
 TPU = """HloModule jit_step, is_scheduled=true
 
@@ -221,6 +224,24 @@ def test_the_report_of_a_plan(figures):
     assert "the peaks of this device are not known" in text
     assert "DOES NOT FIT" not in text
     assert json.loads(json.dumps(figures)) == figures
+
+
+@pytest.mark.parametrize("magnitude", [0.0, 9.0])
+def test_the_batch_of_a_plan_is_that_of_training(magnitude):
+    config = configs.completed(finetune_quickstart.get_config("debug"))
+    config["regularize"] |= dict(randaugment=magnitude)
+    config = ConfigDict(config)
+    mesh, part = sharding.make_mesh(), config.data.train
+    made = estimate.program(config, estimate.source_of(config, None), mesh)
+    source = sources.open(part.source, part.split)
+    transform = classify.transform_of(config, (0.5,) * 3, len(source.classes))
+    with contextlib.closing(
+        pipeline.training_batches(source, transform, batch_size=config.batch_size, seed=0)
+    ) as batches:
+        batch = sharding.place(next(batches), mesh)
+    form = lambda x: (x.shape, x.dtype, x.sharding)
+    assert jax.tree.map(form, made.batch) == jax.tree.map(form, batch)
+    assert ("colour" in batch) == bool(magnitude)
 
 
 def test_a_plan_for_gpus_that_are_not_here():

@@ -12,6 +12,7 @@ from mae_jax.data import images
 from mae_jax.data.sources import Source
 
 Example = dict[str, Any]
+OF_ROWS = {"image", "colour"}  # an example that makes several rows has of these [repeats, ...]
 
 
 def training_batches(
@@ -42,7 +43,7 @@ def training_batches(
       host: which share this is, of `hosts`.
       threads: pictures that are read and decoded at a time.
       repeats: rows that come from one example, one after the other; if there are several,
-        `transform` gives them stacked.
+        `transform` gives what is in `OF_ROWS` stacked.
 
     Raises:
       ValueError: a batch that the hosts cannot share, or an empty source; from the iterator, a
@@ -185,7 +186,8 @@ def _batches(
 def _stack(repeats: int, examples: Sequence[Example]) -> Example:
     batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
     if repeats > 1:
-        image = batch["image"]  # [files repeats *size c]
-        batch = {key: np.repeat(x, repeats, axis=0) for key, x in batch.items() if key != "image"}
-        batch["image"] = image.reshape(-1, *image.shape[2:])
+        batch = {
+            key: x.reshape(-1, *x.shape[2:]) if key in OF_ROWS else np.repeat(x, repeats, axis=0)
+            for key, x in batch.items()
+        }
     return {**batch, "label": batch["label"].astype(np.int32)}

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from mae_jax import layers, metrics, optimizer, probes, sharding, vit
-from mae_jax.data import augment, images, inputs, randaugment, sources
+from mae_jax.data import augment, colour, images, inputs, randaugment, sources
 from mae_jax.tasks import features, heldout
 from mae_jax.tasks.task import Task, module_fields
 
@@ -33,6 +33,7 @@ def training(config, mean, std, classes: int) -> tuple[Callable, Callable, Calla
     def augmented(key, batch):
         keys = jax.random.split(key, 4)
         x = batch["image"]
+        x = colour.apply(x, batch["colour"]) if regularize["randaugment"] else x
         x = augment.flip(keys[0], x) if config["data"].get("flip") else x
         x = augment.normalize(x, mean, std)
         if regularize["erase"]:
@@ -133,7 +134,7 @@ def build(config, source: sources.Source, mean, std, mesh: Mesh, key: jax.Array)
 
 
 def transform_of(config, mean, classes: int) -> Callable:
-    """`Task.transform`: decode, crop, RandAugment.
+    """`Task.transform`: decode, crop, RandAugment but for its colours, which are drawn as "colour".
 
     A label that is none of the classes is refused there, because jax would not.
     """
@@ -150,11 +151,16 @@ def transform_of(config, mean, classes: int) -> Callable:
             return example
         x = example["image"]
         pictures = x[None] if config["data"]["repeats"] == 1 else x
-        drawn = [
-            randaugment.randaugment(picture, rng, magnitude=magnitude, fill=fill)
-            for picture in pictures
-        ]
-        return {**example, "image": np.stack(drawn).reshape(x.shape)}
+        moved, colours = zip(
+            *(
+                randaugment.randaugment(picture, rng, magnitude=magnitude, fill=fill)
+                for picture in pictures
+            ),
+            strict=True,
+        )
+        if config["data"]["repeats"] == 1:
+            return {**example, "image": moved[0], "colour": colours[0]}
+        return {**example, "image": np.stack(moved), "colour": np.stack(colours)}
 
     return transform
 

@@ -1,0 +1,168 @@
+"""RandAugment's colour operations on the device: Pillow's, on a batch of uint8 pictures."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+Picture = UInt8[Array, "h w c"]
+Values = Int[Array, "h w c"]
+Table = Int[Array, "c 256"]
+Number = Int[Array, ""]
+
+_VALUES = np.arange(256)[None]
+
+
+def apply(
+    images: UInt8[Array, "b h w c"], drawn: Float[Array, "b operations 2"]
+) -> UInt8[Array, "b h w c"]:
+    """Each picture (c is 1 or 3) after its own operations, one after the other.
+
+    All operations are computed for every picture and one is taken: the program does not depend on
+    what is drawn, and each device changes its own part of the batch. Six operations are a table of
+    256 values for each channel, four a blend with another picture. Results are Pillow's, but that
+    `auto_contrast` may be one higher where its quotient is a whole number.
+
+    Args:
+      drawn: of each operation its place in `[*TABLES, *BLENDS]`, below 0 for none, and the number
+        that it takes: see `randaugment.COLOURS`.
+    """
+
+    def one(images, drawn):
+        return jax.vmap(_applied)(images, drawn), None
+
+    return jax.lax.scan(one, images, drawn.swapaxes(0, 1))[0]
+
+
+def _applied(x: Picture, drawn: Float[Array, "2"]) -> Picture:
+    kind, number = drawn[0].astype(jnp.int32), drawn[1]
+
+    counts = jax.lax.platform_dependent(x, tpu=counts_by_products, default=counts_by_scatter)
+    tables = jnp.stack([f(counts, number.astype(jnp.int32)) for f in TABLES.values()])
+    # a product chooses: with `switch` a CPU computes the table again for each pixel
+    table = jnp.tensordot(jax.nn.one_hot(kind, len(TABLES)), tables.astype(jnp.float32), 1)
+    looked_up = jax.lax.platform_dependent(
+        table, x, tpu=look_up_by_products, default=look_up_by_gather
+    )
+
+    other = jax.lax.switch(kind - len(TABLES), list(BLENDS.values()), x)
+    blend = jnp.clip(other + number * (x - other), 0, 255).astype(jnp.uint8)  # it rounds down
+
+    return jnp.where(kind < 0, x, jnp.where(kind < len(TABLES), looked_up, blend))
+
+
+# --- tables: of how often each value is there, and of the number that was drawn
+
+
+def _auto_contrast(counts: Table, number: Number) -> Table:
+    there = counts > 0
+    low = there.argmax(1, keepdims=True)
+    high = 255 - there[:, ::-1].argmax(1, keepdims=True)
+    # Pillow divides doubles, and some of the whole quotients come out just below
+    wider = jnp.clip((_VALUES - low) * 255 // jnp.maximum(high - low, 1), 0, 255)
+    return jnp.where(high > low, wider, _VALUES)
+
+
+def _equalize(counts: Table, number: Number) -> Table:
+    below = counts.cumsum(1) - counts
+    step = jnp.where(counts > 0, below, 0).max(1, keepdims=True) // 255
+    equal = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)
+    return jnp.where(step > 0, equal, _VALUES)
+
+
+def _invert(counts: Table, number: Number) -> Table:
+    return jnp.broadcast_to(255 - _VALUES, counts.shape)
+
+
+def _posterize(counts: Table, bits: Number) -> Table:
+    return jnp.broadcast_to(_VALUES >> (8 - bits) << (8 - bits), counts.shape)
+
+
+def _solarize(counts: Table, threshold: Number) -> Table:
+    return jnp.broadcast_to(jnp.where(_VALUES < threshold, _VALUES, 255 - _VALUES), counts.shape)
+
+
+def _solarize_add(counts: Table, add: Number) -> Table:
+    lighter = jnp.minimum(_VALUES + add, 255)
+    return jnp.broadcast_to(jnp.where(_VALUES < 128, lighter, _VALUES), counts.shape)
+
+
+TABLES = {
+    "auto_contrast": _auto_contrast,
+    "equalize": _equalize,
+    "invert": _invert,
+    "posterize": _posterize,
+    "solarize": _solarize,
+    "solarize_add": _solarize_add,
+}
+
+# --- blends: what weight 0 gives; weight 1 is the picture, and a greater one leads away
+
+
+def _gray(x: Picture) -> Values:
+    values = x.astype(jnp.int32)
+    if x.shape[-1] == 1:
+        return values
+    red, green, blue = jnp.split(values, 3, axis=-1)
+    gray = (19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16  # BT.601, as Pillow rounds it
+    return jnp.broadcast_to(gray, x.shape)
+
+
+def _mean(x: Picture) -> Values:
+    gray = _gray(x)[..., 0]
+    return jnp.full(x.shape, (2 * gray.sum() + gray.size) // (2 * gray.size))
+
+
+def _black(x: Picture) -> Values:
+    return jnp.zeros(x.shape, jnp.int32)
+
+
+def _smooth(x: Picture) -> Values:
+    """The mean of 3x3 pixels, with the middle one five times; the border stays."""
+    height, width, _ = x.shape
+    near = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
+    shifted = (near[i:, j:][:height, :width] for i in range(3) for j in range(3))
+    values = x.astype(jnp.int32)
+    total = 4 * values + sum(y.astype(jnp.int32) for y in shifted)
+    inside = np.ones(x.shape, bool)
+    inside[[0, -1]] = inside[:, [0, -1]] = False
+    return jnp.where(inside, ((total + 6.5) / 13).astype(jnp.int32), values)
+
+
+BLENDS = {"color": _gray, "contrast": _mean, "brightness": _black, "sharpness": _smooth}
+
+# --- one place of a table for each pixel: a TPU reads and writes these one by one, but multiplies
+
+
+def counts_by_scatter(x: Picture) -> Table:
+    """How often each channel has each value."""
+    return jnp.zeros(256 * x.shape[-1], jnp.int32).at[_places(x)].add(1).reshape(-1, 256)
+
+
+def counts_by_products(x: Picture) -> Table:
+    """The same: how often the high and the low half of the bits come together."""
+    high, low = _digits(x, 16)
+    counts = jnp.einsum("hwci,hwcj->cij", high, low)  # exact: whole numbers below 2**24
+    return counts.reshape(-1, 256).astype(jnp.int32)
+
+
+def look_up_by_gather(table: Table, x: Picture) -> Picture:
+    """`table[channel, value]` of each value."""
+    return table.astype(jnp.uint8).ravel()[_places(x)].reshape(x.shape)
+
+
+def look_up_by_products(table: Table, x: Picture) -> Picture:
+    """The same: the row of the high bits, and what the low bits take of it."""
+    high, low = _digits(x, 8)  # the fastest of the bases
+    rows = table.reshape(-1, 32, 8).astype(jnp.float32)
+    return (jnp.einsum("hwci,cij->hwcj", high, rows) * low).sum(-1).astype(jnp.uint8)
+
+
+def _places(x: Picture) -> Int[Array, "values"]:
+    return (x + 256 * np.arange(x.shape[-1]).reshape(1, 1, -1)).ravel()
+
+
+def _digits(x: Picture, base: int) -> tuple[Float[Array, "h w c i"], Float[Array, "h w c j"]]:
+    """The values as base * i + j, with a one at i and at j."""
+    one = lambda digit, n: jax.nn.one_hot(digit, n, dtype=jnp.float32)
+    return one(x // base, 256 // base), one(x % base, base)
