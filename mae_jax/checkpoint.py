@@ -36,7 +36,12 @@ class Checkpoints:
                 "state": ocp.PyTreeCheckpointHandler(),
                 "facts": ocp.JsonCheckpointHandler(),
             },
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                cleanup_tmp_directories=True,
+                # else, where they cannot be made, threads wait minutes for them, at the exit too
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            ),
         )
 
     def save(self, state: TrainState, facts: dict[str, Any], *, wait: bool = False) -> None:

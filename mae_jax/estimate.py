@@ -74,7 +74,8 @@ def program(config, source: Source, mesh) -> Program:
     task = TASKS[config.task].build(config, source, *numbers, mesh, jax.random.key(0))
     options = config.optimizer
     schedule = optimizer.cosine_schedule(options.base_learning_rate, config.batch_size, 1000, 10)
-    tx, cut = task.optimizer(schedule), dict(ema=options.ema, trainable=task.trainable)
+    tx = task.optimizer(schedule)
+    cut = dict(ema=options.ema, trainable=task.trainable, spike=config.recovery.spike)
     init: Any = make_init(task.init, tx, **cut)
     key = jax.random.key(0)
     step: Any = make_step(task.augment, task.loss, tx, schedule, key, config.accumulation, **cut)

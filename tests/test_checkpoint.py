@@ -11,6 +11,11 @@ import pytest
 from mae_jax import checkpoint
 from mae_jax.step import TrainState
 
+# what orbax leaves behind when a read or a save fails: reads of other arrays, never awaited
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning"
+)
+
 
 def state(step: int) -> TrainState:
     return TrainState(

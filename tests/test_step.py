@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from mae_jax import config as configs
@@ -120,3 +121,75 @@ def test_a_mesh_that_does_not_fit():
         sharding.make_mesh(3, 1)
     with pytest.raises(ValueError, match="whose product divides 4"):
         sharding.make_mesh(-1, 3)
+
+
+def small(spike=0.0):
+    """A step of one number that a batch pulls towards its own, and its first state."""
+    loss = lambda params, stats, batch: (
+        jnp.square(params["net"]["part"]["w"][None] - batch["image"]).mean(),
+        ({}, None),
+    )
+    tx, schedule = optax.adam(0.1), lambda step: 0.1
+    key, params = jax.random.key(0), {"net": {"part": {"w": jnp.ones(3)}}}
+    init = step.make_init(lambda key: {"params": params}, tx, ema=0.9, spike=spike)
+    update = step.make_step(lambda key, x: x, loss, tx, schedule, key, ema=0.9, spike=spike)
+    return init(key), jax.jit(update)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])  # 1e30 squared is not finite
+def test_an_update_that_is_not_finite_is_left_out(bad):
+    state, update = small()
+    good = {"image": jnp.full((4, 3), 2.0)}
+    before, _ = update(state, good)
+    after, figures = update(before, {"image": good["image"].at[0, 0].set(bad)})
+    assert figures["skipped"] == 1 and not np.isfinite(figures["gradient_norm"])
+    assert int(after.step) == int(before.step) + 1
+    jax.tree.map(np.testing.assert_array_equal, after, before.replace(step=after.step))
+    again, figures = update(after, good)
+    assert figures["skipped"] == 0
+    expected, _ = update(before, good)  # as if the bad batch had never been
+    jax.tree.map(np.testing.assert_array_equal, again.params, expected.params)
+
+
+def test_a_loss_far_above_the_usual_one_is_left_out():
+    state, update = small(spike=3.0)
+    good, spike = ({"image": jnp.full((4, 3), x)} for x in (2.0, 9.0))
+    for _ in range(3):
+        state, figures = update(state, good)
+        assert figures["skipped"] == 0
+    after, figures = update(state, spike)
+    assert figures["skipped"] == 1 and figures["loss"] > 3 * state.usual
+    jax.tree.map(np.testing.assert_array_equal, after, state.replace(step=after.step))
+    _, figures = small()[1](state.replace(usual=None), spike)
+    assert figures["skipped"] == 0
+
+
+def test_on_good_data_the_guard_changes_no_bit(plain):
+    """The step against one written without it."""
+    mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
+    init, augment, loss = pretrain.training(config(), (0.5,) * 3, (0.25,) * 3)
+    schedule = optimizer.cosine_schedule(0.05, BATCH, 10, 0)
+    tx = optimizer.adamw(schedule, b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0)
+
+    def update(state, batch):
+        batch = augment(jax.random.fold_in(jax.random.key(1), state.step), batch)
+        (value, _), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, None, batch)
+        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return step.TrainState(state.step + 1, params, opt_state), {"loss": value}
+
+    init, update, _ = sharding.jit_training(step.make_init(init, tx), update, mesh)
+    state, (losses, states) = init(jax.random.key(0)), plain
+    for i in range(STEPS):
+        state, figures = update(state, sharding.place(batch(i), mesh))
+        assert float(figures["loss"]) == losses[i]
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), states[-1])
+
+
+def test_the_parts_of_the_gradient_are_named():
+    gradients = {
+        "encoder": {"block_0": {"a": jnp.full(4, 3.0), "b": jnp.ones(1)}},
+        "w": jnp.ones(2),
+    }
+    squares = step.squares_of(gradients)
+    assert {name: float(x) for name, x in squares.items()} == {"encoder/block_0": 37, "w": 2}

@@ -1,6 +1,5 @@
 """The whole run, as a user sees it: files, resume, signals, processes."""
 
-import contextlib
 import json
 import os
 import re
@@ -14,11 +13,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
-from mae_jax import checkpoint, metrics
+import mae_jax
 from mae_jax import config as configs
+from mae_jax import loop, metrics, workdir
 from mae_jax.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -147,29 +148,171 @@ def test_a_run_that_died_in_its_report_makes_it_again(finished, tmp_path):
     assert (tmp_path / "run" / "report.txt").read_text() == (straight / "report.txt").read_text()
 
 
-def test_damaged_checkpoints_and_files_are_named(finished, tmp_path):
-    straight, _ = finished
+def test_damaged_checkpoints_and_files_are_named(finished, tmp_path, capsys):
+    straight, state = finished
     run = tmp_path / "run"
     shutil.copytree(straight, run)
+    (run / "report.txt").unlink()
     for file in (run / "checkpoints" / "8" / "state").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
-    with pytest.raises(configs.Mistake, match="checkpoints/8 cannot be read: .* from step 4"):
-        train(debug(log_every=1), run)
+    resumed = train(debug(log_every=1), run)
+    assert "checkpoints/8 cannot be read: moved to" in capsys.readouterr().err
+    assert records(run) == records(straight)
+    jax.tree.map(np.testing.assert_array_equal, resumed, state)
     (run / "config.json").write_text("")
     with pytest.raises(configs.Mistake, match="config.json is damaged"):
         train(debug(log_every=1), run)
 
 
-def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    """Forty pictures as float arrays, of which one has values whose squares are not finite."""
+    folder = tmp_path_factory.mktemp("arrays")
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        np.save(folder / f"{i:02}.npy", rng.normal(size=(16, 16, 3)).astype(np.float32))
+    np.save(folder / "17.npy", np.full((16, 16, 3), 1e30, np.float32))
+    return folder
+
+
+def of_arrays(folder, **changes) -> ConfigDict:
+    changes = {
+        "data.train.source": f"arrays:{folder}",
+        "data.test.source": "",
+        "probe.train.source": "",
+        "probe.test.source": "",
+        "data.mean": (0.0, 0.0, 0.0),
+        "data.std": (1.0, 1.0, 1.0),
+        "data.size": (16, 16),
+        "data.channels": 3,
+        "data.examples": 0,
+        "model.patch": (4, 4),
+        "model.norm_pix": False,
+        "data.zoom": (1.0, 1.0),
+        "log_every": 1,
+        "save_every": 2,
+        "epochs": 2.0,
+    } | changes
+    config = debug("volume_small")
+    with config.unlocked(), config.data.ignore_type():
+        config.update_from_flattened_dict(changes)
+    return config
+
+
+def events(workdir) -> list[tuple[int, str]]:
+    return [
+        (record["step"], record["event"]) for record in metrics.read(workdir) if "event" in record
+    ]
+
+
+def test_updates_that_are_not_finite_are_left_out(arrays, tmp_path):
+    """Once an epoch the bad example comes; the run goes on, and its state is finite."""
+    state = train(of_arrays(arrays), tmp_path)
+    total, found = int(state.step), events(tmp_path)
+    assert found and {kind for _, kind in found} == {"skipped"}
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+    steps = set(range(1, total + 1)) - {step for step, _ in found}
+    assert set(losses(tmp_path)) == steps
+
+
+def test_after_too_many_the_run_goes_back_and_past_the_batches(arrays, tmp_path):
+    """With none allowed: back to the checkpoint before, and the batch is not seen again."""
+    changes = {"recovery.skips": 0, "recovery.rewinds": 2}
+    state = train(of_arrays(arrays, **changes), tmp_path / "run")
+    found = events(tmp_path / "run")
+    assert [kind for _, kind in found] == ["skipped", "rewound"] * (len(found) // 2)
+    assert 1 <= len(found) // 2 <= 2
+    (bad, _), *_ = found
+    text = next(r["text"] for r in metrics.read(tmp_path / "run") if r.get("event") == "rewound")
+    assert f"back to step {(bad - 1) // 2 * 2}, past" in text
+    assert sorted(losses(tmp_path / "run")) == list(range(1, int(state.step) + 1))
+    again = train(of_arrays(arrays, **changes), tmp_path / "again")
+    jax.tree.map(np.testing.assert_array_equal, state, again)
+
+
+def test_after_too_many_rewinds_it_stops_with_a_report(arrays, tmp_path):
+    changes = {"recovery.skips": 0, "recovery.rewinds": 0}
+    with pytest.raises(configs.Mistake, match=r"step \d+ diverged, .*17.npy") as stopped:
+        train(of_arrays(arrays, **changes), tmp_path)
+    for words in ("learning rate 6.2", "gradient norms ", "encoder/block_0 ", "Try a lower"):
+        assert words in str(stopped.value)
+    report = json.loads((tmp_path / "diverged.json").read_text())
+    assert "17.npy" in " ".join(report["examples"]) and len(report["examples"]) == 8
+    assert [kind for _, kind in events(tmp_path)] == ["skipped", "stopped"]
+
+
+def test_a_diverged_run_stops_and_nothing_that_is_not_finite_is_saved(tmp_path):
+    """A learning rate that no rewinding mends."""
     changes = {"optimizer.base_learning_rate": 1e30, "save_every": 1, "log_every": 1}
-    with pytest.raises(configs.Mistake, match=r"step \d diverged: .* Try a lower") as stopped:
-        train(debug(**changes), tmp_path)
-    step = int(re.search(r"step (\d)", str(stopped.value))[1])
-    last = losses(tmp_path)[step - 1]
-    assert f"the loss before was {last}" in str(stopped.value)
-    with contextlib.closing(checkpoint.Checkpoints(tmp_path / "checkpoints", 3)) as checkpoints:
-        assert checkpoints.manager.latest_step() == step - 1
+    with pytest.raises(configs.Mistake, match=r"step \d diverged, .* Try a lower"):
+        train(debug(**changes, **{"recovery.skips": 1}), tmp_path)
+    assert "rewound" in {kind for _, kind in events(tmp_path)}
+    for step in (tmp_path / "checkpoints").iterdir():
+        _, params = mae_jax.load(f"{tmp_path}:{step.name}")
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+
+
+def test_a_second_process_on_the_same_work_directory(finished, tmp_path):
+    with workdir.locked(epath.Path(tmp_path)):
+        with pytest.raises(configs.Mistake, match=rf"in use by another process \({os.getpid()} on"):
+            train(debug(), tmp_path)
+
+
+def test_the_canary(finished, tmp_path, monkeypatch):
+    """The same bits: it trains as without it. Others: it says which."""
+    straight, _ = finished
+    train(debug(log_every=1, **{"recovery.canary": True}), tmp_path / "run")
+    assert records(tmp_path / "run") == records(straight)
+    calls = iter(range(100))
+
+    def of(tree):
+        return {"params/encoder": [next(calls), 0]}, []
+
+    monkeypatch.setattr(loop.fingerprint, "of", of)
+    with pytest.raises(configs.Mistake, match="other bits in params/encoder: this run could"):
+        train(debug(**{"recovery.canary": True}), tmp_path / "other")
+
+
+def test_where_nothing_moves_the_stacks_are_said(tmp_path):
+    """A picture that is a pipe without a writer: it is waited for, and SIGTERM still saves."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for i in range(30):
+        pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{i:02}.png")
+    process = subprocess.Popen(
+        command(
+            "run",
+            f"--config.data.train.source=folder:{tmp_path}/pictures",
+            "--config.recovery.stall=1",
+            "--config.epochs=1000",
+            "--config.evaluate.every=0",
+            "--config.probe.train.source=",
+            "--config.probe.test.source=",
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    for line in process.stdout:
+        if line.startswith("step 6/"):
+            for path in (tmp_path / "pictures").glob("*.png"):
+                path.unlink()
+                os.mkfifo(path)
+            break
+    said = ""
+    for line in process.stderr:
+        said += line
+        if "most recent call first" in line and "waiting for data" in said:
+            process.send_signal(signal.SIGTERM)
+            break
+    assert "recovery.stall" in said
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 42
+    step = int(re.search(r"stopped: step (\d+) is saved", output)[1])
+    assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
 
 
 def test_a_checkpoint_of_another_model_is_refused(finished, tmp_path):
@@ -179,7 +322,7 @@ def test_a_checkpoint_of_another_model_is_refused(finished, tmp_path):
     config["model"]["width"] = 96
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     with pytest.raises(
-        configs.Mistake, match=r"checkpoint 8 does not fit .*float32\[\d+, 48\], not"
+        configs.Mistake, match=r"checkpoints/8 does not fit .*float32\[\d+, 48\], not"
     ):
         train(debug(log_every=1, **{"model.width": 96}), tmp_path / "run")
 
@@ -210,14 +353,18 @@ def test_pictures_without_labels_of_any_size_and_kind(tmp_path):
     assert "untrained network" in (tmp_path / "run" / "report.txt").read_text()
 
 
-def test_an_unreadable_picture_is_named(tmp_path):
+def test_an_unreadable_picture_is_replaced_and_counted(tmp_path, monkeypatch):
     (tmp_path / "pictures").mkdir()
     for i in range(12):
         Image.new("RGB", (40, 40)).save(tmp_path / "pictures" / f"{i}.png")
     (tmp_path / "pictures" / "broken.png").write_bytes(b"not a picture")
-    config = debug(**{"data.train.source": f"folder:{tmp_path}/pictures", "epochs": 3.0})
-    with pytest.raises(configs.Mistake, match="cannot read 'broken.png'"):
-        train(config, tmp_path / "run")
+    source = {"data.train.source": f"folder:{tmp_path}/pictures", "epochs": 9.0, "log_every": 1}
+    with pytest.raises(configs.Mistake, match="1 of 1[23] examples cannot be read: 'broken.png'"):
+        train(debug(**source), tmp_path / "run")
+    train(debug(**source, **{"data.max_bad_fraction": 0.1}), tmp_path / "run")
+    assert "broken.png" in (tmp_path / "run" / "unreadable.txt").read_text()
+    last = [record for record in metrics.read(tmp_path / "run") if "loss" in record][-1]
+    assert 0.07 < last["unreadable"] < 0.1
 
 
 @pytest.mark.parametrize("classes", [1, 2])
