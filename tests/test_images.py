@@ -1,5 +1,8 @@
 import io
 import math
+import subprocess
+import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -420,3 +423,94 @@ def test_center_crop_keeps_the_aspect_of_other_sizes():
     crop = images.center_crop(image, (20, 40), 1)
     np.testing.assert_allclose(extent(crop), (50, 100), rtol=0.03)
     np.testing.assert_allclose(crop[..., 0].mean(), 49.5, atol=0.6)
+
+
+def deflated(width, height, bits, color, rows=None):
+    """A PNG of zeros, which shrinks to a thousandth; `rows` are there, of those that it claims."""
+    line = bytes(1 + -(-width * bits // 8))
+    deflate = zlib.compressobj(6)
+    pixels = b"".join(deflate.compress(line) for _ in range(height if rows is None else rows))
+    header = width.to_bytes(4) + height.to_bytes(4) + bytes([bits, color, 0, 0, 0])
+    parts = [(b"IHDR", header), (b"PLTE", bytes(6)), (b"IDAT", pixels + deflate.flush())]
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, part in [*parts, (b"IEND", b"")]:
+        if kind == b"PLTE" and color != 3:
+            continue
+        data += len(part).to_bytes(4) + kind + part + zlib.crc32(kind + part).to_bytes(4)
+    return data
+
+
+MEASURE = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+from mae_jax.data import images
+megabytes = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+def read(name):
+    box = dict(size=(64, 64), scale=(0.2, 1), ratio=(1, 1), rng=np.random.default_rng(0))
+    return next(images.random_crops(open(name, "rb").read(), 3, **box)).shape
+before = megabytes()
+with ThreadPoolExecutor(4) as pool:
+    assert set(pool.map(read, sys.argv[1:])) == {(64, 64, 3)}
+print(megabytes() - before)
+"""
+
+
+def test_decompression_bombs_take_bounded_memory(tmp_path):
+    for data in (deflated(20_000, 20_000, 1, 3), deflated(60_000, 60_000, 8, 0, rows=1)):
+        assert len(data) < 100_000
+        with pytest.raises(images.Unreadable, match="decompression bomb"):
+            images.decode(data, 3)
+    file = tmp_path / "small.png"
+    file.write_bytes(deflated(11_700, 11_700, 1, 3))  # two at a time are too many
+    files = [file] * 3
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", MEASURE, *files], capture_output=True, text=True
+    )
+    assert float(done.stdout) < 1600, done.stderr  # 2800 if they were read at the same time
+
+
+def test_a_jpeg_cannot_go_over_its_pixels_for_ever():
+    data = encoded(Image.new("L", (4000, 4000)), "JPEG", progressive=True, quality=1)
+    start = data.rindex(b"\xff\xda")
+    endless = data[:start] + data[start:-2] * 600 + data[-2:]
+    assert images.decode(data, 1).shape == (4000, 4000, 1)
+    for channels in (1, 3):
+        with pytest.raises(images.Unreadable, match="goes over its pixels too often"):
+            crops(endless, channels)
+
+
+def test_formats_that_run_programs_are_not_opened(monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: pytest.fail("a program"))
+    data = encoded(Image.new("RGB", (4, 4)), "EPS")
+    with pytest.raises(images.Unreadable, match="not a picture in a known format"):
+        images.decode(data, 3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 20_000), (20_000, 1), (3, 20_000)])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_the_smallest_and_the_longest_pictures(shape, kind):
+    options = {"quality": 100} if kind == "JPEG" else {}
+    data = encoded(Image.new("RGB", shape[::-1], (200, 100, 50)), kind, **options)
+    views = [images.center_crop(images.decode(data, 3), (32, 40), 0.875)]
+    views += [crops(data, seed=seed)[0][0] for seed in range(10)]
+    for view in views:
+        np.testing.assert_allclose(view, np.broadcast_to((200, 100, 50), (32, 40, 3)), atol=2)
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBA", "I;16", "F", "L"])
+def test_large_pictures_are_converted_in_strips_like_small_ones(mode, monkeypatch):
+    plane = smooth(50, 30, 1)[..., 0]
+    picture = {
+        "I;16": lambda: Image.fromarray(plane.astype(np.uint16) * 257),
+        "F": lambda: Image.fromarray(plane.astype(np.float32) - 90),
+        "RGBA": lambda: Image.fromarray(np.dstack([plane, plane.T.reshape(50, 30), plane, plane])),
+    }.get(mode, lambda: Image.fromarray(plane).convert(mode))()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(picture, "TIFF" if mode == "F" else "PNG", exif=exif)
+    whole = [images.decode(data, channels) for channels in (1, 3, 4)]
+    monkeypatch.setattr(images, "_STRIP", 100)
+    for channels, expected in zip((1, 3, 4), whole, strict=True):
+        assert expected.shape == (30, 50, channels)
+        np.testing.assert_array_equal(images.decode(data, channels), expected)

@@ -1,8 +1,13 @@
 """Pictures as uint8 arrays [h, w, c]: one way to decode them, two ways to crop them."""
 
+import contextlib
+import functools
 import io
 import math
-from collections.abc import Iterator
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -13,6 +18,13 @@ from mae_jax.data import resizing
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _ORIENTATION = 0x0112  # the EXIF tag
 _MANY_PIXELS = 2**26  # from here on Pillow looks whether it is a decompression bomb
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
+_SCANNED = 2**33  # pixels of a JPEG times the passes over them: a quarter of a minute
+_STRIP = 2**20  # pixels that are converted at a time
+_ROOM = 2**28  # pixels of all pictures that Pillow holds at a time
+_room, _taken = threading.Condition(), 0
+# blocks that malloc takes from the system and gives back: smaller ones stay with each thread
+Image.core.set_block_size(2**26)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -37,6 +49,12 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
     their own minimum..maximum. Arrays may have any number of channels if `channels` is the same;
     1, 3 and 4 channels turn into each other like files.
 
+    Memory is bounded, whatever a file says of itself: pictures of more than 179 megapixels (twice
+    Pillow's `MAX_IMAGE_PIXELS`) are refused, and threads wait for each other rather than hold more
+    than 268 megapixels together (beside JPEGs of up to 67). The largest take 1.6 GB, or 3.1 in WebP
+    and JPEG 2000; sixteen threads that read nothing else 2.0 GB, or 2.8.
+    Formats that run other programs, such as EPS, are not opened.
+
     Raises:
       Unreadable: not a readable picture, or channels that do not fit.
     """
@@ -54,20 +72,77 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
     if (header := _plain_jpeg(image)) and (pixels := _decode_jpeg(image, header)) is not None:
         return _with_channels(pixels, channels)
     try:
-        with Image.open(io.BytesIO(image)) as picture:
-            picture.load()  # first: some formats keep the EXIF block behind the pixels
-            if picture.mode[0] in "IF":  # 16-bit, 32-bit and float: Pillow would saturate them
-                deep = _as_pixels(np.asarray(picture))[..., 0]
-                upright = _upright(Image.fromarray(deep), picture)
-            else:
-                upright = _upright(picture, picture)
-            return _convert(upright, channels)
+        with Image.open(io.BytesIO(image), formats=_formats()) as picture:
+            if _endless(image, picture.height * picture.width):
+                raise Unreadable("not a sane JPEG: it goes over its pixels too often")
+            return _in_turn(picture, channels)
     except Unreadable:
         raise
     except UnidentifiedImageError as error:
-        raise Unreadable("not a picture in a format that Pillow reads") from error
+        raise Unreadable("not a picture in a known format") from error
     except Exception as error:  # the plugins raise nearly every type on damaged files
         raise Unreadable(f"not a readable picture: {error}") from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _in_turn(picture: Image.Image, channels: int) -> np.ndarray:
+    count = picture.height * picture.width
+    with _room:
+        # not for ever: a caller may keep large pictures, and would wait for himself
+        while _taken and _taken + count > _ROOM and _room.wait(timeout=60):
+            pass
+        _take(count)
+    with contextlib.ExitStack() as stack:
+        stack.callback(_take, -count)
+        pixels = _from_pillow(picture, channels)
+        if count > _MANY_PIXELS:  # its turn ends when the pixels are dropped, after the crop
+            weakref.finalize(pixels, stack.pop_all().close)
+        return pixels
+
+
+def _take(pixels: int) -> None:
+    global _taken
+    with _room:
+        _taken += pixels
+        _room.notify_all()
+
+
+def _from_pillow(picture: Image.Image, channels: int) -> np.ndarray:
+    picture.load()  # first: some formats keep the EXIF block behind the pixels
+    upright = picture
+    if picture.mode[0] in "IF":  # 16-bit, 32-bit and float: Pillow would saturate them
+        upright = Image.fromarray(_as_pixels(_array(picture))[..., 0])
+    upright = _upright(upright, picture)
+    return _array(upright, lambda strip: _convert(strip, channels))
+
+
+def _array(
+    picture: Image.Image, convert: Callable[[Image.Image], Any] = lambda strip: strip
+) -> np.ndarray:
+    """An array of a converted picture. In one go, its pixels would be in memory several times."""
+    width, height = picture.size
+    rows = max(1, _STRIP // width)
+    if rows >= height:
+        return np.asarray(convert(picture))
+    strips = ((y, min(height, y + rows)) for y in range(0, height, rows))
+    pixels = None
+    for top, bottom in strips:
+        strip = np.asarray(convert(picture.crop((0, top, width, bottom))))
+        if pixels is None:
+            pixels = np.empty((height, *strip.shape[1:]), strip.dtype)
+        pixels[top:bottom] = strip
+    assert pixels is not None
+    return pixels
+
+
+def _endless(data: bytes, pixels: int) -> bool:
+    """Whether a JPEG goes over its pixels so often that it is meant to stop us."""
+    return data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") * pixels > _SCANNED
 
 
 def _plain_jpeg(data: bytes) -> tuple[int, int, str] | None:
@@ -79,8 +154,10 @@ def _plain_jpeg(data: bytes) -> tuple[int, int, str] | None:
         height, width = int(height), int(width)
         if colors not in ("YCbCr", "RGB", "Gray") or height * width > _MANY_PIXELS:
             return None
+        if _endless(data, height * width):
+            return None
         if 0xE1 in _markers(data):  # EXIF or XMP: Pillow knows where they keep the orientation
-            with Image.open(io.BytesIO(data)) as picture:
+            with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
                 if picture.getexif().get(_ORIENTATION, 1) in _UPRIGHT:
                     return None
     except Exception:  # the plugins raise nearly every type: `decode` says what is wrong
@@ -149,11 +226,20 @@ def _as_pixels(values: np.ndarray) -> np.ndarray:
     if values.dtype == np.uint8:
         return values
     top = {"b": 1, "f": 1}.get(values.dtype.kind, 65535)
-    values = np.nan_to_num(values.astype(np.float64), posinf=top, neginf=0)
-    low, high = values.min(), values.max()
-    if low < 0 or high > top:
-        values, top = values - low, high - low
-    return np.rint(values * (255 / (top or 1))).astype(np.uint8)
+    rows = max(1, _STRIP // values[0].size)
+    strips = [slice(y, y + rows) for y in range(0, len(values), rows)]
+
+    def finite(strip: slice) -> np.ndarray:
+        return np.nan_to_num(values[strip].astype(np.float64), posinf=top, neginf=0)
+
+    low = min(finite(strip).min() for strip in strips)
+    high = max(finite(strip).max() for strip in strips)
+    if low >= 0 and high <= top:
+        low, high = 0, top
+    pixels = np.empty(values.shape, np.uint8)
+    for strip in strips:
+        pixels[strip] = np.rint((finite(strip) - low) * (255 / (high - low or 1)))
+    return pixels
 
 
 def random_crops(
