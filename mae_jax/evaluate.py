@@ -102,12 +102,11 @@ def reconstruction(model, variables, view, test, options, mesh, classes) -> tupl
     )
     found = losses(variables)
     kind, ratio = heldout.kind_of(model), options.mask["ratio"]
-    count = min(len(test), options.examples)
     text = metrics.table(
         [
             [f"held-out loss on the {ratio:.0%} hidden patches ({kind})", ""],
             [f"  {heldout.trivial_name(model)}", f"{found['visible_mean']:.4f}"],
-            [f"  checkpoint ({count:,} examples)", f"{found['trained']:.4f}"],
+            [f"  checkpoint ({found['examples']:,} examples)", f"{found['trained']:.4f}"],
         ]
     )
     return text, {"loss": found["trained"], "loss_visible_mean": found["visible_mean"]}

@@ -13,7 +13,7 @@ LAYERS = [  # a module may import from the rows above its own, and not from its 
     ["masking", "step", "metrics", "pictures", "data.augment", "data.records", "probes"],
     ["layers", "hiding", "checkpoint", "data.shipped", "data.folders", "data.randaugment"],
     ["vit", "config", "torch_files", "data.video", "data.audio", "data.volumes", "data.texts"],
-    ["data.generated"],
+    ["data.generated", "data.damage"],
     ["mae", "data.sources"],
     ["data.pipeline", "data.shards", "flops"],
     ["data.inputs", "data.prepare"],

@@ -1,5 +1,6 @@
 import functools
 import itertools
+import logging
 import pickle
 import threading
 import time
@@ -7,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from mae_jax.data import images, inputs, pipeline, sources
+from mae_jax.data import damage, images, inputs, pipeline, sources
 
 IMAGE = dict(
     modality="image",
@@ -155,6 +156,92 @@ def test_close_and_garbage_collection_end_the_threads():
     assert not ours() - before
 
 
+class Damaged(Numbers):
+    """Numbers of which some cannot be read, each in one of the two ways."""
+
+    def __init__(self, length, bad):
+        super().__init__(length)
+        self.bad = bad
+
+    def __getitem__(self, i):
+        if i in self.bad:
+            raise (images.Unreadable if i % 2 else OSError)(f"broken {i}")
+        return super().__getitem__(i)
+
+
+def train_damaged(bad=(2, 5), count=8, limit=0.5, **options):
+    source = Damaged(12, bad)
+    found = damage.Damage(source, limit)
+    options = {"batch_size": 4, "seed": 7, "threads": 3, "damage": found, **options}
+    batches = pipeline.training_batches(source, jitter, **options)
+    taken = list(itertools.islice(batches, count))
+    batches.close()
+    return taken, found
+
+
+def test_others_take_the_places_of_unreadable_examples_and_the_rest_stays():
+    good, none = train_damaged(bad=())
+    mended, found = train_damaged()
+    replaced = 0
+    for a, b in zip(good, mended, strict=True):
+        lost = np.isin(a["label"], (2, 5))
+        assert not np.isin(b["label"], (2, 5)).any()
+        np.testing.assert_array_equal(a["label"][~lost], b["label"][~lost])
+        np.testing.assert_array_equal(a["image"], b["image"])  # the draws of the same place
+        replaced += lost.sum()
+    assert (none.count, none.share, found.count, found.share) == (0, 0, 2, 2 / 12)
+    assert replaced >= 4  # two epochs and two thirds
+    others = [b["label"][np.isin(a["label"], (2, 5))] for a, b in zip(good, mended, strict=True)]
+    assert len(set(np.concatenate(others).tolist())) > 2  # not always the same
+
+
+def test_places_of_unreadable_examples_do_not_depend_on_threads_hosts_or_the_start():
+    straight, _ = train_damaged()
+    for threads in (0, 1, 2):
+        assert_same(train_damaged(threads=threads)[0], straight)
+    assert_same(train_damaged(start=3, count=5)[0], straight[3:])
+    parts = [train_damaged(hosts=2, host=host)[0] for host in range(2)]
+    joined = [
+        {key: np.concatenate([part[key] for part in step]) for key in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    assert_same(joined, straight)
+
+
+def test_without_threads_the_caller_reads_and_no_further_than_asked():
+    readers, reads = set(), []
+
+    def seen(example, rng):
+        readers.add(threading.current_thread())
+        reads.append(example["label"])
+        return example
+
+    batches = pipeline.training_batches(Numbers(9), seen, batch_size=4, seed=0, threads=0)
+    next(batches)
+    assert readers == {threading.current_thread()} and len(reads) == 4
+    batches.close()
+
+
+def test_too_many_unreadable_examples_end_the_run_and_nothing_readable_at_once():
+    with pytest.raises(images.Unreadable, match="of 12 examples cannot be read: 'number"):
+        train_damaged(bad=(2, 5), count=20, limit=0.1)
+    match = r"100 examples in turn cannot be read; the last: cannot read 'number \d+': broken"
+    with pytest.raises(images.Unreadable, match=match):
+        train_damaged(bad=range(12), limit=1)
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_names_are_those_of_the_batch(repeats):
+    stack = lambda example, rng: {**example, "image": np.stack([example["image"]] * repeats)}
+    options = dict(batch_size=6, seed=3, repeats=repeats)
+    transform = jitter if repeats == 1 else stack
+    batches = pipeline.training_batches(Numbers(10), transform, **options)
+    for step, batch in enumerate(itertools.islice(batches, 5)):
+        names = pipeline.names(Numbers(10), step=step, **options)
+        assert names == [f"number {label}" for label in batch["label"][::repeats]]
+    batches.close()
+
+
 def evaluate(length, **options):
     options = {"batch_size": 4, "threads": 3, **options}
     return list(pipeline.evaluation_batches(Numbers(length), keep, **options))
@@ -193,6 +280,55 @@ def test_evaluation_limit_is_a_fixed_choice_without_a_period():
     assert (np.diff(labels) > 0).all() and len(set(labels % 10)) > 5
     assert_same(evaluate(200, limit=20), batches)
     assert_same(evaluate(5, limit=9), evaluate(5))
+
+
+@pytest.mark.parametrize("bad", [(0,), (10,), (3, 4, 5, 6, 7), (0, 1, 2, 9, 10)])
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_evaluation_leaves_unreadable_examples_out(bad, hosts, caplog):
+    batches = []
+    for host in range(hosts):
+        batches += pipeline.evaluation_batches(
+            Damaged(11, bad), keep, batch_size=4, hosts=hosts, host=host, threads=3
+        )
+    assert {batch["image"].shape for batch in batches} == {(4 // hosts, 2, 3, 1)}
+    index, label, valid = (
+        np.concatenate([b[key] for b in batches]) for key in ("index", "label", "valid")
+    )
+    assert sorted(index[valid]) == [i for i in range(11) if i not in bad]
+    np.testing.assert_array_equal(label[valid], index[valid])
+    said = sum(record.args[0] for record in caplog.records)
+    assert said == len(bad) and {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+def test_evaluation_leaves_labels_out_that_are_no_classes(caplog):
+    source = Numbers(6)
+    source.classes = ("a", "b", "c", "d")
+    (batch,) = pipeline.evaluation_batches(source, keep, batch_size=8, threads=2)
+    assert batch["index"][batch["valid"]].tolist() == [0, 1, 2, 3]
+    message = "2 of 6 examples are left out of the figures: cannot use 'number 4': its label 4 is "
+    (record,) = caplog.records
+    assert record.getMessage() == message + "not one of 4 classes, ..."
+    source.classes = ()
+    (batch,) = pipeline.evaluation_batches(source, keep, batch_size=8, threads=2)
+    assert batch["valid"].sum() == 6 and len(caplog.records) == 1
+
+
+def test_nothing_readable_is_one_sentence():
+    source = Damaged(5, range(5))
+    with pytest.raises(
+        images.Unreadable, match="none of 5 examples can be read; the first: cannot"
+    ):
+        list(pipeline.evaluation_batches(source, keep, batch_size=2, threads=3))
+    with pytest.raises(
+        images.Unreadable, match="none of 5 examples can be read; the first: cannot"
+    ):
+        pipeline.mean_std(source, 1)
+
+
+def test_mean_and_deviation_leave_unreadable_examples_out():
+    values = np.delete(np.arange(20), [3, 6]) / 255
+    mean, std = pipeline.mean_std(Damaged(20, (3, 6)), 1)
+    np.testing.assert_allclose((mean, std), ([values.mean()], [values.std()]), rtol=1e-12)
 
 
 def test_mistakes():
@@ -236,7 +372,7 @@ def test_a_broken_picture_is_named(tmp_path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "broken.jpg").write_bytes(b"nonsense")
     source = sources.open(f"folder:{tmp_path}", "all")
-    message = "cannot read 'cat/broken.jpg': not a picture in a format that Pillow reads"
+    message = "cannot read 'cat/broken.jpg': not a picture in a known format"
     transform = inputs.train_transform(IMAGE)
     with pytest.raises(ValueError, match=message):
         next(pipeline.training_batches(source, transform, batch_size=1, seed=0))

@@ -54,6 +54,52 @@ def mesh():
     return sharding.make_mesh(-1, 1)
 
 
+class Damaged:
+    """The test pictures, of which some cannot be read."""
+
+    def __init__(self, *bad):
+        self.bad, self.source = set(bad), sources.open("synthetic", "test")
+        self.classes, self.name = self.source.classes, self.source.name
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, i):
+        return self.source[i] if i not in self.bad else {"image": b"", "label": 0}
+
+
+def test_unreadable_examples_are_left_out_of_all_figures(mesh, caplog):
+    source, some = Damaged(), {0, 9, 10, 31}
+    losses, _ = heldout.reconstruction(
+        pretrain.model_of(config()),
+        heldout.view_of(config(), MEAN, STD),
+        config().mask,
+        source,
+        examples=32,
+        batch_size=8,
+        shown=4,
+        mesh=mesh,
+        key=KEY,
+    )
+    every = losses(variables())
+    source.bad = some
+    others = losses(variables())
+    source.bad = set(range(32)) - some
+    these = losses(variables())
+    assert [x["examples"] for x in (every, others, these)] == [32, 28, 4]
+    for name in ("trained", "visible_mean"):
+        mean = (28 * others[name] + 4 * these[name]) / 32
+        np.testing.assert_allclose(mean, every[name], rtol=1e-5)
+        assert abs(others[name] - every[name]) > 1e-4
+    assert "4 of 32 examples are left out of the figures" in caplog.text
+    pixels = features.extractor(
+        None, [features.Feature()], heldout.view_of(config(), MEAN, STD), mesh
+    )
+    table = pixels(None, source, None, 8)
+    assert table.index.tolist() == sorted(some)
+    assert table.labels.tolist() == [source.source[i]["label"] for i in sorted(some)]
+
+
 def test_heldout_losses_by_hand(mesh):
     """One example at a time, in numpy: the same masks, the same mean, no padding."""
     losses, _ = reconstructed(config(), mesh)

@@ -1,7 +1,9 @@
 """Batches of pictures, in an order that is a function of (seed, step) alone."""
 
 import functools
+import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,9 +11,12 @@ from typing import Any
 import numpy as np
 
 from mae_jax.data import images
+from mae_jax.data.damage import Damage
 from mae_jax.data.sources import Source
 
 Example = dict[str, Any]
+_ATTEMPTS = 100  # examples that are tried for one place in a batch
+_log = logging.getLogger(__name__)
 OF_ROWS = {"image", "colour"}  # an example that makes several rows has of these [repeats, ...]
 
 
@@ -26,6 +31,7 @@ def training_batches(
     hosts: int = 1,
     threads: int = 16,
     repeats: int = 1,
+    damage: Damage | None = None,
 ) -> Iterator[Example]:
     """Endless batches `{"image": uint8 [b, *size, c], "label": int32 [b]}` of this host's share.
 
@@ -41,32 +47,51 @@ def training_batches(
       seed: of the order and of the augmentations, 0 <= seed < 2**32.
       start: the first step.
       host: which share this is, of `hosts`.
-      threads: pictures that are read and decoded at a time.
+      threads: that read and decode; 0 reads in the calling thread, and only when asked.
       repeats: rows that come from one example, one after the other; if there are several,
         `transform` gives what is in `OF_ROWS` stacked.
+      damage: where examples that cannot be read are counted, and others take their places. Which
+        is a function of the place alone: threads, hosts and `start` do not matter.
 
     Raises:
-      ValueError: a batch that the hosts cannot share, or an empty source; from the iterator, a
-        picture that cannot be read, with its name.
+      ValueError: a batch that the hosts cannot share, or an empty source; from the iterator, an
+        example that cannot be read, with its name, or with `damage` too many of them.
     """
-    import grain
-
     share = _share(batch_size, host, hosts)
     if share % repeats:
         raise ValueError(
             f"batch size {batch_size} is not a multiple of {hosts} host(s) x {repeats} repeats"
         )
     batch_size, share = batch_size // repeats, share // repeats
-    order: Any = grain.MapDataset.range(_length(source)).seed(seed).shuffle().repeat()
-    order[0]  # grain sets itself up at the first read, which threads must not do at the same time
+    order = _order(source, seed)
 
     def load(i: int) -> Example:
         step, row = divmod(i, share)
         position = (start + step) * batch_size + host * share + row
-        rng = np.random.default_rng((seed, position))
-        return _read(source, order[position], lambda example: transform(example, rng))
+        index = order[position]
+        for attempt in range(1, _ATTEMPTS + 1):
+            rng = np.random.default_rng((seed, position))
+            try:
+                return _read(source, index, lambda example, rng=rng: transform(example, rng))
+            except images.Unreadable as error:
+                if damage is None:
+                    raise
+                last = error
+                damage.add(source.name(index), str(error.__cause__))
+            index = int(np.random.default_rng((seed, position, attempt)).integers(len(source)))
+        raise images.Unreadable(f"{_ATTEMPTS} examples in turn cannot be read; the last: {last}")
 
     return _batches(load, sys.maxsize, share, threads, repeats)
+
+
+def names(source: Source, *, batch_size: int, seed: int, step: int, repeats: int = 1) -> list[str]:
+    """The examples that global batch `step` of `training_batches` draws, in its order.
+
+    Each is there once, however often it is repeated. What cannot be read is named, not what takes
+    its place.
+    """
+    order, count = _order(source, seed), batch_size // repeats
+    return [source.name(order[step * count + row]) for row in range(count)]
 
 
 def evaluation_batches(
@@ -86,22 +111,58 @@ def evaluation_batches(
     `"valid"`: bool [b] is False: over all batches and hosts each example is valid exactly once, and
     every host sees the same number of batches.
 
+    An example that cannot be read, or whose label is none of the classes, is not valid: the first
+    one that can be read stands in its place. The last batch logs how many there were.
+
     Raises:
-      ValueError: as `training_batches`.
+      ValueError: as `training_batches`; from the iterator, no example can be read.
     """
     share = _share(batch_size, host, hosts)
     chosen = _choose(_length(source), limit)
     batches = -(-len(chosen) // batch_size)
+    left_out: dict[int, images.Unreadable] = {}
+    searching = threading.Lock()
+
+    def read(index: int) -> Example:
+        example = _read(source, index, transform)
+        label, classes = example["label"], len(source.classes)
+        if classes and np.ndim(label) == 0 and not -1 <= label < classes:
+            raise images.Unreadable(
+                f"cannot use {source.name(index)!r}: its label {label} is not one of {classes} "
+                "classes"
+            )
+        return example
+
+    @functools.cache
+    def readable() -> Example:
+        first = None
+        for index in chosen.tolist():
+            try:
+                return read(index)
+            except images.Unreadable as error:
+                first = first or error
+        raise images.Unreadable(f"none of {len(chosen)} examples can be read; the first: {first}")
 
     def load(i: int) -> Example:
         step, row = divmod(i, share)
         position = step * batch_size + host * share + row
-        index = min(position, len(chosen) - 1)
-        example = _read(source, int(chosen[index]), transform)
-        number = np.int32(chosen[index])
-        return {**example, "valid": position < len(chosen), "index": number}
+        index, valid = int(chosen[min(position, len(chosen) - 1)]), position < len(chosen)
+        try:
+            example = read(index)
+        except images.Unreadable as error:
+            left_out[index], valid = error, False
+            with searching:  # a single thread looks for it
+                example = readable()
+        return {**example, "valid": valid, "index": np.int32(index)}
 
-    return _batches(load, batches * share, share, threads)
+    def reported() -> Iterator[Example]:
+        yield from _batches(load, batches * share, share, threads)
+        if left_out:
+            first, more = left_out[min(left_out)], ", ..." if len(left_out) > 1 else ""
+            text = "%d of %d examples are left out of the figures: %s%s"
+            _log.warning(text, len(left_out), len(chosen), first, more)
+
+    return reported()
 
 
 def mean_std(
@@ -113,24 +174,37 @@ def mean_std(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, over all values of `limit` examples.
 
-    The examples are a fixed random choice. A constant channel gets 1/255, so that one can divide.
+    The examples are a fixed random choice, without those that cannot be read. A constant channel
+    gets 1/255, so that one can divide.
 
     Args:
       values: array `[*size, channels]` of an example, by default its pixels; uint8 is taken to
         [0, 1], others as they are.
+
+    Raises:
+      ValueError: none of these examples can be read, or the source is empty.
     """
     values = values or (lambda example: images.decode(example["image"], channels))
 
-    def moments(i: int) -> np.ndarray:
-        """Count, mean and sum of squares around it, of each channel."""
-        x = _read(source, int(i), values)
-        x = x.reshape(-1, channels).astype(np.float64) / (255 if x.dtype == np.uint8 else 1)
-        mean = x.mean(0)
-        return np.stack([np.full(channels, len(x)), mean, ((x - mean) ** 2).sum(0)])
+    def moments(i: int) -> list[np.ndarray] | images.Unreadable:
+        """Count, mean and sum of squares around it of each channel, of parts of an example."""
+        try:
+            x = _read(source, int(i), values).reshape(-1, channels)
+        except images.Unreadable as error:
+            return error
+        parts = []
+        for y in np.array_split(x, 1 + x.size // 2**22):  # as float64, a large picture is too large
+            y = y.astype(np.float64) / (255 if y.dtype == np.uint8 else 1)
+            mean = y.mean(0)
+            parts.append(np.stack([np.full(channels, len(y)), mean, ((y - mean) ** 2).sum(0)]))
+        return parts
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        parts = np.array(list(pool.map(moments, _choose(_length(source), limit))))  # [n 3 c]
-    counts, means, squares = parts.swapaxes(0, 1)
+        found = list(pool.map(moments, _choose(_length(source), limit)))
+    parts = [part for parts in found if isinstance(parts, list) for part in parts]
+    if not parts:
+        raise images.Unreadable(f"none of {len(found)} examples can be read; the first: {found[0]}")
+    counts, means, squares = np.array(parts).swapaxes(0, 1)  # each [n c]
     mean = (counts * means).sum(0) / counts.sum(0)
     variance = (squares + counts * (means - mean) ** 2).sum(0) / counts.sum(0)
     return tuple(mean.tolist()), tuple(np.maximum(np.sqrt(variance), 1 / 255).tolist())
@@ -150,6 +224,15 @@ def _length(source: Source) -> int:
     if not len(source):
         raise ValueError("the data has no examples: use another split")
     return len(source)
+
+
+def _order(source: Source, seed: int) -> Any:
+    """Of the examples of all epochs: `order[position]`."""
+    import grain
+
+    order: Any = grain.MapDataset.range(_length(source)).seed(seed).shuffle().repeat()
+    order[0]  # grain sets itself up at the first read, which threads must not do at the same time
+    return order
 
 
 def _choose(length: int, limit: int | None) -> np.ndarray:
@@ -180,6 +263,8 @@ def _batches(
     )
     examples = grain.MapDataset.range(length).map(load).to_iter_dataset(reading)
     batches = examples.batch(size, batch_fn=functools.partial(_stack, repeats))
+    if not threads:
+        return iter(batches)
     return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1))
 
 

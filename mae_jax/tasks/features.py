@@ -75,9 +75,8 @@ def extractor(
             for batch in heldout.batches(source, view, examples, batch_size, mesh)
         ]
         found, labels, index, valid = jax.tree.map(lambda *xs: np.concatenate(xs), *rows)
-        count = int(valid.sum())  # what is not valid fills up the end
-        columns = dict(zip(wanted, (x[:count] for x in found), strict=True))
-        return Table(columns, labels[:count], index[:count])
+        columns = dict(zip(wanted, (x[valid] for x in found), strict=True))
+        return Table(columns, labels[valid], index[valid])
 
     return table
 

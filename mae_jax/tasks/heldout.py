@@ -51,7 +51,8 @@ def batches(
 ) -> Iterator[dict[str, jax.Array]]:
     """Each of (at most `limit`) examples once, un-augmented, padded, on the mesh.
 
-    `batch_size` is rounded up to a multiple of the devices.
+    Those that cannot be read are not valid, see `pipeline.evaluation_batches`. `batch_size` is
+    rounded up to a multiple of the devices.
     """
     parts = sharding.batch_shares(mesh)
     share = -(-batch_size // parts)  # of each device
@@ -101,7 +102,8 @@ def reconstruction(
     def sums(variables, batch):
         images, out = forward(variables, batch)
         errors = trivial(model, images, out.mask)
-        return jnp.stack([(x * batch["valid"]).sum() for x in (out.losses, errors)])
+        valid = batch["valid"]
+        return jnp.stack([*((x * valid).sum() for x in (out.losses, errors)), valid.sum()])
 
     def reconstructions(variables, batch):
         images, out = forward(variables, batch)
@@ -121,8 +123,9 @@ def reconstruction(
         parts = [
             np.asarray(sums(variables, b)) for b in batches(source, view, count, batch_size, mesh)
         ]
-        total = np.sum(parts, axis=0)
-        return {"trained": float(total[0] / count), "visible_mean": float(total[1] / count)}
+        trained, visible_mean, valid = np.sum(parts, axis=0)
+        means = {"trained": float(trained / valid), "visible_mean": float(visible_mean / valid)}
+        return means | {"examples": int(valid)}  # that could be read
 
     def draw(variables) -> Image.Image:
         count = min(shown, len(source))
