@@ -13,7 +13,17 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
-from mae_jax import attention, mae, metrics, names, patches, positions, torch_files, vit
+from mae_jax import (
+    attention,
+    fingerprint,
+    mae,
+    metrics,
+    names,
+    patches,
+    positions,
+    torch_files,
+    vit,
+)
 from mae_jax import config as configs
 
 Abstract = dict[str, jax.ShapeDtypeStruct]  # name -> shape, dtype and, maybe, sharding
@@ -195,6 +205,11 @@ def in_work_directory(path: epath.Path, step: int | None = None, without: str = 
             leaf = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=bias.sharding)
             where |= {name: leaf(stored[name]) for name in moments}
         arrays = restore(where) if where else {}
+        same = {n: x for n, x in arrays.items() if stored[n].dtype == x.dtype}  # none is cut here
+        expected = read_json(folder / str(step) / "facts" / "metadata").get("fingerprints", {})
+        sums, _ = fingerprint.of(same)
+        if wrong := [name for name in sums if sums[name] != expected.get(name)]:
+            raise ValueError(f"{damaged} ({', '.join(wrong[:3])} is not what was saved)")
         read = {name: arrays[place_of[name]] for name in wanted}
         if folded:
             mean, var = (arrays[f"stats/feature_norm/{name}"] for name in ("mean", "var"))

@@ -24,7 +24,7 @@ from mae_jax import (
 )
 from mae_jax import config as configs
 from mae_jax import workdir as workdirs
-from mae_jax.data import images, pipeline, sources
+from mae_jax.data import damage, images, pipeline, sources
 from mae_jax.step import TrainState, make_init, make_step, start_from
 from mae_jax.tasks import classify, pretrain
 
@@ -113,6 +113,8 @@ def train(config, workdir: epath.PathLike) -> TrainState:
         state, facts = restored() or (begin(), {})
         start = int(state.step)
         host, hosts = jax.process_index(), jax.process_count()
+        log_of_host = f"unreadable{f'.{host}' * bool(host)}.txt"
+        unreadable = damage.Damage(source, config.data.max_bad_fraction, workdir / log_of_host)
         order: dict[str, Any] = dict(
             batch_size=config.batch_size, seed=config.seed, repeats=config.data.repeats
         )
@@ -125,6 +127,7 @@ def train(config, workdir: epath.PathLike) -> TrainState:
                 host=host,
                 hosts=hosts,
                 threads=config.data.threads,
+                damage=unreadable,
                 **order,
             )
             return (sharding.place(batch, mesh) for batch in found)
@@ -165,7 +168,7 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             begin=begin,
             restored=restored,
             evaluate=evaluate,
-            unreadable=lambda: 0.0,
+            unreadable=lambda: unreadable.share,
             checkpoints=checkpoints,
             writer=writer,
             progress=progress,

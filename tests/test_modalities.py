@@ -85,18 +85,18 @@ def test_it_resumes_bit_for_bit(name, runs, tmp_path):
     class Stopped(Exception):
         pass
 
-    from mae_jax import checkpoint
+    from mae_jax.checkpoint import Checkpoints
 
-    save, seen = checkpoint.save, []
+    save, seen = Checkpoints.save, []
 
-    def stop(checkpoints, state, wait):
-        save(checkpoints, state, wait=True)
+    def stop(checkpoints, state, facts, wait):
+        save(checkpoints, state, facts, wait=True)
         seen.append(int(state.step))
         if len(seen) == 1:
             raise Stopped
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(checkpoint, "save", stop)
+        patch.setattr(Checkpoints, "save", stop)
         train(config, tmp_path)
     assert seen == [1] and total > 1
     train(config, tmp_path)

@@ -1,6 +1,7 @@
 """`mae_jax.load`: whatever holds parameters, and whatever is wrong with it."""
 
 import collections
+import contextlib
 import json
 import os
 import pickle
@@ -506,9 +507,8 @@ def test_a_linear_probe_is_one_function_with_its_batch_norm_folded(tmp_path, mon
     state = TrainState(jnp.int32(3), params, tx.init(params["head"]), average, stats)
     (tmp_path / "config.json").write_text(configs.to_json(config))
     (tmp_path / "statistics.json").write_text(json.dumps({"classes": list("abcde")}))
-    checkpoints = checkpoint.manager(tmp_path / "checkpoints", 1)
-    checkpoint.save(checkpoints, state, wait=True)
-    checkpoints.close()
+    with contextlib.closing(checkpoint.Checkpoints(tmp_path / "checkpoints", 1)) as checkpoints:
+        checkpoints.save(state, {})
 
     monkeypatch.setattr(sharding, "SMALL", 100)
     images = generator.normal(size=(2, *size, channels)).astype(np.float32)
@@ -521,6 +521,14 @@ def test_a_linear_probe_is_one_function_with_its_batch_norm_folded(tmp_path, mon
     assert pretrained.find(tmp_path).classes == list("abcde")
     there, loaded = mae_jax.load(tmp_path, without="head/.*")
     assert there.classes == 0 and loaded.keys() == {"encoder"}
+
+    facts = tmp_path / "checkpoints" / "3" / "facts" / "metadata"
+    kept = json.loads(facts.read_text())
+    kept["fingerprints"]["ema/head/bias"][0] ^= 1
+    facts.write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match="ema/head/bias is not what was saved"):
+        mae_jax.load(tmp_path)
+    mae_jax.load(tmp_path, without="head/.*")  # which does not read it
 
 
 def test_the_file_of_another_model_kind_says_so(tmp_path):
