@@ -75,7 +75,7 @@ def opened(spec: str, split: str = "all", modality: str = "image"):
     return sources.open(spec, split, modality)
 
 
-def epoch(source, place: Path, data: dict, threads: int = 2, at_most: float = 1.0) -> Batch:
+def epoch(source, place: Path, data: dict, threads: int = 0, at_most: float = 1.0) -> Batch:
     """Every example of a source once, in one batch, by the reader that training uses."""
     from mae_jax.data import damage, inputs, pipeline
 
@@ -89,7 +89,7 @@ def epoch(source, place: Path, data: dict, threads: int = 2, at_most: float = 1.
         threads=threads,
         damage=found,
     )
-    with within_memory():
+    with within_memory(), contextlib.closing(batches):
         batch = next(batches)
     lines = path.read_text(errors="surrogateescape").splitlines() if path.exists() else []
     return Batch(batch["image"], batch["label"], lines, float(found.share))
@@ -193,7 +193,7 @@ def is_replaced(make: Callable[[Path], Any], after: Callable[[Path], Any] | None
         check(len(batch.replaced) == 1, f"unreadable.txt has {batch.replaced}")
         check("odd/" in batch.replaced[0], f"not named: {batch.replaced}")
         check(abs(batch.share - 1 / 8) < 1e-6, f"share {batch.share} instead of 1/8")
-        again = epoch(source, place, IMAGE, threads=0)
+        again = epoch(source, place, IMAGE, threads=2)
         check((again.image == batch.image).all(), "another substitute the second time")
         return "another takes its place, counted and named"
 
@@ -830,7 +830,13 @@ def others() -> list[Case]:
         arrays_case("float64.npy", saved(ramp.astype(float)), ramp),
         arrays_case("half.npz", half(npz(image=saved(ramp))), None),
         arrays_case("several.npz", npz(a=saved(ramp), b=saved(ramp)), None),
-        arrays_case("bomb.npz", npz_bomb, None),
+        Case(
+            "array: two gigabytes in a small .npz",
+            either(
+                arrays_case("bomb.npz", npz_bomb, None).act,
+                arrays_case("bomb.npz", npz_bomb, plane(0)).act,
+            ),
+        ),
         Case("array: a pickle with code", pickled),
         sounds("half a sound's header", "x.wav", half(sound(tone)[:40]), True),
         sounds("a text called .wav", "x.wav", b"do re mi", True),
