@@ -222,6 +222,17 @@ def test_without_threads_the_caller_reads_and_no_further_than_asked():
     batches.close()
 
 
+def test_labels_that_are_no_classes_are_unreadable():
+    source = Numbers(5)
+    source.classes = tuple("abc")
+    found = damage.Damage(source, 1)
+    options = dict(batch_size=4, seed=0, threads=2, damage=found)
+    batches = pipeline.training_batches(source, jitter, **options)
+    assert {label for _ in range(25) for label in next(batches)["label"].tolist()} == {0, 1, 2}
+    assert found.count == 2
+    batches.close()
+
+
 def test_too_many_unreadable_examples_end_the_run_and_nothing_readable_at_once():
     with pytest.raises(images.Unreadable, match="of 12 examples cannot be read: 'number"):
         train_damaged(bad=(2, 5), count=20, limit=0.1)
@@ -305,7 +316,7 @@ def test_evaluation_leaves_labels_out_that_are_no_classes(caplog):
     source.classes = ("a", "b", "c", "d")
     (batch,) = pipeline.evaluation_batches(source, keep, batch_size=8, threads=2)
     assert batch["index"][batch["valid"]].tolist() == [0, 1, 2, 3]
-    message = "2 of 6 examples are left out of the figures: cannot use 'number 4': its label 4 is "
+    message = "2 of 6 examples are left out of the figures: cannot read 'number 4': its label 4 is "
     (record,) = caplog.records
     assert record.getMessage() == message + "not one of 4 classes, ..."
     source.classes = ()

@@ -13,7 +13,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from mae_jax.data import shipped, sources
+from mae_jax.data import images, shipped, sources
 
 
 def jpeg(color=(10, 20, 30), size=(9, 7)) -> bytes:
@@ -160,6 +160,39 @@ def test_folder_follows_links_but_not_in_circles(tmp_path):
     assert files == ("a/b/y.jpg", "a/x.jpg", "b/a/x.jpg", "b/y.jpg", "c/z.jpg")
 
 
+def test_folder_skips_links_to_themselves_and_what_is_no_file(tmp_path):
+    spec = fill(tmp_path, "a/x.jpg")
+    for link in ("loop", "loop.jpg", "a/loop.png"):
+        os.symlink(os.path.basename(link), tmp_path / link)
+    os.mkfifo(tmp_path / "a" / "pipe.jpg")  # reading it would wait for ever
+    (tmp_path / "a" / "folder.jpg").mkdir()
+    assert sources.open(spec, "all").files == ("a/x.jpg",)
+
+
+def test_folder_with_odd_names(tmp_path):
+    names = ["new\nline", "ünïcode", os.fsdecode(b"bytes\xff"), "tab\t", "empty"]
+    spec = fill(tmp_path, *(f"{name}/{name}.jpg" for name in names[:4]))
+    (tmp_path / "empty").mkdir()
+    source = sources.open(spec, "all")
+    assert set(source.classes) == {"new\\nline", "ünïcode", "bytes\\udcff", "tab\\t"}
+    for i in range(4):  # the label is that of the folder, and the file is found
+        assert repr(source.name(i))[1:-1].startswith(source.classes[source[i]["label"]] + "/")
+        assert source[i]["image"].startswith(b"\xff\xd8")
+    "\n".join(source.classes).encode()  # a report
+
+
+def test_a_folder_that_changes_is_what_it_was(tmp_path):
+    source = sources.open(fill(tmp_path, "a.jpg", "b.jpg", "c.jpg"), "all")
+    fill(tmp_path, "new.jpg")
+    (tmp_path / "a.jpg").unlink()
+    (tmp_path / "b.jpg").unlink()
+    (tmp_path / "b.jpg").mkdir()
+    assert len(source) == 3 and source[2]["image"]
+    for i in (0, 1):
+        with pytest.raises(OSError):
+            source[i]
+
+
 def test_folder_mistakes(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder .*missing"):
         sources.open(f"folder:{tmp_path}/missing", "train")
@@ -229,6 +262,10 @@ def test_idx_mistakes(idx):
     refused(scans, packed, "30 images but 29 labels")
     refused(scans, packed[:-20], "is a broken gzip file")
     refused(scans, b"plain", "is a broken gzip file")
+    head = bytes([0, 0, 8, 3]) + np.array([2, 4, 4], ">u4").tobytes()
+    refused(scans, gzip.compress(head + bytes(2**24)), "= 32 bytes but holds more: it is")
+    head = head[:4] + np.array([2**20, 2**10, 2**10], ">u4").tobytes()
+    refused(scans, gzip.compress(head + bytes(9)), "should hold .* may have 4 GiB")
     scans.unlink()
     with pytest.raises(FileNotFoundError, match="no train-images-idx3-ubyte .or"):
         sources.open(spec, "train")
@@ -315,6 +352,35 @@ def test_array_record_with_other_names_of_the_features(tmp_path):
     assert source.classes == ()
     with pytest.raises(ValueError, match="no bytes feature 'image' .*: it has label"):
         source[2]
+
+
+def test_damaged_array_record_is_refused_or_has_unreadable_records(tmp_path):
+    path, rng, seen = tmp_path / "a.array_record", np.random.default_rng(0), set()
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for k in range(30):
+        example = tf_example_pb2.Example()
+        data = jpeg((8 * k, 0, 0), (90, 70)) + rng.bytes(500)
+        example.features.feature["image"].bytes_list.value.append(data)
+        writer.write(example.SerializeToString())
+    writer.close()
+    whole = path.read_bytes()
+    for k in range(40):
+        data = bytearray(whole[: rng.integers(len(whole))] if k % 4 == 0 else whole)
+        at = rng.integers(len(data) + 1)
+        data[at : at + 20] = rng.bytes(len(data[at : at + 20]))
+        path.write_bytes(data)
+        try:
+            source = sources.open(f"array_record:{path}", "train")
+        except ValueError as error:
+            assert "cannot be read" in str(error)
+            seen.add("refused")
+            continue
+        for i in range(len(source)):
+            try:
+                assert source[i]["image"]
+            except images.Unreadable:
+                seen.add("unreadable")
+    assert seen == {"refused", "unreadable"}
 
 
 def test_array_record_mistakes(tmp_path):

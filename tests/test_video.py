@@ -386,6 +386,15 @@ def test_damaged_files_give_one_sentence(tmp_path, kind):
     assert reasons.get(kind, "") in str(error.value)
 
 
+@pytest.mark.parametrize("name", CODECS)
+def test_giant_frames_are_not_decoded(tmp_path, monkeypatch, name):
+    clip = write(tmp_path / name, levels(height=64, width=96))
+    center(clip)
+    monkeypatch.setattr(video, "_MOST", 64 * 96 // 2)
+    with pytest.raises(images.Unreadable, match="frame of the video|not a readable video"):
+        center(clip)
+
+
 @pytest.mark.parametrize(
     "clip, channels, message",
     [

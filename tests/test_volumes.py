@@ -87,6 +87,16 @@ def test_npz(tmp_path):
         volumes.decode(path, 3, 1)
 
 
+def test_a_small_npz_does_not_unpack_to_anything(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, image=np.zeros((40, 40, 40)))
+    assert volumes.decode(path, 3, 1).shape == (40, 40, 40, 1)
+    monkeypatch.setattr(volumes, "_MOST", 500_000)
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *args, **options: pytest.fail("read"))
+    with pytest.raises(Unreadable, match="unpacks to 512128 bytes: .* save it as .npy"):
+        volumes.decode(path, 3, 1)
+
+
 @pytest.mark.parametrize(
     "array, axes, channels, message",
     [

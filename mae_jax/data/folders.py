@@ -101,8 +101,9 @@ def listed(
         files = hold_out(files, split)
     if not files:
         raise ValueError(f"data {spec!r} has too few {noun} for split {split!r}: use 'all'")
-    classes = tuple(sorted(names))
-    number = {name: label for label, name in enumerate(classes)}
+    number = {name: label for label, name in enumerate(sorted(names))}
+    # reports are UTF-8 and have a line for each class
+    classes = tuple(name if name.isprintable() else repr(name)[1:-1] for name in number)
     steps = (file.split("/")[1 if parts else 0 :] for file in files)
     labels = tuple(number[step[0]] if len(step) > 1 else -1 for step in steps)
     return root, tuple(files), labels, classes
@@ -116,7 +117,14 @@ def _split_folders(root: Path) -> list[str]:
 
 def _children(root: Path) -> list[str]:
     with os.scandir(root) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        return sorted(e.name for e in entries if _true(e.is_dir) and not e.name.startswith("."))
+
+
+def _true(question: Callable[[], bool]) -> bool:
+    try:
+        return question()
+    except OSError:  # a link to itself is nothing
+        return False
 
 
 def _files(
@@ -129,10 +137,10 @@ def _files(
             if entry.name.startswith("."):
                 continue
             name = f"{part}/{entry.name}" if part else entry.name
-            if entry.is_dir():
+            if _true(entry.is_dir):
                 if os.path.realpath(entry.path) not in above:  # else a link back to where we are
                     yield from _files(root, name, extensions, above)
-            elif entry.name.rpartition(".")[2].lower() in extensions and entry.is_file():
+            elif entry.name.rpartition(".")[2].lower() in extensions and _true(entry.is_file):
                 yield name
 
 

@@ -123,22 +123,12 @@ def evaluation_batches(
     left_out: dict[int, images.Unreadable] = {}
     searching = threading.Lock()
 
-    def read(index: int) -> Example:
-        example = _read(source, index, transform)
-        label, classes = example["label"], len(source.classes)
-        if classes and np.ndim(label) == 0 and not -1 <= label < classes:
-            raise images.Unreadable(
-                f"cannot use {source.name(index)!r}: its label {label} is not one of {classes} "
-                "classes"
-            )
-        return example
-
     @functools.cache
     def readable() -> Example:
         first = None
         for index in chosen.tolist():
             try:
-                return read(index)
+                return _read(source, index, transform)
             except images.Unreadable as error:
                 first = first or error
         raise images.Unreadable(f"none of {len(chosen)} examples can be read; the first: {first}")
@@ -148,7 +138,7 @@ def evaluation_batches(
         position = step * batch_size + host * share + row
         index, valid = int(chosen[min(position, len(chosen) - 1)]), position < len(chosen)
         try:
-            example = read(index)
+            example = _read(source, index, transform)
         except images.Unreadable as error:
             left_out[index], valid = error, False
             with searching:  # a single thread looks for it
@@ -246,7 +236,11 @@ def _choose(length: int, limit: int | None) -> np.ndarray:
 
 def _read(source: Source, i: int, transform: Callable[[Example], Any]) -> Any:
     try:
-        return transform(source[i])
+        example, classes = source[i], len(source.classes)
+        label = example["label"]
+        if np.ndim(label) == 0 and (label < -1 or classes and label >= classes):
+            raise images.Unreadable(f"its label {label} is not one of {classes} classes")
+        return transform(example)
     except (images.Unreadable, OSError) as error:
         raise images.Unreadable(f"cannot read {source.name(i)!r}: {error}") from error
 

@@ -40,6 +40,7 @@ class Arrays:
         return f"{self.title}[{i}]"
 
 
+_MOST = 2**32  # bytes of an IDX file
 _IDX_STEMS = {"train": "train", "test": "t10k"}
 
 
@@ -75,27 +76,33 @@ def _idx_file(root: Path, stem: str, what: str, axes: int) -> Path:
 
 def _read_idx(path: Path, axes: int) -> np.ndarray:
     """An IDX file of bytes: 0 0 8 axes, then each side as a big-endian 32-bit number, then data."""
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{str(path)!r} is a broken gzip file: {error}") from error
-    if data[:4] != bytes([0, 0, 8, axes]):
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(4 + 4 * axes)
+            if head[:4] != bytes([0, 0, 8, axes]):
+                raise ValueError(
+                    f"{str(path)!r} is no IDX file of bytes with {axes} axes: "
+                    f"it starts with {head[:4].hex(' ')}, not 00 00 08 0{axes}"
+                )
+            if len(head) < 4 + 4 * axes:
+                raise ValueError(f"{str(path)!r} is truncated: {len(head)} bytes")
+            shape = np.frombuffer(head, ">u4", axes, 4).tolist()
+            size = math.prod(shape)
+            if size > _MOST:
+                raise ValueError(
+                    f"{str(path)!r} should hold {'x'.join(map(str, shape))} = {size} bytes: "
+                    "what is read into memory may have 4 GiB"
+                )
+            data = file.read(size + 1)  # no further: a small .gz may unpack to anything
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{str(path)!r} is a broken gzip file: {error}") from error
+    if len(data) != size:
+        held = len(data) if len(data) < size else "more"
         raise ValueError(
-            f"{str(path)!r} is no IDX file of bytes with {axes} axes: "
-            f"it starts with {data[:4].hex(' ')}, not 00 00 08 0{axes}"
+            f"{str(path)!r} should hold {'x'.join(map(str, shape))} = {size} bytes "
+            f"but holds {held}: it is truncated or damaged"
         )
-    start = 4 + 4 * axes
-    if len(data) < start:
-        raise ValueError(f"{str(path)!r} is truncated: {len(data)} bytes")
-    shape = np.frombuffer(data, ">u4", axes, 4).tolist()
-    if len(data) - start != math.prod(shape):
-        raise ValueError(
-            f"{str(path)!r} should hold {'x'.join(map(str, shape))} = {math.prod(shape)} bytes "
-            f"but holds {len(data) - start}: it is truncated or damaged"
-        )
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,10 @@ class Tfds:
         return len(self.examples)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        example = self.examples[i]
+        try:
+            example = self.examples[i]
+        except Exception as error:  # array_record's, protobuf's and tfds's own kinds
+            raise Unreadable("the record is damaged") from error
         return {"image": example["image"], "label": int(example["label"]) if self.labelled else -1}
 
     def name(self, i: int) -> str:
@@ -167,7 +177,7 @@ class Records:
         try:
             example = parse(self.records[i])
         except Exception as error:  # protobuf's own kinds, by its back end
-            raise Unreadable("the record is no tf.train.Example") from error
+            raise Unreadable("the record is damaged, or no tf.train.Example") from error
         features = example.features.feature
         image = [features[key] for key in ("image", "image/encoded") if key in features]
         label = [features[key] for key in ("label", "image/class/label") if key in features]

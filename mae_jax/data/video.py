@@ -17,6 +17,8 @@ from mae_jax.data.images import Unreadable
 
 EXTENSIONS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ogv", "gif")
 
+_MOST = 2**26  # pixels of a frame, of which decoders keep several
+
 # the path of a video, the paths of its frames, or uint8 [frames, h, w] or [frames, h, w, c]
 Clip = str | tuple[str, ...] | np.ndarray
 
@@ -195,6 +197,7 @@ def _video(path: str) -> Iterator[tuple[int, Callable[[np.ndarray], Iterator[np.
 
     The packets of the file are counted, because its header may know nothing or lie, and kept: they
     need the memory of the file, but no seeking, which each format does in its own inexact way.
+    Frames of more than 67 megapixels are not decoded.
     """
     av = _av()
     # absolute, because a name like "a:b.mp4" would be a protocol; no protocol but "file", because
@@ -211,6 +214,7 @@ def _video(path: str) -> Iterator[tuple[int, Callable[[np.ndarray], Iterator[np.
         if stream.codec_context is None:
             raise Unreadable("the video has a codec that PyAV does not know")
         stream.codec_context.thread_count = 1  # the pipeline has its own threads
+        stream.codec_context.options = {"max_pixels": str(_MOST)}
         # a video may change its size on the way: all frames get that of the header
         size = stream.width or None, stream.height or None
         packets = []

@@ -15,6 +15,7 @@ EXTENSIONS = ("npy", "npz")
 # numpy parses headers by `ast`, whose recursion counter threads share in Python 3.11: now and then
 # a good file would fail with a SystemError.
 _HEADERS = threading.Lock()
+_MOST = 2**30  # bytes of an array in an .npz file
 _KEYS = ("image", "volume", "arr_0")  # of the array to take from an .npz file with several
 
 
@@ -28,7 +29,8 @@ def decode(array: str | os.PathLike | np.ndarray, axes: int, channels: int) -> n
 
     There are `axes` sides. The dtype stays: a `.npy` file is only mapped into memory, so that a
     crop, which converts, reads no more than its part. An `.npz` file is read as a whole: its only
-    array, or else the first of "image", "volume" and "arr_0". Nothing is unpickled.
+    array, or else the first of "image", "volume" and "arr_0", of at most 1 GiB, because a small one
+    may unpack to anything. Nothing is unpickled.
 
     Raises:
       Unreadable: not a file of the two kinds, a damaged one, or not such an array of real numbers.
@@ -111,6 +113,10 @@ def _load(path: str | os.PathLike) -> np.ndarray:
 def _only(archive: np.lib.npyio.NpzFile) -> np.ndarray:
     with archive:
         keys = archive.files if len(archive) == 1 else [k for k in _KEYS if k in archive]
+        members = archive.zip.infolist() if archive.zip else []
+        sizes = {member.filename: member.file_size for member in members}
+        if keys and (size := sizes.get(f"{keys[0]}.npy", 0)) > _MOST:
+            raise Unreadable(f"the array unpacks to {size} bytes: above 1 GiB, save it as .npy")
         # an archive gives back the bytes of a member that is no array
         if keys and isinstance(array := archive[keys[0]], np.ndarray):
             return array
