@@ -1,6 +1,9 @@
 """Checkpoints of a training state, by orbax: each is what was saved, or it is not used."""
 
+import gc
 import logging
+import re
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,7 +17,8 @@ from mae_jax import fingerprint
 from mae_jax.step import TrainState
 
 # orbax logs a page for each save, and a traceback for each error, which it raises later
-logging.getLogger("absl").setLevel(logging.CRITICAL)
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 class NotFinite(ValueError):
@@ -30,6 +34,8 @@ class Checkpoints:
 
     def __init__(self, directory: epath.PathLike, keep: int):
         self.directory = epath.Path(directory)
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = self._unraisable
         self.manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={
@@ -52,31 +58,46 @@ class Checkpoints:
           OSError: this save, or the one before, which ran in the background, failed. Nothing of it
             is left.
         """
-        step = int(state.step)
-        try:
-            self.manager.wait_until_finished()  # the one before; it waits for that in any case
-            if step not in self.manager.all_steps():
-                sums, wrong = fingerprint.of(state)
-                if wrong:
-                    raise NotFinite(f"step {step} is not finite: {', '.join(wrong[:5])}")
-                everything: Any = ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(state),  # pyright: ignore[reportCallIssue]
-                    facts=ocp.args.JsonSave(facts | {"fingerprints": sums}),  # pyright: ignore[reportCallIssue]
-                )
+        step, failed = int(state.step), self._finish()
+        if step not in self.manager.all_steps():
+            sums, wrong = fingerprint.of(state)
+            if wrong:
+                raise NotFinite(f"step {step} is not finite: {', '.join(wrong[:5])}")
+            everything: Any = ocp.args.Composite(
+                state=ocp.args.PyTreeSave(state),  # pyright: ignore[reportCallIssue]
+                facts=ocp.args.JsonSave(facts | {"fingerprints": sums}),  # pyright: ignore[reportCallIssue]
+            )
+            try:
                 self.manager.save(step, args=everything, force=True)
-            if wait:
-                self.manager.wait_until_finished()
-        except NotFinite:
-            raise
-        except Exception as error:  # tensorstore and orbax raise nearly every type on full disks
-            self._clean()
-            raise OSError(" ".join(str(error).split())[:300]) from error
+            except Exception as error:  # tensorstore and orbax raise nearly every type
+                failed = self._forget(error)
+        if wait:
+            failed = self._finish() or ("" if step in self.manager.all_steps() else failed)
+        if failed:
+            raise OSError(failed)
 
-    def _clean(self) -> None:
+    def _finish(self) -> str:
+        """Wait for what is being saved; what went wrong with it."""
+        try:
+            self.manager.wait_until_finished()
+        except Exception as error:
+            return self._forget(error)
+        return ""
+
+    def _forget(self, error: Exception) -> str:
+        """Remove what a failed save left; its reason, in short."""
         if jax.process_index() == 0 and self.directory.is_dir():
             for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
                 path.rmtree(missing_ok=True)
         self.manager.reload()  # forget what is not on disk
+        text = " ".join(str(error).split())
+        return text if len(text) < 250 else f"{text[:100]} ... {text[-120:]}"
+
+    def _unraisable(self, found: Any) -> None:
+        """After an error there would be a traceback for each other array that was under way."""
+        told = f"{found.object} {found.exc_value}"
+        if not re.search("Event loop is closed|orbax|serialize|_read_|write_fragment", told):
+            self._hook(found)
 
     def newest(
         self, abstract: TrainState, say: Callable[[str], None], before: int | None = None
@@ -171,14 +192,12 @@ class Checkpoints:
         return state, facts
 
     def close(self) -> None:
-        """Wait for what is being saved. OSError: it failed."""
-        try:
-            self.manager.wait_until_finished()
-        except Exception as error:
-            self._clean()
-            raise OSError(" ".join(str(error).split())[:300]) from error
-        finally:
-            self.manager.close()
+        """Wait for what is being saved; say on stderr if that fails."""
+        if failed := self._finish():
+            print(f"a checkpoint could not be saved ({failed})", file=sys.stderr)
+        self.manager.close()
+        gc.collect()  # what waits in vain, while nothing is said of it
+        sys.unraisablehook = self._hook
 
 
 def _described(tree) -> dict[str, str]:

@@ -69,8 +69,8 @@ def run(
     failed_saves = rewinds = 0  # in a row
     rewound_to = None
 
-    def event(step: int, kind: str, text: str) -> None:
-        writer.write(step, {}, event=kind, text=text)
+    def event(step: int, kind: str, text: str, **numbers: float) -> None:
+        writer.write(step, numbers, event=kind, text=text)
         progress.say(f"step {step}: {text}")
 
     def settle(step: int, figures) -> None:
@@ -104,11 +104,11 @@ def run(
         except OSError as error:
             failed_saves += 1
             text = f"a checkpoint could not be saved ({error})"
-            event(step, "save_failed", f"{text}, {failed_saves} in a row")
+            event(step, "save_failed", text, failed_saves=failed_saves)
             if wait or failed_saves >= recovery.failed_saves:
                 raise configs.Mistake(
-                    f"{text}: those before are as they were; make room, and the same command "
-                    "continues from there"
+                    f"{text}, {failed_saves} in a row: those before are as they were; make room, "
+                    "and the same command continues from there"
                 ) from error
 
     def steps(batches: Iterator, reader: futures.ThreadPoolExecutor) -> None:

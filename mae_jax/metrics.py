@@ -25,6 +25,7 @@ class Writer:
         self.path = workdir / "metrics.jsonl"
         self.local = "://" not in str(workdir)
         self.board: Any = None
+        self.whole = True  # the file has all lines
         self.drop(start)
 
     def drop(self, step: int) -> None:
@@ -52,11 +53,17 @@ class Writer:
         finite = {name: x if math.isfinite(x) else None for name, x in record.items()}
         line = json.dumps({"step": step, **finite, **event}) + "\n"
         self.lines.append(line)
-        if self.local:
-            with self.path.open("a") as f:
-                f.write(line)
-        else:  # object stores cannot append
-            self.path.write_text("".join(self.lines))
+        try:
+            if self.local and self.whole:
+                with self.path.open("a") as f:
+                    f.write(line)
+            else:  # object stores cannot append
+                write_whole(self.path, "".join(self.lines))
+            self.whole = True
+        except OSError as error:  # a full disk, say: it is written with the next record
+            if self.whole:
+                print(f"{self.path} cannot be written for now: {error}", file=sys.stderr)
+            self.whole = False
         for name, value in record.items():
             self.board.add_scalar(name, value, step)
 
