@@ -1185,7 +1185,8 @@ def show(kind: str, case: Case, place: Path) -> None:
         happened = f"{type(error).__name__}: {error}"
     shutil.rmtree(place, ignore_errors=True)
     found = dict(kind=kind, fault=case.name, happened=" ".join(happened.split())[:300])
-    print(json.dumps(found | dict(lost=None, ok=ok, seconds=time.monotonic() - began)), flush=True)
+    found |= dict(lost=None, ok=ok, seconds=time.monotonic() - began)
+    os.write(1, f"{json.dumps(found)}\n".encode())  # at once: other threads write too
 
 
 def main() -> None:
