@@ -15,10 +15,16 @@ def of(tree: Any) -> tuple[dict[str, list[int]], list[str]]:
     unseen once in 2**64; and since whole numbers add up to the same in any order, it does not
     depend on the mesh.
     """
-    named = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): _one(x)
-        for path, x in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    named = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(x, jax.Array) and x.is_fully_replicated:
+            x = x.addressable_data(0)  # one of the copies
+        found = _one(x)
+        if (
+            jax.default_backend() == "cpu"
+        ):  # many sums over many devices at a time block its threads
+            found = jax.block_until_ready(found)
+        named[jax.tree_util.keystr(path, simple=True, separator="/")] = found
     named = jax.device_get(named)
     sums = {name: x.tolist() for name, (x, _) in named.items()}
     return sums, [name for name, (_, finite) in named.items() if not finite]

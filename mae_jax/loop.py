@@ -134,6 +134,7 @@ def run(
                     batch = ahead.popleft().result()
                 watch.does(f"training, step {step + 1}")
                 if compiled is None:
+                    watch.does("compiling")
                     with stop.at_once():  # nothing is trained yet
                         # for these shapes and no others: nothing is ever compiled again
                         compiled = train_step.lower(state, batch).compile()
@@ -187,7 +188,7 @@ def run(
         rewound_to = int(state.step)
         facts["passed"] += step - rewound_to
         facts["skipped"] = 0
-        writer.drop(rewound_to)
+        writer.drop(rewound_to, events=False)
         progress.again(rewound_to)
         event(step, "rewound", f"back to step {rewound_to}, past the batches since")
 

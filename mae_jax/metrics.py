@@ -16,8 +16,7 @@ from tqdm import tqdm
 class Writer:
     """Writes a work directory's records, TensorBoard files and pictures; nothing if not `primary`.
 
-    A run that resumes from step `start` drops the records after it: those steps come again. Events,
-    which say what went wrong, stay.
+    A run that resumes from step `start` drops the records after it: those steps come again.
     """
 
     def __init__(self, workdir: epath.Path, start: int, primary: bool):
@@ -28,10 +27,12 @@ class Writer:
         self.whole = True  # the file has all lines
         self.drop(start)
 
-    def drop(self, step: int) -> None:
-        """Forget the records after `step`."""
+    def drop(self, step: int, events: bool = True) -> None:
+        """Forget the records after `step`, and the `events`, which say what went wrong."""
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        self.lines = [line for line in lines if _step(line) <= step or _is_event(line)]
+        self.lines = [
+            line for line in lines if _step(line) <= step or not events and _is_event(line)
+        ]
         if not self.primary:
             return
         if self.lines != lines:
