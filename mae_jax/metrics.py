@@ -37,11 +37,14 @@ class Writer:
             return
         if self.lines != lines:
             write_whole(self.path, "".join(self.lines))
-        import tensorboardX  # here, so that the rest of this file does without
-
         self.close()
-        purge = step + 1 if step else None
-        self.board = tensorboardX.SummaryWriter(str(self.workdir / "tensorboard"), purge_step=purge)
+        self.board = None
+        try:
+            self.board = Board(self.workdir / "tensorboard")
+            if step:
+                self.board.purge(step + 1)
+        except OSError as error:
+            print(f"no files for TensorBoard: {error}", file=sys.stderr)
 
     def write(self, step: int, record: dict[str, float], **event: str) -> None:
         """Append one record, numbers by name, to `metrics.jsonl` and to TensorBoard.
@@ -65,8 +68,9 @@ class Writer:
             if self.whole:
                 print(f"{self.path} cannot be written for now: {error}", file=sys.stderr)
             self.whole = False
-        for name, value in record.items():
-            self.board.add_scalar(name, value, step)
+        if self.board is not None and record:
+            with contextlib.suppress(OSError):  # a full disk: metrics.jsonl has it all
+                self.board.write(step, record)
 
     def picture(self, name: str, picture: Image.Image | None) -> None:
         if self.primary and picture is not None:
@@ -88,7 +92,45 @@ class Writer:
 
     def close(self) -> None:
         if self.board is not None:
-            self.board.close()
+            with contextlib.suppress(OSError):
+                self.board.close()
+
+
+class Board:
+    """A file for TensorBoard.
+
+    Not tensorboardX's own writer: its thread dies on a full disk, and then every call waits for it.
+    """
+
+    def __init__(self, folder: epath.Path):
+        from tensorboardX import event_file_writer, record_writer
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        self.events: Any = event_pb2
+        self.summaries: Any = summary_pb2
+        record_writer.directory_check(str(folder))
+        self.local = "://" not in str(folder)
+        unique = f".{time.monotonic_ns()}"  # two in one second would have one name
+        self.file = event_file_writer.EventsWriter(str(folder / "events"), unique)
+
+    def write(self, step: int, record: dict[str, float]) -> None:
+        of = self.summaries.Summary
+        values = [of.Value(tag=name, simple_value=x) for name, x in record.items()]
+        self._event(step, summary=of(value=values))
+
+    def purge(self, step: int) -> None:
+        """Let TensorBoard forget what it knows from this step on."""
+        start = self.events.SessionLog(status=self.events.SessionLog.START)
+        self._event(step, file_version="brain.Event:2")
+        self._event(step, session_log=start)
+
+    def _event(self, step: int, **what) -> None:
+        self.file.write_event(self.events.Event(step=step, wall_time=time.time(), **what))
+        if self.local:
+            self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
 
 
 def _step(line: str) -> float:

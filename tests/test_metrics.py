@@ -1,8 +1,10 @@
+import struct
 import time
 
 import numpy as np
 from etils import epath
 from PIL import Image
+from tensorboardX.proto import event_pb2
 
 from mae_jax import metrics, pictures
 
@@ -25,6 +27,64 @@ def test_a_bucket_that_cannot_append(tmp_path):
     writer = metrics.Writer(epath.Path(tmp_path), 0, True)
     writer.local = False
     assert [record["step"] for record in written(writer, tmp_path)] == [1, 2]
+
+
+def scalars(path) -> list[tuple[int, str, float]]:
+    """What TensorBoard shows: of all files in order, without what a later one purges."""
+    shown = []
+    for file in sorted((path / "tensorboard").iterdir(), key=lambda file: file.stat().st_mtime_ns):
+        raw = file.read_bytes()
+        while raw:
+            size = struct.unpack("<Q", raw[:8])[0]
+            event, raw = event_pb2.Event.FromString(raw[12 : 12 + size]), raw[16 + size :]
+            if event.session_log.status == event_pb2.SessionLog.START:
+                shown = [x for x in shown if x[0] < event.step]
+            shown += [(event.step, x.tag, x.simple_value) for x in event.summary.value]
+    return shown
+
+
+def test_tensorboard_shows_the_same(tmp_path):
+    writer = metrics.Writer(epath.Path(tmp_path), 0, True)
+    writer.write(1, {"loss": 2.0})
+    writer.write(2, {"loss": 1.0, "knn": 0.5})
+    writer.drop(1)
+    writer.write(2, {"loss": 0.25})
+    writer.close()
+    assert scalars(tmp_path) == [(1, "loss", 2.0), (2, "loss", 0.25)]
+
+
+def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path, capsys):
+    """The place of the records is taken for a while, that of TensorBoard's for ever."""
+    writer = metrics.Writer(epath.Path(tmp_path), 0, True)
+    writer.write(1, {"loss": 2.0})
+    writer.board.file.close()
+
+    def full(event):
+        raise OSError(28, "No space left on device")
+
+    writer.board.file.write_event = full
+    (tmp_path / "metrics.jsonl").rename(tmp_path / "kept")
+    (tmp_path / "metrics.jsonl").mkdir()
+    writer.write(2, {"loss": 1.0})
+    writer.write(3, {"loss": 0.5})
+    assert capsys.readouterr().err.count("cannot be written for now") == 1
+    (tmp_path / "metrics.jsonl").rmdir()
+    writer.write(4, {"loss": 0.25})
+    writer.board = None
+    assert [record["step"] for record in metrics.read(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_events_stay_when_a_run_goes_back(tmp_path):
+    writer = metrics.Writer(epath.Path(tmp_path), 0, True)
+    writer.write(1, {"loss": 2.0})
+    writer.write(2, {}, event="skipped", text="nan")
+    writer.write(3, {"loss": 1.0})
+    assert not writer.evaluated(2)
+    writer.drop(1, events=False)
+    assert [record["step"] for record in metrics.read(tmp_path)] == [1, 2]
+    writer.drop(1)  # as after a resume: it comes again
+    assert [record["step"] for record in metrics.read(tmp_path)] == [1]
+    writer.close()
 
 
 def test_resuming_drops_what_comes_again(tmp_path):
