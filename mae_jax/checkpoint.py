@@ -1,5 +1,6 @@
 """Checkpoints of a training state, by orbax: each is what was saved, or it is not used."""
 
+import contextlib
 import gc
 import logging
 import re
@@ -34,6 +35,10 @@ class Checkpoints:
 
     def __init__(self, directory: epath.PathLike, keep: int):
         self.directory = epath.Path(directory)
+        self.failures, self._saving = (
+            0,
+            False,
+        )  # saves that failed in a row; whether one is under way
         self._hook = sys.unraisablehook
         sys.unraisablehook = self._unraisable
         self.manager = ocp.CheckpointManager(
@@ -69,6 +74,7 @@ class Checkpoints:
             )
             try:
                 self.manager.save(step, args=everything, force=True)
+                self._saving = True
             except Exception as error:  # tensorstore and orbax raise nearly every type
                 failed = self._forget(error)
         if wait:
@@ -78,17 +84,21 @@ class Checkpoints:
 
     def _finish(self) -> str:
         """Wait for what is being saved; what went wrong with it."""
+        saving, self._saving = self._saving, False
         try:
             self.manager.wait_until_finished()
         except Exception as error:
             return self._forget(error)
+        self.failures = 0 if saving else self.failures
         return ""
 
     def _forget(self, error: Exception) -> str:
-        """Remove what a failed save left; its reason, in short."""
+        """Count a failed save and remove what it left; its reason, in short."""
+        self.failures += 1
         if jax.process_index() == 0 and self.directory.is_dir():
             for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
-                path.rmtree(missing_ok=True)
+                with contextlib.suppress(OSError):  # still written to: the next one removes it
+                    path.rmtree(missing_ok=True)
         self.manager.reload()  # forget what is not on disk
         text = " ".join(str(error).split())
         return text if len(text) < 250 else f"{text[:100]} ... {text[-120:]}"

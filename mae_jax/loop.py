@@ -66,8 +66,7 @@ def run(
     recovery, every = config.recovery, config.evaluate.every or total
     compiled: Any = None
     last = None  # the newest loss that was read
-    failed_saves = rewinds = 0  # in a row
-    rewound_to = None
+    rewinds, rewound_to = 0, None
 
     def event(step: int, kind: str, text: str, **numbers: float) -> None:
         writer.write(step, numbers, event=kind, text=text)
@@ -94,20 +93,17 @@ def run(
             )
 
     def save(step: int, wait: bool) -> None:
-        nonlocal failed_saves
         watch.does(f"saving step {step}")
         try:
             checkpoints.save(state, facts, wait=wait)
-            failed_saves = 0
         except checkpoint.NotFinite as error:
             raise Diverged(step, {"loss": last, "not_finite": str(error)}) from error
         except OSError as error:
-            failed_saves += 1
-            text = f"a checkpoint could not be saved ({error})"
-            event(step, "save_failed", text, failed_saves=failed_saves)
-            if wait or failed_saves >= recovery.failed_saves:
+            text, failures = f"a checkpoint could not be saved ({error})", checkpoints.failures
+            event(step, "save_failed", text, failed_saves=failures)
+            if wait or failures >= recovery.failed_saves:
                 raise configs.Mistake(
-                    f"{text}, {failed_saves} in a row: those before are as they were; make room, "
+                    f"{text}, {failures} in a row: those before are as they were; make room, "
                     "and the same command continues from there"
                 ) from error
 

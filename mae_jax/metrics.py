@@ -76,8 +76,11 @@ class Writer:
         if self.primary and picture is not None:
             buffer = io.BytesIO()  # one write, on a local disk or in a bucket
             picture.save(buffer, format="PNG")
-            (self.workdir / "pictures").mkdir(parents=True, exist_ok=True)
-            (self.workdir / "pictures" / name).write_bytes(buffer.getvalue())
+            try:
+                (self.workdir / "pictures").mkdir(parents=True, exist_ok=True)
+                (self.workdir / "pictures" / name).write_bytes(buffer.getvalue())
+            except OSError as error:  # no reason to stop
+                print(f"the picture {name} could not be written: {error}", file=sys.stderr)
 
     def evaluated(self, step: int) -> bool:
         """Whether there is a record of an evaluation at `step`, which has no learning rate."""

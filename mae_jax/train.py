@@ -182,7 +182,7 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             stop=stop,
             watch=watch,
         )
-        with stop.at_once():  # all is saved
+        with stop.at_once(), configs.mistakes(OSError):  # all is saved
             watch.does("making the report")
             shardings = jax.tree.map(lambda x: x.sharding, abstract.params)
             untrained = jax.jit(lambda key: task.init(key)["params"], out_shardings=shardings)
