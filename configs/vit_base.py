@@ -103,7 +103,8 @@ def recipe(**model) -> dict:
         save_every=1560,  # steps: 5 epochs
         keep=3,  # checkpoints
         recovery=dict(
-            skips=3,  # updates in a row that are left out, as their loss or gradient is not finite
+            skips=3,  # updates in a row that are left out, as their loss or gradient is not finite;
+            # 0 = go back at the first one: the optimiser waits for no gradient, faster on TPUs
             rewinds=2,  # to the last checkpoint, past the batches since; after that the run ends
             spike=0.0,  # a loss so many times the usual one counts as not finite; 0 = none does
             failed_saves=3,  # in a row, that end the run

@@ -78,7 +78,8 @@ def program(config, source: Source, mesh) -> Program:
     cut = dict(ema=options.ema, trainable=task.trainable, spike=config.recovery.spike)
     init: Any = make_init(task.init, tx, **cut)
     key = jax.random.key(0)
-    step: Any = make_step(task.augment, task.loss, tx, schedule, key, config.accumulation, **cut)
+    how: dict[str, Any] = cut | dict(guard=config.recovery.skips > 0)
+    step: Any = make_step(task.augment, task.loss, tx, schedule, key, config.accumulation, **how)
     dtype = {"image": jnp.uint8, "video": jnp.uint8, "text": jnp.int32}.get(config.data.modality)
     batch: dict[str, Any] = {
         "image": ((*config.data.size, config.data.channels), dtype or jnp.float32)

@@ -78,6 +78,7 @@ def make_step(
     ema: float = 0.0,
     trainable: str = ".*",
     spike: float = 0.0,
+    guard: bool = True,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """`state, batch -> state, figures`, to be jitted with a donated state.
 
@@ -95,6 +96,7 @@ def make_step(
         or kept for the others.
       spike: a loss above so many times the usual one (a moving average over 100 steps or so) is
         left out, too; 0 = none is.
+      guard: False: say so of such an update, and do it. No gradient then waits for all others.
 
     Returns:
       The next state, and figures: `loss`, `gradient_norm`, `learning_rate`, `skipped`, those of the
@@ -118,11 +120,11 @@ def make_step(
         updates, opt_state = tx.update(gradients, state.opt_state, trained)
         updated: Any = optax.apply_updates(trained, updates)
         average = optax.incremental_update(updated, state.ema, 1 - ema) if ema else None
-        updated, opt_state, average, stats, usual = jax.tree.map(
-            lambda new, old: jnp.where(good, new, old),
-            (updated, opt_state, average, stats, usual),
-            (trained, state.opt_state, state.ema, state.stats, state.usual),
-        )
+        new = updated, opt_state, average, stats, usual
+        if guard:
+            old = trained, state.opt_state, state.ema, state.stats, state.usual
+            new = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
+        updated, opt_state, average, stats, usual = new
         figures |= {
             "loss": value,
             "gradient_norm": norm,

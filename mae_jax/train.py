@@ -96,7 +96,14 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             init, train_step, abstract = sharding.jit_training(
                 make_init(task.init, tx, **cut),
                 make_step(
-                    task.augment, task.loss, tx, schedule, step_key, config.accumulation, **cut
+                    task.augment,
+                    task.loss,
+                    tx,
+                    schedule,
+                    step_key,
+                    config.accumulation,
+                    guard=config.recovery.skips > 0,
+                    **cut,
                 ),
                 mesh,
                 options.shard,

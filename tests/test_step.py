@@ -123,7 +123,7 @@ def test_a_mesh_that_does_not_fit():
         sharding.make_mesh(-1, 3)
 
 
-def small(spike=0.0):
+def small(spike=0.0, guard=True):
     """A step of one number that a batch pulls towards its own, and its first state."""
     loss = lambda params, stats, batch: (
         jnp.square(params["net"]["part"]["w"][None] - batch["image"]).mean(),
@@ -132,7 +132,9 @@ def small(spike=0.0):
     tx, schedule = optax.adam(0.1), lambda step: 0.1
     key, params = jax.random.key(0), {"net": {"part": {"w": jnp.ones(3)}}}
     init = step.make_init(lambda key: {"params": params}, tx, ema=0.9, spike=spike)
-    update = step.make_step(lambda key, x: x, loss, tx, schedule, key, ema=0.9, spike=spike)
+    update = step.make_step(
+        lambda key, x: x, loss, tx, schedule, key, ema=0.9, spike=spike, guard=guard
+    )
     return init(key), jax.jit(update)
 
 
@@ -149,6 +151,12 @@ def test_an_update_that_is_not_finite_is_left_out(bad):
     assert figures["skipped"] == 0
     expected, _ = update(before, good)  # as if the bad batch had never been
     jax.tree.map(np.testing.assert_array_equal, again.params, expected.params)
+
+
+def test_without_the_guard_it_is_said_and_done():
+    state, update = small(guard=False)
+    after, figures = update(state, {"image": jnp.full((4, 3), jnp.nan)})
+    assert figures["skipped"] == 1 and np.isnan(after.params["net"]["part"]["w"]).all()
 
 
 def test_a_loss_far_above_the_usual_one_is_left_out():
