@@ -171,6 +171,7 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             if start % (config.evaluate.every or total) == 0:
                 evaluate(state, start)  # the run was stopped between a save and this
         starting.close()
+        stack.push(end_alone)
         state = loop.run(
             config,
             state,
@@ -205,6 +206,18 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             progress.close()
             progress.say(f"\n{text}\n\nlook at the pictures in {workdir / 'pictures'}".lstrip("\n"))
         return state
+
+
+def end_alone(kind, error, trace) -> None:
+    """Where the connection to another process broke, end at once: all that is left waits for it."""
+    if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+        print(
+            f"error: another process is gone ({str(error).splitlines()[0]}): the same command "
+            "continues from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
 
 
 def pretrained_parameters(config, params: dict) -> dict:
