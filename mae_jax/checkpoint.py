@@ -95,10 +95,7 @@ class Checkpoints:
     def _forget(self, error: Exception) -> str:
         """Count a failed save and remove what it left; its reason, in short."""
         self.failures += 1
-        if jax.process_index() == 0 and self.directory.is_dir():
-            for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
-                with contextlib.suppress(OSError):  # still written to: the next one removes it
-                    path.rmtree(missing_ok=True)
+        self._remove()
         self.manager.reload()  # forget what is not on disk
         text = " ".join(str(error).split())
         return text if len(text) < 250 else f"{text[:100]} ... {text[-120:]}"
@@ -108,6 +105,12 @@ class Checkpoints:
         told = f"{found.object} {found.exc_value}"
         if not re.search("Event loop is closed|orbax|serialize|_read_|write_fragment", told):
             self._hook(found)
+
+    def _remove(self) -> None:
+        if jax.process_index() == 0 and self.directory.is_dir():
+            for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                with contextlib.suppress(OSError):  # still written to: removed at the end
+                    path.rmtree(missing_ok=True)
 
     def newest(
         self, abstract: TrainState, say: Callable[[str], None], before: int | None = None
@@ -206,6 +209,8 @@ class Checkpoints:
         if failed := self._finish():
             print(f"a checkpoint could not be saved ({failed})", file=sys.stderr)
         self.manager.close()
+        if failed:
+            self._remove()  # what was still written to before
         gc.collect()  # what waits in vain, while nothing is said of it
         sys.unraisablehook = self._hook
 

@@ -58,7 +58,10 @@ def source_of(config, examples: int | None) -> Source:
     except (ValueError, OSError, ImportError) as error:
         if not labels and config.task == "classify":
             raise ValueError(f"the number of classes is unknown: {error}") from error
-    return Source(examples or known, labels, several)
+    total = examples or known
+    if total and config.data.examples:
+        total = min(total, config.data.examples)
+    return Source(total, labels, several)
 
 
 def program(config, source: Source, mesh) -> Program:
@@ -203,6 +206,9 @@ def figures(config, place: str, examples: int | None, say: Callable[[str], None]
     """
     devices = topology.devices(place)
     kind, platform = devices[0].device_kind, devices[0].platform
+    form = config.model.attention
+    if attention.OF.get(form, platform) != platform or (form == "cudnn" and place != "gpu"):
+        raise ValueError(f"model.attention = {form!r} cannot be planned for {place}: use 'auto'")
     if platform != "cpu":  # the modules would ask what runs here
         for name, value in (
             ("dtype", "bfloat16"),

@@ -295,8 +295,8 @@ def _group(text: str) -> int:
     `{{0,1},{2,3}}`, `[2,2]<=[4]` (groups of the last number), `mesh['a'=2,'b'=2] {'b'}`.
     """
     groups = re.search(r"replica_groups=(.*)", text)
-    if pairs := re.search(r"source_target_pairs=\{\{", text):
-        return 1 + len(pairs[0])  # any: only more than one counts
+    if "source_target_pairs={{" in text:
+        return 2  # any: only more than one counts
     if not groups:
         return 1
     if listed := re.match(r"\{\{([\d,]*)\}", groups[1]):

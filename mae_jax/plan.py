@@ -17,6 +17,7 @@ figure, the sum of the three. Reading data, evaluating, saving and restarting co
 
 import argparse
 import json
+import os
 import sys
 
 from ml_collections import ConfigDict
@@ -131,6 +132,13 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def positive(text: str) -> int:
+    """`--examples`."""
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number of at least 1")
+    return int(text)
+
+
 def mesh_of(text: str) -> list[str]:
     """`--mesh`: `data=32,fsdp=8` as overrides of the config."""
     sides = [part.partition("=") for part in text.split(",")]
@@ -150,12 +158,14 @@ def main() -> None:
     add("--config", required=True, help="configs/NAME.py; with --config.key=value ...")
     add("--topology", required=True, help=topology.FORMS)
     add("--mesh", type=mesh_of, default=[], help="such as data=32,fsdp=8, over the config's")
-    add("--examples", type=int, help="in the training data, where it does not lie here")
+    add("--examples", type=positive, help="in the training data, where it does not lie here")
     add("--json", metavar="FILE", help="where the figures are written too")
     try:
         with configs.mistakes():
             options, changes = parser.parse_known_args()
             config = configs.configured(options.config, [*options.mesh, *changes])
+            if options.json:
+                open(options.json, "a").close()  # before the minutes that it takes
             arguments = ConfigDict(config), options.topology, options.examples
             figures = estimate.figures(*arguments, say)
             print(report(figures))
@@ -165,6 +175,9 @@ def main() -> None:
     except configs.Mistake as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr, flush=True)
+        os._exit(130)  # a compilation that goes on would crash
 
 
 if __name__ == "__main__":

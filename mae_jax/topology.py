@@ -38,16 +38,17 @@ def devices(topology: str) -> list[Any]:
     Raises:
       ValueError: in one sentence, why there are none.
     """
-    kind, _, count = topology.lower().partition(":")
+    topology = topology.lower()
+    kind, _, count = topology.partition(":")
     if topology in ("cpu", "gpu"):
         try:
             return jax.devices(topology)
         except RuntimeError as error:
             raise ValueError(f"topology {topology!r}: there is none here ({error})") from error
-    if kind in GPUS and count.isdigit() and int(count):
+    if kind in GPUS and count.isdigit() and 0 < int(count) <= 2**16:
         jax.config.update("jax_platforms", "cpu")
         return [Absent(i, GPUS[kind], i // 8) for i in range(int(count))]
-    if not re.fullmatch(r"v\d+[a-z]*:\d+(x\d+)*", topology):
+    if not re.fullmatch(r"v\d+[a-z]*:[1-9]\d*(x[1-9]\d*)*", topology):
         raise ValueError(f"unknown topology {topology!r}: use one of {FORMS}")
     # The compiler looks for a TPU and would complain of what it does not find, and it allows one
     # process at a time, as if it held one.

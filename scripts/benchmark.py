@@ -194,12 +194,17 @@ def main() -> None:
         if config["task"] != "pretrain":
             refuse(f"{options.config} is of task {config['task']!r}: give a config of pre-training")
         measure, table = PARTS[options.part]
+        if options.json:
+            open(options.json, "a").close()  # before the minutes that it takes
         figures = measure(config, options)
         if options.json:
             with open(options.json, "w") as file:
                 file.write(json.dumps(figures, indent=2) + "\n")
     except (configs.Mistake, ValueError, OSError) as error:
         refuse(str(error))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr, flush=True)
+        os._exit(130)  # a compilation that goes on would crash
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -233,7 +233,7 @@ LOCKS: dict[str, threading.Lock] = {}
 GUARD = threading.Lock()
 
 
-def once(make: Callable[..., Path]) -> Callable[..., Path]:
+def once(make: Callable[..., None]) -> Callable[..., Path]:
     """Make a directory at the first call, for all cases that need it."""
 
     def made(*arguments) -> Path:
@@ -404,7 +404,7 @@ def recovered(kind: Kind, place: Path):
     """The same command, after a run that could save nothing."""
     so_far, good, begun = reached(place), max(committed(place), default=0), unfinished(place)
     # a save that is being written counts as not there, the one before must be
-    until = min([so_far, *(int(re.match(r"\d+", name)[0]) for name in begun)])
+    until = min([so_far, *(int(name.partition(".")[0]) for name in begun)])
     start = finish(kind, place)
     check(start >= good, f"went on from step {start}, but {good} was saved")
     check(until - start <= kind.save, f"{until - start} steps lost, saved every {kind.save}")

@@ -89,7 +89,8 @@ def epoch(source, place: Path, data: dict, threads: int = 0, at_most: float = 1.
         threads=threads,
         damage=found,
     )
-    with within_memory(), contextlib.closing(batches):
+    closing: Any = contextlib.closing(batches)  # pyright: ignore[reportArgumentType]
+    with within_memory(), closing:
         batch = next(batches)
     lines = path.read_text(errors="surrogateescape").splitlines() if path.exists() else []
     return Batch(batch["image"], batch["label"], lines, float(found.share))
@@ -1081,7 +1082,7 @@ def wrong_configs() -> list[Case]:
 def watch_compilations() -> None:
     import jax
 
-    def listen(event: str, seconds: float, **facts) -> None:
+    def listen(event: str, duration_secs: float, **facts: Any) -> None:
         if event.endswith("backend_compile_duration"):
             COMPILED.append(str(facts.get("fun_name", "")))
 
@@ -1106,13 +1107,14 @@ def expected_state(arguments: list[str], workdir: Path) -> Any:
     def capture(self, abstract, *_):
         raise Captured(abstract)
 
-    original, checkpoint.Checkpoints.newest = checkpoint.Checkpoints.newest, capture
+    kind: Any = checkpoint.Checkpoints
+    original, kind.newest = kind.newest, capture
     try:
         train(*configs.parse([*arguments, f"--workdir={workdir}"]))
     except Captured as captured:
         return captured.args[0]
     finally:
-        checkpoint.Checkpoints.newest = original
+        kind.newest = original
     raise Failed("training restores nothing")
 
 
@@ -1125,7 +1127,8 @@ def restored(checkpoints: Path, abstract: Any) -> tuple[int, dict[str, bytes], l
     said: list[str] = []
     with contextlib.closing(checkpoint.Checkpoints(checkpoints, 9)) as manager:
         found = manager.newest(abstract, said.append)
-    check(found, "nothing restored")
+    if not found:
+        raise Failed("nothing restored")
     state, _ = found
     named = jax.tree_util.tree_leaves_with_path(jax.device_get(state))
     return int(state.step), {str(p): np.asarray(x).tobytes() for p, x in named}, said

@@ -48,3 +48,12 @@ def test_what_is_not_finite_is_named():
     x = values(np.float32)
     tree = {"good": x, "steps": np.int32(3), "bad": {"worse": np.where(x == x.max(), np.nan, x)}}
     assert fingerprint.of(tree)[1] == ["bad/worse"]
+
+
+def test_many_arrays_of_one_mesh():
+    """Sums over devices, one after the other: at once they would wait for each other's threads."""
+    mesh = sharding.make_mesh(data=2, fsdp=2)
+    place = NamedSharding(mesh, P(None, "fsdp"))
+    tree = {str(i): jax.device_put(values(np.float32) + i, place) for i in range(60)}
+    sums, _ = fingerprint.of(tree)
+    assert len({tuple(x) for x in sums.values()}) == 60
