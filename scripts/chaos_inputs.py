@@ -267,9 +267,9 @@ def smooth() -> np.ndarray:
 
 
 def encoded(picture: Image.Image | np.ndarray, form: str, **options) -> bytes:
-    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    whole = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
     buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
+    whole.save(buffer, form, **options)
     return buffer.getvalue()
 
 
