@@ -108,7 +108,8 @@ def recipe(**model) -> dict:
             rewinds=2,  # to the last checkpoint, past the batches since; after that the run ends
             spike=0.0,  # a loss so many times the usual one counts as not finite; 0 = none does
             failed_saves=3,  # in a row, that end the run
-            canary=False,  # compute the first step twice, which must give the same bits
+            canary=False,  # compute the first step twice, which must give the same bits; this needs
+            # memory for the state three times
             stall=600.0,  # seconds without a step, after which it is said what each thread does
             heartbeat=100,  # seconds of silence after which other processes give one up
         ),

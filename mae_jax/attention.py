@@ -21,6 +21,15 @@ def suited(platform: str | None = None, devices: int | None = None) -> str:
     return {"cpu": "mapped" if alone else "light", "tpu": "pallas"}.get(platform, "light")
 
 
+def check(form: str, platform: str) -> None:
+    """Raise ValueError if a config names a form that there is not on such devices."""
+    if OF.get(form, platform) != platform:
+        raise ValueError(
+            f"model.attention = {form!r} needs a {OF[form].upper()}, here it is a "
+            f"{platform.upper()}: use 'auto'"
+        )
+
+
 def attend(
     query: Float[Array, "b n h d"],
     key: Float[Array, "b s h d"],

@@ -35,10 +35,8 @@ class Checkpoints:
 
     def __init__(self, directory: epath.PathLike, keep: int):
         self.directory = epath.Path(directory)
-        self.failures, self._saving = (
-            0,
-            False,
-        )  # saves that failed in a row; whether one is under way
+        self.failures = 0  # saves that failed in a row
+        self._saving = False
         self._hook = sys.unraisablehook
         sys.unraisablehook = self._unraisable
         self.manager = ocp.CheckpointManager(
@@ -192,11 +190,13 @@ class Checkpoints:
         try:
             found = self.manager.restore(step, args=wanted)
             state, facts = found["state"], dict(found["facts"])
-            expected = facts.pop("fingerprints")
         except Exception as error:
             raise ValueError(f"{name} cannot be read") from error
         if int(state.step) != step:
             raise ValueError(f"{name} holds step {int(state.step)}")
+        expected = facts.pop("fingerprints", None)
+        if expected is None:
+            raise ValueError(f"{name} has no fingerprints: it is of an older version")
         sums, _ = fingerprint.of(state)
         if wrong := sorted(
             x for x in sums.keys() | expected.keys() if sums.get(x) != expected.get(x)
@@ -208,9 +208,9 @@ class Checkpoints:
         """Wait for what is being saved; say on stderr if that fails."""
         if failed := self._finish():
             print(f"a checkpoint could not be saved ({failed})", file=sys.stderr)
-        self.manager.close()
-        if failed:
-            self._remove()  # what was still written to before
+        with contextlib.suppress(OSError):  # which was told above
+            self.manager.close()
+        self._remove()  # what was still written to before
         gc.collect()  # what waits in vain, while nothing is said of it
         sys.unraisablehook = self._hook
 

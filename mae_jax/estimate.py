@@ -78,10 +78,10 @@ def program(config, source: Source, mesh) -> Program:
     options = config.optimizer
     schedule = optimizer.cosine_schedule(options.base_learning_rate, config.batch_size, 1000, 10)
     tx = task.optimizer(schedule)
-    cut = dict(ema=options.ema, trainable=task.trainable, spike=config.recovery.spike)
+    cut = dict(ema=options.ema, trainable=task.trainable)
     init: Any = make_init(task.init, tx, **cut)
     key = jax.random.key(0)
-    how: dict[str, Any] = cut | dict(guard=config.recovery.skips > 0)
+    how: dict[str, Any] = cut | dict(spike=config.recovery.spike, guard=config.recovery.skips > 0)
     step: Any = make_step(task.augment, task.loss, tx, schedule, key, config.accumulation, **how)
     dtype = {"image": jnp.uint8, "video": jnp.uint8, "text": jnp.int32}.get(config.data.modality)
     batch: dict[str, Any] = {
@@ -206,9 +206,9 @@ def figures(config, place: str, examples: int | None, say: Callable[[str], None]
     """
     devices = topology.devices(place)
     kind, platform = devices[0].device_kind, devices[0].platform
-    form = config.model.attention
-    if attention.OF.get(form, platform) != platform or (form == "cudnn" and place != "gpu"):
-        raise ValueError(f"model.attention = {form!r} cannot be planned for {place}: use 'auto'")
+    attention.check(config.model.attention, platform)
+    if config.model.attention == "cudnn" and place != "gpu":
+        raise ValueError("model.attention = 'cudnn' is planned only for a GPU here: use 'auto'")
     if platform != "cpu":  # the modules would ask what runs here
         for name, value in (
             ("dtype", "bfloat16"),

@@ -20,10 +20,8 @@ def of(tree: Any) -> tuple[dict[str, list[int]], list[str]]:
         if isinstance(x, jax.Array) and x.is_fully_replicated:
             x = x.addressable_data(0)  # one of the copies
         found = _one(x)
-        if (
-            jax.default_backend() == "cpu"
-        ):  # many sums over many devices at a time block its threads
-            found = jax.block_until_ready(found)
+        if jax.default_backend() == "cpu":
+            jax.block_until_ready(found)  # many sums over many devices at a time block its threads
         named[jax.tree_util.keystr(path, simple=True, separator="/")] = found
     named = jax.device_get(named)
     sums = {name: x.tolist() for name, (x, _) in named.items()}

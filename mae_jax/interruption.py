@@ -37,10 +37,8 @@ class Interruption:
             self.nothing_to_finish = False
 
     def handle(self, number, frame) -> None:
-        again, self.status = (
-            self.status,
-            self.status or {signal.SIGTERM: PREEMPTED}.get(number, STOPPED),
-        )
+        again = self.status
+        self.status = again or (PREEMPTED if number == signal.SIGTERM else STOPPED)
         if self.nothing_to_finish and not again:
             os.write(sys.stderr.fileno(), b"\nstopping; the same command continues\n")
             raise SystemExit(self.status)

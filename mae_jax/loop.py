@@ -206,9 +206,7 @@ def run(
         )
 
     while int(state.step) < total:
-        reader = futures.ThreadPoolExecutor(
-            1
-        )  # takes batches to the devices before they are needed
+        reader = futures.ThreadPoolExecutor(1)  # takes batches to the devices ahead of time
         try:
             steps(batches(int(state.step) + facts["passed"]), reader)
         except Diverged as trouble:

@@ -23,7 +23,7 @@ class TrainState:
     opt_state: Any
     ema: Any = None  # moving average of the parameters, when the config asks for one
     stats: Any = None  # running statistics of a BatchNorm, where the model has one
-    usual: Any = None  # the usual loss, where others are compared with it; 0 before the first
+    usual: Any = None  # the usual loss, a moving average; 0 before the first
 
     @property
     def best(self) -> dict[str, Any]:
@@ -37,7 +37,6 @@ def make_init(
     tx: optax.GradientTransformation,
     ema: float = 0.0,
     trainable: str = ".*",
-    spike: float = 0.0,
 ) -> Callable[[jax.Array], TrainState]:
     """`key -> state` at step 0, to be jitted with the shardings of the state.
 
@@ -54,7 +53,7 @@ def make_init(
             tx.init(trained),
             trained if ema else None,
             variables.get("batch_stats"),
-            jnp.float32(0) if spike else None,
+            jnp.float32(0),
         )
 
     return init_state
@@ -116,7 +115,7 @@ def make_step(
         usual = state.usual
         if spike:
             good &= (usual == 0) | (value <= spike * usual)
-            usual = jnp.where(usual == 0, value, 0.99 * usual + 0.01 * value)
+        usual = jnp.where(usual == 0, value, 0.99 * usual + 0.01 * value)
         updates, opt_state = tx.update(gradients, state.opt_state, trained)
         updated: Any = optax.apply_updates(trained, updates)
         average = optax.incremental_update(updated, state.ema, 1 - ema) if ema else None

@@ -206,7 +206,9 @@ def in_work_directory(path: epath.Path, step: int | None = None, without: str = 
             where |= {name: leaf(stored[name]) for name in moments}
         arrays = restore(where) if where else {}
         same = {n: x for n, x in arrays.items() if stored[n].dtype == x.dtype}  # none is cut here
-        expected = read_json(folder / str(step) / "facts" / "metadata").get("fingerprints", {})
+        expected = read_json(folder / str(step) / "facts" / "metadata").get("fingerprints")
+        if expected is None:
+            raise ValueError(f"{damaged} (it has no fingerprints: deleted, or an older version)")
         sums, _ = fingerprint.of(same)
         if wrong := [name for name in sums if sums[name] != expected.get(name)]:
             raise ValueError(f"{damaged} ({', '.join(wrong[:3])} is not what was saved)")

@@ -8,6 +8,7 @@ if __name__ == "__main__":  # asked to stop while modules are imported: nothing 
     signal.signal(signal.SIGTERM, lambda *_: os._exit(42))
 
 import contextlib
+import functools
 import os
 import sys
 import threading
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import jax
+import optax
 from etils import epath
 
 from mae_jax import (
@@ -64,34 +66,16 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             workdirs.refuse_another(workdir, config)
             mesh = sharding.make_mesh(**config.mesh)
             sharding.check_batch(config.batch_size, config.accumulation, mesh)
-            form, here = config.model.attention, jax.default_backend()
-            if attention.OF.get(form, here) != here:
-                raise ValueError(
-                    f"model.attention = {form!r} needs a {attention.OF[form]}: use 'auto'"
-                )
+            attention.check(config.model.attention, jax.default_backend())
             part = config.data.train
             source = sources.open(part.source, part.split, config.data.modality)
             source = sources.part(source, config.data.examples)
             stack.enter_context(workdirs.locked(workdir))
             mean, std = workdirs.statistics_of(source, config, workdir)
             task = TASKS[config.task](config, source, mean, std, mesh, test_key)
-
-        # The schedule, in steps; an epoch is as many full batches as the data holds.
-        steps_per_epoch = max(1, len(source) * config.data.repeats // config.batch_size)
-        total = max(1, round(config.epochs * steps_per_epoch))
-        options = config.optimizer
-        warmup = min(round(options.warmup_epochs * steps_per_epoch), total - 1)
-        schedule = optimizer.cosine_schedule(
-            options.base_learning_rate * task.rate,
-            config.batch_size,
-            total,
-            warmup,
-            options.get("final_learning_rate", 0.0),
-        )
+        schedule, total = schedule_of(config, len(source), task.rate)
         tx = task.optimizer(schedule)
-        cut: dict[str, Any] = dict(
-            ema=options.ema, trainable=task.trainable, spike=config.recovery.spike
-        )
+        cut: dict[str, Any] = dict(ema=config.optimizer.ema, trainable=task.trainable)
         with configs.mistakes():
             init, train_step, abstract = sharding.jit_training(
                 make_init(task.init, tx, **cut),
@@ -102,48 +86,46 @@ def train(config, workdir: epath.PathLike) -> TrainState:
                     schedule,
                     step_key,
                     config.accumulation,
+                    spike=config.recovery.spike,
                     guard=config.recovery.skips > 0,
                     **cut,
                 ),
                 mesh,
-                options.shard,
+                config.optimizer.shard,
             )
         log = lambda text: print(text, file=sys.stderr, flush=True)
         checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.keep)
         stack.callback(checkpoints.close)
 
         def begin() -> TrainState:
+            if not config.init.checkpoint:
+                return init(init_key)
+            with configs.mistakes():
+                loaded = pretrained_parameters(config, abstract.params)
             state = init(init_key)
-            if config.init.checkpoint:
-                with configs.mistakes():
-                    params = pretrained_parameters(config, state.params)
-                state = start_from(state, params, task.trainable)
-            return state
+            return start_from(state, optimizer.merge(loaded, state.params), task.trainable)
 
         def restored(before: int | None = None):
             with configs.mistakes():
                 return checkpoints.newest(abstract, log, before)
 
-        state, facts = restored() or (begin(), {})
-        start = int(state.step)
         host, hosts = jax.process_index(), jax.process_count()
         log_of_host = f"unreadable{f'.{host}' * bool(host)}.txt"
         unreadable = damage.Damage(source, config.data.max_bad_fraction, workdir / log_of_host)
         order: dict[str, Any] = dict(
             batch_size=config.batch_size, seed=config.seed, repeats=config.data.repeats
         )
+        read = functools.partial(
+            pipeline.training_batches, source, task.transform, damage=unreadable
+        )
+        one = order | dict(batch_size=config.data.repeats)
+        next(read(threads=0, **one))  # before minutes of compiling: can any be read?
+        state, facts = restored() or (begin(), {})
+        start = int(state.step)
 
         def batches(position: int) -> Iterator[dict[str, jax.Array]]:
-            found = pipeline.training_batches(
-                source,
-                task.transform,
-                start=position,
-                host=host,
-                hosts=hosts,
-                threads=config.data.threads,
-                damage=unreadable,
-                **order,
-            )
+            share: dict[str, Any] = dict(host=host, hosts=hosts, threads=config.data.threads)
+            found = read(start=position, **share, **order)
             return (sharding.place(batch, mesh) for batch in found)
 
         if primary and not (workdir / "config.json").exists():
@@ -208,6 +190,24 @@ def train(config, workdir: epath.PathLike) -> TrainState:
         return state
 
 
+def schedule_of(config, examples: int, rate: float) -> tuple[optax.Schedule, int]:
+    """The learning rate of each step, `rate` times the config's, and how many steps there are.
+
+    An epoch is as many full batches as the data hold.
+    """
+    options = config.optimizer
+    steps_per_epoch = max(1, examples * config.data.repeats // config.batch_size)
+    total = max(1, round(config.epochs * steps_per_epoch))
+    schedule = optimizer.cosine_schedule(
+        options.base_learning_rate * rate,
+        config.batch_size,
+        total,
+        min(round(options.warmup_epochs * steps_per_epoch), total - 1),
+        options.get("final_learning_rate", 0.0),
+    )
+    return schedule, total
+
+
 def end_alone(kind, error, trace) -> None:
     """Where the connection to another process broke, end at once: all that is left waits for it."""
     if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
@@ -220,11 +220,8 @@ def end_alone(kind, error, trace) -> None:
         os._exit(1)
 
 
-def pretrained_parameters(config, params: dict) -> dict:
-    """Those of `init.checkpoint`, placed as `params`, which stay where it has none."""
-    wanted = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
-    )
+def pretrained_parameters(config, wanted: dict) -> dict:
+    """Those of `wanted` that are in `init.checkpoint`, placed as these are to be."""
     found = pretrained.find(config.init.checkpoint, without=config.init.without)
     # Shapes do not tell the heads, nor (8, 32) patches from (16, 16) ones.
     there = {f"model.{name}": x for name, x in found.fields.items() if name in SAME}
@@ -238,8 +235,7 @@ def pretrained_parameters(config, params: dict) -> dict:
         if x is not None and name in here and x != here[name]
     ]:
         raise ValueError(f"init.checkpoint = {found.path} is another model: {'; '.join(different)}")
-    loaded = pretrained.fit(found, wanted, without=config.init.without, size=config.data.size)
-    return optimizer.merge(loaded, params)
+    return pretrained.fit(found, wanted, without=config.init.without, size=config.data.size)
 
 
 def banner(config, mesh, state: TrainState, trainable: str, start: int, total: int) -> str:

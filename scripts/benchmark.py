@@ -33,13 +33,14 @@ import rounds
 import tables
 import torch_mae
 
+from mae_jax import attention, flops
 from mae_jax import config as configs
-from mae_jax import flops
 from mae_jax.tasks import pretrain
 
 
 def benchmark(config, options: argparse.Namespace) -> dict:
     """All figures of the step or of the forward pass, by the names that `--json` writes."""
+    attention.check(config["model"]["attention"], jax.default_backend())
     model, hide = pretrain.model_of(config), pretrain.hiding_of(config)
     batch, channels = config["batch_size"], config["data"]["channels"]
     products = flops.forward_flops(model, hide.n, hide.keep, channels, hide.decode)
@@ -130,8 +131,8 @@ def positive(kind):
     """An argument's type: a `kind` above 0."""
 
     def read(text: str):
-        if (value := kind(text)) <= 0:
-            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        if not 0 < (value := kind(text)) < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is no number above 0")
         return value
 
     read.__name__ = kind.__name__  # argparse names it when the text is no number

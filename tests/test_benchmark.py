@@ -127,7 +127,7 @@ def test_runs_without_the_packages_that_read_data(tmp_path):
     "arguments, sentence",
     [
         (["--config=configs/none.py"], "error: config file 'configs/none.py' does not exist"),
-        (["--config=configs/vit_base.py:debug", "--steps=0"], "0 is not above 0"),
+        (["--config=configs/vit_base.py:debug", "--steps=0"], "0 is no number above 0"),
         (["--config=configs/finetune_quickstart.py"], "is of task 'classify'"),
         (["--config=configs/vit_base.py", "--part=loop", "--against=torch"], "goes without"),
     ],
@@ -161,7 +161,7 @@ def test_changes_a_config_as_training_does():
         ("--config.model.deth=3", "unknown config key model.deth: did you mean model.depth?"),
         ("--config.model.depth=x", "model.depth = 'x' must be a whole number of at least 1"),
         ("--config.data.flip=maybe", "data.flip = 'maybe' must be True or False"),
-        ("--batchsize=3", "unknown argument --batchsize=3"),
+        ("--batchsize=3", "unknown option --batchsize"),
     ],
 )
 def test_refuses_changes_that_no_config_has(change, sentence):

@@ -23,7 +23,7 @@ SMALL = dict(modality="image", size=(32, 32), channels=3, repeats=1, center_crop
 
 
 def config(name="finetune_quickstart", **changes) -> ConfigDict:
-    config = ConfigDict(configs._with_floats(configs.load(f"configs/{name}.py:debug")))
+    config = ConfigDict(configs.load(f"configs/{name}.py:debug"))
     config.update_from_flattened_dict(changes)
     configs.check(config)
     return config

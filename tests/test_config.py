@@ -165,7 +165,7 @@ def test_overrides():
         ([QUICK, "--workdir=x", "--config.model.dtype=float8"], "must be one of 'float32'"),
         ([QUICK, "--workdir=x", "--config.seed=4294967296"], "seed = 4294967296 must be"),
         ([QUICK, "--workdir=x", "extra"], "stray argument"),
-        ([QUICK, "--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
+        ([QUICK, "--wrkdir=x"], "unknown option --wrkdir: did you mean --workdir.*Give --workdir"),
     ],
 )
 def test_mistakes(arguments, sentence):
@@ -175,9 +175,31 @@ def test_mistakes(arguments, sentence):
 
 
 def test_all_that_is_wrong_is_said_at_once():
+    arguments = ["model.depth=many", "log_every=0", "modl.width=3", "mask.ratio=1", "batch_size=7"]
     with pytest.raises(configs.Mistake) as raised:
-        configs.parse([QUICK, "--workdir=x", "--config.model.depth=0", "--config.log_every=0"])
-    assert "model.depth = 0" in str(raised.value) and "log_every = 0" in str(raised.value)
+        configs.parse(
+            [QUICK, "x", *(f"--config.{x}" for x in arguments), "--config.accumulation=2"]
+        )
+    problems = str(raised.value).split("; ")
+    expected = [
+        "accumulation = 2 does not divide batch_size = 7",  # though others have no possible value
+        "log_every = 0 must be",
+        "mask.ratio = 1 must be",
+        "model.depth = 'many' must be",
+        "stray argument(s) x",
+        "unknown config key modl.width: did you mean model.width?",
+        "where should the run be written?",
+    ]
+    assert len(problems) == len(expected)
+    for problem, start in zip(problems, expected, strict=True):
+        assert problem.startswith(start)
+
+
+def test_arguments_with_their_values_behind():
+    arguments = ["--config", f"{ROOT}/configs/quickstart.py", "--workdir", "x", "--config.epochs"]
+    config, workdir = configs.parse([*arguments, "5", "--config.model.scan", "--config.seed=7"])
+    assert (config.epochs, config.model.scan, config.seed, workdir) == (5.0, True, 7, "x")
+    assert type(config.epochs) is float  # and so may be changed to .5
 
 
 def test_a_key_that_a_config_file_invents_or_forgets():

@@ -25,7 +25,7 @@ SMALL = dict(modality="image", size=(32, 32), channels=3, repeats=1, center_crop
 def workdir(tmp_path_factory):
     """A finished pre-training in debug size."""
     workdir = tmp_path_factory.mktemp("run")
-    config = ConfigDict(configs._with_floats(configs.load("configs/quickstart.py:debug")))
+    config = ConfigDict(configs.load("configs/quickstart.py:debug"))
     train(config, workdir)
     return workdir
 

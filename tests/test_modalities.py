@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 def load(name, **changes) -> ConfigDict:
     name, _, argument = name.partition(":")
     config = configs.load(f"{ROOT}/configs/{name}.py:{argument}")
-    config = ConfigDict(configs._with_floats(config))
+    config = ConfigDict(config)
     with config.ignore_type():
         config.update_from_flattened_dict(changes)
     return config

@@ -424,7 +424,7 @@ def test_parameters_lie_on_the_mesh_in_their_shares(whole, monkeypatch):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A debug run, and its last state."""
-    config = ConfigDict(configs._with_floats(configs.load(f"{ROOT}/configs/vit_base.py:debug")))
+    config = ConfigDict(configs.load(f"{ROOT}/configs/vit_base.py:debug"))
     for part in (config.data.test, config.probe.train, config.probe.test):
         part.source = ""
     workdir = tmp_path_factory.mktemp("run")
@@ -489,7 +489,7 @@ def test_damaged_work_directories(run, tmp_path):
 def test_a_linear_probe_is_one_function_with_its_batch_norm_folded(tmp_path, monkeypatch):
     """Trained in part: only the head has a moving average."""
     name = "linear_probe_quickstart"
-    config = configs._with_floats(configs.load(f"{ROOT}/configs/{name}.py:debug"))
+    config = configs.load(f"{ROOT}/configs/{name}.py:debug")
     from mae_jax.tasks import classify
 
     model = classify.model_of(config, 5)

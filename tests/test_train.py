@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def debug(name: str = "vit_base", **changes) -> ConfigDict:
-    config = ConfigDict(configs._with_floats(configs.load(f"{ROOT}/configs/{name}.py:debug")))
+    config = ConfigDict(configs.load(f"{ROOT}/configs/{name}.py:debug"))
     config.update_from_flattened_dict(changes)
     return config
 
