@@ -24,6 +24,7 @@ from mae_jax import (
     attention,
     checkpoint,
     interruption,
+    lifeline,
     loop,
     metrics,
     optimizer,
@@ -57,6 +58,7 @@ def train(config, workdir: epath.PathLike) -> TrainState:
     workdir = workdirs.path_of(workdir)
     primary = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
+        stack.enter_context(lifeline.held())
         stop = stack.enter_context(interruption.handled())
         starting = stack.enter_context(contextlib.ExitStack())
         starting.enter_context(stop.at_once())  # nothing is trained yet
@@ -211,13 +213,7 @@ def schedule_of(config, examples: int, rate: float) -> tuple[optax.Schedule, int
 def end_alone(kind, error, trace) -> None:
     """Where the connection to another process broke, end at once: all that is left waits for it."""
     if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
-        print(
-            f"error: another process is gone ({str(error).splitlines()[0]}): the same command "
-            "continues from the last checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(1)
+        lifeline.end(f"another process is gone ({str(error).splitlines()[0]})")
 
 
 def pretrained_parameters(config, wanted: dict) -> dict:
@@ -264,7 +260,7 @@ def main() -> None:
         leave(2)
     except SystemExit as asked:
         # a thread that reads what never comes would keep the process for ever
-        last = threading.Timer(30, os._exit, [asked.code])
+        last = threading.Timer(5, os._exit, [asked.code])
         last.daemon = True
         last.start()
         raise
