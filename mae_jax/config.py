@@ -112,7 +112,7 @@ def configured(
     config, problems, strays = load(spec), list(problems), []
     left = collections.deque(changes)
     while left:
-        name, equals, text = left.popleft().partition("=")
+        name, equals, text = (argument := left.popleft()).partition("=")
         field = fields.ALL.get(name.removeprefix("--config."))
         if name.startswith("--noconfig.") and not equals:
             problems += _set(config, name.removeprefix("--noconfig."), "false")
@@ -127,7 +127,7 @@ def configured(
                 f"unknown option {name}" + (f": did you mean {near[0]}?" if near else "")
             )
         else:
-            strays.append(name)
+            strays.append(argument)
     if strays:
         problems.append(
             f"stray argument(s) {' '.join(strays)}: values are given as --config.key=value"

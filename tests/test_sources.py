@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 import io
 import os
@@ -381,6 +382,18 @@ def test_damaged_array_record_is_refused_or_has_unreadable_records(tmp_path):
             except images.Unreadable:
                 seen.add("unreadable")
     assert seen == {"refused", "unreadable"}
+
+
+def test_a_shard_that_is_missing_is_named(tmp_path):
+    for k in (0, 1, 3):
+        path = f"{tmp_path}/train-0000{k}-of-00004.array_record"
+        with contextlib.closing(ArrayRecordWriter(path, "group_size:1")) as writer:
+            writer.write(b"")
+    with pytest.raises(
+        FileNotFoundError, match="1 of the files are missing, such .*00002-of-00004"
+    ):
+        sources.open(f"array_record:{tmp_path}/{{split}}-*", "train")
+    assert len(sources.open(f"array_record:{tmp_path}/{{split}}-0000[01]-*", "train")) == 2
 
 
 def test_array_record_mistakes(tmp_path):

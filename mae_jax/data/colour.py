@@ -110,6 +110,8 @@ def _gray(x: Picture) -> Values:
 
 def _mean(x: Picture) -> Values:
     gray = _gray(x)[..., 0]
+    if gray.size > 2**22:
+        raise ValueError(f"contrast is of pictures of up to 4 megapixels, not {gray.shape}")
     return jnp.full(x.shape, (2 * gray.sum() + gray.size) // (2 * gray.size))
 
 

@@ -1,9 +1,11 @@
 """Pictures in files that hold many: MNIST's IDX, TensorFlow Datasets, array_record."""
 
+import fnmatch
 import glob
 import gzip
 import math
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -201,7 +203,7 @@ def array_record(pattern: str, split: str) -> Records:
     TensorFlow Datasets writes them; class names come from a `label.labels.txt` beside the files.
 
     Raises:
-      FileNotFoundError: no file matches.
+      FileNotFoundError: no file matches, or not all of a numbered set that would.
       ValueError: a file that is no array_record, or a record without a picture.
     """
     from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -210,6 +212,11 @@ def array_record(pattern: str, split: str) -> Records:
     files = sorted(glob.glob(place, recursive=True))
     if not files:
         raise FileNotFoundError(f"data 'array_record:{pattern}': no file matches {place!r}")
+    if missing := _missing(files, place):
+        raise FileNotFoundError(
+            f"data 'array_record:{pattern}': {len(missing)} of the files are missing, such as "
+            f"{missing[0]!r}: bring them, or give a pattern of those that are there alone"
+        )
     try:
         records = ArrayRecordDataSource(files)
     except RuntimeError as error:
@@ -217,3 +224,15 @@ def array_record(pattern: str, split: str) -> Records:
     names = Path(files[0]).with_name("label.labels.txt")
     classes = tuple(names.read_text("utf-8").split("\n")) if names.is_file() else ()
     return Records(records, tuple(filter(None, classes)), place)
+
+
+def _missing(files: Sequence[str], pattern: str) -> list[str]:
+    """Files of a numbered set that match the pattern, and are not there."""
+    numbered = re.compile(r"-(\d{5})-of-(\d{5})")
+    sets = {
+        (file[: found.start(1)], int(found[2]), file[found.end(1) :])
+        for file in files
+        if (found := numbered.search(file))
+    }
+    whole = {f"{head}{k:05}{tail}" for head, count, tail in sets for k in range(count)}
+    return sorted(x for x in whole - {*files} if fnmatch.fnmatchcase(x, pattern))
