@@ -12,6 +12,8 @@ from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
+from mae_jax import board
+
 
 class Writer:
     """Writes a work directory's records, TensorBoard files and pictures; nothing if not `primary`.
@@ -23,7 +25,6 @@ class Writer:
         self.workdir, self.primary = workdir, primary
         self.path = workdir / "metrics.jsonl"
         self.local = "://" not in str(workdir)
-        self.board: Any = None
         self.whole = True  # the file has all lines
         self.drop(start)
 
@@ -37,10 +38,9 @@ class Writer:
             return
         if self.lines != lines:
             write_whole(self.path, "".join(self.lines))
-        self.close()
         self.board = None
         try:
-            self.board = Board(self.workdir / "tensorboard")
+            self.board = board.Board(self.workdir / "tensorboard")
             if step:
                 self.board.purge(step + 1)
         except OSError as error:
@@ -92,48 +92,6 @@ class Writer:
     def text(self, name: str, text: str) -> None:
         if self.primary:
             write_whole(self.workdir / name, text)
-
-    def close(self) -> None:
-        if self.board is not None:
-            with contextlib.suppress(OSError):
-                self.board.close()
-
-
-class Board:
-    """A file for TensorBoard.
-
-    Not tensorboardX's own writer: its thread dies on a full disk, and then every call waits for it.
-    """
-
-    def __init__(self, folder: epath.Path):
-        from tensorboardX import event_file_writer, record_writer
-        from tensorboardX.proto import event_pb2, summary_pb2
-
-        self.events: Any = event_pb2
-        self.summaries: Any = summary_pb2
-        record_writer.directory_check(str(folder))
-        self.local = "://" not in str(folder)
-        unique = f".{time.monotonic_ns()}"  # two in one second would have one name
-        self.file = event_file_writer.EventsWriter(str(folder / "events"), unique)
-
-    def write(self, step: int, record: dict[str, float]) -> None:
-        of = self.summaries.Summary
-        values = [of.Value(tag=name, simple_value=x) for name, x in record.items()]
-        self._event(step, summary=of(value=values))
-
-    def purge(self, step: int) -> None:
-        """Let TensorBoard forget what it knows from this step on."""
-        start = self.events.SessionLog(status=self.events.SessionLog.START)
-        self._event(step, file_version="brain.Event:2")
-        self._event(step, session_log=start)
-
-    def _event(self, step: int, **what) -> None:
-        self.file.write_event(self.events.Event(step=step, wall_time=time.time(), **what))
-        if self.local:
-            self.file.flush()
-
-    def close(self) -> None:
-        self.file.close()
 
 
 def _step(line: str) -> float:

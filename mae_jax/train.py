@@ -133,7 +133,7 @@ def train(config, workdir: epath.PathLike) -> TrainState:
         if primary and not (workdir / "config.json").exists():
             # everything is in order: from here on this is the run's own directory
             metrics.write_whole(workdir / "config.json", configs.to_json(config))
-        writer = stack.enter_context(contextlib.closing(metrics.Writer(workdir, start, primary)))
+        writer = metrics.Writer(workdir, start, primary)
         progress = stack.enter_context(
             contextlib.closing(metrics.Progress(start, total, config.batch_size, not primary))
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [  # a module may import from the rows above its own, and not from its own row
-    ["data.resizing", "data.colour", "hlo", "topology", "attention_tpu", "sharding"],
+    ["data.resizing", "data.colour", "hlo", "topology", "attention_tpu", "sharding", "board"],
     ["fingerprint", "interruption", "lifeline"],
     ["attention", "patches", "positions", "optimizer", "data.images", "names"],
     ["masking", "step", "metrics", "pictures", "data.augment", "data.records", "probes"],

@@ -1,3 +1,4 @@
+import shutil
 import struct
 import time
 
@@ -5,6 +6,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
 
 from mae_jax import metrics, pictures
 
@@ -12,7 +14,6 @@ from mae_jax import metrics, pictures
 def written(writer, path):
     writer.write(1, {"loss": 2.0})
     writer.write(2, {"loss": 1.0, "knn": 0.5})
-    writer.close()
     return metrics.read(path)
 
 
@@ -36,7 +37,10 @@ def scalars(path) -> list[tuple[int, str, float]]:
         raw = file.read_bytes()
         while raw:
             size = struct.unpack("<Q", raw[:8])[0]
-            event, raw = event_pb2.Event.FromString(raw[12 : 12 + size]), raw[16 + size :]
+            data = raw[12 : 12 + size]
+            sums = [struct.pack("<I", masked_crc32c(x)) for x in (raw[:8], data)]
+            assert sums == [raw[8:12], raw[12 + size : 16 + size]]
+            event, raw = event_pb2.Event.FromString(data), raw[16 + size :]
             if event.session_log.status == event_pb2.SessionLog.START:
                 shown = [x for x in shown if x[0] < event.step]
             shown += [(event.step, x.tag, x.simple_value) for x in event.summary.value]
@@ -49,20 +53,24 @@ def test_tensorboard_shows_the_same(tmp_path):
     writer.write(2, {"loss": 1.0, "knn": 0.5})
     writer.drop(1)
     writer.write(2, {"loss": 0.25})
-    writer.close()
     assert scalars(tmp_path) == [(1, "loss", 2.0), (2, "loss", 0.25)]
+
+
+def test_tensorboard_of_large_steps_many_names_and_a_bucket(tmp_path):
+    writer = metrics.Writer(epath.Path(tmp_path), 0, True)
+    writer.board.local = False  # object stores take whole files
+    record = {f"name/é{i}": float(2**i) for i in range(40)}
+    writer.write(2**40, record)
+    writer.write(2**40 + 1, {"loss": 1e300})
+    expected = [(2**40, name, x) for name, x in record.items()]
+    assert scalars(tmp_path) == [*expected, (2**40 + 1, "loss", float("inf"))]
 
 
 def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path, capsys):
     """The place of the records is taken for a while, that of TensorBoard's for ever."""
     writer = metrics.Writer(epath.Path(tmp_path), 0, True)
     writer.write(1, {"loss": 2.0})
-    writer.board.file.close()
-
-    def full(event):
-        raise OSError(28, "No space left on device")
-
-    writer.board.file.write_event = full
+    shutil.rmtree(tmp_path / "tensorboard")
     (tmp_path / "metrics.jsonl").rename(tmp_path / "kept")
     (tmp_path / "metrics.jsonl").mkdir()
     writer.write(2, {"loss": 1.0})
@@ -70,7 +78,6 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path, capsys):
     assert capsys.readouterr().err.count("cannot be written for now") == 1
     (tmp_path / "metrics.jsonl").rmdir()
     writer.write(4, {"loss": 0.25})
-    writer.board = None
     assert [record["step"] for record in metrics.read(tmp_path)] == [1, 2, 3, 4]
 
 
@@ -84,14 +91,13 @@ def test_events_stay_when_a_run_goes_back(tmp_path):
     assert [record["step"] for record in metrics.read(tmp_path)] == [1, 2]
     writer.drop(1)  # as after a resume: it comes again
     assert [record["step"] for record in metrics.read(tmp_path)] == [1]
-    writer.close()
 
 
 def test_resuming_drops_what_comes_again(tmp_path):
     written(metrics.Writer(epath.Path(tmp_path), 0, True), tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as f:
         f.write('{"step": 3, "lo')
-    metrics.Writer(epath.Path(tmp_path), 1, True).close()
+    metrics.Writer(epath.Path(tmp_path), 1, True)
     assert metrics.read(tmp_path) == [{"step": 1, "loss": 2.0}]
 
 
@@ -100,7 +106,6 @@ def test_only_the_first_process_writes(tmp_path):
     writer.write(1, {"loss": 1.0})
     writer.text("report.txt", "text")
     writer.picture("a.png", Image.new("RGB", (2, 2)))
-    writer.close()
     assert list(tmp_path.iterdir()) == []
 
 
