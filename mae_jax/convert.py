@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from flax import traverse_util
 
 from mae_jax import config as configs
@@ -44,7 +45,7 @@ def convert(
       kind: "reference", "huggingface" or "mae_jax"; by default what the name of `target` says.
 
     Returns:
-      Two lines that say what was done.
+      Lines that say what was done, with the SHA-256 of the parameters' file.
 
     Raises:
       ValueError: in one sentence, whatever is wrong.
@@ -70,6 +71,7 @@ def convert(
         )
     with _staged(target) as stage:
         WRITERS[kind](stage, found, model, flat)
+    file = target / "model.safetensors" if target.is_dir() else target
     of = f", size {found.size}" if found.size else ""
     note = ""
     if kind == "reference" and model.eps != stored.REFERENCE_EPS:
@@ -78,7 +80,8 @@ def convert(
     return (
         f"read {found.path}: {type(model).__name__}, patch {model.patch}, width {model.width}, "
         f"depth {model.depth}{of}\n"
-        f"wrote {target} ({kind}): {count / 1e6:.1f} M parameters in {len(flat)} arrays{note}"
+        f"wrote {target} ({kind}): {count / 1e6:.1f} M parameters in {len(flat)} arrays{note}\n"
+        f"SHA-256 {pretrained.sha256_of(epath.Path(file))} of {file.name}"
     )
 
 

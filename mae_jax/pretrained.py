@@ -1,5 +1,6 @@
 """Models and parameters from whatever holds them: see `load`."""
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mae_jax import mae, masking, patches, positions, sharding, stored
+from mae_jax import mae, masking, patches, positions, sharding, stored, stored_runs
 from mae_jax.stored import Found
 
 ACCEPTED = (
@@ -28,6 +29,7 @@ def load(
     without: str = "",
     size: Sequence[int] | None = None,
     mesh: Mesh | None = None,
+    sha256: str = "",
     **fields: Any,
 ) -> tuple[Any, dict]:
     """The model that lies at `path`, and its parameters: `model.apply({"params": params}, ...)`.
@@ -41,6 +43,7 @@ def load(
       size: of the inputs. Fixed positions suit any; learned ones are resized to it (bicubic).
       mesh: each parameter is placed on it, in its shares, as training does; without a mesh on the
         default device.
+      sha256: of the file, as `mae_jax.convert` says it: another file is refused unread.
       fields: of the module, where the file does not say them or you want others. A reference file
         says neither `norm_pix` (taken to be True) nor, but for the published sizes, `heads` and
         `decoder_heads`; a Hugging Face file without a config.json beside it says no more.
@@ -49,7 +52,7 @@ def load(
       ValueError: in one sentence: nothing of that kind is there, it is damaged or not to be
         trusted, or parameters are missing, left over or of other shapes, with their names.
     """
-    found = find(path, without=without, size=size, **fields)
+    found = find(path, without=without, size=size, sha256=sha256, **fields)
     return found.model, parameters(found, without=without, size=size, mesh=mesh)
 
 
@@ -146,7 +149,12 @@ def _listed(items: Iterable[str], most: int = 20) -> str:
 
 
 def find(
-    path: epath.PathLike, *, without: str = "", size: Sequence[int] | None = None, **fields: Any
+    path: epath.PathLike,
+    *,
+    without: str = "",
+    size: Sequence[int] | None = None,
+    sha256: str = "",
+    **fields: Any,
 ) -> Found:
     """What lies at `path`, as `load` takes it.
 
@@ -159,9 +167,11 @@ def find(
         place, step = epath.Path(parts[1]), int(parts[2])
     if not place.exists():
         raise ValueError(f"there is no {text!r}: what can be read is {ACCEPTED}")
+    if sha256 and (found := sha256_of(place)) != sha256.lower():
+        raise ValueError(f"{place} has the SHA-256 {found}, not {sha256}: it is another file")
     settings = stored.read_json(place / "config.json") if place.is_dir() else {}
     if place.is_dir() and ("task" in settings or (place / "checkpoints").exists()):
-        found = stored.in_work_directory(place, step, without)
+        found = stored_runs.in_work_directory(place, step, without)
     elif step is not None:
         raise ValueError(f"{place} is no work directory, so it has no step {step}")
     elif place.is_dir() and settings.get("model_type") != "vit_mae":
@@ -174,3 +184,11 @@ def find(
     if unknown := fields.keys() - stored.KINDS[found.kind]:
         raise ValueError(f"{_listed(unknown)} is no field of the {found.kind} in {place}")
     return found._replace(fields=found.fields | fields)
+
+
+def sha256_of(path: epath.Path) -> str:
+    """Of a file, in hexadecimal."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: sha256= is of a single file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -11,11 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import traverse_util
 
 from mae_jax import (
     attention,
-    fingerprint,
     mae,
     metrics,
     names,
@@ -24,7 +21,6 @@ from mae_jax import (
     torch_files,
     vit,
 )
-from mae_jax import config as configs
 
 Abstract = dict[str, jax.ShapeDtypeStruct]  # name -> shape, dtype and, maybe, sharding
 MODELS: dict[str, Any] = {x.__name__: x for x in (mae.MaskedAutoencoder, vit.Classifier)}
@@ -68,7 +64,7 @@ class Found(NamedTuple):
         return MODELS[self.kind](**self.fields, attention=attention.suited())
 
 
-def _reduce(kind: str, fields: dict, present: Iterable[str]) -> tuple[str, dict]:
+def reduced(kind: str, fields: dict, present: Iterable[str]) -> tuple[str, dict]:
     """Without a decoder an autoencoder is a headless classifier; without a head, so is that."""
     parts = {name.split("/")[0] for name in present}
     if kind == "MaskedAutoencoder" and "decoder" not in parts:
@@ -112,137 +108,19 @@ def place(x: np.ndarray, leaf: jax.ShapeDtypeStruct) -> jax.Array:
     return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
 
 
-def _put(x: Any, place: Any) -> jax.Array:
-    return jnp.asarray(x) if place is None else jax.device_put(x, place)
-
-
 def tuples(x: Any) -> Any:
     """Lists, of JSON, as the tuples that a module's fields are."""
     return tuple(map(tuples, x)) if isinstance(x, list | tuple) else x
-
-
-def _flat(tree: Any) -> dict[str, Any]:
-    return traverse_util.flatten_dict(tree, sep="/") if isinstance(tree, dict) else {}
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
     return metrics.read_json(path) if path.exists() else {}
 
 
-# --- work directories -----------------------------------------------------------------------------
-
-
-def in_work_directory(path: epath.Path, step: int | None = None, without: str = "") -> Found:
-    """The best parameters of a checkpoint: the moving average of those that have one."""
-    import orbax.checkpoint as ocp  # here: files need none of these
-
-    from mae_jax.tasks import classify, pretrain
-
-    config = read_json(path / "config.json")
-    if config.get("task") not in ("pretrain", "classify"):
-        raise ValueError(f"{path} is no work directory: its config.json does not say which task")
-    config = configs.completed(config)
-    folder = path / "checkpoints"
-    steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
-    if not steps:
-        raise ValueError(f"{path} holds no checkpoint yet")
-    step = steps[-1] if step is None else step
-    if step not in steps:
-        raise ValueError(f"{path} has no step {step}: it has {', '.join(map(str, steps))}")
-    state, handler = folder / str(step) / "state", ocp.PyTreeCheckpointHandler()
-    if "://" not in str(state):
-        state = epath.Path(os.path.abspath(state))  # orbax refuses relative paths
-    damaged = f"checkpoint {folder / str(step)} cannot be read: use another step of {steps}"
-    try:
-        tree: Any = handler.metadata(state)
-        tree = getattr(tree, "tree", tree)
-        stored: Abstract = {
-            f"{part}/{name}": jax.ShapeDtypeStruct(x.shape, x.dtype)
-            for part in ("params", "ema", "stats")
-            for name, x in _flat(tree.get(part)).items()
-        }
-    except Exception as error:  # tensorstore and orbax raise nearly every type on damaged files
-        raise ValueError(damaged) from error
-    statistics = read_json(path / "statistics.json")
-    place_of = {  # the average comes last, and so wins
-        name.partition("/")[2]: name for name in stored if not name.startswith("stats/")
-    }
-    named = matcher(without)
-    params = {n: stored[at] for n, at in place_of.items() if not named(n)}
-
-    if config["task"] == "classify":
-        classes = stored["params/head/bias"].shape[0]
-        model: Any = classify.model_of(config, classes).clone(batch_norm=False)  # see `fold`
-    else:
-        model = pretrain.model_of(config)
-    fields = {name: getattr(model, name) for name in KINDS[type(model).__name__]}
-    kind, fields = _reduce(type(model).__name__, fields, params)
-
-    def restore(wanted: Abstract) -> dict[str, Any]:
-        args = {
-            name: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
-            if leaf.sharding is None
-            else ocp.ArrayRestoreArgs(
-                sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype
-            )
-            for name, leaf in wanted.items()
-        }
-        nested = lambda flat: traverse_util.unflatten_dict(flat, sep="/")
-        request: Any = ocp.args.PyTreeRestore(  # pyright: ignore[reportCallIssue]
-            item=nested(wanted), restore_args=nested(args), partial_restore=True
-        )
-        try:
-            return traverse_util.flatten_dict(handler.restore(state, args=request), sep="/")
-        except Exception as error:
-            raise ValueError(damaged) from error
-
-    def read(wanted: Abstract) -> dict[str, jax.Array]:
-        where = {place_of[name]: leaf for name, leaf in wanted.items()}
-        moments = [name for name in stored if name.startswith("stats/")]
-        folded = moments and any(name.startswith("head/") for name in wanted)
-        if folded:
-            bias = wanted["head/bias"]  # on every device, as these
-            leaf = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=bias.sharding)
-            where |= {name: leaf(stored[name]) for name in moments}
-        arrays = restore(where) if where else {}
-        same = {n: x for n, x in arrays.items() if stored[n].dtype == x.dtype}  # none is cut here
-        expected = read_json(folder / str(step) / "facts" / "metadata").get("fingerprints")
-        if expected is None:
-            raise ValueError(f"{damaged} (it has no fingerprints: deleted, or an older version)")
-        sums, _ = fingerprint.of(same)
-        if wrong := [name for name in sums if sums[name] != expected.get(name)]:
-            raise ValueError(f"{damaged} ({', '.join(wrong[:3])} is not what was saved)")
-        read = {name: arrays[place_of[name]] for name in wanted}
-        if folded:
-            mean, var = (arrays[f"stats/feature_norm/{name}"] for name in ("mean", "var"))
-            head = fold(read["head/kernel"], read["head/bias"], mean, var)
-            read |= dict(zip(("head/kernel", "head/bias"), head, strict=True))
-        return {name: _put(x, wanted[name].sharding) for name, x in read.items()}
-
-    data = {name: x for name, x in config["data"].items() if x != "auto"}
-    return Found(
-        f"{path}:{step}",
-        kind,
-        fields,
-        params,
-        read,
-        data["channels"],
-        tuple(data["size"]),
-        statistics.get("classes") or None,
-        statistics.get("mean") or data.get("mean"),
-        statistics.get("std") or data.get("std"),
-        config,
-        step,
-    )
-
-
 def fold(kernel, bias, mean, var, eps: float = 1e-6):
     """Kernel and bias of a head that does what a BatchNorm without parameters and it did."""
     scale = 1 / (var + eps) ** 0.5
     return kernel * scale[:, None], bias - (mean * scale) @ kernel
-
-
-# --- files ----------------------------------------------------------------------------------------
 
 
 def in_file(path: epath.Path, without: str = "", size: Sequence[int] | None = None) -> Found:
@@ -278,7 +156,7 @@ def in_file(path: epath.Path, without: str = "", size: Sequence[int] | None = No
         if family == "huggingface":
             about = _of_huggingface(path, kind, fields)
         about["size"] = _positions(path, params, fields, named, about.get("size"), size)
-    kind, fields = _reduce(kind, fields, params)
+    kind, fields = reduced(kind, fields, params)
 
     def read(wanted: Abstract) -> dict[str, jax.Array]:
         return {name: place(params[name], leaf) for name, leaf in wanted.items()}

@@ -1,5 +1,6 @@
 """Round trips between the families are exact, and mistakes end in one sentence."""
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -202,7 +203,9 @@ def test_the_command_says_what_it_did_and_overwrites_only_when_told(ours, monkey
     target = ours.parent / "there"
     run(monkeypatch, f"--from={ours}", f"--to={target}", "--size=24,24", "--eps=1e-5")
     out = capsys.readouterr().out.splitlines()
-    assert len(out) == 2 and "MaskedAutoencoder" in out[0] and "size (24, 24)" in out[0]
+    digest = hashlib.sha256((target / "model.safetensors").read_bytes()).hexdigest()
+    assert out[2] == f"SHA-256 {digest} of model.safetensors"
+    assert len(out) == 3 and "MaskedAutoencoder" in out[0] and "size (24, 24)" in out[0]
     assert f"wrote {target} (huggingface): 0.0 M parameters in 78 arrays" in out[1]
     assert {path.name for path in target.iterdir()} == {"model.safetensors", "config.json"}
     (target / "README.md").write_text("mine")
@@ -211,6 +214,17 @@ def test_the_command_says_what_it_did_and_overwrites_only_when_told(ours, monkey
     model, params = mae_jax.load(target)
     learned = MODELS["learned"].clone(attention=attention.suited())
     assert model == learned and params["encoder"]["positions"].shape == (17, 24)
+
+
+def test_weights_are_those_that_were_meant(ours):
+    digest = hashlib.sha256(ours.read_bytes()).hexdigest()
+    equal(mae_jax.load(ours, sha256=digest.upper())[1], mae_jax.load(ours)[1])
+    with ours.open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(ValueError, match=f"has the SHA-256 .*, not {digest}: it is another file"):
+        mae_jax.load(ours, sha256=digest)
+    with pytest.raises(ValueError, match="is a folder: sha256= is of a single file"):
+        mae_jax.load(ours.parent, sha256=digest)
 
 
 def test_the_package_imports_without_jax():

@@ -21,6 +21,7 @@ LAYERS = [  # a module may import from the rows above its own, and not from its 
     ["tasks.features"],
     ["tasks.pretrain", "tasks.classify"],
     ["stored"],
+    ["stored_runs"],
     ["pretrained"],
     ["train", "evaluate", "convert", "estimate"],
     ["plan"],
