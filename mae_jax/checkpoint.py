@@ -5,6 +5,7 @@ import gc
 import logging
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -35,10 +36,10 @@ class Checkpoints:
 
     def __init__(self, directory: epath.PathLike, keep: int):
         self.directory = epath.Path(directory)
-        self.failures = 0  # saves that failed in a row
+        self.failures, self._failed = 0, False  # saves that failed in a row; whether any did
         self._saving = False
-        self._hook = sys.unraisablehook
-        sys.unraisablehook = self._unraisable
+        self._hooks = sys.unraisablehook, sys.excepthook
+        sys.unraisablehook, sys.excepthook = self._unraisable, self._unhandled
         self.manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={
@@ -93,6 +94,7 @@ class Checkpoints:
     def _forget(self, error: Exception) -> str:
         """Count a failed save and remove what it left; its reason, in short."""
         self.failures += 1
+        self._failed = True
         self._remove()
         self.manager.reload()  # forget what is not on disk
         text = " ".join(str(error).split())
@@ -102,13 +104,21 @@ class Checkpoints:
         """After an error there would be a traceback for each other array that was under way."""
         told = f"{found.object} {found.exc_value}"
         if not re.search("Event loop is closed|orbax|serialize|_read_|write_fragment", told):
-            self._hook(found)
+            self._hooks[0](found)
 
-    def _remove(self) -> None:
-        if jax.process_index() == 0 and self.directory.is_dir():
-            for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
-                with contextlib.suppress(OSError):  # still written to: removed at the end
-                    path.rmtree(missing_ok=True)
+    def _unhandled(self, kind: Any, error: BaseException, trace: Any) -> None:
+        """And those that tensorstore's own threads end with."""
+        if str(error) != "Event loop is closed":
+            self._hooks[1](kind, error, trace)
+
+    def _remove(self) -> bool:
+        """Remove what an unfinished save left; whether there was any."""
+        if jax.process_index() or not self.directory.is_dir():
+            return False
+        for path in (left := list(self.directory.glob("*.orbax-checkpoint-tmp*"))):
+            with contextlib.suppress(OSError):  # it is written to: see `close`
+                path.rmtree(missing_ok=True)
+        return bool(left)
 
     def newest(
         self, abstract: TrainState, say: Callable[[str], None], before: int | None = None
@@ -210,9 +220,13 @@ class Checkpoints:
             print(f"a checkpoint could not be saved ({failed})", file=sys.stderr)
         with contextlib.suppress(OSError):  # which was told above
             self.manager.close()
-        self._remove()  # what was still written to before
+        clean, until = 0, time.monotonic() + 5
+        while clean < 1 + 9 * self._failed and time.monotonic() < until:
+            clean = 0 if self._remove() else clean + 1  # threads still write, and make it anew
+            time.sleep(0.05 * self._failed)
         gc.collect()  # what waits in vain, while nothing is said of it
-        sys.unraisablehook = self._hook
+        if not self._failed:  # else those threads may go on to the end
+            sys.unraisablehook, sys.excepthook = self._hooks
 
 
 def _described(tree) -> dict[str, str]:

@@ -240,9 +240,11 @@ def test_pooling_is_what_it_says():
     x = jax.random.normal(jax.random.key(0), (2, 16, 16, 1))
     for pooling in ("mean", "cls"):
         model = vit.Classifier((4, 4), 24, 2, 3, classes=5, pooling=pooling, head_std=1.0)
-        params = model.init(jax.random.key(1), x)["params"]
+        params = jax.jit(model.init)(jax.random.key(1), x)["params"]
         assert ("norm" in params) == (pooling == "mean") != ("norm" in params["encoder"])
-        tokens, blocks = model.apply({"params": params}, x, method="encode")
+        tokens, blocks = jax.jit(functools.partial(model.apply, method="encode"))(
+            {"params": params}, x
+        )
         raw = np.asarray(blocks["block_1"])
         pooled = raw[:, 1:].mean(1) if pooling == "mean" else raw[:, 0]
         pooled = (pooled - pooled.mean(-1, keepdims=True)) / np.sqrt(
@@ -250,7 +252,8 @@ def test_pooling_is_what_it_says():
         )
         head = jax.device_get(params["head"])
         expected = pooled @ head["kernel"] + head["bias"]
-        np.testing.assert_allclose(model.apply({"params": params}, x), expected, atol=1e-4)
+        ours = jax.jit(model.apply)({"params": params}, x)
+        np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
 @functools.cache
@@ -274,7 +277,7 @@ def test_every_example_counts_once(batch_size, devices):
     transform = inputs.test_transform(SMALL)
     examples = [transform(source[int(i)]) for i in pipeline._choose(len(source), 30)]
     pictures = view.normalize(jnp.stack([jnp.asarray(e["image"]) for e in examples]))
-    logits = np.asarray(model.apply(variables, pictures))
+    logits = np.asarray(jax.jit(model.apply)(variables, pictures))
     expected = [e["label"] for e in examples]
     np.testing.assert_array_equal(labels, expected)
     np.testing.assert_array_equal(predicted, logits.argmax(-1))

@@ -257,7 +257,7 @@ def test_parts_of_separable_positions_are_resized_along_their_own_axes():
 def test_a_classifier_takes_groups_and_clips_too(key):
     model = vit.Classifier((2, 4, 4), 24, 1, 3, classes=3, groups=((0,), (1, 2)))
     clips = jax.random.normal(key, (2, 4, 8, 8, 3))
-    params = model.init(key, clips)["params"]
+    params = jax.jit(model.init)(key, clips)["params"]
     assert model.apply({"params": params}, clips).shape == (2, 3)
     tokens, _ = model.apply({"params": params}, clips, method="encode")
     assert tokens.shape == (2, 1 + 2 * 2 * 2 * 2, 24)

@@ -100,7 +100,9 @@ def test_jit_compiles_once_for_all_strategies(key):
     model = mae.MaskedAutoencoder((4, 4), 24, 1, 2, decoder_width=16, decoder_depth=1,
                                   decoder_heads=2)  # fmt: skip
     images, shape, keep = jnp.ones((2, 24, 32, 1)), SHAPES[2], 12
-    params = model.init(key, images, masking.from_scores(masking.random(key, 2, shape), keep))
+    params = jax.jit(model.init)(
+        key, images, masking.from_scores(masking.random(key, 2, shape), keep)
+    )
 
     @jax.jit
     def loss(scores):

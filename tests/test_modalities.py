@@ -326,7 +326,7 @@ def test_actions_are_averaged_over_clips_and_crops(tmp_path):
     for row, i in enumerate(chosen):
         x = views(source[int(i)])["image"]
         assert x.shape == (6, *config.data.size, 3)
-        logits = model.apply(state.best, view.normalize(jnp.asarray(x)))
+        logits = jax.jit(model.apply)(state.best, view.normalize(jnp.asarray(x)))
         expected = jax.nn.softmax(logits).mean(0)
         np.testing.assert_allclose(found.scores[row], expected, atol=1e-5)
         loss = -np.log(expected[source[int(i)]["label"]])
@@ -364,7 +364,7 @@ def test_several_labels_and_their_average_precision(tmp_path):
     statistics = json.loads((tmp_path / "statistics.json").read_text())
     source = sources.open("tones", "test", "audio")
     model = classify.model_of(config, len(source.classes))
-    middle = inputs.test_transform(config.data)
+    middle, apply = inputs.test_transform(config.data), jax.jit(model.apply)
     labels, scores = [], []
     for i in pipeline._choose(len(source), 40):
         x = augment.normalize(
@@ -372,7 +372,7 @@ def test_several_labels_and_their_average_precision(tmp_path):
             statistics["mean"],
             statistics["std"],
         )
-        scores.append(jax.nn.sigmoid(model.apply(state.best, x))[0])
+        scores.append(jax.nn.sigmoid(apply(state.best, x))[0])
         labels.append(source[int(i)]["label"])
     labels, scores = np.array(labels), np.array(scores)
     expected = average_precision_score(labels, scores, average="macro")
