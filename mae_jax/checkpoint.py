@@ -40,10 +40,14 @@ class Checkpoints:
         self._saving = False
         self._hooks = sys.unraisablehook, sys.excepthook
         sys.unraisablehook, sys.excepthook = self._unraisable, self._unhandled
+        # What many devices have is written by each in part, but a part is cut by a program of its
+        # own, which is compiled: where that is worth it.
+        whole = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**22)
+        kinds = ocp.type_handlers.create_type_handler_registry((jax.Array, whole))
         self.manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(),
+                "state": ocp.PyTreeCheckpointHandler(type_handler_registry=kinds),
                 "facts": ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
@@ -224,8 +228,9 @@ class Checkpoints:
         while clean < 1 + 9 * self._failed and time.monotonic() < until:
             clean = 0 if self._remove() else clean + 1  # threads still write, and make it anew
             time.sleep(0.05 * self._failed)
-        gc.collect()  # what waits in vain, while nothing is said of it
-        if not self._failed:  # else those threads may go on to the end
+        if self._failed:  # what waits in vain is dropped, and threads may go on: nothing is said
+            gc.collect()
+        else:
             sys.unraisablehook, sys.excepthook = self._hooks
 
 

@@ -119,13 +119,19 @@ def totals(outcomes: Sequence[Outcome], seconds: float) -> str:
     return "\n".join([*lines, f"{minutes}:{rest:02} minutes"])
 
 
-def markdown(outcomes: Sequence[Outcome]) -> str:
-    rows = ["| fault | what happens | steps lost |", "|---|---|---|"]
-    for o in outcomes:
-        if o.kind == "fault":
-            lost = "" if o.lost is None else o.lost
-            rows.append(f"| {o.fault} | {o.happened.replace('|', '/')} | {lost} |")
-    return "\n".join(rows) + "\n"
+def markdown(outcomes: Sequence[Outcome], seconds: float) -> str:
+    """The table of each kind but the flips, and the totals."""
+    where = re.compile(re.escape(str(scratch())) + r"[^\s']*")
+    lines = []
+    for kind, title in (("fault", "fault"), ("input", "bad input"), ("config", "bad config")):
+        lines += ["", f"| {title} | what happens | steps lost |", "|---|---|---|"]
+        for o in outcomes:
+            if o.kind == kind:
+                happened = where.sub("...", o.happened).replace("|", "/")
+                happened = happened if len(happened) < 140 else f"{happened[:136]} ..."
+                lost = "" if o.lost is None else o.lost
+                lines.append(f"| {o.fault} | {WORDS[o.ok]}: {happened} | {lost} |")
+    return "\n".join([totals(outcomes, seconds).replace("\n", "  \n"), *lines]) + "\n"
 
 
 def main() -> int:
@@ -135,7 +141,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the random steps")
     parser.add_argument("--jobs", type=int, default=2, help="cases at a time")
     parser.add_argument("--json", help="write the outcomes to this file")
-    parser.add_argument("--markdown", help="write the table of faults to this file")
+    parser.add_argument("--markdown", help="write the tables to this file")
     parser.add_argument("--keep", action="store_true", help="keep the temporary directory")
     options = parser.parse_args()
     globals()["KEEP"] = options.keep
@@ -176,12 +182,15 @@ def main() -> int:
         pool.shutdown()
         if not options.keep:
             shutil.rmtree(scratch(), ignore_errors=True)
-    print("\n" + totals(outcomes, time.monotonic() - began), flush=True)
+    seconds = time.monotonic() - began
+    print("\n" + totals(outcomes, seconds), flush=True)
+    order = {case.fault: i for i, case in enumerate(every)}  # not as they ended
+    outcomes.sort(key=lambda o: order.get(o.fault, len(order)))
     if options.json:
         found = [outcome._asdict() for outcome in outcomes]
         Path(options.json).write_text(json.dumps(found, indent=2) + "\n")
     if options.markdown:
-        Path(options.markdown).write_text(markdown(outcomes))
+        Path(options.markdown).write_text(markdown(outcomes, seconds))
     return int(any(outcome.ok is False for outcome in outcomes))
 
 

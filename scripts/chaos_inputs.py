@@ -17,10 +17,12 @@ import gzip
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 import struct
 import sys
+import tempfile
 import time
 import zipfile
 import zlib
@@ -88,7 +90,9 @@ def saved(array: np.ndarray, **options) -> bytes:
     return buffer.getvalue()
 
 
-RAN = Path("/tmp") / f"mae_jax_chaos_ran_{os.getpid()}"  # what a pickle makes if it is run
+RAN = (
+    Path(tempfile.gettempdir()) / f"mae_jax_chaos_ran_{os.getpid()}"
+)  # what a pickle makes if it is run
 
 
 class Hostile:
@@ -103,6 +107,20 @@ def pickled(place: Path) -> str:
         RAN.rmdir()
         raise Failed("code from a file was run")
     return happened + ", not run"
+
+
+def hostile_weights(place: Path) -> None:
+    """A .pth whose pickle makes a directory."""
+    with zipfile.ZipFile(place / "x.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"model": Hostile()}, protocol=2))
+    from mae_jax import pretrained
+
+    try:
+        pretrained.load(place / "x.pth")
+    finally:
+        if RAN.exists():
+            RAN.rmdir()
+            raise Failed("code from a file was run")
 
 
 def npz(**members: bytes) -> bytes:
@@ -274,6 +292,7 @@ def others() -> list[Case]:
             ),
         ),
         Case("array: a pickle with code", pickled),
+        Case("weights: a .pth with code", says(hostile_weights, r"asks for \w+\.mkdir", "not")),
         sounds("half a sound's header", "x.wav", half(sound(tone)[:40]), True),
         sounds("a text called .wav", "x.wav", b"do re mi", True),
         sounds("an empty sound", "x.wav", lambda: sound(np.zeros(0)), True),

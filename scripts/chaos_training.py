@@ -65,6 +65,11 @@ def numbers(name: str, place: Path, values: Callable[[int], float], *more: str) 
 HUGE = 1e38  # finite, its square is not
 
 
+def counted(found: list[str]) -> str:
+    """`7 skipped, 1 rewound`, of events."""
+    return ", ".join(f"{found.count(name)} {name}" for name in dict.fromkeys(found))
+
+
 def finite(workdir: Path, step: int) -> None:
     for name, x in arrays(workdir, step).items():
         check(np.isfinite(x.astype(np.float64)).all(), f"{name} is not finite")
@@ -92,8 +97,7 @@ def many_bad_batches(place):
     found = events(place / "run")
     check("skipped" in found and "rewound" in found, f"events {found}")
     finite(place / "run", committed(place / "run")[-1])
-    counts = {name: found.count(name) for name in dict.fromkeys(found)}
-    return f"status 0; {counts}", None
+    return f"status 0; {counted(found)}", None
 
 
 def hopeless(place):
@@ -106,8 +110,7 @@ def hopeless(place):
     check("rewound" in found and "stopped" in found, f"events {found}")
     step = committed(place / "run")[-1]
     finite(place / "run", step)
-    counts = {name: found.count(name) for name in dict.fromkeys(found)}
-    return f"status 2 with a report; {counts}; step {step} is the last saved", None
+    return f"status 2 with a report; {counted(found)}; step {step} is the last saved", None
 
 
 REPORT = (r"step \d+", r"(?i)learning.rate", r"(?i)gradient", r"encoder", r"(?i)batch|examples")
@@ -119,8 +122,10 @@ def absurd_rate(place):
     for step in committed(place):
         finite(place, step)
     found = events(place)
-    counts = {name: found.count(name) for name in dict.fromkeys(found)}
-    return f"status 2 with a report; {counts}; saved steps {committed(place)} are finite", None
+    return (
+        f"status 2 with a report; {counted(found)}; saved steps {committed(place)} are finite",
+        None,
+    )
 
 
 def spike(place):
@@ -131,7 +136,7 @@ def spike(place):
     check("skipped" in found, f"events {found}")
     later = [r["loss"] for r in records(place / "run") if r.get("loss") and r["step"] > 40]
     check(max(later) < 10, f"a loss of {max(later)} later")
-    return f"the update is left out and recorded: events {found}", None
+    return f"the update is left out and recorded: {counted(found)}", None
 
 
 # --- data ---

@@ -36,7 +36,7 @@ def run(model, params, *inputs, method=None):
 @pytest.mark.parametrize("norm_pix", [True, False])
 def test_the_loss_is_the_mean_squared_error_on_hidden_patches(patch, size, channels, norm_pix):
     model, params, images, mask = tiny(patch, size, channels, norm_pix=norm_pix)
-    out = run(model, params, images, mask)
+    out, mask = jax.device_get((run(model, params, images, mask), mask))
     b, m = mask.hidden.shape
     assert out.prediction.shape == (b, m, np.prod(patch) * channels)
     errors = []

@@ -26,7 +26,7 @@ from mae_jax import (
 )
 from mae_jax.data import augment, inputs, pipeline, sources
 from mae_jax.tasks import classify, heldout, pretrain
-from mae_jax.train import train
+from mae_jax.train import schedule_of, train
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,7 +64,7 @@ def runs(tmp_path_factory):
 SMALL = ("video_small", "audio_small", "volume_small", "multispectral_small", "text_small")
 
 
-@pytest.mark.parametrize("name", [*SMALL, "video_vit_large"])
+@pytest.mark.parametrize("name", SMALL)
 def test_a_run_of_every_kind_of_input(name, runs):
     workdir = runs(name)
     losses = [record["loss"] for record in metrics.read(workdir) if "loss" in record]
@@ -177,14 +177,13 @@ def test_the_audio_recipe():
 
 
 @pytest.mark.parametrize("name", ["cross_vit_base", "vit_base"])
-def test_the_rate_follows_the_share_that_is_decoded(name, tmp_path):
-    config = debug(name)
-    config.update_from_flattened_dict({"mask.decode": 0.5, "optimizer.warmup_epochs": 0.0})
-    config.update_from_flattened_dict({"data.examples": 8, "log_every": 1})
-    train(config, tmp_path)
-    record = metrics.read(tmp_path)[0]
-    assert np.isfinite(record["loss"])
-    assert record["learning_rate"] == pytest.approx(0.5 * 1.5e-4 * 8 / 256)
+def test_the_rate_follows_the_share_that_is_decoded(name, key):
+    config = debug(name, **{"mask.decode": 0.5, "optimizer.warmup_epochs": 0.0})
+    source, mesh = sources.open("synthetic", "train"), sharding.make_mesh()
+    task = pretrain.build(config, source, (0.5,) * 3, (0.25,) * 3, mesh, key)
+    schedule, total = schedule_of(config, 8, task.rate)
+    assert total == config.epochs and config.batch_size == 8
+    assert schedule(0) == pytest.approx(0.5 * 1.5e-4 * 8 / 256)
 
 
 # --- strategies in the loop
