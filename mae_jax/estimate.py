@@ -226,6 +226,8 @@ def figures(config, place: str, examples: int | None, say: Callable[[str], None]
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
     if platform == "tpu":
         memory = limit(devices[0]) or memory
+    if place == "gpu":  # those here, of which jax takes a share
+        memory = (devices[0].memory_stats() or {}).get("bytes_limit", memory)
     state = {name: share(getattr(made.state, name)) for name in ("params", "opt_state", "ema")}
     found: dict[str, Any] = {
         "topology": place,
@@ -313,8 +315,8 @@ def advice(config, figures: dict, shares: int, kept: Callable[[str], int]) -> li
             flag = f"--config.accumulation={parts * config.accumulation}"
             options.append((flag, activations * (1 - 1 / parts)))
     enough = [flag for flag, saved in options if saved > over]
-    every = " ".join(dict.fromkeys(flag for flag, _ in options if "accum" not in flag))
-    together = f"{every} together, or " if every else ""
+    last = {flag.rpartition("=")[0]: flag for flag, _ in options if "accum" not in flag}
+    together = f"{' '.join(last.values())} together, or " if last else ""
     return enough or [f"{together}a smaller --config.batch_size"]
 
 

@@ -39,16 +39,22 @@ def start_processes(heartbeat: int = 100) -> None:
 
     Args:
       heartbeat: seconds of silence after which all others give one up, and end.
+
+    Raises:
+      ValueError: these variables are no numbers, or not of one another.
     """
     env = os.environ
     if address := env.get("JAX_COORDINATOR_ADDRESS"):
-        count, index = env.get("JAX_NUM_PROCESSES"), env.get("JAX_PROCESS_ID")
-        jax.distributed.initialize(
-            address,
-            None if count is None else int(count),
-            None if index is None else int(index),
-            heartbeat_timeout_seconds=heartbeat,
-        )
+        numbers = []
+        for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+            text = env.get(name)
+            if text is not None and not text.isdigit():
+                raise ValueError(f"{name} = {text!r} must be a whole number")
+            numbers.append(None if text is None else int(text))
+        count, index = numbers
+        if None not in numbers and index >= count:
+            raise ValueError(f"JAX_PROCESS_ID = {index} must be below JAX_NUM_PROCESSES = {count}")
+        jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=heartbeat)
     elif (
         int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1
         or int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1

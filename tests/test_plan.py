@@ -277,6 +277,14 @@ def test_a_plan_that_does_not_fit_says_what_would():
         assert again["memory"]["peak"] < found["memory"]["peak"]
 
 
+def test_where_nothing_suffices_alone_each_way_is_named_once():
+    figures = dict(memory=dict(peak=1e12, limit=1e9), kept=1e11, images_per_share=1)
+    figures["state"] = dict(params=1e6, opt_state=2e6, ema=0)
+    ways = estimate.advice(config_of(), figures, 8, lambda remat: 10**10)
+    all_of_them = "--config.optimizer.shard --mesh=fsdp=8 --config.model.remat=inputs together"
+    assert ways == [f"{all_of_them}, or a smaller --config.batch_size"]
+
+
 def test_what_the_compiler_says_of_too_little_memory():
     said = "Ran out of memory in memory space hbm. Used 17.2G of 15.75G hbm. Exceeded by 1.5G."
     assert estimate.refusal(said) == (17.2 * 2**30, 15.75 * 2**30)

@@ -89,6 +89,18 @@ def test_a_parameter_and_its_moments_are_cut_alike():
     )
 
 
+@pytest.mark.parametrize(
+    "count, index, words",
+    [("two", "0", "JAX_NUM_PROCESSES = 'two' must be a whole"), ("2", "2", "must be below")],
+)
+def test_processes_that_cannot_be(count, index, words, monkeypatch):
+    names = dict(COORDINATOR_ADDRESS="127.0.0.1:1", NUM_PROCESSES=count, PROCESS_ID=index)
+    for name, value in names.items():
+        monkeypatch.setenv(f"JAX_{name}", value)
+    with pytest.raises(ValueError, match=words):
+        sharding.start_processes()
+
+
 def test_a_mesh_that_does_not_fit():
     with pytest.raises(ValueError, match="mesh.tensor = 3 do not fill the 4"):
         sharding.make_mesh(tensor=3)
