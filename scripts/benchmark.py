@@ -178,13 +178,16 @@ PARTS: dict[str, tuple[Callable, Callable]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = configs.Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # or --config.x would be an abbreviation
     )
     arguments(parser)
-    options, changes = parser.parse_known_args()
+    try:
+        options, changes = parser.parse_known_args()
+    except configs.Mistake as mistake:
+        refuse(str(mistake))
     timed = options.part in ("step", "forward")
     if not timed and (options.against or options.operations or options.profile or options.peak):
         refuse(f"--part={options.part} goes without --against, --operations, --profile and --peak")
