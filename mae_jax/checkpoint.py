@@ -2,10 +2,12 @@
 
 import contextlib
 import gc
+import json
 import logging
 import re
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -44,10 +46,11 @@ class Checkpoints:
         # own, which is compiled: where that is worth it.
         whole = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**22)
         kinds = ocp.type_handlers.create_type_handler_registry((jax.Array, whole))
+        self.handler = ocp.PyTreeCheckpointHandler(type_handler_registry=kinds)
         self.manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(type_handler_registry=kinds),
+                "state": self.handler,
                 "facts": ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
@@ -57,6 +60,8 @@ class Checkpoints:
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             ),
         )
+        # It would ask jax at steps of its own, of which `Interruption` counts others.
+        self.manager.reached_preemption = lambda step: False
 
     def save(self, state: TrainState, facts: dict[str, Any], *, wait: bool = False) -> None:
         """Save `state` under its own step, once; `wait` until it is on disk.
@@ -71,9 +76,11 @@ class Checkpoints:
             sums, wrong = fingerprint.of(state)
             if wrong:
                 raise NotFinite(f"step {step} is not finite: {', '.join(wrong[:5])}")
+            facts = facts | {"fingerprints": sums}
+            facts["checksum"] = _checksum(facts)
             everything: Any = ocp.args.Composite(
                 state=ocp.args.PyTreeSave(state),  # pyright: ignore[reportCallIssue]
-                facts=ocp.args.JsonSave(facts | {"fingerprints": sums}),  # pyright: ignore[reportCallIssue]
+                facts=ocp.args.JsonSave(facts),  # pyright: ignore[reportCallIssue]
             )
             try:
                 self.manager.save(step, args=everything, force=True)
@@ -101,8 +108,7 @@ class Checkpoints:
         self._failed = True
         self._remove()
         self.manager.reload()  # forget what is not on disk
-        text = " ".join(str(error).split())
-        return text if len(text) < 250 else f"{text[:100]} ... {text[-120:]}"
+        return _short(error)
 
     def _unraisable(self, found: Any) -> None:
         """After an error there would be a traceback for each other array that was under way."""
@@ -134,31 +140,28 @@ class Checkpoints:
         and named to `say`.
 
         Args:
-          before: use none after this step, and delete those: they come again.
+          before: prefer those up to this step, and then the next one after it. Later ones than what
+            is used are deleted: they come again.
 
         Raises:
           ValueError: there are checkpoints, and none is good; nothing is changed.
         """
+        self._finish()
+        steps = sorted(self.manager.all_steps(read=True), reverse=True)
         if before is not None:
-            self.manager.wait_until_finished()
-            for step in self.manager.all_steps():
-                if step > before:
-                    self.manager.delete(step)
+            steps.sort(key=lambda step: (step > before, abs(step - before)))
         problems: dict[int, str] = {}
-        for step in sorted(self.manager.all_steps(read=True), reverse=True):
-            found, problem = None, ""
+        for step in steps:
             try:
                 found = self.restore(step, abstract)
             except ValueError as error:
-                problem = str(error)
-            if jax.process_count() > 1 and not np.all(
-                multihost_utils.process_allgather(np.bool_(found is not None))
-            ):
-                found, problem = None, problem or f"checkpoint {step}: unreadable elsewhere"
-            if found is not None:
-                self._aside(problems, say)
-                return found
-            problems[step] = problem
+                problems[step] = str(error)
+                continue
+            self._aside(problems, say)
+            for later in self.manager.all_steps():
+                if later > step:
+                    self.manager.delete(later)
+            return found
         if problems:
             raise ValueError(
                 f"no checkpoint in {self.directory} can be used: "
@@ -186,37 +189,48 @@ class Checkpoints:
 
         Raises:
           ValueError: it cannot be read, an array on disk has another name, shape or dtype than
-            `abstract` expects, or it is not what was saved.
+            `abstract` expects, or it is not what was saved; in all processes, if in one.
         """
-        name = f"checkpoint {self.directory / str(step)}"
+        name, state, facts = f"checkpoint {self.directory / str(step)}", None, {}
+        problem = f"{name} cannot be read by another process"
         try:
-            metadata: Any = self.manager.item_metadata(step)
-            stored = _described(metadata["state"].tree)
-        except Exception as error:  # tensorstore and orbax raise nearly every type on damaged files
-            raise ValueError(f"{name} cannot be read") from error
-        if problems := list(_differences(stored, _described(abstract))):
-            raise ValueError(f"{name} does not fit this config: {'; '.join(problems[:5])}")
-        restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
-        wanted: Any = ocp.args.Composite(
-            state=ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args),  # pyright: ignore
-            facts=ocp.args.JsonRestore(),
-        )
-        try:
-            found = self.manager.restore(step, args=wanted)
-            state, facts = found["state"], dict(found["facts"])
-        except Exception as error:
-            raise ValueError(f"{name} cannot be read") from error
+            state, facts = self._read(self.directory / str(step), abstract)
+        except ValueError as error:
+            problem = f"{name} {error}"
+        read = np.bool_(state is not None)
+        if jax.process_count() > 1:  # they compute the fingerprints together, or none does
+            read = multihost_utils.process_allgather(read).all()
+        if state is None or not read:
+            raise ValueError(problem)
         if int(state.step) != step:
             raise ValueError(f"{name} holds step {int(state.step)}")
-        expected = facts.pop("fingerprints", None)
-        if expected is None:
-            raise ValueError(f"{name} has no fingerprints: it is of an older version")
-        sums, _ = fingerprint.of(state)
+        (sums, _), expected = fingerprint.of(state), facts.pop("fingerprints")
         if wrong := sorted(
             x for x in sums.keys() | expected.keys() if sums.get(x) != expected.get(x)
         ):
             raise ValueError(f"{name} is not what was saved: {', '.join(wrong[:5])}")
         return state, facts
+
+    def _read(self, place: epath.Path, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """This process's share, whatever the others do: orbax's own way waits for them."""
+        try:
+            facts = json.loads((place / "facts" / "metadata").read_text())
+            if facts.pop("checksum") != _checksum(facts):
+                raise ValueError("facts")
+            tree: Any = self.handler.metadata(place / "state")
+            stored = _described(getattr(tree, "tree", tree))
+        except Exception as error:  # tensorstore and orbax raise nearly every type on damaged files
+            raise ValueError(f"cannot be read ({_short(error)})") from error
+        if problems := list(_differences(stored, _described(abstract))):
+            raise ValueError(f"does not fit this config: {'; '.join(problems[:5])}")
+        restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+        wanted: Any = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args)  # pyright: ignore
+        try:
+            return self.handler.restore(place / "state", args=wanted), facts
+        except Exception as error:
+            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            raise ValueError(f"cannot be read ({_short(error)})") from error
 
     def close(self) -> None:
         """Wait for what is being saved; say on stderr if that fails."""
@@ -232,6 +246,15 @@ class Checkpoints:
             gc.collect()
         else:
             sys.unraisablehook, sys.excepthook = self._hooks
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) < 250 else f"{text[:100]} ... {text[-120:]}"
+
+
+def _checksum(facts: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
 
 
 def _described(tree) -> dict[str, str]:

@@ -10,10 +10,10 @@ from jaxtyping import Array, Bool, UInt32
 def of(tree: Any) -> tuple[dict[str, list[int]], list[str]]:
     """The fingerprint of each array of a tree by its name, and the names of those not finite.
 
-    A fingerprint is two sums, modulo 2**32, of the bits of all values, each times an odd number
-    that depends on its place alone. So one flipped bit always changes it, and other damage goes
-    unseen once in 2**64; and since whole numbers add up to the same in any order, it does not
-    depend on the mesh.
+    A fingerprint is two sums, modulo 2**32, of what a mixing function makes of the bits of each
+    value and of its place. No two values have the same there, so one that changed is always seen,
+    and of other damage one in 2**64 goes unseen; and since whole numbers add up to the same in any
+    order, it does not depend on the mesh.
     """
     named = {}
     for path, x in jax.tree_util.tree_leaves_with_path(tree):
@@ -41,7 +41,7 @@ def _one(x: Array) -> tuple[UInt32[Array, "2"], Bool[Array, ""]]:
         stride *= bits.shape[axis]
     first = _mixed(place)
     second = _mixed(first + jnp.uint32(1))
-    sums = [(bits * (mixed | 1)).sum(dtype=jnp.uint32) for mixed in (first, second)]
+    sums = [_mixed(bits ^ mixed).sum(dtype=jnp.uint32) for mixed in (first, second)]
     return jnp.stack(sums), finite
 
 
