@@ -57,19 +57,26 @@ def load(spec: str) -> dict:
         module = importlib.util.module_from_spec(module_spec)
         try:
             module_spec.loader.exec_module(module)
-        except (SyntaxError, ImportError, NameError) as error:
-            raise ValueError(f"config file {name!r} cannot be read: {error}") from error
+        except Exception as error:  # it is any Python
+            raise ValueError(f"config file {name!r} cannot be read: {_said(error)}") from error
         if not hasattr(module, "get_config"):
             raise ValueError(f"config file {name!r} does not define get_config(arg)")
         try:
             config = module.get_config(argument)
-        except TypeError as error:
-            raise ValueError(f"get_config(arg) of config file {name!r} fails: {error}") from error
+        except ValueError:
+            raise
+        except Exception as error:
+            why = _said(error)
+            raise ValueError(f"get_config(arg) of config file {name!r} fails: {why}") from error
     finally:
         sys.path[:] = before
     if not isinstance(config, dict):
         raise ValueError(f"get_config of config file {name!r} returns no dict but {config!r}")
     return _with_floats(completed(config))
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
@@ -85,7 +92,9 @@ def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if name in options:
-            options[name] = value if equals else next(arguments, None)
+            options[name] = value if equals else next(arguments, "")
+            if (options[name] or "").startswith("--"):
+                raise Mistake(f"{name} needs a value, and {options[name]} is the next option")
         else:
             changes.append(argument)
     spec, workdir = options.values()

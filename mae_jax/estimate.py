@@ -54,7 +54,7 @@ def source_of(config, examples: int | None) -> Source:
     try:
         found = sources.open(train.source, train.split, config.data.modality)
         found = sources.part(found, config.data.examples)
-        known, labels, several = len(found), found.classes, np.ndim(found[0]["label"]) > 0
+        known, labels, several = len(found), found.classes, sources.several(found)
     except (OSError, ImportError) as error:  # they are not here
         if not labels and config.task == "classify":
             raise ValueError(f"the number of classes is unknown: {error}") from error

@@ -32,8 +32,11 @@ def _sides(wants: str) -> Field:
 
 
 def _range(wants: str, ok: Callable[[float, float], bool]) -> Field:
-    numbers = lambda v: len(v) == 2 and all(isinstance(x, int | float) for x in v) and ok(*v)
-    return Field((tuple, list), numbers, wants)
+    return Field((tuple, list), lambda v: len(v) == 2 and all(map(_finite, v)) and ok(*v), wants)
+
+
+def _finite(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
 
 
 POSITIVE = _number("a number above 0", lambda v: v > 0)
@@ -43,7 +46,7 @@ BOOL = Field((bool,), lambda v: True, "True or False")
 TEXT = Field((str,), lambda v: True, "a text")
 STATISTIC = Field(
     (str, tuple, list),
-    lambda v: v == "auto" or (v and all(isinstance(x, int | float) for x in v)),
+    lambda v: v == "auto" or (v and not isinstance(v, str) and all(map(_finite, v))),
     'a tuple with one number for each channel, or "auto"',
 )
 

@@ -23,7 +23,7 @@ class Interruption:
     """
 
     def __init__(self):
-        self.status, self.nothing_to_finish, self.polls = 0, False, 0
+        self.status, self.nothing_to_finish, self.polls, self.interrupts = 0, False, 0, 0
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
@@ -39,14 +39,14 @@ class Interruption:
     def handle(self, number, frame) -> None:
         again = self.status
         self.status = again or (PREEMPTED if number == signal.SIGTERM else STOPPED)
+        self.interrupts += number == signal.SIGINT
         if self.nothing_to_finish and not again:
-            os.write(sys.stderr.fileno(), b"\nstopping; the same command continues\n")
+            _say(b"\nstopping; the same command continues\n")
             raise SystemExit(self.status)
-        if again and number == signal.SIGINT:
+        if self.interrupts > 1:
             raise KeyboardInterrupt
         if not again:
-            text = b"\nstopping after this step; Ctrl-C again stops at once, without saving\n"
-            os.write(sys.stderr.fileno(), text)
+            _say(b"\nstopping after this step; Ctrl-C again stops at once, without saving\n")
 
     def agreed(self) -> int:
         """The status, once every process has come to this call as often as the first to know."""
@@ -55,6 +55,11 @@ class Interruption:
             if multihost_utils.reached_preemption_sync_point(self.polls):
                 self.status = PREEMPTED
         return self.status
+
+
+def _say(text: bytes) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a stderr that is no file
+        os.write(sys.stderr.fileno(), text)
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ def held() -> Iterator[None]:
         yield
         return
     lines: list[socket.socket] = []
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError, jax.errors.JaxRuntimeError):
         _open(lines)
     word = LEFT
     try:
@@ -64,10 +64,13 @@ def _open(lines: list[socket.socket]) -> None:
     store: Any = state.client
     others = jax.process_count() - 1
     if jax.process_index() == 0:
-        family = socket.getaddrinfo(host, None)[0][0]
-        listener = socket.create_server((host, 0), family=family, backlog=others)
-        token = secrets.token_hex(16)
-        store.key_value_set(_NAME, f"{listener.getsockname()[1]} {token}", allow_overwrite=True)
+        token, where = secrets.token_hex(16), ""
+        try:
+            family = socket.getaddrinfo(host, None)[0][0]
+            listener = socket.create_server((host, 0), family=family, backlog=others)
+            where = f"{listener.getsockname()[1]} {token}"
+        finally:  # else the others would wait for it
+            store.key_value_set(_NAME, where, allow_overwrite=True)
         _start(_accept, listener, token.encode(), others, lines)
     else:
         port, token = store.blocking_key_value_get(_NAME, 60_000).split()

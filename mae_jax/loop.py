@@ -15,6 +15,7 @@ import jax
 
 from mae_jax import checkpoint, fingerprint, interruption, metrics
 from mae_jax import config as configs
+from mae_jax.data import images
 from mae_jax.step import TrainState
 
 AHEAD = 2  # batches on the devices beside the one that is trained on
@@ -65,8 +66,8 @@ def run(
     """
     recovery, every = config.recovery, config.evaluate.every or total
     compiled: Any = None
-    last = None  # the newest loss that was read
-    rewinds, rewound_to = 0, None
+    last: dict[str, float] = {}  # the figures of the newest good step that were read
+    rewinds, rewound_to = 0, None  # since the last good save
 
     def event(step: int, kind: str, text: str, **numbers: float) -> None:
         writer.write(step, numbers, event=kind, text=text)
@@ -79,7 +80,7 @@ def run(
         figures = {name: float(x) for name, x in figures.items()}
         progress.advance(step)
         if not figures.pop("skipped"):
-            facts["skipped"], last = 0, figures["loss"]
+            facts["skipped"], last = 0, figures
             if step % config.log_every == 0 or step == total:
                 speed = progress.show(step, figures["loss"], figures["learning_rate"])
                 writer.write(step, figures | speed | {"unreadable": unreadable()})
@@ -93,19 +94,24 @@ def run(
             )
 
     def save(step: int, wait: bool) -> None:
+        nonlocal rewinds
         watch.does(f"saving step {step}")
         try:
             checkpoints.save(state, facts, wait=wait)
         except checkpoint.NotFinite as error:
-            raise Diverged(step, {"loss": last, "not_finite": str(error)}) from error
+            raise Diverged(step, last | {"not_finite": str(error)}) from error
         except OSError as error:
             text, failures = f"a checkpoint could not be saved ({error})", checkpoints.failures
             event(step, "save_failed", text, failed_saves=failures)
-            if wait or failures >= recovery.failed_saves:
+            if failures >= recovery.failed_saves:
                 raise configs.Mistake(
                     f"{text}, {failures} in a row: those before are as they were; make room, "
                     "and the same command continues from there"
                 ) from error
+            if wait:
+                save(step, wait)
+        else:
+            rewinds = rewinds if facts["skipped"] else 0
 
     def steps(batches: Iterator, reader: futures.ThreadPoolExecutor) -> None:
         """Those that are left."""
@@ -142,8 +148,10 @@ def run(
                 settle(*unread)
             done, unread = step + 1, (step + 1, figures)
             status = stop.agreed()
-            saving = status or done % config.save_every == 0 or done == total
             evaluating = done % every == 0 and done < total
+            saving = status or done % config.save_every == 0 or done == total
+            # several processes do not stop in the middle of it
+            saving = saving or evaluating and jax.process_count() > 1
             if saving or evaluating:
                 watch.does(f"waiting for the devices, step {done}")
                 settle(*unread)
@@ -179,26 +187,29 @@ def run(
         if rewinds > recovery.rewinds:
             raise configs.Mistake(report(step, figures))
         watch.does("going back to a checkpoint")
+        jax.tree.map(lambda x: x.delete(), state)  # there may be no room for two
         found = restored(before)
         state = found[0] if found else begin()
         rewound_to = int(state.step)
         facts["passed"] += step - rewound_to
         facts["skipped"] = 0
-        writer.drop(rewound_to, events=False)
+        writer.drop(rewound_to, keep_events=True)
         progress.again(rewound_to)
         event(step, "rewound", f"back to step {rewound_to}, past the batches since")
 
     def report(step: int, figures: dict[str, Any]) -> str:
         examples = names(step - 1 + facts["passed"])
         path = writer.workdir / "diverged.json"
-        found = {"step": step, **figures, "loss_before": last, "examples": examples}
-        writer.text(path.name, json.dumps(found, indent=2) + "\n")
+        before = last.get("loss")
+        found = {"step": step, **figures, "loss_before": before, "examples": examples}
+        with contextlib.suppress(OSError):  # it is said in any case
+            writer.text(path.name, json.dumps(metrics.finite(found), indent=2) + "\n")
         norms = figures.get("gradient_norms", {})
         listed = ", ".join(f"{part} {x:.3g}" for part, x in norms.items())
         event(step, "stopped", f"it diverged, after {rewinds - 1} rewinds")
         return (
-            f"step {step} diverged, after {rewinds - 1} rewind(s): loss {figures['loss']}, the one "
-            f"before was {last}, learning rate {figures.get('learning_rate', 0):.3g}, "
+            f"step {step} diverged, after {rewinds - 1} rewind(s): loss {figures.get('loss')}, the "
+            f"one before was {before}, learning rate {figures.get('learning_rate', 0):.3g}, "
             f"{figures.get('not_finite') or f'gradient norms {listed}'}; the batch: "
             f"{', '.join(examples[:8])} ... (all of it in {path}). Nothing of it was saved. Try a "
             "lower optimizer.base_learning_rate, a longer optimizer.warmup_epochs, "
@@ -211,6 +222,11 @@ def run(
             steps(batches(int(state.step) + facts["passed"]), reader)
         except Diverged as trouble:
             rewind(*trouble.args)
+        except images.Unreadable:  # too many, of which another process may know nothing
+            if jax.process_count() == 1:
+                with contextlib.suppress(Diverged, configs.Mistake):
+                    save(int(state.step), wait=True)
+            raise
         finally:
             reader.shutdown(wait=False, cancel_futures=True)
     return state

@@ -28,11 +28,20 @@ class Writer:
         self.whole = True  # the file has all lines
         self.drop(start)
 
-    def drop(self, step: int, events: bool = True) -> None:
-        """Forget the records after `step`, and the `events`, which say what went wrong."""
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+    def drop(self, step: int, keep_events: bool = False) -> None:
+        """Forget the records after `step`.
+
+        Events, which say what went wrong, stay if they came before the last record that stays, as
+        those of a rewind; or all of them.
+        """
+        text = self.path.read_bytes().decode(errors="replace") if self.path.exists() else ""
+        lines = text.splitlines(keepends=True)
+        good = [_step(line) <= step for line in lines]
+        last = max((i for i, x in enumerate(good) if x and not _is_event(lines[i])), default=-1)
         self.lines = [
-            line for line in lines if _step(line) <= step or not events and _is_event(line)
+            line
+            for i, line in enumerate(lines)
+            if good[i] or _is_event(line) and (keep_events or i < last)
         ]
         if not self.primary:
             return
@@ -54,8 +63,7 @@ class Writer:
         """
         if not self.primary:
             return
-        finite = {name: x if math.isfinite(x) else None for name, x in record.items()}
-        line = json.dumps({"step": step, **finite, **event}) + "\n"
+        line = json.dumps({"step": step, **finite(record), **event}) + "\n"
         self.lines.append(line)
         try:
             if self.local and self.whole:
@@ -94,9 +102,16 @@ class Writer:
             write_whole(self.workdir / name, text)
 
 
+def finite(record: Any) -> Any:
+    """Nested figures with None for those that JSON has no number for."""
+    if isinstance(record, dict):
+        return {name: finite(x) for name, x in record.items()}
+    return None if isinstance(record, float) and not math.isfinite(record) else record
+
+
 def _step(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):  # the line that was being written when a run died
         return float("inf")
 

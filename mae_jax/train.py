@@ -13,12 +13,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
 import optax
 from etils import epath
+from jax.sharding import Mesh
 
 from mae_jax import (
     attention,
@@ -66,16 +67,11 @@ def train(config, workdir: epath.PathLike) -> TrainState:
         init_key, step_key, test_key = jax.random.split(jax.random.key(config.seed), 3)
         with configs.mistakes():  # what the config names must be there and fit
             workdirs.refuse_another(workdir, config)
-            mesh = sharding.make_mesh(**config.mesh)
-            sharding.check_batch(config.batch_size, config.accumulation, mesh)
-            attention.check(config.model.attention, jax.default_backend())
-            part = config.data.train
-            source = sources.open(part.source, part.split, config.data.modality)
-            source = sources.part(source, config.data.examples)
+            mesh, source = opened(config)
             stack.enter_context(workdirs.locked(workdir))
             mean, std = workdirs.statistics_of(source, config, workdir)
             task = TASKS[config.task](config, source, mean, std, mesh, test_key)
-        schedule, total = schedule_of(config, len(source), task.rate)
+            schedule, total = schedule_of(config, len(source), task.rate)
         tx = task.optimizer(schedule)
         cut: dict[str, Any] = dict(ema=config.optimizer.ema, trainable=task.trainable)
         with configs.mistakes():
@@ -132,8 +128,10 @@ def train(config, workdir: epath.PathLike) -> TrainState:
 
         if primary and not (workdir / "config.json").exists():
             # everything is in order: from here on this is the run's own directory
-            metrics.write_whole(workdir / "config.json", configs.to_json(config))
-        writer = metrics.Writer(workdir, start, primary)
+            with configs.mistakes(OSError):
+                metrics.write_whole(workdir / "config.json", configs.to_json(config))
+        with configs.mistakes(OSError):
+            writer = metrics.Writer(workdir, start, primary)
         progress = stack.enter_context(
             contextlib.closing(metrics.Progress(start, total, config.batch_size, not primary))
         )
@@ -192,14 +190,43 @@ def train(config, workdir: epath.PathLike) -> TrainState:
         return state
 
 
+def opened(config) -> tuple[Mesh, sources.Source]:
+    """The devices and the training data of a config.
+
+    Raises:
+      ValueError: all that they are not.
+    """
+    problems = []
+
+    def tried(make: Callable, *arguments, **named) -> Any:
+        try:
+            return make(*arguments, **named)
+        except (ValueError, OSError, ImportError) as error:
+            problems.append(str(error))
+
+    part, data = config.data.train, config.data
+    mesh = tried(sharding.make_mesh, **config.mesh)
+    if mesh:
+        tried(sharding.check_batch, config.batch_size, config.accumulation, mesh)
+    tried(attention.check, config.model.attention, jax.default_backend())
+    source = tried(sources.open, part.source, part.split, data.modality)
+    if source is not None:
+        source = tried(sources.part, source, data.examples)
+    if problems:
+        raise ValueError("; ".join(problems))
+    return mesh, source
+
+
 def schedule_of(config, examples: int, rate: float) -> tuple[optax.Schedule, int]:
     """The learning rate of each step, `rate` times the config's, and how many steps there are.
 
-    An epoch is as many full batches as the data hold.
+    An epoch is as many full batches as the data hold. ValueError: more than an int32 can count.
     """
     options = config.optimizer
     steps_per_epoch = max(1, examples * config.data.repeats // config.batch_size)
-    total = max(1, round(config.epochs * steps_per_epoch))
+    total = max(1, round(min(config.epochs * steps_per_epoch, 2**31)))
+    if total == 2**31:
+        raise ValueError(f"epochs = {config.epochs} are more than 2,147,483,647 steps: use fewer")
     schedule = optimizer.cosine_schedule(
         options.base_learning_rate * rate,
         config.batch_size,
@@ -212,7 +239,8 @@ def schedule_of(config, examples: int, rate: float) -> tuple[optax.Schedule, int
 
 def end_alone(kind, error, trace) -> None:
     """Where the connection to another process broke, end at once: all that is left waits for it."""
-    if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+    broken = isinstance(error, jax.errors.JaxRuntimeError)
+    if jax.process_count() > 1 and broken and "RESOURCE_EXHAUSTED" not in str(error):
         lifeline.end(f"another process is gone ({str(error).splitlines()[0]})")
 
 
@@ -259,10 +287,7 @@ def main() -> None:
         print(f"error: {mistake}", file=sys.stderr, flush=True)
         leave(2)
     except SystemExit as asked:
-        # a thread that reads what never comes would keep the process for ever
-        last = threading.Timer(5, os._exit, [asked.code])
-        last.daemon = True
-        last.start()
+        end_soon(int(asked.code or 0))
         raise
     except KeyboardInterrupt:
         print("stopped: the same command continues from the last checkpoint", file=sys.stderr)
@@ -280,8 +305,16 @@ def main() -> None:
         leave(2)
 
 
+def end_soon(status: int) -> None:
+    """Exit in any case: a thread that reads what never comes would keep the process for ever."""
+    last = threading.Timer(5, os._exit, [status])
+    last.daemon = True
+    last.start()
+
+
 def leave(status: int) -> NoReturn:
     """Exit; among several processes without waiting for the others, which wait for this one."""
+    end_soon(status)
     if jax.process_count() > 1:
         if jax.process_index() == 0:
             time.sleep(3)  # it holds the connection: let the others say why they end

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -22,7 +23,17 @@ def refuse_another(workdir: epath.Path, config) -> None:
     """Raise ValueError, with the fields that differ, if `workdir` belongs to another config."""
     path = workdir / "config.json"
     if not path.exists():
+        if (workdir / "checkpoints").exists() and any((workdir / "checkpoints").iterdir()):
+            raise ValueError(
+                f"{workdir} has checkpoints and no config.json, which says of what: put that back, "
+                "or give another --workdir"
+            )
         return
+    if "://" not in str(workdir) and not (workdir / "checkpoints").exists():
+        raise ValueError(
+            f"{workdir} has lost its checkpoints/: put them back, or remove config.json there, "
+            "too, to begin again"
+        )
     if different := configs.differences(metrics.read_json(path), config):
         raise ValueError(
             f"{workdir} belongs to another config ({'; '.join(different)}): give another "
@@ -54,6 +65,9 @@ def locked(workdir: epath.Path) -> Iterator[None]:
                 f"{workdir} is in use by another process ({file.read().strip()}): wait for it, or "
                 "give another --workdir"
             ) from None
+        except OSError as error:  # a file system without locks
+            why = f"cannot be locked ({error}): let no other process train there"
+            print(f"{workdir} {why}", file=sys.stderr)
         file.truncate(0)
         file.write(f"{os.getpid()} on {os.uname().nodename}\n")
         file.flush()
@@ -67,6 +81,11 @@ def statistics_of(source, config, workdir: epath.Path) -> tuple[list[float], lis
     schedule and order depend on it, so a run does not go on with more or fewer.
     """
     path = workdir / "statistics.json"
+    if not path.exists() and (workdir / "config.json").exists():
+        raise ValueError(
+            f"{path} is gone, which says how the inputs were normalised: put it back, or give "
+            "another --workdir"
+        )
     if path.exists() and (workdir / "config.json").exists():  # without it the run never began
         kept = metrics.read_json(path)
         if kept["examples"] != len(source):

@@ -1,6 +1,7 @@
 """Odd data, read as training does, and what must become of them; for chaos_inputs.py."""
 
 import contextlib
+import os
 import re
 import signal
 import time
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from chaos_runs import os
 from PIL import Image
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported

@@ -76,7 +76,7 @@ def test_a_bucket_gets_the_whole_log_each_time(monkeypatch):
     class Bucket:
         name = "unreadable.txt"
         exists = lambda self: bool(written)
-        read_text = lambda self: written["text"]
+        read_bytes = lambda self: written["text"].encode()
         write_text = lambda self, text: written.update(text=text)
         __str__ = lambda self: "gs://bucket/unreadable.txt"
 

@@ -87,7 +87,7 @@ def test_events_stay_when_a_run_goes_back(tmp_path):
     writer.write(2, {}, event="skipped", text="nan")
     writer.write(3, {"loss": 1.0})
     assert not writer.evaluated(2)
-    writer.drop(1, events=False)
+    writer.drop(1, keep_events=True)
     assert [record["step"] for record in metrics.read(tmp_path)] == [1, 2]
     writer.drop(1)  # as after a resume: it comes again
     assert [record["step"] for record in metrics.read(tmp_path)] == [1]

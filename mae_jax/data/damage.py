@@ -30,7 +30,8 @@ class Damage:
     def __init__(self, source: Sized, limit: float, log: epath.PathLike | None = None):
         self.length, self.limit = len(source), limit
         self.log = None if log is None else epath.Path(log)
-        text = self.log.read_text() if self.log is not None and self.log.exists() else ""
+        there = self.log is not None and self.log.exists()
+        text = self.log.read_bytes().decode(errors="replace") if self.log and there else ""
         # a last line without an end was being written when a run died
         lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
         self._lines = {line.partition("\t")[0]: line for line in lines}

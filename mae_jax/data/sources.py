@@ -1,11 +1,12 @@
 """Where examples come from: `open(spec, split)`."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from mae_jax.data import audio, folders, generated, records, shipped, texts, video, volumes
+from mae_jax.data import audio, folders, generated, images, records, shipped, texts, video, volumes
 
 
 class Source(Protocol):
@@ -59,6 +60,14 @@ def open(spec: str, split: str, modality: str = "image") -> Source:
         return opener(place, split)
     kinds = ", ".join([*_BUILT_IN, *(f"{kind}:{place}" for kind, (place, _) in _PLACED.items())])
     raise ValueError(f"unknown data {spec!r}: use one of {kinds}")
+
+
+def several(source: Source) -> bool:
+    """Whether an example may have several labels: as the first one says that can be read."""
+    for i in range(min(len(source), 100)):
+        with contextlib.suppress(images.Unreadable, OSError):
+            return np.ndim(source[i]["label"]) > 0
+    return False
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def build(config, source: sources.Source, mean, std, mesh: Mesh, key: jax.Array)
             f"{config.data.train.source!r} and the test data have different classes: "
             f"{features.different(classes, test.classes)}"
         )
-    several = np.ndim(source[0]["label"]) > 0
+    several = sources.several(source)
     if several != (config.loss == "binary"):
         raise ValueError(
             f"{config.data.train.source!r} has {'several labels' if several else 'one label'} for "
