@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from mae_jax import fingerprint
+from mae_jax import fingerprint, metrics
 from mae_jax.step import TrainState
 
 # orbax logs a page for each save, and a traceback for each error, which it raises later
@@ -235,7 +235,7 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for what is being saved; say on stderr if that fails."""
         if failed := self._finish():
-            print(f"a checkpoint could not be saved ({failed})", file=sys.stderr)
+            metrics.tell(f"a checkpoint could not be saved ({failed})")
         with contextlib.suppress(OSError):  # which was told above
             self.manager.close()
         clean, until = 0, time.monotonic() + 5

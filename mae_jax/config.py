@@ -46,7 +46,10 @@ def load(spec: str) -> dict:
     path = Path(name)
     if not path.is_file():
         near = sorted(p.as_posix() for p in Path("configs").glob("*.py"))
-        raise ValueError(f"config file {name!r} does not exist; here are: {', '.join(near)}")
+        here = f"; here are: {', '.join(near)}" if near else ": give the path of one"
+        raise ValueError(
+            f"config file {name!r} {'is no file' if path.exists() else 'does not exist'}{here}"
+        )
     # A variant says `from configs import vit_base`: that is beside it, or beside this package.
     before = list(sys.path)
     sys.path[:0] = [str(path.resolve().parent.parent), str(Path(__file__).parents[1])]
@@ -127,8 +130,12 @@ def configured(
             problems += _set(config, name.removeprefix("--noconfig."), "false")
         elif name.startswith("--config."):
             if not equals:
-                value_follows = field is not fields.BOOL and left and left[0][:2] != "--"
-                text = left.popleft() if value_follows else "true"
+                text = "true"
+                if field is not fields.BOOL and field is not None:
+                    if not left or left[0].startswith("--"):
+                        problems.append(f"{name} needs a value: {name}=...")
+                        continue
+                    text = left.popleft()
             problems += _set(config, name.removeprefix("--config."), text)
         elif name.startswith("-"):
             near = difflib.get_close_matches(name, options, 1)

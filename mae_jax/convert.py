@@ -273,6 +273,9 @@ def main() -> None:
     except configs.Mistake as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr, flush=True)
+        os._exit(130)  # a compilation that goes on would crash
 
 
 if __name__ == "__main__":

@@ -239,6 +239,8 @@ MAY_CHANGE += r"|data\.(threads|max_bad_fraction)|(log|save)_every|keep"
 
 
 def unknown(name: str, known) -> str:
+    if inside := [x for x in known if x.startswith(f"{name}.")]:
+        return f"{name} is no config key, but has some: {', '.join(sorted(inside))}"
     near = difflib.get_close_matches(name, known, 1, cutoff=0.4)
     return f"unknown config key {name}" + (f": did you mean {near[0]}?" if near else "")
 

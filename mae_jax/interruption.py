@@ -8,45 +8,68 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
 PREEMPTED, STOPPED = 42, 130  # exit statuses after SIGTERM and Ctrl-C: the same command continues
+STATUS = {"SIGTERM": PREEMPTED, "SIGINT": STOPPED, "SIGHUP": 129}
 
 
 class Interruption:
     """SIGTERM and the first Ctrl-C ask for a stop; `status` is then what to exit with, else 0.
 
-    The signal itself ends the process, by SystemExit with that status, while there is nothing to
-    finish: `with at_once()`. A second Ctrl-C ends it in any case.
+    While there is nothing to finish, `with at_once()`, the signal itself ends the process. A second
+    Ctrl-C ends it in any case.
+
+    Args:
+      own: the process is there for this alone: it may be ended within a compilation, too, where an
+        exception would wait for minutes and then crash it.
     """
 
-    def __init__(self):
-        self.status, self.nothing_to_finish, self.polls, self.interrupts = 0, False, 0, 0
+    def __init__(self, own: bool = False):
+        self.own, self.status, self.interrupts, self.polls = own, 0, 0, 0
+        self.nothing_to_finish = self.nothing_to_save = False
 
     @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Inside, a signal ends the process where it stands; one from before, at the beginning."""
-        self.nothing_to_finish = True
+    def at_once(self, save: bool = False) -> Iterator[None]:
+        """Inside, a signal ends the process where it stands; one from before, at the beginning.
+
+        That is by SystemExit where something is left to `save`, or where the process is not our
+        own.
+        """
+        before = self.nothing_to_finish, self.nothing_to_save
+        self.nothing_to_finish, self.nothing_to_save = True, not save
         try:
             if self.status:
                 raise SystemExit(self.status)
             yield
         finally:
-            self.nothing_to_finish = False
+            self.nothing_to_finish, self.nothing_to_save = before
 
-    def handle(self, number, frame) -> None:
+    def handle(self, number: int, frame: Any = None) -> None:
         again = self.status
-        self.status = again or (PREEMPTED if number == signal.SIGTERM else STOPPED)
+        self.status = again or STATUS[signal.Signals(number).name]
         self.interrupts += number == signal.SIGINT
         if self.nothing_to_finish and not again:
             _say(b"\nstopping; the same command continues\n")
+            if self.own and self.nothing_to_save:
+                os._exit(self.status)
             raise SystemExit(self.status)
         if self.interrupts > 1:
             raise KeyboardInterrupt
         if not again:
             _say(b"\nstopping after this step; Ctrl-C again stops at once, without saving\n")
+
+    def watch(self, pipe: int) -> None:
+        """Of the numbers of signals: `handle` waits for Python, which a compilation keeps."""
+        while number := os.read(pipe, 1):
+            if self.nothing_to_save and number[0] in set(signal.Signals):
+                name = signal.Signals(number[0]).name
+                if name in STATUS:
+                    _say(b"\nstopping; the same command continues\n")
+                    os._exit(self.status or STATUS[name])
 
     def agreed(self) -> int:
         """The status, once every process has come to this call as often as the first to know."""
@@ -63,14 +86,16 @@ def _say(text: bytes) -> None:
 
 
 @contextlib.contextmanager
-def handled() -> Iterator[Interruption]:
-    """An `Interruption` that knows of the signals inside.
+def handled(own: bool = False) -> Iterator[Interruption]:
+    """An `Interruption` that knows of the signals inside; SIGHUP, too, unless it is ignored.
 
     Several processes learn of SIGTERM by jax's own handler, and a Ctrl-C counts as one. In other
     threads than the main one nothing is handled.
     """
-    asked = Interruption()
-    handlers: dict[int, Callable] = {signal.SIGTERM: asked.handle, signal.SIGINT: asked.handle}
+    asked = Interruption(own)
+    numbers = [getattr(signal, name) for name in STATUS if hasattr(signal, name)]
+    numbers = [x for x in numbers if signal.getsignal(x) is not signal.SIG_IGN]
+    handlers: dict[int, Callable] = {number: asked.handle for number in numbers}
     if jax.process_count() > 1:
 
         def hand_on(number, frame):
@@ -81,9 +106,17 @@ def handled() -> Iterator[Interruption]:
     if threading.current_thread() is not threading.main_thread():
         handlers = {}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    written = None
+    if own and len(handlers) > 1:
+        read, written = os.pipe()
+        os.set_blocking(written, False)
+        signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+        threading.Thread(target=asked.watch, args=(read,), daemon=True, name="signals").start()
     try:
         yield asked
     finally:
+        if written is not None:
+            signal.set_wakeup_fd(-1)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -54,7 +54,8 @@ def held() -> Iterator[None]:
 def end(why: str) -> NoReturn:
     """End this process at once: all that is left waits for another one."""
     text = f"error: {why}: the same command continues from the last checkpoint"
-    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
     os._exit(1)
 
 

@@ -97,7 +97,7 @@ def run(
         nonlocal rewinds
         watch.does(f"saving step {step}")
         try:
-            checkpoints.save(state, facts, wait=wait)
+            checkpoints.save(state, facts | {"config": configs.to_dict(config)}, wait=wait)
         except checkpoint.NotFinite as error:
             raise Diverged(step, last | {"not_finite": str(error)}) from error
         except OSError as error:
@@ -106,7 +106,7 @@ def run(
             if failures >= recovery.failed_saves:
                 raise configs.Mistake(
                     f"{text}, {failures} in a row: those before are as they were; make room, "
-                    "and the same command continues from there"
+                    "or mend that, and the same command continues from there"
                 ) from error
             if wait:
                 save(step, wait)
@@ -164,7 +164,7 @@ def run(
                 if evaluating:
                     watch.does(f"evaluating at step {done}")
                     try:
-                        with stop.at_once():
+                        with stop.at_once(save=True):
                             evaluate(state, done)
                     except SystemExit:
                         leave(done)

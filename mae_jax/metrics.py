@@ -15,6 +15,12 @@ from tqdm import tqdm
 from mae_jax import board
 
 
+def tell(text: str, error: bool = True) -> None:
+    """A line on stderr, or on stdout; what cannot be written there, as on a full disk, is lost."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr if error else sys.stdout, flush=True)
+
+
 class Writer:
     """Writes a work directory's records, TensorBoard files and pictures; nothing if not `primary`.
 
@@ -36,7 +42,7 @@ class Writer:
         """
         text = self.path.read_bytes().decode(errors="replace") if self.path.exists() else ""
         lines = text.splitlines(keepends=True)
-        good = [_step(line) <= step for line in lines]
+        good = [step_of(line) <= step for line in lines]
         last = max((i for i, x in enumerate(good) if x and not _is_event(lines[i])), default=-1)
         self.lines = [
             line
@@ -53,7 +59,7 @@ class Writer:
             if step:
                 self.board.purge(step + 1)
         except OSError as error:
-            print(f"no files for TensorBoard: {error}", file=sys.stderr)
+            tell(f"no files for TensorBoard: {error}")
 
     def write(self, step: int, record: dict[str, float], **event: str) -> None:
         """Append one record, numbers by name, to `metrics.jsonl` and to TensorBoard.
@@ -74,7 +80,7 @@ class Writer:
             self.whole = True
         except OSError as error:  # a full disk, say: it is written with the next record
             if self.whole:
-                print(f"{self.path} cannot be written for now: {error}", file=sys.stderr)
+                tell(f"{self.path} cannot be written for now: {error}")
             self.whole = False
         if self.board is not None and record:
             with contextlib.suppress(OSError):  # a full disk: metrics.jsonl has it all
@@ -88,12 +94,12 @@ class Writer:
                 (self.workdir / "pictures").mkdir(parents=True, exist_ok=True)
                 (self.workdir / "pictures" / name).write_bytes(buffer.getvalue())
             except OSError as error:  # no reason to stop
-                print(f"the picture {name} could not be written: {error}", file=sys.stderr)
+                tell(f"the picture {name} could not be written: {error}")
 
     def evaluated(self, step: int) -> bool:
         """Whether there is a record of an evaluation at `step`, which has no learning rate."""
         return any(
-            _step(line) == step and not {"learning_rate", "event"} & json.loads(line).keys()
+            step_of(line) == step and not {"learning_rate", "event"} & json.loads(line).keys()
             for line in self.lines
         )
 
@@ -109,7 +115,8 @@ def finite(record: Any) -> Any:
     return None if isinstance(record, float) and not math.isfinite(record) else record
 
 
-def _step(line: str) -> float:
+def step_of(line: str) -> float:
+    """Of a record; infinite if it is none."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):  # the line that was being written when a run died
@@ -117,7 +124,7 @@ def _step(line: str) -> float:
 
 
 def _is_event(line: str) -> bool:
-    return '"event": ' in line and _step(line) < float("inf")
+    return '"event": ' in line and step_of(line) < float("inf")
 
 
 def write_whole(path: epath.Path, text: str) -> None:
@@ -130,9 +137,13 @@ def write_whole(path: epath.Path, text: str) -> None:
 def read_json(path: epath.Path) -> dict[str, Any]:
     """A JSON object from a file. ValueError: it is damaged; with its name."""
     try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: it is not JSON ({error})") from None
+        found = json.loads(path.read_text())
+        if isinstance(found, dict):
+            return found
+        problem = "it is no object"
+    except ValueError as error:
+        problem = f"it is not JSON: {error}"
+    raise ValueError(f"{path} is damaged ({problem}): put back what was there")
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
@@ -196,7 +207,7 @@ class Progress:
         if self.bar is not None:
             tqdm.write(text, file=sys.stderr)
         elif not self.quiet:
-            print(text, flush=True)
+            tell(text, error=False)
 
     def close(self) -> None:
         if self.bar is not None:

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,6 +53,11 @@ def start_processes(heartbeat: int = 100) -> None:
                 raise ValueError(f"{name} = {text!r} must be a whole number")
             numbers.append(None if text is None else int(text))
         count, index = numbers
+        if ":" not in address:
+            raise ValueError(f"JAX_COORDINATOR_ADDRESS = {address!r} must be HOST:PORT")
+        if count is not None and index is None:
+            raise ValueError("JAX_NUM_PROCESSES is set, so JAX_PROCESS_ID must be, from 0 up")
+        print(f"waiting for {count or 'all'} processes at {address}", file=sys.stderr, flush=True)
         if None not in numbers and index >= count:
             raise ValueError(f"JAX_PROCESS_ID = {index} must be below JAX_NUM_PROCESSES = {count}")
         jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=heartbeat)

@@ -33,7 +33,9 @@ def in_work_directory(path: epath.Path, step: int | None = None, without: str = 
     state, handler = folder / str(step) / "state", ocp.PyTreeCheckpointHandler()
     if "://" not in str(state):
         state = epath.Path(os.path.abspath(state))  # orbax refuses relative paths
-    damaged = f"checkpoint {folder / str(step)} cannot be read: use another step of {steps}"
+    others = [other for other in steps if other != step]
+    way = f"use another step of {others}" if others else "there is no other"
+    damaged = f"checkpoint {folder / str(step)} cannot be read: {way}"
     try:
         tree: Any = handler.metadata(state)
         tree = getattr(tree, "tree", tree)
@@ -44,6 +46,15 @@ def in_work_directory(path: epath.Path, step: int | None = None, without: str = 
         }
     except Exception as error:  # tensorstore and orbax raise nearly every type on damaged files
         raise ValueError(damaged) from error
+    facts = stored.read_json(folder / str(step) / "facts" / "metadata")
+    expected = facts.get("fingerprints")
+    if expected is None:
+        raise ValueError(f"{damaged} (it has no fingerprints: deleted, or an older version)")
+    if different := configs.differences(facts.get("config", config), config):
+        raise ValueError(
+            f"{path / 'config.json'} is not that of checkpoint {step} ({'; '.join(different)}): "
+            "put back what was there"
+        )
     statistics = stored.read_json(path / "statistics.json")
     place_of = {  # the average comes last, and so wins
         name.partition("/")[2]: name for name in on_disk if not name.startswith("stats/")
@@ -87,9 +98,6 @@ def in_work_directory(path: epath.Path, step: int | None = None, without: str = 
             where |= {name: leaf(on_disk[name]) for name in moments}
         arrays = restore(where) if where else {}
         same = {n: x for n, x in arrays.items() if on_disk[n].dtype == x.dtype}  # none is cut here
-        expected = stored.read_json(folder / str(step) / "facts" / "metadata").get("fingerprints")
-        if expected is None:
-            raise ValueError(f"{damaged} (it has no fingerprints: deleted, or an older version)")
         sums, _ = fingerprint.of(same)
         if wrong := [name for name in sums if sums[name] != expected.get(name)]:
             raise ValueError(f"{damaged} ({', '.join(wrong[:3])} is not what was saved)")

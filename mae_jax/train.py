@@ -6,19 +6,24 @@ if __name__ == "__main__":  # asked to stop while modules are imported: nothing 
     import signal
 
     signal.signal(signal.SIGTERM, lambda *_: os._exit(42))
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import contextlib
 import functools
 import os
+import signal
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
 import optax
 from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mae_jax import (
@@ -45,8 +50,11 @@ SAME = {"patch", "width", "depth", "heads", "decoder_width", "decoder_depth", "d
 SAME |= {"groups", "categories", "decoder_cross"}
 
 
-def train(config, workdir: epath.PathLike) -> TrainState:
+def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> TrainState:
     """Train as `config` says, writing to `workdir`; continue if that holds a checkpoint.
+
+    Args:
+      own_process: this process does nothing else, so a signal may end it where it stands.
 
     Returns:
       The last state.
@@ -60,12 +68,13 @@ def train(config, workdir: epath.PathLike) -> TrainState:
     primary = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(lifeline.held())
-        stop = stack.enter_context(interruption.handled())
+        stop = stack.enter_context(interruption.handled(own_process))
         starting = stack.enter_context(contextlib.ExitStack())
         starting.enter_context(stop.at_once())  # nothing is trained yet
         stack.enter_context(configs.mistakes(images.Unreadable))
         init_key, step_key, test_key = jax.random.split(jax.random.key(config.seed), 3)
         with configs.mistakes():  # what the config names must be there and fit
+            refuse_other_processes(f"{workdir} {configs.to_json(config)}")
             workdirs.refuse_another(workdir, config)
             mesh, source = opened(config)
             stack.enter_context(workdirs.locked(workdir))
@@ -91,11 +100,12 @@ def train(config, workdir: epath.PathLike) -> TrainState:
                 mesh,
                 config.optimizer.shard,
             )
-        log = lambda text: print(text, file=sys.stderr, flush=True)
         checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.keep)
         stack.callback(checkpoints.close)
 
         def begin() -> TrainState:
+            with configs.mistakes():
+                workdirs.refuse_lost(workdir, config)
             if not config.init.checkpoint:
                 return init(init_key)
             with configs.mistakes():
@@ -105,7 +115,10 @@ def train(config, workdir: epath.PathLike) -> TrainState:
 
         def restored(before: int | None = None):
             with configs.mistakes():
-                return checkpoints.newest(abstract, log, before)
+                found = checkpoints.newest(abstract, metrics.tell, before)
+            if found:
+                found[1].pop("config", None)
+            return found
 
         host, hosts = jax.process_index(), jax.process_count()
         log_of_host = f"unreadable{f'.{host}' * bool(host)}.txt"
@@ -140,7 +153,7 @@ def train(config, workdir: epath.PathLike) -> TrainState:
             return state
         progress.say(banner(config, mesh, state, task.trainable, start, total))
         watch = stack.enter_context(
-            contextlib.closing(interruption.Watch(config.recovery.stall, log))
+            contextlib.closing(interruption.Watch(config.recovery.stall, metrics.tell))
         )
 
         def evaluate(state: TrainState, step: int) -> None:
@@ -214,7 +227,18 @@ def opened(config) -> tuple[Mesh, sources.Source]:
         source = tried(sources.part, source, data.examples)
     if problems:
         raise ValueError("; ".join(problems))
-    return mesh, source
+    return mesh, source  # pyright: ignore[reportReturnType]
+
+
+def refuse_other_processes(command: str) -> None:
+    """Raise ValueError, in all processes, if they were not all started by the same command."""
+    if jax.process_count() > 1:
+        sums = multihost_utils.process_allgather(np.uint32(zlib.crc32(command.encode())))
+        if (sums != sums[0]).any():
+            raise ValueError(
+                "the processes have different configs or work directories: start all of them with "
+                "the same command"
+            )
 
 
 def schedule_of(config, examples: int, rate: float) -> tuple[optax.Schedule, int]:
@@ -282,27 +306,33 @@ def main() -> None:
         with configs.mistakes():
             recovery: Any = config.recovery
             sharding.start_processes(recovery.heartbeat)
-        train(config, workdir)
+        train(config, workdir, own_process=True)
     except configs.Mistake as mistake:
-        print(f"error: {mistake}", file=sys.stderr, flush=True)
+        metrics.tell(f"error: {mistake}")
         leave(2)
     except SystemExit as asked:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is leaving already
         end_soon(int(asked.code or 0))
         raise
     except KeyboardInterrupt:
-        print("stopped: the same command continues from the last checkpoint", file=sys.stderr)
+        metrics.tell("stopped: the same command continues from the last checkpoint")
         leave(130)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        print(
+        metrics.tell(
             "error: the devices have too little memory: try a higher accumulation or mesh.fsdp, "
             "optimizer.shard, model.remat=inputs, or "
-            f"a smaller batch_size ({str(error).splitlines()[0]})",
-            file=sys.stderr,
-            flush=True,
+            f"a smaller batch_size ({str(error).splitlines()[0]})"
         )
         leave(2)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):  # a full disk, or nobody reads: not a reason to fail
+                with contextlib.suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def end_soon(status: int) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Iterator
 
 import jax
@@ -17,6 +16,22 @@ from mae_jax.data import inputs
 def path_of(place: epath.PathLike) -> epath.Path:
     """Absolute, or as it is where it is not of this machine (`gs://...`)."""
     return epath.Path(place) if "://" in str(place) else epath.Path(os.path.abspath(place))
+
+
+def refuse_lost(workdir: epath.Path, config) -> None:
+    """Raise ValueError if `workdir`, which has no checkpoint, must have had some."""
+    path, most = workdir / "metrics.jsonl", 0.0
+    if path.exists():
+        lines = path.read_bytes().decode(errors="replace").splitlines()
+        steps = [metrics.step_of(line) for line in lines]
+        most = max((step for step in steps if step < float("inf")), default=0.0)
+    # without a first one a run ends earlier
+    late = most > config.save_every * max(2, config.recovery.failed_saves)
+    if late or (workdir / "report.txt").exists():
+        raise ValueError(
+            f"{workdir} was trained to step {most:.0f}, and has lost its checkpoints: put them "
+            "back, or give another --workdir to begin again"
+        )
 
 
 def refuse_another(workdir: epath.Path, config) -> None:
@@ -55,8 +70,15 @@ def locked(workdir: epath.Path) -> Iterator[None]:
         return
     import fcntl  # here, as Windows has none
 
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / "lock", "a+") as file:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / "lock", "a+")
+    except OSError as error:
+        raise ValueError(
+            f"--workdir={workdir} cannot be written to ({error.strerror}): give another one, or "
+            "mend that"
+        ) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -67,7 +89,7 @@ def locked(workdir: epath.Path) -> Iterator[None]:
             ) from None
         except OSError as error:  # a file system without locks
             why = f"cannot be locked ({error}): let no other process train there"
-            print(f"{workdir} {why}", file=sys.stderr)
+            metrics.tell(f"{workdir} {why}")
         file.truncate(0)
         file.write(f"{os.getpid()} on {os.uname().nodename}\n")
         file.flush()
@@ -88,6 +110,11 @@ def statistics_of(source, config, workdir: epath.Path) -> tuple[list[float], lis
         )
     if path.exists() and (workdir / "config.json").exists():  # without it the run never began
         kept = metrics.read_json(path)
+        for name in ("examples", "mean", "std"):
+            if name not in kept or name != "examples" and _differ(kept[name], config.data[name]):
+                raise ValueError(
+                    f"{path} is damaged: its {name} is {kept.get(name)}: put back what was there"
+                )
         if kept["examples"] != len(source):
             raise ValueError(
                 f"{config.data.train.source!r} has {len(source)} examples but had "
@@ -110,3 +137,7 @@ def statistics_of(source, config, workdir: epath.Path) -> tuple[list[float], lis
             workdir.mkdir(parents=True, exist_ok=True)
             metrics.write_whole(path, json.dumps(kept, indent=2) + "\n")
     return kept["mean"], kept["std"]
+
+
+def _differ(kept, wanted) -> bool:
+    return wanted != "auto" and list(kept) != list(wanted)
