@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -167,7 +168,7 @@ def find(
         place, step = epath.Path(parts[1]), int(parts[2])
     if not place.exists():
         raise ValueError(f"there is no {text!r}: what can be read is {ACCEPTED}")
-    if not (place.is_dir() or place.is_file()):
+    if "://" not in text and not (os.path.isdir(place) or os.path.isfile(place)):  # a pipe, say
         raise ValueError(f"{text!r} is neither a file nor a folder: what can be read is {ACCEPTED}")
     if sha256 and (found := sha256_of(place)) != sha256.lower():
         raise ValueError(f"{place} has the SHA-256 {found}, not {sha256}: it is another file")

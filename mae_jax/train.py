@@ -330,8 +330,8 @@ def main() -> None:
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except (OSError, ValueError):  # a full disk, or nobody reads: not a reason to fail
-                with contextlib.suppress(OSError, ValueError):
+            except (OSError, ValueError, AttributeError):  # a full disk, or nobody reads
+                with contextlib.suppress(OSError, ValueError, AttributeError):
                     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
