@@ -1,5 +1,6 @@
 """Runs that are stopped, on one process and on two; for chaos.py."""
 
+import os
 import random
 import re
 import shutil
@@ -270,14 +271,15 @@ def end_all(processes: Sequence[Process]) -> None:
 
 def one_of_two_terminated(which: int):
     def act(place):
-        processes = pair(WIDE, place)
-        try:
-            processes[0].wait(r"^step 20/")
-            processes[which].send(signal.SIGTERM)
-            statuses = [process.end(90) for process in processes]
-        finally:
-            end_all(processes)
-        check(statuses == [42, 42], f"statuses {statuses}: {processes[0].last}")
+        for step in (20, 40)[: 2 - which]:  # also after a resume and a save
+            processes = pair(WIDE, place)
+            try:
+                processes[0].wait(rf"^step {step}/")
+                processes[which].send(signal.SIGTERM)
+                statuses = [process.end(90) for process in processes]
+            finally:
+                end_all(processes)
+            check(statuses == [42, 42], f"statuses {statuses}: {processes[0].last}")
         so_far = reached(place)
         if which:
             start, what = finish(WIDE, place, devices=4), "one process with four devices"
@@ -319,6 +321,29 @@ def one_of_two(which: int, number: int, heartbeat: int = 0, margin: float = 20):
         return f"{text} from step {start}, losses differ by {most:.0e}", max(0, so_far - start)
 
     return act
+
+
+def damaged_for_one(place):
+    """What only the second process reads of the newest checkpoint is damaged."""
+    fsdp = "--config.mesh.fsdp=4"
+    statuses = [process.end() for process in pair(WIDE, place, fsdp)]
+    check(statuses == [0, 0], f"statuses {statuses} of the run before")
+    newest = place / "checkpoints" / str(WIDE.steps)
+    files = [x for x in (newest / "state" / "ocdbt.process_1").rglob("*") if x.is_file()]
+    check(files, "the second process wrote nothing")
+    for file in files:
+        os.truncate(file, file.stat().st_size // 2)
+    (place / "report.txt").unlink()
+    again = pair(WIDE, place, fsdp)
+    try:
+        statuses = [process.end() for process in again]
+    finally:
+        end_all(again)
+    check(statuses == [0, 0], f"statuses {statuses}: {again[0].last} {again[1].last}")
+    check(any(str(newest) in process.text for process in again), "it is not named")
+    start = begin(again[0])
+    check(start == WIDE.steps - WIDE.save, f"went on from step {start}")
+    return f"named; both went on from step {start}", WIDE.save
 
 
 def from_one_to_two(place):
@@ -375,6 +400,7 @@ def cases(seed: int) -> list[Case]:
         ("2 processes: SIGKILL of the first", one_of_two(0, KILL)),
         ("2 processes: SIGKILL of the second", one_of_two(1, KILL)),
         ("2 processes: SIGSTOP of the second", one_of_two(1, STOP, heartbeat=10)),
+        ("2 processes: what one of them reads is damaged", damaged_for_one),
         ("1 process, then 2", from_one_to_two),
     ]
     return [Case(*case) for case in one] + [Case(*case, alone=True) for case in two]
