@@ -240,7 +240,9 @@ def vanished_classes(place):
     (place / "pictures").rename(place / "gone")
     expect(run, 2)
     (place / "gone").rename(place / "pictures")
-    return f"status 2: {run.last[:120]}", None
+    lost = reached(place / "run") - committed(place / "run")[-1]
+    check(lost <= 2, f"{lost} steps are not saved")
+    return f"status 2: {run.last[:120]}", max(0, lost)
 
 
 def stalled(place: Path, *more: str) -> tuple[Process, Path]:

@@ -57,6 +57,27 @@ def test_what_was_saved_comes_back(kept):
     assert [path.name for path in kept.iterdir()] == ["4"]
 
 
+def test_before_the_first_one_the_first_one_is_used(kept):
+    (found, _), said = newest(kept, before=3)
+    assert equal(found, state(4)) and not said
+    assert [path.name for path in kept.iterdir()] == ["4"]
+
+
+def test_what_is_newer_stays_until_something_older_is_used(kept):
+    truncate(kept / "4")
+    (found, _), said = newest(kept, before=5)
+    assert equal(found, state(8)) and "checkpoints/4" in said[0]
+
+
+@pytest.mark.parametrize("old, new", [(b'"passed": 8', b'"passed": 9'), (b"passed", b"pasSed")])
+def test_facts_that_changed_are_damage(kept, old, new):
+    path = kept / "8" / "facts" / "metadata"
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new))
+    (found, facts), said = newest(kept)
+    assert equal(found, state(4)) and facts == {"passed": 4} and "cannot be read (facts)" in said[0]
+
+
 def test_flipped_bits_are_never_silent(kept, tmp_path):
     """Anywhere in the newest checkpoint: what is used is bit for bit something that was saved."""
     files = sorted(path for path in (kept / "8").rglob("*") if path.is_file())
@@ -71,8 +92,9 @@ def test_flipped_bits_are_never_silent(kept, tmp_path):
         place = rng.integers(len(raw))
         raw[place] ^= 1 << rng.integers(8)
         path.write_bytes(raw)
-        (found, _), said = newest(copy)
+        (found, facts), said = newest(copy)
         assert equal(found, state(4 if said else 8)), (path.name, place)
+        assert facts == {"passed": 4 if said else 8}
         if said:
             named += 1
             assert "checkpoints/8" in said[0] and (copy.parent / "damaged" / "8").is_dir()

@@ -28,6 +28,18 @@ def test_every_flipped_bit_is_seen(dtype):
         assert of(np.frombuffer(bytes(damaged), x.dtype).reshape(x.shape)) != true
 
 
+@pytest.mark.parametrize("bit", [31, 30, 0])
+def test_flips_of_the_same_bit_do_not_cancel(bit):
+    """Of two values, and of all of them: at bit 31 the array is negated."""
+    x, rng = values(np.float32), np.random.default_rng(2)
+    flip = lambda chosen: (x.view(np.uint32) ^ (chosen.astype(np.uint32) << bit)).view(np.float32)
+    for _ in range(30):
+        two = np.zeros(x.size, bool)
+        two[rng.choice(x.size, 2, replace=False)] = True
+        assert of(flip(two.reshape(x.shape))) != of(x)
+    assert of(flip(np.ones(x.shape, bool))) != of(x)
+
+
 def test_places_count():
     x = values(np.float32)
     assert of(x[::-1]) != of(x)

@@ -1,8 +1,11 @@
+import io
 import shutil
 import struct
+import sys
 import time
 
 import numpy as np
+import pytest
 from etils import epath
 from PIL import Image
 from tensorboardX.proto import event_pb2
@@ -89,8 +92,31 @@ def test_events_stay_when_a_run_goes_back(tmp_path):
     assert not writer.evaluated(2)
     writer.drop(1, keep_events=True)
     assert [record["step"] for record in metrics.read(tmp_path)] == [1, 2]
-    writer.drop(1)  # as after a resume: it comes again
-    assert [record["step"] for record in metrics.read(tmp_path)] == [1]
+    writer.write(2, {"loss": 1.0})  # the event stands before it, and does not come again
+    writer.write(4, {}, event="skipped", text="nan")
+    writer.drop(2)  # as after a resume
+    assert [record["step"] for record in metrics.read(tmp_path)] == [1, 2, 2]
+    writer.drop(0)
+    assert metrics.read(tmp_path) == []
+
+
+def test_a_damaged_file_of_records_is_mended(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 2.0}\n\xff\xfe\n[]\n5\n{"step": "x"}\n{"step": 3}\n')
+    metrics.Writer(epath.Path(tmp_path), 2, True)
+    assert metrics.read(tmp_path) == [{"step": 1, "loss": 2.0}]
+
+
+def test_a_screen_that_cannot_be_written_stops_nothing(monkeypatch):
+    with open("/dev/full", "wb", buffering=0) as raw:
+        full = io.TextIOWrapper(raw, write_through=True)
+        monkeypatch.setattr(sys, "stderr", full)
+        monkeypatch.setattr(sys, "stdout", full)
+        metrics.tell("lost")
+        metrics.Progress(start=0, total=9, images=1, quiet=False).say("lost")
+        monkeypatch.undo()
+        with pytest.raises(OSError):
+            print("it is full", file=full, flush=True)
 
 
 def test_resuming_drops_what_comes_again(tmp_path):

@@ -165,6 +165,33 @@ def test_damaged_checkpoints_and_files_are_named(finished, tmp_path, capsys):
         train(debug(log_every=1), run)
 
 
+@pytest.mark.parametrize(
+    "lose, words",
+    [
+        (lambda run: shutil.rmtree(run / "checkpoints"), "has lost its checkpoints/"),
+        (
+            lambda run: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").mkdir()),
+            "was trained to step 8, and has lost its checkpoints",
+        ),
+        (lambda run: (run / "config.json").unlink(), "has checkpoints and no config.json"),
+        (lambda run: (run / "statistics.json").unlink(), "statistics.json is gone"),
+        (
+            lambda run: (run / "statistics.json").write_text("{}"),
+            "is damaged: its examples is None",
+        ),
+        (lambda run: (run / "config.json").write_text("[]"), "config.json is damaged"),
+    ],
+)
+def test_what_a_work_directory_lost_is_named(finished, tmp_path, lose, words):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    lose(run)
+    before = sorted(path for path in run.rglob("*") if path.name != "checkpoints")
+    with pytest.raises(configs.Mistake, match=words):
+        train(debug(log_every=1), run)
+    assert before == sorted(path for path in run.rglob("*") if path.name != "checkpoints")
+
+
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
     """Forty pictures as float arrays, of which one has values whose squares are not finite."""
