@@ -92,6 +92,12 @@ class Checkpoints:
         if failed:
             raise OSError(failed)
 
+    def saved(self, step: int) -> bool:
+        """Whether a save of `step` has come to its end, which is waited for; from any thread."""
+        with contextlib.suppress(Exception):
+            self.manager.wait_until_finished()
+        return (self.directory / str(step)).exists()
+
     def _finish(self) -> str:
         """Wait for what is being saved; what went wrong with it."""
         saving, self._saving = self._saving, False

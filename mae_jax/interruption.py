@@ -30,31 +30,30 @@ class Interruption:
 
     def __init__(self, own: bool = False):
         self.own, self.status, self.interrupts, self.polls = own, 0, 0, 0
-        self.nothing_to_finish = self.nothing_to_save = False
+        self.finish: Callable[[], bool] | None = None
 
     @contextlib.contextmanager
-    def at_once(self, save: bool = False) -> Iterator[None]:
+    def at_once(self, finish: Callable[[], bool] = lambda: True) -> Iterator[None]:
         """Inside, a signal ends the process where it stands; one from before, at the beginning.
 
-        That is by SystemExit where something is left to `save`, or where the process is not our
-        own.
+        That is by SystemExit if the process is not our own, or if `finish()`, which may be called
+        by another thread, says that there is something left to do.
         """
-        before = self.nothing_to_finish, self.nothing_to_save
-        self.nothing_to_finish, self.nothing_to_save = True, not save
+        before, self.finish = self.finish, finish
         try:
             if self.status:
                 raise SystemExit(self.status)
             yield
         finally:
-            self.nothing_to_finish, self.nothing_to_save = before
+            self.finish = before
 
     def handle(self, number: int, frame: Any = None) -> None:
         again = self.status
         self.status = again or STATUS[signal.Signals(number).name]
         self.interrupts += number == signal.SIGINT
-        if self.nothing_to_finish and not again:
+        if self.finish and not again:
             _say(b"\nstopping; the same command continues\n")
-            if self.own and self.nothing_to_save:
+            if self.own and self.finish():
                 os._exit(self.status)
             raise SystemExit(self.status)
         if self.interrupts > 1:
@@ -65,11 +64,10 @@ class Interruption:
     def watch(self, pipe: int) -> None:
         """Of the numbers of signals: `handle` waits for Python, which a compilation keeps."""
         while number := os.read(pipe, 1):
-            if self.nothing_to_save and number[0] in set(signal.Signals):
-                name = signal.Signals(number[0]).name
-                if name in STATUS:
-                    _say(b"\nstopping; the same command continues\n")
-                    os._exit(self.status or STATUS[name])
+            name = signal.Signals(number[0]).name
+            if name in STATUS and self.finish and self.finish():
+                _say(b"\nstopping; the same command continues\n")
+                os._exit(self.status or STATUS[name])
 
     def agreed(self) -> int:
         """The status, once every process has come to this call as often as the first to know."""

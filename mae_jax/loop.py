@@ -149,10 +149,9 @@ def run(
             done, unread = step + 1, (step + 1, figures)
             status = stop.agreed()
             evaluating = done % every == 0 and done < total
-            saving = status or done % config.save_every == 0 or done == total
-            # several processes do not stop in the middle of it
-            saving = saving or evaluating and jax.process_count() > 1
-            if saving or evaluating:
+            # before an evaluation, too: it may be stopped where it stands, and so lasts no longer
+            saving = status or evaluating or done % config.save_every == 0 or done == total
+            if saving:
                 watch.does(f"waiting for the devices, step {done}")
                 settle(*unread)
                 unread = None
@@ -164,7 +163,7 @@ def run(
                 if evaluating:
                     watch.does(f"evaluating at step {done}")
                     try:
-                        with stop.at_once(save=True):
+                        with stop.at_once(lambda done=done: checkpoints.saved(done)):
                             evaluate(state, done)
                     except SystemExit:
                         leave(done)
