@@ -39,6 +39,7 @@ class Checkpoints:
     def __init__(self, directory: epath.PathLike, keep: int):
         self.directory = epath.Path(directory)
         self.failures, self._failed = 0, False  # saves that failed in a row; whether any did
+        self._late = False  # whether threads of what failed, or of a read, may still go on
         self._saving = False
         self._hooks = sys.unraisablehook, sys.excepthook
         sys.unraisablehook, sys.excepthook = self._unraisable, self._unhandled
@@ -111,7 +112,7 @@ class Checkpoints:
     def _forget(self, error: Exception) -> str:
         """Count a failed save and remove what it left; its reason, in short."""
         self.failures += 1
-        self._failed = True
+        self._failed = self._late = True
         self._remove()
         self.manager.reload()  # forget what is not on disk
         return _short(error)
@@ -226,7 +227,8 @@ class Checkpoints:
             tree: Any = self.handler.metadata(place / "state")
             stored = _described(getattr(tree, "tree", tree))
         except Exception as error:  # tensorstore and orbax raise nearly every type on damaged files
-            raise ValueError(f"cannot be read ({_short(error)})") from error
+            self._late = True
+            raise ValueError(f"cannot be read ({_short(error, 80, 0)})") from error
         if problems := list(_differences(stored, _described(abstract))):
             raise ValueError(f"does not fit this config: {'; '.join(problems[:5])}")
         restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
@@ -236,7 +238,8 @@ class Checkpoints:
         except Exception as error:
             if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
                 raise
-            raise ValueError(f"cannot be read ({_short(error)})") from error
+            self._late = True
+            raise ValueError(f"cannot be read ({_short(error, 80, 0)})") from error
 
     def close(self) -> None:
         """Wait for what is being saved; say on stderr if that fails."""
@@ -248,15 +251,17 @@ class Checkpoints:
         while clean < 1 + 9 * self._failed and time.monotonic() < until:
             clean = 0 if self._remove() else clean + 1  # threads still write, and make it anew
             time.sleep(0.05 * self._failed)
-        if self._failed:  # what waits in vain is dropped, and threads may go on: nothing is said
+        if self._late:  # what waits in vain is dropped, and threads may go on: nothing is said
             gc.collect()
         else:
             sys.unraisablehook, sys.excepthook = self._hooks
 
 
-def _short(error: Exception) -> str:
+def _short(error: Exception, head: int = 100, tail: int = 120) -> str:
+    """The two ends of its text, which may be pages."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) < 250 else f"{text[:100]} ... {text[-120:]}"
+    long = len(text) > head + tail + 30
+    return f"{text[:head]} ... {text[len(text) - tail :]}".rstrip() if long else text
 
 
 def _checksum(facts: dict[str, Any]) -> int:
