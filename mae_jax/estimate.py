@@ -31,6 +31,9 @@ class Source:
     classes: tuple[str, ...]
     several: bool  # labels for an example
 
+    def __len__(self) -> int:
+        return self.examples or 1
+
     def __getitem__(self, i: int) -> dict:
         return {"label": np.zeros(len(self.classes)) if self.several else 0}
 
