@@ -1,10 +1,12 @@
 import atexit
+import gc
 import os
 import shutil
 import signal
 import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+gc.set_threshold(200_000, 50, 50)  # the tests keep much alive, which each collection goes through
 # Many tests compile the same step: compile it once, also for the processes that tests start.
 if "MAE_JAX_TESTS" not in os.environ:  # pytest-xdist's workers share that of the first process
     os.environ["MAE_JAX_TESTS"] = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(

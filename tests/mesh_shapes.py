@@ -40,7 +40,8 @@ def train(data=1, fsdp=1, tensor=1, shard=False, **model) -> dict:
     """Losses, the first gradients, and how much of the state device 0 holds."""
     config = configs.load("configs/quickstart.py:debug")
     config["data"]["size"] = (32, 32)
-    config["model"] |= dict(width=32, depth=2, heads=4, decoder_width=32, decoder_heads=4) | model
+    config["model"] |= dict(width=32, depth=2, heads=4) | model
+    config["model"] |= dict(decoder_width=32, decoder_depth=1, decoder_heads=4)
     devices = jax.devices()[: data * fsdp * tensor]
     mesh = sharding.make_mesh(data, fsdp, tensor, devices=devices)
     init, augment, loss = pretrain.training(config, (0.5,) * 3, (0.25,) * 3)

@@ -161,8 +161,7 @@ def test_the_curve_does_not_depend_on_devices_or_accumulation():
 
     plain = run(1, 1)
     assert plain[0] != plain[-1]
-    np.testing.assert_allclose(run(4, 1), plain, rtol=1e-5)
-    np.testing.assert_allclose(run(2, 4), plain, rtol=1e-5)
+    np.testing.assert_allclose(run(4, 2), plain, rtol=1e-5)
 
 
 def test_layer_decay_is_the_references():

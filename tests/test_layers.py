@@ -124,7 +124,7 @@ def plain():
     """Loss, gradients and intermediates of a model, as a function of what must not matter."""
     images = normal(0, 2, 48, 48, 3)
     mask = masking.from_scores(jax.random.uniform(jax.random.key(1), (2, 144)), 20)
-    sizes = dict(patch=(4, 4), width=16, depth=3, heads=2)
+    sizes = dict(patch=(4, 4), width=16, depth=2, heads=2)
     sizes |= dict(decoder_width=12, decoder_depth=2, decoder_heads=3)
 
     def run(cross, **options):
