@@ -24,6 +24,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -121,8 +122,9 @@ def totals(outcomes: Sequence[Outcome], seconds: float) -> str:
 
 def markdown(outcomes: Sequence[Outcome], seconds: float) -> str:
     """The table of each kind but the flips, and the totals."""
-    where = re.compile(re.escape(str(scratch())) + r"[^\s']*")
-    lines = []
+    where = re.compile(re.escape(tempfile.gettempdir()) + r"/[^\s']*")
+    head = "# What happens when things go wrong\n\n    python scripts/chaos.py --markdown=FILE\n"
+    lines = [head, totals(outcomes, seconds).replace("\n", "  \n")]
     for kind, title in (("fault", "fault"), ("input", "bad input"), ("config", "bad config")):
         lines += ["", f"| {title} | what happens | steps lost |", "|---|---|---|"]
         for o in outcomes:
@@ -131,7 +133,7 @@ def markdown(outcomes: Sequence[Outcome], seconds: float) -> str:
                 happened = happened if len(happened) < 140 else f"{happened[:136]} ..."
                 lost = "" if o.lost is None else o.lost
                 lines.append(f"| {o.fault} | {WORDS[o.ok]}: {happened} | {lost} |")
-    return "\n".join([totals(outcomes, seconds).replace("\n", "  \n"), *lines]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
