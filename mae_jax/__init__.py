@@ -5,7 +5,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str):
     if name == "load":  # only now: `import mae_jax` does not import jax
-        from mae_jax.pretrained import load
+        from mae_jax.weights.load import load
 
         return load
     raise AttributeError(f"module 'mae_jax' has no attribute {name!r}")

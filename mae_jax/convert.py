@@ -19,13 +19,20 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
-from mae_jax import config as configs
-from mae_jax import names, pretrained, stored
+from mae_jax.config import command_line
+from mae_jax.config.errors import UserError, user_errors
+from mae_jax.weights import checkpoint_info, load, parameter_names
 
 FORMATS = {".pth": "reference", ".safetensors": "mae_jax", "": "huggingface"}
 OTHERS = ("groups", "categories", "decoder_cross", "target_stride", "separable_positions")
 PLACES = {"train", "test", "examples", "threads"}  # of a config's data
-UNSAID = {"parent", "name", "dtype", "batch_norm", "head_std"} | stored.SPEED  # not of parameters
+UNSAID = {
+    "parent",
+    "name",
+    "dtype",
+    "batch_norm",
+    "head_std",
+} | checkpoint_info.SPEED  # not of parameters
 
 
 def convert(
@@ -58,8 +65,8 @@ def convert(
         what = "a folder" if target.is_dir() else "a file"
         raise ValueError(f"{target} is {what}, which is not what {kind} needs: give another --to")
 
-    found = pretrained.find(source, without=without, size=size, **fields)
-    model, params = found.model, pretrained.parameters(found, size=size)
+    found = load.find(source, without=without, size=size, **fields)
+    model, params = found.model, load.parameters(found, size=size)
     found = found._replace(size=tuple(size or found.size or ()) or None)
     flat: Any = traverse_util.flatten_dict(params, sep="/")
     flat = {name: np.asarray(x) for name, x in flat.items()}
@@ -74,14 +81,14 @@ def convert(
     file = target / "model.safetensors" if target.is_dir() else target
     of = f", size {found.size}" if found.size else ""
     note = ""
-    if kind == "reference" and model.eps != stored.REFERENCE_EPS:
-        note = f"; its LayerNorms add {stored.REFERENCE_EPS} there and {model.eps} here"
+    if kind == "reference" and model.eps != checkpoint_info.REFERENCE_EPS:
+        note = f"; its LayerNorms add {checkpoint_info.REFERENCE_EPS} there and {model.eps} here"
     count = sum(x.size for x in flat.values())
     return (
         f"read {found.path}: {type(model).__name__}, patch {model.patch}, width {model.width}, "
         f"depth {model.depth}{of}\n"
         f"wrote {target} ({kind}): {count / 1e6:.1f} M parameters in {len(flat)} arrays{note}\n"
-        f"SHA-256 {pretrained.sha256_of(epath.Path(file))} of {file.name}"
+        f"SHA-256 {load.sha256_of(epath.Path(file))} of {file.name}"
     )
 
 
@@ -114,7 +121,7 @@ def _staged(target: Path) -> Iterator[Path]:
         stage.unlink(missing_ok=True)
 
 
-def _described(found: stored.Found, model: Any) -> dict[str, Any]:
+def _described(found: checkpoint_info.Found, model: Any) -> dict[str, Any]:
     """All that `pretrained.find` needs to know of a file of ours."""
     fields = {name: getattr(model, name) for name in model.__dataclass_fields__}
     config = found.config or {}  # how examples are read and hidden; not where they lie
@@ -128,7 +135,7 @@ def _described(found: stored.Found, model: Any) -> dict[str, Any]:
     }
 
 
-def write_mae_jax(path: Path, found: stored.Found, model: Any, flat: dict) -> None:
+def write_mae_jax(path: Path, found: checkpoint_info.Found, model: Any, flat: dict) -> None:
     """Our names, and the description of the model as JSON in the metadata."""
     metadata = {"format": "mae_jax", "mae_jax": json.dumps(_described(found, model))}
     flat = {name: np.ascontiguousarray(x) for name, x in flat.items()}
@@ -144,7 +151,7 @@ def _save(path: Path, flat: dict[str, np.ndarray], metadata: dict[str, str]) -> 
     path.chmod(mode)  # safetensors would let nobody else read it
 
 
-def write_reference(path: Path, found: stored.Found, model: Any, flat: dict) -> None:
+def write_reference(path: Path, found: checkpoint_info.Found, model: Any, flat: dict) -> None:
     """`{"model": state_dict}`, as the reference's own scripts read it."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
@@ -153,12 +160,12 @@ def write_reference(path: Path, found: stored.Found, model: Any, flat: dict) -> 
             "a .pth file can be read without PyTorch, but is written by it: pip install torch, or "
             "write a .safetensors file"
         ) from error
-    state = names.write(_with_tables(found, model, flat), "reference", model.patch)
+    state = parameter_names.write(_with_tables(found, model, flat), "reference", model.patch)
     with path.open("wb") as f:  # torch's own errors would be no OSError
         torch.save({"model": {name: torch.from_numpy(x) for name, x in state.items()}}, f)
 
 
-def write_huggingface(path: Path, found: stored.Found, model: Any, flat: dict) -> None:
+def write_huggingface(path: Path, found: checkpoint_info.Found, model: Any, flat: dict) -> None:
     """`model.safetensors`, `config.json` and, where known, `preprocessor_config.json`."""
     autoencoder, square = hasattr(model, "decoder_width"), len(set(model.patch)) == 1
     if not autoencoder and (model.classes or model.pooling != "cls"):
@@ -199,7 +206,7 @@ def write_huggingface(path: Path, found: stored.Found, model: Any, flat: dict) -
             "decoder_intermediate_size": hidden(model.decoder_width),
             "norm_pix_loss": model.norm_pix,
         }
-    state = names.write(flat, "huggingface", model.patch)
+    state = parameter_names.write(flat, "huggingface", model.patch)
     if not autoencoder:  # the files of a ViTMAEModel
         state = {name.removeprefix("vit."): x for name, x in state.items()}
     path.mkdir()
@@ -227,19 +234,19 @@ WRITERS = {
 }
 
 
-def _with_tables(found: stored.Found, model: Any, flat: dict) -> dict:
+def _with_tables(found: checkpoint_info.Found, model: Any, flat: dict) -> dict:
     """Both families store position tables, also fixed ones."""
     if not found.size:
         raise ValueError(
             f"{found.path} does not say of which size its inputs are, and the table of positions "
             "to write depends on it: give --size=H,W"
         )
-    return stored.fixed_tables(model, found.size) | flat
+    return checkpoint_info.fixed_tables(model, found.size) | flat
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments of the command line."""
-    parser = configs.Parser(
+    parser = command_line.Parser(
         prog="python -m mae_jax.convert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -253,7 +260,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--without", default="", metavar="EXPRESSION", help="names to leave out: 'decoder/.*'")
     add(
         "--size",
-        type=configs.numbers(int),
+        type=command_line.numbers(int),
         metavar="H,W",
         help="of the inputs; learned positions are resized",
     )
@@ -268,9 +275,9 @@ def main() -> None:
     """The command line; a user's mistake ends in one sentence and exit status 2."""
     try:
         arguments = vars(parse(sys.argv[1:]))
-        with configs.mistakes():
+        with user_errors():
             print(convert(arguments.pop("source"), arguments.pop("target"), **arguments))
-    except configs.Mistake as mistake:
+    except UserError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -10,11 +10,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from mae_jax import config as configs
-from mae_jax import mae, metrics, patches, pretrained, probes, sharding, vit
-from mae_jax.data import images, sources
-from mae_jax.tasks import classify, features, heldout
-from mae_jax.tasks.features import Feature
+from mae_jax.config import command_line
+from mae_jax.config.errors import UserError, user_errors
+from mae_jax.data import sources
+from mae_jax.data.unreadable import Unreadable
+from mae_jax.distributed import device_mesh, processes
+from mae_jax.evaluators import features, heldout, knn, linear_probe
+from mae_jax.evaluators.features import Feature
+from mae_jax.models import mae, patches, vit
+from mae_jax.output import tables
+from mae_jax.tasks import classify
+from mae_jax.weights import load
 
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 SMALL = 2_000_000  # examples times classes up to which scikit-learn's probe takes minutes at most
@@ -29,12 +35,12 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     Raises:
       ValueError, OSError: in one sentence, what does not fit.
     """
-    mesh = sharding.make_mesh()
+    mesh = device_mesh.make_mesh()
     fields = {name: getattr(options, name) for name in ("heads", "decoder_heads", "norm_pix")}
     without = options.without
-    found = pretrained.find(options.checkpoint, without=without, size=options.size, **fields)
+    found = load.find(options.checkpoint, without=without, size=options.size, **fields)
     view, model = view_of(found, options), found.model
-    params = pretrained.parameters(found, without=without, size=view.size, mesh=mesh)
+    params = load.parameters(found, without=without, size=view.size, mesh=mesh)
     variables = {"params": params}
     test = sources.open(options.data, options.test_split, view.data["modality"])
 
@@ -58,7 +64,7 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     return "\n\n".join(texts), figures
 
 
-def view_of(found: pretrained.Found, options: argparse.Namespace) -> heldout.View:
+def view_of(found: load.Found, options: argparse.Namespace) -> heldout.View:
     """How examples are shown: as asked, else as in the run that trained the checkpoint."""
     data = dict((found.config or {}).get("data", {"modality": "image", "repeats": 1}))
     data |= {"size": options.size or found.size or data.get("size", (224, 224))}
@@ -103,7 +109,7 @@ def reconstruction(model, variables, view, test, options, mesh, classes) -> tupl
     )
     found = losses(variables)
     kind, ratio = heldout.kind_of(model), options.mask["ratio"]
-    text = metrics.table(
+    text = tables.table(
         [
             [f"held-out loss on the {ratio:.0%} hidden patches ({kind})", ""],
             [f"  {heldout.trivial_name(model)}", f"{found['visible_mean']:.4f}"],
@@ -172,7 +178,7 @@ def frozen_features(model, variables, view, test, options, mesh, classes) -> tup
             rows.append(
                 [f"  {feature}", *(f"{mark}{x:.3f}" for mark, x in zip(marks, cells, strict=True))]
             )
-        lines += [metrics.table(rows), "* chosen, on training examples alone"]
+        lines += [tables.table(rows), "* chosen, on training examples alone"]
         figures["sweep"] = [
             feature._asdict() | {"standardize": standard, "knn_train": x}
             for (feature, standard), x in scores.items()
@@ -201,7 +207,7 @@ def frozen_features(model, variables, view, test, options, mesh, classes) -> tup
         figures |= {prefix + key: x for key, x in found.items()}
         figures[f"{prefix}feature"] = feature._asdict() | {"standardize": standard}
     counts = " and ".join(f"{len(labels):,} {name}" for name, (_, labels) in data.items())
-    lines += [metrics.table(rows), f"({counts} examples)"]
+    lines += [tables.table(rows), f"({counts} examples)"]
     return "\n".join(lines), figures
 
 
@@ -230,8 +236,8 @@ def sweep(extracted, depth: int, norms: list[bool], seed: int) -> dict[tuple[Fea
             for pooling, x in (("mean", mean), ("cls", cls), ("both", both)):
                 for standard in (True, False):
                     parts = x[kept], x[held]
-                    parts = probes.standardize(*parts) if standard else parts
-                    found = probes.knn(parts[0], labels[kept], parts[1], labels[held])
+                    parts = knn.standardize(*parts) if standard else parts
+                    found = knn.knn(parts[0], labels[kept], parts[1], labels[held])
                     scores[Feature(block, pooling, norm), standard] = found[20]
     return dict(sorted(scores.items(), key=lambda item: item[0][0].block))
 
@@ -240,11 +246,11 @@ def accuracies(data, feature: Feature, standard: bool, ks, linear: str) -> dict[
     """`knn_5` ..., `linear` of one feature, trained on all training examples."""
     (train, labels), (test, test_labels) = data["train"], data["test"]
     x, y = train[feature], test[feature]
-    x, y = probes.standardize(x, y) if standard else (x, y)
-    found = {f"knn_{k}": v for k, v in probes.knn(x, labels, y, test_labels, ks).items()}
+    x, y = knn.standardize(x, y) if standard else (x, y)
+    found = {f"knn_{k}": v for k, v in knn.knn(x, labels, y, test_labels, ks).items()}
     if linear != "none":
-        probe = {"sklearn": probes.linear, "lars": probes.lars}[linear]
-        x, y = (x, y) if standard else probes.standardize(x, y)
+        probe = {"sklearn": linear_probe.linear, "lars": linear_probe.lars}[linear]
+        x, y = (x, y) if standard else knn.standardize(x, y)
         found["linear"] = probe(x, labels, y, test_labels)
     return found
 
@@ -266,8 +272,8 @@ def write_features(path: str, feature: Feature, parts: dict[str, features.Table]
 
 
 def parser() -> argparse.ArgumentParser:
-    numbers = configs.numbers
-    p = configs.Parser("python -m mae_jax.evaluate", description=__doc__, allow_abbrev=False)
+    numbers = command_line.numbers
+    p = command_line.Parser("python -m mae_jax.evaluate", description=__doc__, allow_abbrev=False)
     p.add_argument(
         "--checkpoint",
         required=True,
@@ -329,15 +335,15 @@ def main() -> None:
     """The command line; a user's mistake ends in one sentence and exit status 2."""
     try:
         options = parser().parse_args()
-        with configs.mistakes((ValueError, OSError, ImportError, images.Unreadable)):
+        with user_errors((ValueError, OSError, ImportError, Unreadable)):
             check(options)
-            sharding.start_processes()
+            processes.start_processes()
             text, figures = evaluate(options)
             if jax.process_index() == 0:
                 print(text)
                 if options.json:
                     Path(options.json).write_text(json.dumps(figures, indent=2) + "\n")
-    except configs.Mistake as mistake:
+    except UserError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

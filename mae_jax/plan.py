@@ -22,8 +22,10 @@ import sys
 
 from ml_collections import ConfigDict
 
-from mae_jax import config as configs
-from mae_jax import estimate, metrics, topology
+from mae_jax.config import command_line
+from mae_jax.config.errors import UserError, user_errors
+from mae_jax.output import tables
+from mae_jax.planning import estimate, topology
 
 
 def report(figures: dict) -> str:
@@ -40,30 +42,30 @@ def report(figures: dict) -> str:
     )
     rows = [
         ("memory of a device", ""),
-        ("  parameters", metrics.amount(state["params"])),
-        ("  optimizer state", metrics.amount(state["opt_state"])),
-        ("  average of the parameters", metrics.amount(state["ema"]) if state["ema"] else ""),
-        ("  batch", metrics.amount(state["batch"])),
+        ("  parameters", tables.amount(state["params"])),
+        ("  optimizer state", tables.amount(state["opt_state"])),
+        ("  average of the parameters", tables.amount(state["ema"]) if state["ema"] else ""),
+        ("  batch", tables.amount(state["batch"])),
     ]
     if "temp" in memory:
         rows += [
-            ("  activations, all that is temporary", metrics.amount(memory["temp"])),
-            ("  program", metrics.amount(memory["generated_code"])),
+            ("  activations, all that is temporary", tables.amount(memory["temp"])),
+            ("  program", tables.amount(memory["generated_code"])),
         ]
     elif not figures["compiled"]:
         rows.append(
             (
                 "  gradients, activations before fusing",
-                metrics.amount(memory["peak"] - sum(state.values())),
+                tables.amount(memory["peak"] - sum(state.values())),
             )
         )
-    rows.append(("  most in use", metrics.amount(memory["peak"])))
+    rows.append(("  most in use", tables.amount(memory["peak"])))
     if limit := memory["limit"]:
         room = 1 - memory["peak"] / limit
         rows.append(
             (
                 "  of",
-                f"{metrics.amount(limit)}: {abs(room):.0%} {'free' if room >= 0 else 'too much'}",
+                f"{tables.amount(limit)}: {abs(room):.0%} {'free' if room >= 0 else 'too much'}",
             )
         )
     rows += [("", ""), ("a step", "")]
@@ -73,19 +75,19 @@ def report(figures: dict) -> str:
             title = (
                 "  products by arithmetic" if name == "arithmetic" else "  products in the program"
             )
-            rows.append((title, f"{metrics.amount(value / images, 'FLOP')} an image"))
+            rows.append((title, f"{tables.amount(value / images, 'FLOP')} an image"))
     if "bytes_moved" in figures:
         shown = figures["images_per_share"]
         if "bytes_accessed" in figures:
-            accessed = metrics.amount(figures["bytes_accessed"] / shown)
+            accessed = tables.amount(figures["bytes_accessed"] / shown)
             rows.append(("  bytes its instructions touch", f"{accessed} an image"))
-        moved = metrics.amount(figures["bytes_moved"] / shown)
+        moved = tables.amount(figures["bytes_moved"] / shown)
         rows.append(("  bytes its memory moves", f"{moved} an image"))
         for kind, row in figures["collectives"].items():
             rows.append(
-                (f"  sent by a device, {kind} x {row['times']}", metrics.amount(row["sent"]))
+                (f"  sent by a device, {kind} x {row['times']}", tables.amount(row["sent"]))
             )
-    text = metrics.table([list(row) for row in rows if row[1] or not row[0].startswith("  ")])
+    text = tables.table([list(row) for row in rows if row[1] or not row[0].startswith("  ")])
     return "\n\n".join([about, text, *verdict(figures)])
 
 
@@ -122,7 +124,7 @@ def verdict(figures: dict) -> list[str]:
     if "hours" in figures:
         low, high = figures["hours"]
         rows.append([f"the run, {figures['steps']:,} steps", f"{low:,.1f} to {high:,.1f} h", ""])
-    texts.append(metrics.table(rows))
+    texts.append(tables.table(rows))
     left = "an estimate, nothing was run: without reading data, evaluating, saving and restarting"
     unknown = "" if "hours" in figures else "; the hours need --examples=N, of the data set"
     return [*texts, left + unknown]
@@ -149,7 +151,7 @@ def mesh_of(text: str) -> list[str]:
 
 def main() -> None:
     """The command line; a user's mistake ends in one sentence and exit status 2."""
-    parser = configs.Parser(
+    parser = command_line.Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # or --config.x would be an abbreviation
@@ -161,9 +163,9 @@ def main() -> None:
     add("--examples", type=positive, help="in the training data, where it does not lie here")
     add("--json", metavar="FILE", help="where the figures are written too")
     try:
-        with configs.mistakes():
+        with user_errors():
             options, changes = parser.parse_known_args()
-            config = configs.configured(options.config, [*options.mesh, *changes])
+            config = command_line.configured(options.config, [*options.mesh, *changes])
             if options.json:
                 open(options.json, "a").close()  # before the minutes that it takes
             arguments = ConfigDict(config), options.topology, options.examples
@@ -172,7 +174,7 @@ def main() -> None:
             if options.json:
                 with open(options.json, "w") as file:
                     file.write(json.dumps(figures, indent=2) + "\n")
-    except configs.Mistake as mistake:
+    except UserError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

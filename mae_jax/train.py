@@ -26,23 +26,20 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mae_jax import (
-    attention,
-    checkpoint,
-    interruption,
-    lifeline,
-    loop,
-    metrics,
-    optimizer,
-    pictures,
-    pretrained,
-    sharding,
-)
-from mae_jax import config as configs
-from mae_jax import workdir as workdirs
-from mae_jax.data import damage, images, pipeline, sources
-from mae_jax.step import TrainState, make_init, make_step, start_from
+from mae_jax.config import command_line
+from mae_jax.config.errors import UserError, user_errors
+from mae_jax.data import bad_examples, pipeline, sources
+from mae_jax.data import unreadable as unreadables
+from mae_jax.distributed import device_mesh, partitioning, processes
+from mae_jax.evaluators import visualize
+from mae_jax.models import attention
+from mae_jax.output import console, files, tables
 from mae_jax.tasks import classify, pretrain
+from mae_jax.training import checkpoints as checkpoint
+from mae_jax.training import lifeline, loop, metric_writer, optimizer, preemption, run_directory
+from mae_jax.training import progress as progresss
+from mae_jax.training.step import TrainState, make_init, make_step, start_from
+from mae_jax.weights import load
 
 TASKS = {"pretrain": pretrain.build, "classify": classify.build}
 # what a checkpoint to start from must have in common with the config
@@ -60,31 +57,31 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
       The last state.
 
     Raises:
-      configs.Mistake: in one sentence, something that the user can mend.
+      UserError: in one sentence, something that the user can mend.
       SystemExit: after SIGTERM (status 42) or Ctrl-C (130), when the state is saved.
     """
-    configs.check(config)
-    workdir = workdirs.path_of(workdir)
+    command_line.check(config)
+    workdir = run_directory.path_of(workdir)
     primary = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(lifeline.held())
-        stop = stack.enter_context(interruption.handled(own_process))
+        stop = stack.enter_context(preemption.handled(own_process))
         starting = stack.enter_context(contextlib.ExitStack())
         starting.enter_context(stop.at_once())  # nothing is trained yet
-        stack.enter_context(configs.mistakes(images.Unreadable))
+        stack.enter_context(user_errors(unreadables.Unreadable))
         init_key, step_key, test_key = jax.random.split(jax.random.key(config.seed), 3)
-        with configs.mistakes():  # what the config names must be there and fit
-            refuse_other_processes(f"{workdir} {configs.to_json(config)}")
-            workdirs.refuse_another(workdir, config)
+        with user_errors():  # what the config names must be there and fit
+            refuse_other_processes(f"{workdir} {command_line.to_json(config)}")
+            run_directory.refuse_another(workdir, config)
             mesh, source = opened(config)
-            stack.enter_context(workdirs.locked(workdir))
-            mean, std = workdirs.statistics_of(source, config, workdir)
+            stack.enter_context(run_directory.locked(workdir))
+            mean, std = run_directory.statistics_of(source, config, workdir)
             task = TASKS[config.task](config, source, mean, std, mesh, test_key)
             schedule, total = schedule_of(config, len(source), task.rate)
         tx = task.optimizer(schedule)
         cut: dict[str, Any] = dict(ema=config.optimizer.ema, trainable=task.trainable)
-        with configs.mistakes():
-            init, train_step, abstract = sharding.jit_training(
+        with user_errors():
+            init, train_step, abstract = partitioning.jit_training(
                 make_init(task.init, tx, **cut),
                 make_step(
                     task.augment,
@@ -104,25 +101,27 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
         stack.callback(checkpoints.close)
 
         def begin() -> TrainState:
-            with configs.mistakes():
-                workdirs.refuse_lost(workdir, config)
+            with user_errors():
+                run_directory.refuse_lost(workdir, config)
             if not config.init.checkpoint:
                 return init(init_key)
-            with configs.mistakes():
+            with user_errors():
                 loaded = pretrained_parameters(config, abstract.params)
             state = init(init_key)
             return start_from(state, optimizer.merge(loaded, state.params), task.trainable)
 
         def restored(before: int | None = None):
-            with configs.mistakes():
-                found = checkpoints.newest(abstract, metrics.tell, before)
+            with user_errors():
+                found = checkpoints.newest(abstract, console.tell, before)
             if found:
                 found[1].pop("config", None)
             return found
 
         host, hosts = jax.process_index(), jax.process_count()
         log_of_host = f"unreadable{f'.{host}' * bool(host)}.txt"
-        unreadable = damage.Damage(source, config.data.max_bad_fraction, workdir / log_of_host)
+        unreadable = bad_examples.Damage(
+            source, config.data.max_bad_fraction, workdir / log_of_host
+        )
         order: dict[str, Any] = dict(
             batch_size=config.batch_size, seed=config.seed, repeats=config.data.repeats
         )
@@ -137,30 +136,30 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
         def batches(position: int) -> Iterator[dict[str, jax.Array]]:
             share: dict[str, Any] = dict(host=host, hosts=hosts, threads=config.data.threads)
             found = read(start=position, **share, **order)
-            return (sharding.place(batch, mesh) for batch in found)
+            return (partitioning.place(batch, mesh) for batch in found)
 
         if primary and not (workdir / "config.json").exists():
             # everything is in order: from here on this is the run's own directory
-            with configs.mistakes(OSError):
-                metrics.write_whole(workdir / "config.json", configs.to_json(config))
-        with configs.mistakes(OSError):
-            writer = metrics.Writer(workdir, start, primary)
+            with user_errors(OSError):
+                files.write_whole(workdir / "config.json", command_line.to_json(config))
+        with user_errors(OSError):
+            writer = metric_writer.Writer(workdir, start, primary)
         progress = stack.enter_context(
-            contextlib.closing(metrics.Progress(start, total, config.batch_size, not primary))
+            contextlib.closing(progresss.Progress(start, total, config.batch_size, not primary))
         )
         if start == total and (workdir / "report.txt").exists():
             progress.say(f"{workdir} is finished:\n\n" + (workdir / "report.txt").read_text())
             return state
         progress.say(banner(config, mesh, state, task.trainable, start, total))
         watch = stack.enter_context(
-            contextlib.closing(interruption.Watch(config.recovery.stall, metrics.tell))
+            contextlib.closing(preemption.Watch(config.recovery.stall, console.tell))
         )
 
         def evaluate(state: TrainState, step: int) -> None:
             figures = task.evaluate(state.best)
             writer.write(step, figures)
             writer.picture(f"step_{step:08}.png", task.draw(state.best))
-            progress.say(f"step {step}/{total}  {metrics.listed(figures)}")
+            progress.say(f"step {step}/{total}  {tables.listed(figures)}")
 
         if 0 < start < total and not writer.evaluated(start):
             if start % (config.evaluate.every or total) == 0:
@@ -185,7 +184,7 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
             stop=stop,
             watch=watch,
         )
-        with stop.at_once(), configs.mistakes(OSError):  # all is saved
+        with stop.at_once(), user_errors(OSError):  # all is saved
             watch.does("making the report")
             shardings = jax.tree.map(lambda x: x.sharding, abstract.params)
             untrained = jax.jit(lambda key: task.init(key)["params"], out_shardings=shardings)
@@ -194,9 +193,11 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
                 writer.write(total, figures)
             writer.picture("reconstruction.png", task.draw(state.best))
             if primary:
-                records = metrics.read(workdir)
-                curves = {name: metrics.series(records, name) for name in ("loss", "test_loss")}
-                writer.picture("loss.png", pictures.curve(curves, workdir.name, "loss"))
+                records = metric_writer.read(workdir)
+                curves = {
+                    name: metric_writer.series(records, name) for name in ("loss", "test_loss")
+                }
+                writer.picture("loss.png", visualize.curve(curves, workdir.name, "loss"))
             writer.text("report.txt", text + "\n")
             progress.close()
             progress.say(f"\n{text}\n\nlook at the pictures in {workdir / 'pictures'}".lstrip("\n"))
@@ -218,9 +219,9 @@ def opened(config) -> tuple[Mesh, sources.Source]:
             problems.append(str(error))
 
     part, data = config.data.train, config.data
-    mesh = tried(sharding.make_mesh, **config.mesh)
+    mesh = tried(device_mesh.make_mesh, **config.mesh)
     if mesh:
-        tried(sharding.check_batch, config.batch_size, config.accumulation, mesh)
+        tried(device_mesh.check_batch, config.batch_size, config.accumulation, mesh)
     tried(attention.check, config.model.attention, jax.default_backend())
     source = tried(sources.open, part.source, part.split, data.modality)
     if source is not None:
@@ -270,20 +271,20 @@ def end_alone(kind, error, trace) -> None:
 
 def pretrained_parameters(config, wanted: dict) -> dict:
     """Those of `wanted` that are in `init.checkpoint`, placed as these are to be."""
-    found = pretrained.find(config.init.checkpoint, without=config.init.without)
+    found = load.find(config.init.checkpoint, without=config.init.without)
     # Shapes do not tell the heads, nor (8, 32) patches from (16, 16) ones.
     there = {f"model.{name}": x for name, x in found.fields.items() if name in SAME}
     if found.fields.get("separable_positions"):  # which no other table can start from
         there |= {f"model.{name}_positions": True for name in ("learned", "separable")}
     there["data.channels"] = found.channels
-    here = configs.flatten(config)
+    here = command_line.flatten(config)
     if different := [
         f"{name}: {x} there, {here[name]} here"
         for name, x in there.items()
         if x is not None and name in here and x != here[name]
     ]:
         raise ValueError(f"init.checkpoint = {found.path} is another model: {'; '.join(different)}")
-    return pretrained.fit(found, wanted, without=config.init.without, size=config.data.size)
+    return load.fit(found, wanted, without=config.init.without, size=config.data.size)
 
 
 def banner(config, mesh, state: TrainState, trainable: str, start: int, total: int) -> str:
@@ -302,25 +303,25 @@ def main() -> None:
         print(f"{__doc__}\n\nThe configs in configs/ name every key and say what it does.")
         return
     try:
-        config, workdir = configs.parse(sys.argv[1:])
-        with configs.mistakes():
+        config, workdir = command_line.parse(sys.argv[1:])
+        with user_errors():
             recovery: Any = config.recovery
-            sharding.start_processes(recovery.heartbeat)
+            processes.start_processes(recovery.heartbeat)
         train(config, workdir, own_process=True)
-    except configs.Mistake as mistake:
-        metrics.tell(f"error: {mistake}")
+    except UserError as mistake:
+        console.tell(f"error: {mistake}")
         leave(2)
     except SystemExit as asked:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is leaving already
         end_soon(int(asked.code or 0))
         raise
     except KeyboardInterrupt:
-        metrics.tell("stopped: the same command continues from the last checkpoint")
+        console.tell("stopped: the same command continues from the last checkpoint")
         leave(130)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        metrics.tell(
+        console.tell(
             "error: the devices have too little memory: try a higher accumulation or mesh.fsdp, "
             "optimizer.shard, model.remat=inputs, or "
             f"a smaller batch_size ({str(error).splitlines()[0]})"

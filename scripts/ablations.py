@@ -12,9 +12,11 @@ import argparse
 import json
 from pathlib import Path
 
-from mae_jax import config as configs
-from mae_jax import metrics, pictures
+from mae_jax.config import command_line
+from mae_jax.evaluators import visualize
+from mae_jax.output import tables
 from mae_jax.train import train
+from mae_jax.training import metric_writer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,9 +37,11 @@ def main() -> None:
         place = workdir / f"{name}_{ratio}"
         changes = [f"--config.mask.name={name}", f"--config.mask.ratio={ratio}"]
         spec = [f"--config={options.config}", f"--workdir={place}", *others, *changes]
-        config, _ = configs.parse([*spec, "--config.probe.linear", "--config.evaluate.every=0"])
+        config, _ = command_line.parse(
+            [*spec, "--config.probe.linear", "--config.evaluate.every=0"]
+        )
         train(config, place)
-        last = metrics.read(place)[-1]
+        last = metric_writer.read(place)[-1]
         found = {"mask": name, "ratio": ratio}
         found |= {key: last[f"{key}_trained"] for key in ("linear", "knn", "loss")}
         found |= {
@@ -53,7 +57,7 @@ def main() -> None:
                [r["linear"] for r in rows if r["mask"] == name])
         for name in dict.fromkeys(name for name, _ in runs)
     }  # fmt: skip
-    pictures.curve(lines, "linear probe", "test accuracy", "mask ratio").save(
+    visualize.curve(lines, "linear probe", "test accuracy", "mask ratio").save(
         workdir / "ablations.png"
     )
     table = [["mask", "ratio", "linear", "kNN", "loss / mean"]]
@@ -62,7 +66,7 @@ def main() -> None:
         table.append(
             [r["mask"], f"{r['ratio']:.2f}", f"{r['linear']:.4f}", f"{r['knn']:.4f}", share]
         )
-    print("\n" + metrics.table(table))
+    print("\n" + tables.table(table))
 
 
 if __name__ == "__main__":

@@ -33,8 +33,11 @@ import rounds
 import tables
 import torch_mae
 
-from mae_jax import attention, flops
-from mae_jax import config as configs
+from mae_jax.config import command_line
+from mae_jax.config.errors import UserError
+from mae_jax.models import attention
+from mae_jax.planning import devices as devicess
+from mae_jax.planning import flops
 from mae_jax.tasks import pretrain
 
 
@@ -61,7 +64,7 @@ def benchmark(config, options: argparse.Namespace) -> dict:
                 )
     device, devices = jax.devices()[0].device_kind, jax.device_count()
     product, product_flops = None, 0
-    peak: Any = flops.peak_flops(device) if options.peak is None else options.peak
+    peak: Any = devicess.peak_flops(device) if options.peak is None else options.peak
     if peak == "measure":
         peak, (product, product_flops) = None, jax_mae.matrix_product(model.dtype)
         contenders.append(product)
@@ -178,7 +181,7 @@ PARTS: dict[str, tuple[Callable, Callable]] = {
 
 
 def main() -> None:
-    parser = configs.Parser(
+    parser = command_line.Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # or --config.x would be an abbreviation
@@ -186,7 +189,7 @@ def main() -> None:
     arguments(parser)
     try:
         options, changes = parser.parse_known_args()
-    except configs.Mistake as mistake:
+    except UserError as mistake:
         refuse(str(mistake))
     timed = options.part in ("step", "forward")
     if not timed and (options.against or options.operations or options.profile or options.peak):
@@ -194,7 +197,7 @@ def main() -> None:
     if options.against:  # both frameworks need room on a GPU
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
-        config = configs.configured(options.config, changes)
+        config = command_line.configured(options.config, changes)
         if config["task"] != "pretrain":
             refuse(f"{options.config} is of task {config['task']!r}: give a config of pre-training")
         measure, table = PARTS[options.part]
@@ -204,7 +207,7 @@ def main() -> None:
         if options.json:
             with open(options.json, "w") as file:
                 file.write(json.dumps(figures, indent=2) + "\n")
-    except (configs.Mistake, ValueError, OSError) as error:
+    except (UserError, ValueError, OSError) as error:
         refuse(str(error))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr, flush=True)

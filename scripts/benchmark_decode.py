@@ -29,8 +29,13 @@ import PIL
 import simplejpeg
 from PIL import Image
 
-from mae_jax import metrics
-from mae_jax.data import images, inputs, pipeline, resizing, shards, shipped, sources
+from mae_jax.data import pipeline, sources
+from mae_jax.data.image_io import crop as crops
+from mae_jax.data.image_io import decode, resize
+from mae_jax.data.modalities import transforms
+from mae_jax.data.prepare import shards
+from mae_jax.data.sources import samples
+from mae_jax.output import tables
 
 SIZE, SCALE, RATIO = (224, 224), (0.2, 1.0), (3 / 4, 4 / 3)
 DATA = dict(modality="image", size=SIZE, channels=3, repeats=1, crop_scale=SCALE, crop_ratio=RATIO)
@@ -45,7 +50,7 @@ def jpegs(count: int = 32) -> list[bytes]:
     """500 x 375 pieces of the photographs that scikit-image and scikit-learn ship, quality 90."""
     rng, found = np.random.default_rng(0), []
     for i in range(count):
-        photo = Image.fromarray(shipped._photo(*list(shipped._PHOTOS.values())[i % 10]))
+        photo = Image.fromarray(samples._photo(*list(samples._PHOTOS.values())[i % 10]))
         x, y = rng.integers(0, 40, 2).tolist()
         found.append(encoded(photo.resize((560, 430)).crop((x, y, x + 500, y + 375))))
     return found
@@ -57,7 +62,7 @@ def mosaics(count: int = 8) -> list[bytes]:
     for _ in range(count):
         picture = Image.new("RGB", (1600, 1200))
         for k in range(16):
-            photo = Image.fromarray(shipped._photo(*list(shipped._PHOTOS.values())[k % 10]))
+            photo = Image.fromarray(samples._photo(*list(samples._PHOTOS.values())[k % 10]))
             x, y = rng.integers(0, [photo.width - 399, photo.height - 299]).tolist()
             picture.paste(photo.crop((x, y, x + 400, y + 300)), (k % 4 * 400, k // 4 * 300))
         found.append(encoded(picture))
@@ -91,7 +96,7 @@ def with_pillow(data: bytes, seed: int, stages: Stages) -> np.ndarray:
     stages.begin()
     picture = Image.open(io.BytesIO(data)).convert("RGB")
     stages.end("decode")
-    y, x, h, w = images.random_box(picture.height, picture.width, SIZE, SCALE, RATIO, rng)
+    y, x, h, w = crops.random_box(picture.height, picture.width, SIZE, SCALE, RATIO, rng)
     part = picture.crop((x, y, x + w, y + h))
     stages.end("crop")
     part = part.resize((SIZE[1], SIZE[0]), Image.Resampling.BICUBIC)
@@ -110,7 +115,7 @@ def with_pillow(data: bytes, seed: int, stages: Stages) -> np.ndarray:
 
 def with_loader(data: bytes, seed: int, stages: Stages) -> np.ndarray:
     """uint8 [224, 224, 3] as training gets it."""
-    transform, rng = inputs.train_transform(DATA), np.random.default_rng(seed)
+    transform, rng = transforms.train_transform(DATA), np.random.default_rng(seed)
     stages.begin()
     example = transform({"image": data, "label": 0}, rng)
     stages.end("all")
@@ -121,16 +126,16 @@ def loader_stages(data: bytes, seed: int, stages: Stages) -> None:
     """What `images.random_crops` does, taken apart."""
     rng = np.random.default_rng(seed)
     stages.begin()
-    header = images._plain_jpeg(data)
+    header = decode._plain_jpeg(data)
     assert header
-    box = images.random_box(header[0], header[1], SIZE, SCALE, RATIO, rng)
-    reduction = images._reduction(box[2], box[3], SIZE)
+    box = crops.random_box(header[0], header[1], SIZE, SCALE, RATIO, rng)
+    reduction = decode._reduction(box[2], box[3], SIZE)
     stages.end("header and box")
-    pixels = images._decode_jpeg(data, header, reduction)
+    pixels = decode._decode_jpeg(data, header, reduction)
     assert pixels is not None
     stages.end("decode")
     y, x, h, w = (side // reduction for side in box)
-    images._shrink(pixels[y : y + h, x : x + w], SIZE)
+    crops._shrink(pixels[y : y + h, x : x + w], SIZE)
     stages.end("crop and resize")
 
 
@@ -175,7 +180,7 @@ def distance(data: bytes, seed: int) -> float:
     """PSNR in dB between the loader's crop and that box of the whole picture, resized by Pillow."""
     picture = Image.open(io.BytesIO(data)).convert("RGB")
     rng = np.random.default_rng(seed)
-    y, x, h, w = images.random_box(picture.height, picture.width, SIZE, SCALE, RATIO, rng)
+    y, x, h, w = crops.random_box(picture.height, picture.width, SIZE, SCALE, RATIO, rng)
     expected = picture.crop((x, y, x + w, y + h)).resize(SIZE, Image.Resampling.BICUBIC)
     crop = with_loader(data, seed, Stages())
     error = np.mean((crop.astype(float) - np.asarray(expected)) ** 2)
@@ -196,7 +201,7 @@ def aliasing(shrink: float, side: int = 512) -> dict[str, float]:
     pillow = Image.fromarray(plate).resize((new, new), Image.Resampling.BICUBIC)
     found = {
         "pillow": np.asarray(pillow),
-        "loader": resizing.bicubic(plate, (new, new)),
+        "loader": resize.bicubic(plate, (new, new)),
         "opencv_area": cv2.resize(plate, (new, new), interpolation=cv2.INTER_AREA),
         "opencv_cubic": cv2.resize(plate, (new, new), interpolation=cv2.INTER_CUBIC),
     }
@@ -207,7 +212,7 @@ class Load:
     """What `pipeline.training_batches` does for one example, for other processes."""
 
     def __init__(self, source: sources.Source):
-        self.source, self.transform = source, inputs.train_transform(DATA)
+        self.source, self.transform = source, transforms.train_transform(DATA)
 
     def __call__(self, i: int) -> dict:
         return self.transform(self.source[i % len(self.source)], np.random.default_rng(i))
@@ -226,7 +231,7 @@ def with_processes(source: sources.Source, workers: int) -> Any:
 
 def with_threads(source: sources.Source, threads: int) -> Any:
     return pipeline.training_batches(
-        source, inputs.train_transform(DATA), batch_size=BATCH, seed=0, threads=threads
+        source, transforms.train_transform(DATA), batch_size=BATCH, seed=0, threads=threads
     )
 
 
@@ -322,7 +327,7 @@ def report(figures: dict) -> str:
         fine.append([name.replace("_", " "), *(f"{aliased[s][name]:.1f}" for s in aliased)])
     whole = [["pipeline, 500x375", "images/s of the wall"]]
     whole += [[n, f"{r:.0f}"] for n, r in figures["pipeline_images_per_second"].items()]
-    return "\n\n".join(metrics.table(table) for table in (rows, fine, whole))
+    return "\n\n".join(tables.table(table) for table in (rows, fine, whole))
 
 
 def main() -> None:

@@ -160,16 +160,17 @@ COMPILED: list[str] = []  # names of the functions that were
 
 def refused(case: Wrong):
     def act(place: Path) -> str:
-        from mae_jax import config as configs
+        from mae_jax.config import command_line
+        from mae_jax.config.errors import UserError
         from mae_jax.train import train
 
         place.mkdir(parents=True)
         COMPILED.clear()
         try:
             arguments = [argument.format(place=place) for argument in case.arguments]
-            config, workdir = configs.parse(arguments)
+            config, workdir = command_line.parse(arguments)
             train(config, workdir)
-        except configs.Mistake as mistake:
+        except UserError as mistake:
             text = str(mistake)
             check("\n" not in text.strip(), f"not one sentence: {text!r}")
             for pattern in case.says:

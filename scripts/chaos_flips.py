@@ -21,9 +21,9 @@ class Captured(Exception):
 
 def expected_state(arguments: list[str], workdir: Path) -> Any:
     """The arrays that training wants to restore, with their places: asked of training itself."""
-    from mae_jax import checkpoint
-    from mae_jax import config as configs
+    from mae_jax.config import command_line
     from mae_jax.train import train
+    from mae_jax.training import checkpoints as checkpoint
 
     def capture(self, abstract, *_):
         raise Captured(abstract)
@@ -31,7 +31,7 @@ def expected_state(arguments: list[str], workdir: Path) -> Any:
     kind: Any = checkpoint.Checkpoints
     original, kind.newest = kind.newest, capture
     try:
-        train(*configs.parse([*arguments, f"--workdir={workdir}"]))
+        train(*command_line.parse([*arguments, f"--workdir={workdir}"]))
     except Captured as captured:
         return captured.args[0]
     finally:
@@ -43,7 +43,7 @@ def restored(checkpoints: Path, abstract: Any) -> tuple[int, dict[str, bytes], l
     """What training goes on from: the step, the bits of all arrays, and what was said."""
     import jax
 
-    from mae_jax import checkpoint
+    from mae_jax.training import checkpoints as checkpoint
 
     said: list[str] = []
     with contextlib.closing(checkpoint.Checkpoints(checkpoints, 9)) as manager:

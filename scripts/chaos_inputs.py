@@ -113,10 +113,10 @@ def hostile_weights(place: Path) -> None:
     """A .pth whose pickle makes a directory."""
     with zipfile.ZipFile(place / "x.pth", "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({"model": Hostile()}, protocol=2))
-    from mae_jax import pretrained
+    from mae_jax.weights import load
 
     try:
-        pretrained.load(place / "x.pth")
+        load.load(place / "x.pth")
     finally:
         if RAN.exists():
             RAN.rmdir()

@@ -216,27 +216,27 @@ def pictures() -> list[Case]:
         return "the same batches with 0, 2 and 3 threads"
 
     def too_many(place: Path) -> str:
-        from mae_jax import config as configs
+        from mae_jax.config.errors import UserError
 
         good(place / "p")
         for i in range(3):
             (place / "p" / "odd" / f"{i}.png").write_bytes(b"bad")
         try:
             epoch(opened(f"folder:{place / 'p'}"), place, IMAGE, at_most=0.1)
-        except (configs.Mistake, ValueError) as error:
+        except (UserError, ValueError) as error:
             check("max_bad_fraction" in str(error), f"no way out: {error}")
             return str(error)
         raise Failed("three in ten unreadable, and nothing is said")
 
     def none_good(place: Path) -> str:
-        from mae_jax import config as configs
+        from mae_jax.config.errors import UserError
 
         (place / "p").mkdir(parents=True)
         for i in range(8):
             (place / "p" / f"{i}.png").write_bytes(b"bad")
         try:
             epoch(opened(f"folder:{place / 'p'}"), place, IMAGE)
-        except (configs.Mistake, ValueError) as error:
+        except (UserError, ValueError) as error:
             return str(error)
         raise Failed("nothing is readable, and nothing is said")
 

@@ -53,13 +53,14 @@ def opened(spec: str, split: str = "all", modality: str = "image"):
 
 def epoch(source, place: Path, data: dict, threads: int = 0, at_most: float = 1.0) -> Batch:
     """Every example of a source once, in one batch, by the reader that training uses."""
-    from mae_jax.data import damage, inputs, pipeline
+    from mae_jax.data import bad_examples, pipeline
+    from mae_jax.data.modalities import transforms
 
     path = place / f"unreadable_{time.monotonic_ns()}.txt"
-    found = damage.Damage(source, at_most, path)
+    found = bad_examples.Damage(source, at_most, path)
     batches = pipeline.training_batches(
         source,
-        inputs.train_transform({"repeats": 1} | data),
+        transforms.train_transform({"repeats": 1} | data),
         batch_size=len(source),
         seed=0,
         threads=threads,

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mae_jax import hiding, masking
-from mae_jax.data import images, sources
+from mae_jax.data import sources
+from mae_jax.data.image_io import crop
+from mae_jax.models import mask_sampler, masking
 
 SIDE, PATCH, CELL = 112, 8, 118
 
@@ -26,11 +27,11 @@ def main() -> None:
     parser.add_argument("--to", default="docs/masks.png")
     options = parser.parse_args()
     key, grid = jax.random.key(3), (SIDE // PATCH, SIDE // PATCH)
-    photo = images.center_crop(sources.open("photos", "train")[10]["image"], (SIDE, SIDE), 1.0)
+    photo = crop.center_crop(sources.open("photos", "train")[10]["image"], (SIDE, SIDE), 1.0)
     batch = jnp.asarray(photo)[None]
 
     def picture(name: str, **mask) -> tuple[str, list[np.ndarray]]:
-        hide = hiding.of({"ratio": 0.75, "name": name} | mask, (SIDE, SIDE), (PATCH, PATCH))
+        hide = mask_sampler.of({"ratio": 0.75, "name": name} | mask, (SIDE, SIDE), (PATCH, PATCH))
         chosen = masking.from_scores(hide.scores(key, batch), hide.keep)
         return name, [shown(photo, chosen, grid)]
 
@@ -49,7 +50,7 @@ def main() -> None:
     strips = [("partition", parts)]
     for name in ("tube", "frame"):
         ratio = 0.75 if name == "tube" else 0.5
-        hide = hiding.of({"ratio": ratio, "name": name}, clip.shape[1:4], (1, PATCH, PATCH))
+        hide = mask_sampler.of({"ratio": ratio, "name": name}, clip.shape[1:4], (1, PATCH, PATCH))
         mask = masking.from_scores(hide.scores(key, clip), hide.keep)
         hidden = np.asarray(masking.hidden_map(mask)).reshape(4, *grid)
         hidden = hidden.repeat(PATCH, 1).repeat(PATCH, 2)[..., None]
@@ -58,7 +59,7 @@ def main() -> None:
     sound = 128 + 100 * np.sin(bands / 6) * np.exp(-((time % 40) / 20.0))
     sound = np.repeat(sound[..., None], 3, -1).astype(np.uint8)  # [time mel 3]
     for name in ("time", "frequency"):
-        hide = hiding.of({"ratio": 0.75, "name": name}, (SIDE, SIDE), (PATCH, PATCH))
+        hide = mask_sampler.of({"ratio": 0.75, "name": name}, (SIDE, SIDE), (PATCH, PATCH))
         mask = masking.from_scores(hide.scores(key, jnp.asarray(sound)[None]), hide.keep)
         rows.append((name, [shown(sound, mask, grid)[:, ::-1].swapaxes(0, 1)]))
 

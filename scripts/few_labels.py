@@ -13,9 +13,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mae_jax import config as configs
-from mae_jax import metrics, pictures
+from mae_jax.config import command_line
+from mae_jax.evaluators import visualize
+from mae_jax.output import tables
 from mae_jax.train import train
+from mae_jax.training import metric_writer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,26 +46,26 @@ def main() -> None:
             changes |= {"data.examples": labels, "evaluate.every": 0}
             arguments = [f"--config.{name}={x}" for name, x in changes.items()]
             spec = [f"--config={options.config}", f"--workdir={place}", *others, *arguments]
-            config, _ = configs.parse(spec)
+            config, _ = command_line.parse(spec)
             batch_size: Any = config.batch_size
             per_epoch = max(1, labels // batch_size)
             epochs = options.steps / per_epoch
             warmup = f"--config.optimizer.warmup_epochs={epochs / 10}"
-            config, _ = configs.parse([*spec, f"--config.epochs={epochs}", warmup])
+            config, _ = command_line.parse([*spec, f"--config.epochs={epochs}", warmup])
             train(config, place)
-            found[labels] = metrics.read(place)[-1]["test_accuracy"]
+            found[labels] = metric_writer.read(place)[-1]["test_accuracy"]
             print(f"{labels} labels, {kind}: {found[labels]:.4f}", flush=True)
 
     (workdir / "few_labels.json").write_text(json.dumps(rows, indent=2) + "\n")
     lines = {name: (list(found), list(found.values())) for name, found in rows.items()}
     title = f"fine-tuning, {options.steps} steps"
-    pictures.curve(lines, title, "test accuracy", "labels", logarithmic=True).save(
+    visualize.curve(lines, title, "test accuracy", "labels", logarithmic=True).save(
         workdir / "few_labels.png"
     )
     names = [f"{labels:,} labels" for labels in rows["pre-trained"]]
     table = [["test accuracy", *names]]
     table += [[name, *(f"{x:.4f}" for x in found.values())] for name, found in rows.items()]
-    print("\n" + metrics.table(table))
+    print("\n" + tables.table(table))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 from rounds import Contender  # beside this file
 
-from mae_jax import flops, optimizer, sharding
-from mae_jax.step import make_init, make_step
+from mae_jax.distributed import device_mesh, partitioning
+from mae_jax.planning import flops
 from mae_jax.tasks import pretrain
+from mae_jax.training import optimizer
+from mae_jax.training.step import make_init, make_step
 
 SIDES = {"cpu": 2048}  # of the large matrices, by backend
 
@@ -35,8 +37,8 @@ def program(config, part: str = "step", name: str = "mae_jax") -> Program:
     Raises:
       ValueError: the batch cannot be spread over the devices.
     """
-    mesh = sharding.make_mesh(**config["mesh"])
-    sharding.check_batch(config["batch_size"], config["accumulation"], mesh)
+    mesh = device_mesh.make_mesh(**config["mesh"])
+    device_mesh.check_batch(config["batch_size"], config["accumulation"], mesh)
     data, options = config["data"], dict(config["optimizer"])
     numbers = lambda name, other: other if data[name] == "auto" else data[name]
     half = (0.5,) * data["channels"]
@@ -48,7 +50,7 @@ def program(config, part: str = "step", name: str = "mae_jax") -> Program:
     tx = optimizer.adamw(schedule, **options)
 
     init_key, step_key, data_key = jax.random.split(jax.random.key(config["seed"]), 3)
-    make_state, step, abstract = sharding.jit_training(
+    make_state, step, abstract = partitioning.jit_training(
         make_init(init, tx, ema),
         make_step(augment, loss, tx, schedule, step_key, config["accumulation"], ema),
         mesh,
@@ -56,7 +58,7 @@ def program(config, part: str = "step", name: str = "mae_jax") -> Program:
     )
     shape = (config["batch_size"], *data["size"], data["channels"])
     draw = lambda key: {"image": jax.random.bits(key, shape, jnp.uint8)}
-    batch = jax.jit(draw, out_shardings=sharding.batched(mesh))(data_key)
+    batch = jax.jit(draw, out_shardings=partitioning.batched(mesh))(data_key)
     state = make_state(init_key)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
 
@@ -66,7 +68,7 @@ def program(config, part: str = "step", name: str = "mae_jax") -> Program:
             state.params,
             jax.jit(
                 lambda params, batch: loss(params, None, augment(step_key, batch))[0],
-                in_shardings=(shardings, sharding.batched(mesh)),
+                in_shardings=(shardings, partitioning.batched(mesh)),
             ),
         )
     traced = step.trace(state, batch)

@@ -15,7 +15,7 @@ import numpy as np
 import parity  # pyright: ignore[reportMissingImports]
 import torch  # pyright: ignore[reportMissingImports]
 
-from mae_jax import mae
+from mae_jax.models import mae
 
 SMALL = dict(width=24, depth=2, heads=3, decoder_width=16, decoder_depth=2, decoder_heads=2)
 OTHER = dict(width=16, depth=3, heads=2, decoder_width=24, decoder_depth=2, decoder_heads=3)

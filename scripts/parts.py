@@ -13,8 +13,9 @@ import jax_mae  # this and the next two are beside this file
 import rounds
 import torch_mae
 
-from mae_jax import flops, metrics
+from mae_jax.planning import flops
 from mae_jax.tasks import pretrain
+from mae_jax.training import metric_writer
 
 SHARES = (1.0, 0.75, 0.25)  # of the hidden patches that are predicted
 
@@ -96,7 +97,8 @@ def one_input_round(config, source, steps: int, start: int) -> dict:
     The first batch, which starts threads and fills buffers, is not counted; from then on as many
     examples are under way at the end as at the beginning.
     """
-    from mae_jax.data import inputs, pipeline
+    from mae_jax.data import pipeline
+    from mae_jax.data.modalities import transforms as inputs
 
     batches: Any = pipeline.training_batches(
         source,
@@ -192,7 +194,7 @@ def loop_rates(config, examples: int, windows: int, steps: int) -> list[float]:
         config["probe"][name] |= dict(source="")
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         train.train(ConfigDict(config), folder)
-        _, rates = metrics.series(metrics.read(folder), "images_per_second")
+        _, rates = metric_writer.series(metric_writer.read(folder), "images_per_second")
     return rates[full:-1]
 
 

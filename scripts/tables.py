@@ -1,6 +1,6 @@
 """The figures of a benchmark as text."""
 
-from mae_jax import metrics
+from mae_jax.output import tables
 
 
 def step(figures: dict) -> str:
@@ -14,7 +14,7 @@ def step(figures: dict) -> str:
         peak += " (a large matrix product, in the same rounds)" * figures["peak_measured"]
     rows = {
         "device": "{devices} x {device}, {cores} cores of the host",
-        "parameters": metrics.amount(figures["parameters"], ""),
+        "parameters": tables.amount(figures["parameters"], ""),
         "computed in": "{dtype}",
         "batch size": "{batch_size} in {accumulation} part(s)",
         "compilation": "{compile_seconds:.1f} s",
@@ -22,19 +22,19 @@ def step(figures: dict) -> str:
         "  fastest round": "{step_milliseconds_fastest:,.2f} ms",
         "  slowest round": "{step_milliseconds_slowest:,.2f} ms",
         "images per second": "{images_per_second:,.1f}",
-        "forward pass of one image": metrics.amount(whole, "FLOP"),
+        "forward pass of one image": tables.amount(whole, "FLOP"),
         **{f"  {name}": f"{value / whole:.1%}" for name, value in forward.items()},
-        f"{figures['part']} of the batch": metrics.amount(figures["flops_per_step"], "FLOP"),
-        "  products in its program": metrics.amount(figures["flops_per_step_program"], "FLOP"),
-        "achieved": metrics.amount(figures["flops_per_second"], "FLOP/s"),
-        peak: metrics.amount(figures["peak_flops_per_second"], "FLOP/s"),
+        f"{figures['part']} of the batch": tables.amount(figures["flops_per_step"], "FLOP"),
+        "  products in its program": tables.amount(figures["flops_per_step_program"], "FLOP"),
+        "achieved": tables.amount(figures["flops_per_second"], "FLOP/s"),
+        peak: tables.amount(figures["peak_flops_per_second"], "FLOP/s"),
         "MFU": mfu,
-        "memory of a device, planned": metrics.amount(figures["memory_planned_bytes"], "B"),
-        "memory of a device, most in use": metrics.amount(figures["memory_peak_bytes"], "B"),
+        "memory of a device, planned": tables.amount(figures["memory_planned_bytes"], "B"),
+        "memory of a device, most in use": tables.amount(figures["memory_peak_bytes"], "B"),
     }
     if not step:
         del rows["forward of the batch"]
-    text = metrics.table([[x.format(**figures) for x in row] for row in rows.items()])
+    text = tables.table([[x.format(**figures) for x in row] for row in rows.items()])
     return "\n\n".join([text, *against(figures), *operations(figures)])
 
 
@@ -53,13 +53,13 @@ def against(figures: dict) -> list[str]:
                 f"{row['images_per_second']:,.1f}",
                 f"{row.get('times_as_long', 1.0):.2f}",
                 f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else "",
-                metrics.amount(row["memory_peak_bytes"], "B"),
+                tables.amount(row["memory_peak_bytes"], "B"),
             ]
         )
     parts = figures["against_forward_flops_per_image"]
     extra = sum(parts.values()) / sum(figures["forward_flops_per_image"].values()) - 1
     return [
-        metrics.table(rows),
+        tables.table(rows),
         f"torch {figures['torch']}, transformers {figures['transformers']}: ViTMAEForPreTraining, "
         f"SDPA, AdamW, on {figures['cores']} threads. Its\nforward pass has {extra:.1%} more "
         "FLOPs, which is its own way: it embeds hidden patches too, and its head\nruns on visible "
@@ -76,7 +76,7 @@ def operations(figures: dict, shown: int = 16) -> list[str]:
         rows = [["share of the time by " + title, "", ""]]
         for name, part in list(spent.items())[:shown]:
             rows.append(["  " + name, f"{1e3 * part:,.2f} ms", f"{part / whole:.1%}"])
-        texts += [metrics.table(rows)] * bool(spent)
+        texts += [tables.table(rows)] * bool(spent)
     return texts
 
 
@@ -96,7 +96,7 @@ def decoders(figures: dict) -> str:
             ]
         )
     about = "{devices} x {device}, {cores} cores, batch {batch_size}, ratios to the first row"
-    return about.format(**figures) + "\n\n" + metrics.table(lines)
+    return about.format(**figures) + "\n\n" + tables.table(lines)
 
 
 def ratio(value: float | None, first: float | None) -> str:
@@ -111,9 +111,9 @@ def inputs(figures: dict) -> str:
         "images per second, median of {rounds} rounds": "{images_per_second:,.1f}",
         "  for each core": "{images_per_second_per_core:,.1f}",
         "time of one core for an image": "{cpu_milliseconds_per_image:.2f} ms",
-        "handed over": metrics.amount(figures["bytes_per_second"], "B/s"),
+        "handed over": tables.amount(figures["bytes_per_second"], "B/s"),
     }
-    return metrics.table([[x.format(**figures) for x in row] for row in rows.items()])
+    return tables.table([[x.format(**figures) for x in row] for row in rows.items()])
 
 
 def loop(figures: dict) -> str:
@@ -129,4 +129,4 @@ def loop(figures: dict) -> str:
     about = "{devices} x {device}, {cores} cores, batch {batch_size}".format(**figures)
     if figures["device"] == "cpu":
         about += "; input and step share the cores, so their times add up"
-    return "\n\n".join([about, metrics.table(rows), figures["bottleneck"]])
+    return "\n\n".join([about, tables.table(rows), figures["bottleneck"]])

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from rounds import Contender  # beside this file
 
-from mae_jax import config as configs
+from mae_jax.config import command_line
 from mae_jax.tasks import pretrain
 
 # What the reference cannot do, by field; all else of a config is the same work or costs nothing.
@@ -57,7 +57,7 @@ def device_of(config) -> str:
         raise ValueError(f"--against=torch needs {' and '.join(missing)}: pip install '.[parity]'")
     import torch
 
-    flat = configs.flatten(config)
+    flat = command_line.flatten(config)
     for name, plain in PLAIN.items():
         value = flat.get(name, plain)
         if (tuple(value) if isinstance(value, list) else value) != plain:

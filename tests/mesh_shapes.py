@@ -9,12 +9,13 @@ import numpy as np
 
 jax.config.update("jax_num_cpu_devices", 8)
 
-from mae_jax import config as configs  # noqa: E402
-from mae_jax import optimizer, sharding, step  # noqa: E402
+from mae_jax.config import command_line  # noqa: E402
+from mae_jax.distributed import device_mesh, partitioning  # noqa: E402
 from mae_jax.tasks import pretrain  # noqa: E402
+from mae_jax.training import optimizer, step  # noqa: E402
 
 BATCH, STEPS = 16, 3
-sharding.SMALL = 0  # cut the parameters of a tiny network too
+partitioning.SMALL = 0  # cut the parameters of a tiny network too
 
 
 def batch(i: int) -> dict:
@@ -38,16 +39,16 @@ def directed(x: np.ndarray) -> list[float]:
 
 def train(data=1, fsdp=1, tensor=1, shard=False, **model) -> dict:
     """Losses, the first gradients, and how much of the state device 0 holds."""
-    config = configs.load("configs/quickstart.py:debug")
+    config = command_line.load("configs/quickstart.py:debug")
     config["data"]["size"] = (32, 32)
     config["model"] |= dict(width=32, depth=2, heads=4) | model
     config["model"] |= dict(decoder_width=32, decoder_depth=1, decoder_heads=4)
     devices = jax.devices()[: data * fsdp * tensor]
-    mesh = sharding.make_mesh(data, fsdp, tensor, devices=devices)
+    mesh = device_mesh.make_mesh(data, fsdp, tensor, devices=devices)
     init, augment, loss = pretrain.training(config, (0.5,) * 3, (0.25,) * 3)
     schedule = optimizer.cosine_schedule(0.05, BATCH, 10, 0)
     tx = optimizer.adamw(schedule, b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0)
-    init, update, _ = sharding.jit_training(
+    init, update, _ = partitioning.jit_training(
         step.make_init(init, tx),
         step.make_step(augment, loss, tx, schedule, jax.random.key(1)),
         mesh,
@@ -56,7 +57,7 @@ def train(data=1, fsdp=1, tensor=1, shard=False, **model) -> dict:
     state = init(jax.random.key(0))
     losses = []
     for i in range(STEPS):
-        state, figures = update(state, sharding.place(batch(i), mesh))
+        state, figures = update(state, partitioning.place(batch(i), mesh))
         losses.append(float(figures["loss"]))
         if i == 0:  # after one step the first moment is a tenth of the gradient
             gradients = {name: directed(x) for name, x in named(state.opt_state[0].mu).items()}

@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from flax import traverse_util
 
-from mae_jax import mae, names, positions
+from mae_jax.models import mae, positions
+from mae_jax.weights import parameter_names
 
-POSITIONS = {part: names.HUGGINGFACE[f"{part}/positions"] for part in ("encoder", "decoder")}
+POSITIONS = {
+    part: parameter_names.HUGGINGFACE[f"{part}/positions"] for part in ("encoder", "decoder")
+}
 
 
 def params_from_huggingface(state: Mapping[str, np.ndarray], grid: Sequence[int]) -> dict:
@@ -19,7 +22,7 @@ def params_from_huggingface(state: Mapping[str, np.ndarray], grid: Sequence[int]
     Raises:
       ValueError: the positions are others.
     """
-    flat = names.read(state, "huggingface")
+    flat = parameter_names.read(state, "huggingface")
     for part in POSITIONS:
         if (table := flat.pop(f"{part}/positions", None)) is not None:
             fixed = positions.sincos(grid, table.shape[1])
@@ -78,7 +81,7 @@ def huggingface(
                 x.copy_(gain * noise / x[0].numel() ** 0.5)
             elif "norm" in name and name.endswith("weight"):
                 x.copy_(1 + 0.3 * noise)
-            elif name == names.HUGGINGFACE["encoder/cls"]:
+            elif name == parameter_names.HUGGINGFACE["encoder/cls"]:
                 x.copy_(0.02 * noise)  # small, as it starts: only there the norm's eps is seen
             else:
                 x.copy_(0.3 * noise)

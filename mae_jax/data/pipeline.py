@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from mae_jax.data import images
-from mae_jax.data.damage import Damage
+from mae_jax.data.bad_examples import Damage
+from mae_jax.data.image_io import decode
 from mae_jax.data.sources import Source
+from mae_jax.data.unreadable import Unreadable
 
 Example = dict[str, Any]
 _ATTEMPTS = 100  # examples that are tried for one place in a batch
@@ -73,13 +74,13 @@ def training_batches(
             rng = np.random.default_rng((seed, position))
             try:
                 return _read(source, index, lambda example, rng=rng: transform(example, rng))
-            except images.Unreadable as error:
+            except Unreadable as error:
                 if damage is None:
                     raise
                 last = error
                 damage.add(source.name(index), str(error.__cause__))
             index = int(np.random.default_rng((seed, position, attempt)).integers(len(source)))
-        raise images.Unreadable(f"{_ATTEMPTS} examples in turn cannot be read; the last: {last}")
+        raise Unreadable(f"{_ATTEMPTS} examples in turn cannot be read; the last: {last}")
 
     return _batches(load, sys.maxsize, share, threads, repeats)
 
@@ -120,7 +121,7 @@ def evaluation_batches(
     share = _share(batch_size, host, hosts)
     chosen = _choose(_length(source), limit)
     batches = -(-len(chosen) // batch_size)
-    left_out: dict[int, images.Unreadable] = {}
+    left_out: dict[int, Unreadable] = {}
     searching = threading.Lock()
 
     @functools.cache
@@ -129,9 +130,9 @@ def evaluation_batches(
         for index in chosen.tolist():
             try:
                 return _read(source, index, transform)
-            except images.Unreadable as error:
+            except Unreadable as error:
                 first = first or error
-        raise images.Unreadable(f"none of {len(chosen)} examples can be read; the first: {first}")
+        raise Unreadable(f"none of {len(chosen)} examples can be read; the first: {first}")
 
     def load(i: int) -> Example:
         step, row = divmod(i, share)
@@ -139,7 +140,7 @@ def evaluation_batches(
         index, valid = int(chosen[min(position, len(chosen) - 1)]), position < len(chosen)
         try:
             example = _read(source, index, transform)
-        except images.Unreadable as error:
+        except Unreadable as error:
             left_out[index], valid = error, False
             with searching:  # a single thread looks for it
                 example = readable()
@@ -174,13 +175,13 @@ def mean_std(
     Raises:
       ValueError: none of these examples can be read, or the source is empty.
     """
-    values = values or (lambda example: images.decode(example["image"], channels))
+    values = values or (lambda example: decode.decode(example["image"], channels))
 
-    def moments(i: int) -> list[np.ndarray] | images.Unreadable:
+    def moments(i: int) -> list[np.ndarray] | Unreadable:
         """Count, mean and sum of squares around it of each channel, of parts of an example."""
         try:
             x = _read(source, int(i), values).reshape(-1, channels)
-        except images.Unreadable as error:
+        except Unreadable as error:
             return error
         parts = []
         for y in np.array_split(x, 1 + x.size // 2**22):  # as float64, a large picture is too large
@@ -193,7 +194,7 @@ def mean_std(
         found = list(pool.map(moments, _choose(_length(source), limit)))
     parts = [part for parts in found if isinstance(parts, list) for part in parts]
     if not parts:
-        raise images.Unreadable(f"none of {len(found)} examples can be read; the first: {found[0]}")
+        raise Unreadable(f"none of {len(found)} examples can be read; the first: {found[0]}")
     counts, means, squares = np.array(parts).swapaxes(0, 1)  # each [n c]
     mean = (counts * means).sum(0) / counts.sum(0)
     variance = (squares + counts * (means - mean) ** 2).sum(0) / counts.sum(0)
@@ -239,10 +240,10 @@ def _read(source: Source, i: int, transform: Callable[[Example], Any]) -> Any:
         example, classes = source[i], len(source.classes)
         label = example["label"]
         if np.ndim(label) == 0 and (label < -1 or classes and label >= classes):
-            raise images.Unreadable(f"its label {label} is not one of {classes} classes")
+            raise Unreadable(f"its label {label} is not one of {classes} classes")
         return transform(example)
-    except (images.Unreadable, OSError) as error:
-        raise images.Unreadable(f"cannot read {source.name(i)!r}: {error}") from error
+    except (Unreadable, OSError) as error:
+        raise Unreadable(f"cannot read {source.name(i)!r}: {error}") from error
 
 
 def _batches(

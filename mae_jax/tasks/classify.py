@@ -10,10 +10,18 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from mae_jax import layers, metrics, optimizer, probes, sharding, vit
-from mae_jax.data import augment, colour, images, inputs, randaugment, sources
-from mae_jax.tasks import features, heldout
+from mae_jax.data import sources
+from mae_jax.data.augment import batch as augment
+from mae_jax.data.augment import randaugment, randaugment_color
+from mae_jax.data.modalities import transforms
+from mae_jax.data.unreadable import Unreadable
+from mae_jax.distributed import partitioning
+from mae_jax.evaluators import features, heldout
+from mae_jax.evaluators import scores as scoress
+from mae_jax.models import layers, vit
+from mae_jax.output import tables
 from mae_jax.tasks.task import Task, module_fields
+from mae_jax.training import optimizer
 
 
 def model_of(config, classes: int) -> vit.Classifier:
@@ -33,7 +41,7 @@ def training(config, mean, std, classes: int) -> tuple[Callable, Callable, Calla
     def augmented(key, batch):
         keys = jax.random.split(key, 4)
         x = batch["image"]
-        x = colour.apply(x, batch["colour"]) if regularize["randaugment"] else x
+        x = randaugment_color.apply(x, batch["colour"]) if regularize["randaugment"] else x
         x = augment.flip(keys[0], x) if config["data"].get("flip") else x
         x = augment.normalize(x, mean, std)
         if regularize["erase"]:
@@ -139,13 +147,13 @@ def transform_of(config, mean, classes: int) -> Callable:
     A label that is none of the classes is refused there, because jax would not.
     """
     magnitude = config["regularize"]["randaugment"]
-    crop = inputs.train_transform(config["data"])
+    crop = transforms.train_transform(config["data"])
     fill = tuple(round(255 * x) for x in mean) if magnitude else ()
 
     def transform(example: dict, rng: np.random.Generator) -> dict:
         label = example["label"]
         if np.ndim(label) == 0 and not 0 <= label < classes:
-            raise images.Unreadable(f"its label {label} is not one of {classes} classes")
+            raise Unreadable(f"its label {label} is not one of {classes} classes")
         example = crop(example, rng)
         if not magnitude:
             return example
@@ -215,7 +223,7 @@ def predictor(model: vit.Classifier, view: heldout.View, mesh: Mesh, kind: str =
         losses = losses_of(logits, target.astype(jnp.float32), kind)
         return labels, scores, losses, batch["valid"]
 
-    forward = jax.jit(forward, out_shardings=sharding.replicated(mesh))
+    forward = jax.jit(forward, out_shardings=partitioning.replicated(mesh))
 
     def predict(variables, source, examples, batch_size) -> Predicted:
         rows = [
@@ -253,10 +261,10 @@ def summary(
       A table, the figures of all classes together, and those of each by its name.
     """
     if kind == "binary":
-        rows, names = probes.average_precision(labels, scores), ("average_precision",)
+        rows, names = scoress.average_precision(labels, scores), ("average_precision",)
     else:
-        rows = probes.per_class(labels, scores.argmax(-1), len(classes))
-        names = probes.SCORES
+        rows = scoress.per_class(labels, scores.argmax(-1), len(classes))
+        names = scoress.SCORES
     seen = [row for row in rows if row["support"]]
     means = {name: float(np.mean([row[name] for row in seen])) for name in names}
     cells = [
@@ -265,7 +273,7 @@ def summary(
     ]
     last = ["mean", *(f"{means[score]:.3f}" for score in names), f"{len(labels):,}"]
     titles = [name.replace("_", " ") for name in names]
-    table = metrics.table([["class", *titles, "support"], *cells, last])
+    table = tables.table([["class", *titles, "support"], *cells, last])
     figures = {"test_loss": float(losses.mean())}
     if kind == "binary":
         figures["test_map"] = means["average_precision"]

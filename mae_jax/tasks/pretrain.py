@@ -8,10 +8,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mae_jax import hiding, mae, masking, metrics, optimizer
-from mae_jax.data import augment, inputs, sources
-from mae_jax.tasks import features, heldout
+from mae_jax.data import sources
+from mae_jax.data.augment import batch as augment
+from mae_jax.data.modalities import transforms
+from mae_jax.evaluators import features, heldout
+from mae_jax.models import mae, mask_sampler, masking
+from mae_jax.output import tables
 from mae_jax.tasks.task import Task, module_fields
+from mae_jax.training import optimizer
 
 
 def model_of(config) -> mae.MaskedAutoencoder:
@@ -19,10 +23,10 @@ def model_of(config) -> mae.MaskedAutoencoder:
     return mae.MaskedAutoencoder(**module_fields(config))
 
 
-def hiding_of(config) -> hiding.Hiding:
+def hiding_of(config) -> mask_sampler.Hiding:
     """How the config hides patches, and how many."""
     model = config["model"]
-    return hiding.of(config["mask"], config["data"]["size"], model["patch"], model["groups"])
+    return mask_sampler.of(config["mask"], config["data"]["size"], model["patch"], model["groups"])
 
 
 def training(config, mean, std) -> tuple[Callable, Callable, Callable]:
@@ -100,7 +104,7 @@ def build(config, source: sources.Source, mean, std, mesh: Mesh, key: jax.Array)
             figures |= {f"loss_{name}": rows[name] for name in names}
             kind = heldout.kind_of(model)
             lines.append(
-                metrics.table(
+                tables.table(
                     [[f"held-out loss on hidden patches ({kind})", ""]]
                     + [["  " + text, f"{rows[name]:.4f}"] for name, text in names.items()]
                 )
@@ -118,7 +122,7 @@ def build(config, source: sources.Source, mean, std, mesh: Mesh, key: jax.Array)
             cells = [
                 ["  " + name, *(f"{x:.3f}" for x in row.values())] for name, row in rows.items()
             ]
-            lines.append(metrics.table([["accuracy of frozen features", *titles], *cells]))
+            lines.append(tables.table([["accuracy of frozen features", *titles], *cells]))
         return "\n\n".join(lines), figures
 
     init, augmented, loss = training(config, mean, std)
@@ -126,7 +130,7 @@ def build(config, source: sources.Source, mean, std, mesh: Mesh, key: jax.Array)
     options = {name: config.optimizer[name] for name in names}
     return Task(
         init=init,
-        transform=inputs.train_transform(config.data),
+        transform=transforms.train_transform(config.data),
         augment=augmented,
         loss=loss,
         optimizer=functools.partial(optimizer.adamw, **options),

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from PIL import Image
 
-from mae_jax import attention
+from mae_jax.models import attention
 
 
 def module_fields(config) -> dict[str, Any]:

@@ -1,0 +1,333 @@
+"""Pack the pictures of any source into array_record shards, which training reads at random.
+
+    python -m mae_jax.data.prepare folder:PATH --out=DIR
+    python -m mae_jax.data.prepare tfds:imagenet2012 --out=DIR --split=train --shorter-side=256
+    python -m mae_jax.data.prepare --check --out=DIR --split=train
+
+Files are `DIR/SPLIT-00000-of-00010.array_record` and so on, in the order of the source (training
+shuffles by itself), with `SPLIT.json` that says what they hold and `label.labels.txt` with the
+names of the classes. Encoded pictures are stored as they are. With --shorter-side larger ones
+become upright JPEGs of that size (PNGs if they have transparency), of what decoding would show: 8
+bits, no EXIF, no colour profile. Arrays become PNGs. The same command again writes what is missing
+or damaged, and the same source and options give the same bytes. In the end every record is read
+back.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NoReturn
+
+from tqdm import tqdm
+
+from mae_jax.data import sources
+from mae_jax.data.prepare import shards
+
+_SHARD = 2048  # pictures, at most
+
+
+def prepare(
+    spec: str,
+    out: str | Path,
+    split: str = "train",
+    *,
+    shorter_side: int | None = None,
+    quality: int = 95,
+    files: int | None = None,
+    max_bad: float = 0.001,
+    threads: int = 16,
+) -> str:
+    """Write the shards of `spec` that are not there, read all back, and say what is there.
+
+    Args:
+      spec, split: as `sources.open` takes them.
+      out: a folder, which other splits may share.
+      shorter_side: pictures whose shorter side is longer are resized to it.
+      quality: of the JPEGs of these.
+      files: how many shards; by default as many as give each at most 2048 pictures.
+      max_bad: share of unreadable pictures that may be left out.
+
+    Raises:
+      ValueError: another source or other options than those of the shards that are there, too many
+        unreadable pictures, damage; and as `sources.open`.
+      OSError: the disk.
+    """
+    begin, source, out = time.time(), sources.open(spec, split), Path(out).expanduser()
+    if not len(source):
+        raise ValueError(f"data {spec!r} has no pictures in split {split!r}")
+    files = files or -(-len(source) // _SHARD)
+    if files > len(source):
+        raise ValueError(f"--shards={files}, but there are only {len(source)} pictures")
+    name = file_name(split)
+    manifest = _started(
+        out,
+        name,
+        {
+            "source": spec,
+            "split": split,
+            "pictures": len(source),
+            "names_crc32": _crc32(f"{source.name(i)}\n" for i in range(len(source))),
+            "shorter_side": shorter_side,
+            "quality": quality if shorter_side else None,
+            "shards": files,
+        },
+    )
+    _write_classes(out, source.classes)
+
+    done, shares = manifest["files"], {}
+    for k in range(files):
+        shares[_shard(name, k, files)] = range(
+            len(source) * k // files, len(source) * (k + 1) // files
+        )
+    missing = [file for file in shares if shards.damage(out / file, done.get(file))]
+    if len(missing) < files:
+        print(f"{files - len(missing)} of {files} shards are there", file=sys.stderr)
+    for file in missing:
+        done.pop(file, None)
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        _Progress(sum(len(shares[file]) for file in missing), "writing") as bar,
+    ):
+        for file in missing:
+            allowed = int(max_bad * len(source)) - _left_out(manifest)
+            make = lambda i: shards.record(source, i, shorter_side, quality)
+            bad, made = [], shards.in_order(pool, make, shares[file], 4 * threads)
+            try:
+                entry = shards.write(out / file, _readable(made, bad, allowed, bar))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            done[file] = {**entry, "left_out": bad}
+            manifest["files"] = done = dict(sorted(done.items()))
+            _write_whole(out / f"{name}.json", json.dumps(manifest, indent=1) + "\n")
+
+    seconds = time.time() - begin
+    said = check(out, split, threads) if missing else _summary(out, name, manifest)
+    if missing:
+        said += f"; written in {seconds:,.0f} s"
+    place = re.sub(r"([*?[])", r"[\1]", str(out.resolve()))
+    spec = f"array_record:{place}/{{split}}-*.array_record"
+    return f'{said}\ndata.train = dict(source="{spec}", split="{name}")'
+
+
+def check(out: str | Path, split: str = "train", threads: int = 16) -> str:
+    """Read all shards of a split back, their bytes and every record, and say what is there.
+
+    Raises:
+      ValueError: shards that are missing or damaged, by name.
+    """
+    out, name = Path(out).expanduser(), file_name(split)
+    manifest = _manifest(out, name)
+    done, wrong = manifest["files"], []
+    names = [_shard(name, k, manifest["shards"]) for k in range(manifest["shards"])]
+    missing = [file for file in names if file not in done or not (out / file).is_file()]
+    if missing:
+        wrong.append(f"{len(missing)} of {len(names)} shards are missing, such as {missing[0]}")
+    there = [file for file in names if file not in missing]
+    total = sum(done[file]["records"] for file in there)
+    with ThreadPoolExecutor(threads) as pool, _Progress(total, "checking") as bar:
+        for file in there:
+            path, entry = out / file, done[file]
+            why = shards.damage(path, entry) or shards.read_back(path, entry, pool, bar.update)
+            if why:
+                wrong.append(f"{file}: {why}")
+    if wrong:
+        raise ValueError(
+            f"{str(out)!r}, split {split!r}: {'; '.join(wrong)}: the command that prepared it "
+            "writes these again"
+        )
+    return f"{_summary(out, name, manifest)}; every record reads back"
+
+
+def _readable(
+    made: Iterable[tuple[bytes, str]], bad: list[str], allowed: int, bar: "_Progress"
+) -> Iterator[bytes]:
+    """The records; `bad` gets what says why there is none."""
+    for data, error in made:
+        if error:
+            bad.append(error)
+            bar.say(f"left out {error}")
+            if len(bad) > allowed:
+                raise ValueError(
+                    f"too many pictures cannot be read, the last is {error}: repair or remove "
+                    "them, or raise --max-bad, the share that may be left out"
+                )
+        else:
+            yield data
+        bar.update()
+
+
+def _started(out: Path, name: str, identity: dict) -> dict:
+    """The manifest of `out`, which must be of the same pictures and options, or a new one."""
+    out.mkdir(parents=True, exist_ok=True)
+    for partial in out.glob(f".{name}-*.partial"):
+        partial.unlink()
+    if not (out / f"{name}.json").exists():
+        return {**identity, "files": {}}
+    manifest = _manifest(out, name)
+    differ = [
+        "other pictures" if key == "names_crc32" else f"{key} {manifest.get(key)!r}, not {value!r}"
+        for key, value in identity.items()
+        if manifest.get(key) != value
+    ]
+    if differ:
+        raise ValueError(
+            f"{str(out)!r} has shards of {name!r} with {' and '.join(differ)}: use another --out, "
+            "or remove it"
+        )
+    return manifest
+
+
+def _manifest(out: Path, name: str) -> dict:
+    path = out / f"{name}.json"
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+        assert isinstance(manifest["files"], dict) and isinstance(manifest["shards"], int)
+        return manifest
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no {str(path)!r}: nothing was prepared there") from error
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise ValueError(
+            f"{str(path)!r} is damaged: remove it to write everything again"
+        ) from error
+
+
+def _write_classes(out: Path, classes: tuple[str, ...]) -> None:
+    path = out / "label.labels.txt"
+    text = "".join(f"{name}\n" for name in classes)
+    there = path.read_text("utf-8") if path.exists() else None
+    if there is not None and there != text:
+        raise ValueError(f"{str(path)!r} names other classes than the source: use another --out")
+    if text and there is None:
+        _write_whole(path, text)
+
+
+def _left_out(manifest: dict) -> int:
+    return sum(len(entry["left_out"]) for entry in manifest["files"].values())
+
+
+def _summary(out: Path, name: str, manifest: dict) -> str:
+    files, bad = manifest["files"], _left_out(manifest)
+    size = sum((out / file).stat().st_size for file in files)
+    records = sum(entry["records"] for entry in files.values())
+    left_out = f" ({bad} left out, named in {name}.json)" if bad else ""
+    return f"{out}: {records:,} pictures{left_out} in {len(files)} shards, {size / 1e9:.3g} GB"
+
+
+def file_name(split: str) -> str:
+    """Of a split, also of one like tfds' `train[:10%]`."""
+    return re.sub(r"\W+", "_", split, flags=re.ASCII).strip("_")
+
+
+def _shard(name: str, k: int, of: int) -> str:
+    return f"{name}-{k:05d}-of-{of:05d}.array_record"
+
+
+def _crc32(lines: Iterable[str]) -> int:
+    crc = 0
+    for line in lines:
+        crc = zlib.crc32(line.encode(errors="surrogateescape"), crc)
+    return crc
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, "utf-8")
+    os.replace(partial, path)
+
+
+class _Progress:
+    """A bar on a terminal; elsewhere a line for every tenth."""
+
+    def __init__(self, total: int, what: str):
+        self.total, self.what, self.done = total, what, 0
+        terminal = sys.stderr.isatty()
+        self.bar = tqdm(total=total, unit=" pictures", desc=what) if terminal else None
+
+    def update(self) -> None:
+        self.done += 1
+        if self.bar:
+            self.bar.update()
+        elif self.done * 10 // self.total > (self.done - 1) * 10 // self.total:
+            self.say(f"{self.what}: {self.done:,} of {self.total:,} pictures")
+
+    def say(self, line: str) -> None:
+        if self.bar:
+            self.bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.bar:
+            self.bar.close()
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    def number(low: float, high: float, kind):
+        def read(text: str):
+            if not low <= (value := kind(text)) <= high:
+                raise argparse.ArgumentTypeError(f"{text} is not in {low:g} to {high:g}")
+            return value
+
+        read.__name__ = kind.__name__  # argparse names it when the text is no number
+        return read
+
+    count = number(1, 1e9, int)
+    parser = argparse.ArgumentParser(
+        prog="python -m mae_jax.data.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", nargs="?", help="as in data.train.source, such as folder:PATH")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the shards lie")
+    parser.add_argument("--split", default="train", help="as in data.train.split")
+    parser.add_argument("--shorter-side", type=count, help="of larger pictures, in pixels")
+    parser.add_argument("--quality", type=number(1, 100, int), default=95, help="of resized JPEGs")
+    parser.add_argument(
+        "--shards", dest="files", type=count, help="by default one for 2048 pictures"
+    )
+    parser.add_argument("--threads", type=count, default=16, help="that read and resize")
+    parser.add_argument(
+        "--max-bad", type=number(0, 1, float), default=0.001, metavar="SHARE",
+        help="of unreadable pictures that may be left out",
+    )  # fmt: skip
+    parser.add_argument("--check", action="store_true", help="only read everything back")
+    parsed = parser.parse_args(arguments)
+    if not parsed.source and not parsed.check:
+        parser.error("say what to prepare, such as folder:PATH")
+    if parsed.source and parsed.check:
+        parser.error("--check looks at --out alone: leave the source out")
+    return parsed
+
+
+def main() -> None:
+    """The command line; a user's mistake ends in one sentence and exit status 2."""
+    options = vars(parse(sys.argv[1:]))
+    try:
+        if options.pop("check"):
+            print(check(options["out"], options["split"], options["threads"]))
+        else:
+            print(prepare(options.pop("source"), options.pop("out"), **options))
+    except (ValueError, OSError) as error:
+        _leave(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        _leave("stopped: the same command continues with the shards that are missing", 130)
+
+
+def _leave(why: str, status: int) -> NoReturn:
+    print(why, file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""Generated clips, sounds, volumes and spectral pictures: small, labelled, without a download.
+
+Example i is drawn by a generator seeded with (split, i), so the splits share no seed. What is made
+of the photographs of `shipped` takes the left 70 % of each to train and the rest to test.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from mae_jax.data.sources.records import check_split
+from mae_jax.data.sources.samples import _PHOTOS, _TRAIN_SHARE, _photo
+
+Draw = Callable[[np.random.Generator, str, int], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """`count` examples; number i is `draw(generator, split, i)`."""
+
+    title: str
+    split: str
+    count: int
+    classes: tuple[str, ...]
+    draw: Draw
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        i = range(len(self))[i]
+        return self.draw(np.random.default_rng([self.split == "train", i]), self.split, i)
+
+    def name(self, i: int) -> str:
+        return f"{self.title} {self.split}[{i}]"
+
+
+def _generated(
+    title: str, split: str, counts: tuple[int, int], classes: tuple[str, ...], draw: Draw
+) -> Generated:
+    check_split(title, split, ("train", "test"))
+    return Generated(title, split, counts[split == "test"], classes, draw)
+
+
+MOTIONS = ("still", "left", "right", "up", "down", "zoom in", "zoom out", "sway")
+_FRAMES, _SIDE, _FAR = 20, 48, 72  # a frame shows from 48 to 72 pixels of the photo, as 48
+
+
+def pans(split: str) -> Generated:
+    """Clips uint8 [20, 48, 48, 3] of a camera over the ten photographs; its motion is the label.
+
+    Two views, which differ by 18 to 42 pixels in each direction and by a zoom of 1.2 to 1.5, are
+    drawn for every clip. The class is the one of row, column and zoom that goes from one to the
+    other, "sway" being left and right and back; the rest stand still, anywhere between. So a random
+    frame looks the same in every class, and only the order tells them. "left" and "zoom in" are
+    what the camera does: the content moves right, or grows. Clip i has motion i % 8 and photo
+    i // 8 % 10: 800 for training, 160 to test.
+    """
+    return _generated("pans", split, (800, 160), MOTIONS, _pan)
+
+
+def _pan(rng: np.random.Generator, split: str, i: int) -> dict[str, Any]:
+    label = i % len(MOTIONS)
+    part = _part(i // len(MOTIONS), split)
+    height, width, _ = part.shape
+    travel = rng.uniform(18, 42, 2)
+    zoom = rng.uniform(1.2, 1.5)
+    low = np.array(  # the upmost and leftmost centre, and the nearest view
+        [
+            *rng.uniform(_FAR / 2, np.array([height, width]) - _FAR / 2 - travel),
+            _SIDE * (_FAR / _SIDE / zoom) ** rng.random(),
+        ]
+    )
+    high = np.array([*(low[:2] + travel), low[2] * zoom])
+    there = np.linspace(0, 1, _FRAMES)
+    share = np.repeat(rng.random((1, 3)), _FRAMES, axis=0)  # [frames 3], from low to high
+    moves: dict[str, tuple[int, np.ndarray]] = {
+        "left": (1, 1 - there), "right": (1, there), "up": (0, 1 - there), "down": (0, there),
+        "zoom in": (2, 1 - there), "zoom out": (2, there),
+        "sway": (1, np.abs(1 - 2 * (there + rng.random()) % 2)),
+    }  # fmt: skip
+    if MOTIONS[label] in moves:
+        axis, share[:, axis] = moves[MOTIONS[label]]
+    views = np.concatenate(
+        [low[:2] + share[:, :2] * (high - low)[:2], low[2:] * zoom ** share[:, 2:]], axis=-1
+    )
+    top, left = np.floor(views[:, :2].min(0) - _FAR / 2).astype(int)
+    bottom, right = np.ceil(views[:, :2].max(0) + _FAR / 2).astype(int)
+    photo = Image.fromarray(np.ascontiguousarray(part[top:bottom, left:right]))
+    clip = np.empty((_FRAMES, _SIDE, _SIDE, 3), np.uint8)
+    for frame, (y, x, side) in zip(clip, views - [top, left, 0], strict=True):
+        box = (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
+        frame[:] = np.asarray(photo.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, box=box))
+    return {"image": clip, "label": label}
+
+
+INSTRUMENTS = ("sine", "square", "pluck", "noise", "rise", "fall", "bell", "tremolo")
+_RATE, _SAMPLES = 16000, 20800
+
+
+def tones(split: str) -> Generated:
+    """Sounds `(float32 [20800], 16000)`, 1.3 s: one to three instruments, one note each.
+
+    The label is uint8 [8], 1 for each instrument that plays. Notes are synthesised: a sine; odd
+    harmonics like a square wave; a plucked string, whose higher harmonics fade faster; a burst of
+    white noise; sweeps up and down; a bell of inharmonic partials; a sine of trembling loudness.
+    Each has its own pitch (200 to 800 Hz), level (0 to -12 dB), onset and length (0.4 to 0.6 s);
+    below them is white noise at -50 dB of full scale. Instrument i % 8 plays in sound i: 600 for
+    training, 150 to test.
+    """
+    return _generated("tones", split, (600, 150), INSTRUMENTS, _tone)
+
+
+def _tone(rng: np.random.Generator, split: str, i: int) -> dict[str, Any]:
+    first, others = i % len(INSTRUMENTS), np.delete(np.arange(8), i % len(INSTRUMENTS))
+    playing = [first, *rng.choice(others, rng.integers(3), replace=False)]
+    sound = rng.normal(0, 10 ** (-50 / 20), _SAMPLES)
+    for number in playing:
+        length = int(_RATE * rng.uniform(0.4, 0.6))
+        start = rng.integers(0, _SAMPLES - length)
+        level = 0.3 * 10 ** (rng.uniform(-12, 0) / 20)
+        sound[start : start + length] += level * _note(INSTRUMENTS[number], length, rng)
+    label = np.zeros(len(INSTRUMENTS), np.uint8)
+    label[playing] = 1
+    return {"image": (sound.astype(np.float32), _RATE), "label": label}
+
+
+def _note(instrument: str, length: int, rng: np.random.Generator) -> np.ndarray:
+    """Samples [length] with a peak of 1."""
+    t = np.arange(length) / _RATE
+    pitch = 200 * 4 ** rng.random()
+    turn = 2 * np.pi * pitch * t
+    match instrument:
+        case "sine":
+            wave = np.sin(turn)
+        case "square":
+            wave = sum(np.sin(k * turn) / k for k in (1, 3, 5, 7, 9))
+        case "pluck":
+            wave = sum(np.sin(k * turn) * np.exp(-(2 + 2 * k) * t) / k for k in range(1, 10))
+        case "noise":
+            wave = rng.normal(size=length) * np.exp(-6 * t)
+        case "rise" | "fall":
+            speed = np.log(3) / t[-1]  # to three times the pitch
+            wave = np.sin(2 * np.pi * pitch * np.expm1(speed * t) / speed)
+            wave = wave if instrument == "rise" else wave[::-1]
+        case "bell":  # the ratios of a free bar, which sounds like one
+            partials = enumerate((1, 2.756, 5.404, 8.933))
+            wave = sum(np.sin(r * turn) * np.exp(-(3 + 3 * k) * t) / (1 + k) for k, r in partials)
+        case _:
+            beat = 2 * np.pi * rng.uniform(6, 10) * t
+            wave = np.sin(turn) * (0.55 + 0.45 * np.sin(beat))
+    wave = wave * np.minimum(1, np.minimum(t, t[::-1]) / 0.01)  # no clicks
+    return wave / np.abs(wave).max()
+
+
+KINDS = ("ellipsoids", "plates", "shells", "tubes")
+_VOXELS = 24
+
+
+def phantoms(split: str) -> Generated:
+    """Volumes float32 [24, 24, 24]: bright solids in a cloudy background; their kind is the label.
+
+    Three solids are of the class and one is of another, each with its own place, direction, size
+    and brightness (0.5 to 1): ellipsoids with half axes of 2.5 to 5 voxels, round plates, hollow
+    spheres, and tubes that run through the volume. The background is four long waves between about
+    -0.2 and 0.2, with noise of 0.05 on everything. Volume i has kind i % 4: 400 for training, 100
+    to test.
+    """
+    return _generated("phantoms", split, (400, 100), KINDS, _phantom)
+
+
+def _phantom(rng: np.random.Generator, split: str, i: int) -> dict[str, Any]:
+    label = i % len(KINDS)
+    place = np.moveaxis(np.indices([_VOXELS] * 3), 0, -1).astype(float)  # [24 24 24 3]
+    waves = 2 * np.pi / rng.uniform(24, 72, 4) * _direction(rng, 4).T  # [3 4], radians per voxel
+    volume = 0.06 * np.cos(place @ waves + rng.uniform(0, 2 * np.pi, 4)).sum(-1)
+    other = KINDS[(label + rng.integers(1, len(KINDS))) % len(KINDS)]
+    for kind in [other, *[KINDS[label]] * 3]:
+        centre = rng.uniform(5, _VOXELS - 6, 3)
+        axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        depth = _depth(kind, (place - centre) @ axes, rng)
+        volume += (rng.uniform(0.5, 1) - volume) * np.clip(depth + 0.5, 0, 1)  # soft edges
+    volume += rng.normal(0, 0.05, volume.shape)
+    return {"image": volume.astype(np.float32), "label": label}
+
+
+def _depth(kind: str, place: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """How many voxels, about, the points `place` [*sides 3] lie below the surface of a solid."""
+    if kind == "ellipsoids":
+        half = rng.uniform(2.5, 5, 3)
+        return (1 - np.linalg.norm(place / half, axis=-1)) * half.min()
+    if kind == "plates":
+        flat = rng.uniform(4, 7) - np.linalg.norm(place[..., :2], axis=-1)
+        return np.minimum(flat, rng.uniform(0.6, 1.0) - np.abs(place[..., 2]))
+    if kind == "shells":
+        ring = np.linalg.norm(place, axis=-1) - rng.uniform(3.5, 5.5)
+        return rng.uniform(0.6, 1.0) - np.abs(ring)
+    return rng.uniform(1, 2) - np.linalg.norm(place[..., :2], axis=-1)
+
+
+def _direction(rng: np.random.Generator, count: int) -> np.ndarray:
+    arrows = rng.normal(size=(count, 3))
+    return arrows / np.linalg.norm(arrows, axis=-1, keepdims=True)
+
+
+_BANDS, _MATERIALS = 10, 4
+
+
+def spectra(split: str) -> Generated:
+    """Reflectances float32 [48, 48, 10] of mixed materials in ten bands; the photo is the label.
+
+    Each pixel is a linear mixture of four spectra, the same smooth random curves for all pictures,
+    plus sensor noise of 0.01. The shares of the materials are the softmax of the colours of a
+    window of one of the ten photographs: slightly blurred red, green, blue, and darkness. Picture i
+    is of photo i % 10: 600 for training, 150 to test.
+    """
+    return _generated("spectra", split, (600, 150), tuple(_PHOTOS), _spectrum)
+
+
+def materials() -> np.ndarray:
+    """The spectra [4, 10] of `spectra`: bumps on a slope, between 0 and 1."""
+    rng = np.random.default_rng(80)  # of 200 seeds, the one whose spectra are the least alike
+    band, centre = np.arange(_BANDS), rng.uniform(0, _BANDS - 1, (_MATERIALS, 3, 1))
+    bumps = np.exp(-(((band - centre) / rng.uniform(1.5, 3, centre.shape)) ** 2))
+    slope = np.linspace(0, 1, _BANDS) * rng.uniform(-0.5, 0.5, (_MATERIALS, 1))
+    curves = (rng.uniform(0.3, 1, centre.shape) * bumps).sum(1) + slope
+    low, high = curves.min(1, keepdims=True), curves.max(1, keepdims=True)
+    return 0.05 + 0.9 * (curves - low) / (high - low)
+
+
+def _spectrum(rng: np.random.Generator, split: str, i: int) -> dict[str, Any]:
+    label = i % len(_PHOTOS)
+    part = _part(label, split)
+    y, x = rng.integers(0, np.array(part.shape[:2]) - _SIDE, endpoint=True)
+    window = Image.fromarray(np.ascontiguousarray(part[y : y + _SIDE, x : x + _SIDE]))
+    colors = np.asarray(window.filter(ImageFilter.BoxBlur(1))) / 255
+    weights = np.exp(6 * np.concatenate([colors, 1 - colors.max(-1, keepdims=True)], axis=-1))
+    shares = weights / weights.sum(-1, keepdims=True)  # [48 48 4]
+    picture = shares @ materials() + rng.normal(0, 0.01, (_SIDE, _SIDE, _BANDS))
+    return {"image": picture.astype(np.float32), "label": label}
+
+
+def _part(index: int, split: str) -> np.ndarray:
+    """The part of photo `index` % 10 that belongs to the split."""
+    photo = _photo(*list(_PHOTOS.values())[index % len(_PHOTOS)])
+    cut = int(photo.shape[1] * _TRAIN_SHARE)
+    return photo[:, :cut] if split == "train" else photo[:, cut:]

@@ -1,0 +1,5 @@
+"""The error of an example that cannot be read."""
+
+
+class Unreadable(ValueError):
+    """A picture that cannot be read."""

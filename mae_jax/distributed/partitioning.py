@@ -1,0 +1,138 @@
+"""Where arrays live on a mesh of devices."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mae_jax.distributed import device_mesh
+
+# Which axes of the mesh cut which axes of a parameter, by the end of its name: `tensor` the heads
+# and the width of the MLP, `fsdp` the other side. The first row that fits counts; what none names
+# is whole on every device. The optimizer's moments are called like their parameters.
+RULES = (
+    (r"attention/(query|key|value)/kernel", P("fsdp", "tensor")),
+    (r"attention/(query|key|value)/bias", P("tensor")),
+    (r"attention/out/kernel", P("tensor", "fsdp")),
+    (r"mlp/fc1/kernel", P("fsdp", "tensor")),
+    (r"mlp/fc1/bias", P("tensor")),
+    (r"mlp/fc2/kernel", P("tensor", "fsdp")),
+    (r"embedding/kernel", P(None, "fsdp")),
+    (r"head/kernel", P("fsdp", None)),
+    (r"positions(_time|_space)?", P(None, "fsdp")),
+)
+SMALL = 2**16  # arrays with fewer values are not cut by fsdp: gathering them costs more
+
+
+def spec_of(name: str, shape: Sequence[int], mesh: Mesh, spread: bool = False) -> P:
+    """How an array of the state is cut over a mesh, by `RULES`; never unevenly.
+
+    Args:
+      spread: cut it over `data` too, for the optimizer's moments: ZeRO's first stage
+        (arXiv 1910.02054).
+    """
+    rule = next((spec for end, spec in RULES if re.search(f"(^|/){end}$", name)), P())
+    axes: list[Any] = [*rule, *[None] * len(shape)][: len(shape)]
+    big = math.prod(shape) >= SMALL
+    for i, (axis, side) in enumerate(zip(axes, shape, strict=True)):
+        if axis and (side % mesh.shape.get(axis, 1) or (axis == "fsdp" and not big)):
+            axes[i] = None
+    if spread and big:
+        free = [i for i, side in enumerate(shape) if side % (_cut(axes[i], mesh, "data")) == 0]
+        if free:
+            i = max(free, key=lambda i: (axes[i] is None, shape[i]))
+            axes[i] = "data" if axes[i] is None else (axes[i], "data")
+    return P(*(axis if _cut(axis, mesh) > 1 else None for axis in axes))
+
+
+def _cut(axis: str | tuple[str, ...] | None, mesh: Mesh, *more: str) -> int:
+    axes = axis if isinstance(axis, tuple) else (axis,) if axis else ()
+    return math.prod(mesh.shape.get(name, 1) for name in (*axes, *more))
+
+
+def placed(tree: Any, mesh: Mesh, shard_optimizer: bool = False) -> Any:
+    """`ShapeDtypeStruct`s of a state, or of parameters, with their places on a mesh."""
+
+    def one(path, x):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        spec = spec_of(
+            name, x.shape, mesh, shard_optimizer and name.startswith(("opt_state/", "ema/"))
+        )
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def jit_training(init: Callable, step: Callable, mesh: Mesh, shard_optimizer: bool = False):
+    """`key -> state` and `state, batch -> state, figures`, compiled for a mesh.
+
+    The state is born in its shares: no device ever holds more than its own. The step donates it.
+
+    Args:
+      shard_optimizer: cut the optimizer's moments (and an average) over all devices, also where
+        each has a copy of the parameters.
+
+    Returns:
+      init, step, and the state as `ShapeDtypeStruct`s with their shardings.
+    """
+    abstract = placed(jax.eval_shape(init, jax.random.key(0)), mesh, shard_optimizer)
+    placement = jax.tree.map(lambda x: x.sharding, abstract)
+
+    def on_mesh(state, batch):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for `spread`
+            return step(state, batch)
+
+    compiled_step = jax.jit(
+        on_mesh,
+        donate_argnums=0,
+        in_shardings=(placement, batched(mesh)),
+        out_shardings=(placement, replicated(mesh)),
+    )
+    return jax.jit(init, out_shardings=placement), compiled_step, abstract
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def batched(mesh: Mesh) -> NamedSharding:
+    """The first axis spread over all devices, but those along `tensor`."""
+    return NamedSharding(mesh, P(device_mesh.BATCH))
+
+
+def spread(x: jax.Array) -> jax.Array:
+    """`x`, with its first axis spread over the devices where a step is compiled for a mesh.
+
+    The compiler finds that out by itself but in loops, where it would gather the batch.
+    """
+    axes = jax.sharding.get_abstract_mesh().axis_names
+    return (
+        jax.lax.with_sharding_constraint(x, P(device_mesh.BATCH))
+        if set(device_mesh.BATCH) <= set(axes)
+        else x
+    )
+
+
+def on_each(heads: int) -> Callable[[Callable], Callable] | None:
+    """What makes of a function of arrays `[b n h·d]` one that each device calls on its own part.
+
+    For what the compiler cannot cut itself. None where several devices may share the arrays and no
+    step is compiled for a mesh, which would say how.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not set(device_mesh.BATCH) <= set(mesh.axis_names):
+        return (lambda f: f) if jax.device_count() == 1 else None
+    part = P(device_mesh.BATCH, None, "tensor" if heads % mesh.shape["tensor"] == 0 else None)
+    return lambda f: jax.shard_map(f, in_specs=part, out_specs=part, check_vma=False)
+
+
+def place(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This host's share of a batch, as part of the global one on the mesh."""
+    return {
+        name: jax.make_array_from_process_local_data(batched(mesh), x) for name, x in batch.items()
+    }

@@ -1,0 +1,171 @@
+"""The training step: state and batch in, next state and figures out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from mae_jax.training import optimizer
+
+
+@struct.dataclass
+class TrainState:
+    """All that changes during training. `step` counts finished updates.
+
+    The optimizer state and the average are of the trained parameters alone.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    ema: Any = None  # moving average of the parameters, when the config asks for one
+    stats: Any = None  # running statistics of a BatchNorm, where the model has one
+    usual: Any = None  # the usual loss, a moving average; 0 before the first
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The variables to evaluate, for `model.apply`: the average where there is one."""
+        params = self.params if self.ema is None else optimizer.merge(self.ema, self.params)
+        return {"params": params} | ({} if self.stats is None else {"batch_stats": self.stats})
+
+
+def make_init(
+    init: Callable[[jax.Array], dict],
+    tx: optax.GradientTransformation,
+    ema: float = 0.0,
+    trainable: str = ".*",
+) -> Callable[[jax.Array], TrainState]:
+    """`key -> state` at step 0, to be jitted with the shardings of the state.
+
+    Args:
+      init: `key -> variables`, as `model.init`.
+    """
+
+    def init_state(key: jax.Array) -> TrainState:
+        variables = init(key)
+        trained, _ = optimizer.split(variables["params"], trainable)
+        return TrainState(
+            jnp.int32(0),
+            variables["params"],
+            tx.init(trained),
+            trained if ema else None,
+            variables.get("batch_stats"),
+            jnp.float32(0),
+        )
+
+    return init_state
+
+
+def start_from(state: TrainState, params: dict, trainable: str = ".*") -> TrainState:
+    """A new state with other parameters, such as pre-trained ones."""
+    trained, _ = optimizer.split(params, trainable)
+    lie = lambda new, old: jax.device_put(jnp.copy(new), old.sharding)  # maybe cut further
+    average = None if state.ema is None else jax.tree.map(lie, trained, state.ema)
+    return state.replace(params=params, ema=average)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def make_step(
+    augment: Callable[[jax.Array, dict], dict],
+    loss: Callable[[Any, Any, dict], tuple[jax.Array, tuple[dict, Any]]],
+    tx: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    key: jax.Array,
+    accumulation: int = 1,
+    ema: float = 0.0,
+    trainable: str = ".*",
+    spike: float = 0.0,
+    guard: bool = True,
+) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
+    """`state, batch -> state, figures`, to be jitted with a donated state.
+
+    An update whose loss or gradient is not finite is left out: the state stays as it was, but for
+    its step, and the figure `skipped` is 1.
+
+    Args:
+      augment: draws all that is random, for the *global* batch and before it is cut, from
+        `fold_in(key, step)`: masks and crops depend neither on devices nor on `accumulation`.
+      loss: `parameters, statistics, batch -> loss, (figures, statistics)` of an augmented batch or
+        of a part of it; loss and figures are means over samples.
+      accumulation: parts that the batch is computed in, one after the other: the same result.
+      ema: decay of a moving average of the parameters; 0 = none.
+      trainable: expression that the names of the parameters to train match; nothing is computed
+        or kept for the others.
+      spike: a loss above so many times the usual one (a moving average over 100 steps or so) is
+        left out, too; 0 = none is.
+      guard: False: say so of such an update, and do it. No gradient then waits for all others.
+
+    Returns:
+      The next state, and figures: `loss`, `gradient_norm`, `learning_rate`, `skipped`, those of the
+      loss, and `gradient_norms`, those of each block and of the other parts of the network.
+    """
+
+    def step(state: TrainState, batch: dict):
+        batch = augment(jax.random.fold_in(key, state.step), batch)
+        trained, frozen = optimizer.split(state.params, trainable)
+        partial = lambda trained, *rest: loss(optimizer.merge(trained, frozen), *rest)
+        (value, (figures, stats)), gradients = accumulate(
+            partial, trained, state.stats, batch, accumulation
+        )
+        squares = squares_of(gradients)
+        norm = jnp.sqrt(sum(squares.values()))
+        good = jnp.isfinite(value) & jnp.isfinite(norm)
+        usual = state.usual
+        if spike:
+            good &= (usual == 0) | (value <= spike * usual)
+        usual = jnp.where(usual == 0, value, 0.99 * usual + 0.01 * value)
+        updates, opt_state = tx.update(gradients, state.opt_state, trained)
+        updated: Any = optax.apply_updates(trained, updates)
+        average = optax.incremental_update(updated, state.ema, 1 - ema) if ema else None
+        new = updated, opt_state, average, stats, usual
+        if guard:
+            old = trained, state.opt_state, state.ema, state.stats, state.usual
+            new = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
+        updated, opt_state, average, stats, usual = new
+        figures |= {
+            "loss": value,
+            "gradient_norm": norm,
+            "learning_rate": schedule(state.step),
+            "skipped": 1.0 - good,
+            "gradient_norms": {part: jnp.sqrt(x) for part, x in squares.items()},
+        }
+        params = optimizer.merge(updated, frozen)
+        return TrainState(state.step + 1, params, opt_state, average, stats, usual), figures
+
+    return step
+
+
+def squares_of(gradients: Any) -> dict[str, jax.Array]:
+    """The squared norm of each part of the network, such as `encoder/block_3` or `decoder/head`."""
+    squares: dict[str, Any] = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(gradients):
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        part = "/".join(names[:2] if len(names) > 2 else names[:1])
+        squares[part] = squares.get(part, 0.0) + jnp.square(x).sum()
+    return squares
+
+
+def accumulate(loss: Callable, params, stats, batch: dict, parts: int):
+    """`((loss, (figures, stats)), gradients)` of a batch, computed on `parts` equal parts of it.
+
+    The parts come one after the other; the statistics of one go into the next.
+    """
+    value_and_grad = jax.value_and_grad(loss, has_aux=True)
+    if parts == 1:
+        return value_and_grad(params, stats, batch)
+    # Part i is every parts-th sample: each device cuts its own share, nothing moves between them.
+    cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def add(carry, part):
+        stats, total = carry
+        (value, (figures, stats)), gradients = value_and_grad(params, stats, part)
+        return (stats, jax.tree.map(jnp.add, total, (value, figures, gradients))), None
+
+    first = jax.tree.map(lambda x: x[0], cut)
+    (value, (figures, _)), _ = jax.eval_shape(value_and_grad, params, stats, first)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (value, figures, params))
+    (stats, total), _ = jax.lax.scan(add, (stats, zero), cut)
+    value, figures, gradients = jax.tree.map(lambda x: x / parts, total)
+    return (value, (figures, stats)), gradients

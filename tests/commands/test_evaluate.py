@@ -1,0 +1,178 @@
+"""Any checkpoint can be evaluated: exact counts, and nothing is chosen on test data."""
+
+import json
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+import mae_jax
+from mae_jax import evaluate
+from mae_jax.config import command_line
+from mae_jax.data import sources
+from mae_jax.data.augment import batch as augment
+from mae_jax.data.modalities import transforms
+from mae_jax.evaluators import knn, linear_probe
+from mae_jax.train import train
+
+SMALL = dict(modality="image", size=(32, 32), channels=3, repeats=1, center_crop=0.875, threads=2)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A finished pre-training in debug size."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = ConfigDict(command_line.load("configs/quickstart.py:debug"))
+    train(config, workdir)
+    return workdir
+
+
+def run(*arguments):
+    return evaluate.evaluate(evaluate.parser().parse_args([str(a) for a in arguments]))
+
+
+@pytest.fixture(scope="module")
+def plain(workdir, tmp_path_factory):
+    file = tmp_path_factory.mktemp("features") / "features"
+    arguments = (f"--checkpoint={workdir}", "--data=synthetic", "--threads=2")
+    return arguments, run(*arguments, f"--features={file}"), file
+
+
+@pytest.mark.parametrize("batch_size", [5, 32])
+def test_the_figures_do_not_depend_on_the_batch(plain, batch_size):
+    arguments, (text, figures), _ = plain
+    _, other = run(*arguments, f"--batch-size={batch_size}")
+    assert "checkpoint (32 examples)" in text and "(64 train and 32 test examples)" in text
+    for name in ("loss", "loss_visible_mean", "knn_5", "knn_20", "linear"):
+        assert other[name] == pytest.approx(figures[name], rel=1e-5), name
+
+
+def test_features_are_what_they_say(plain, workdir):
+    """One picture at a time, through `mae_jax.load`; kNN by hand from the file."""
+    _, (_, figures), file = plain
+    stored = np.load(file)  # pickles are not allowed here
+    model, params = mae_jax.load(workdir)
+    source, transform = (
+        sources.open("synthetic", "test"),
+        transforms.test_transform(SMALL),
+    )
+    data = json.loads((workdir / "config.json").read_text())["data"]
+    for i in (0, 13, 31):
+        image = augment.normalize(
+            jnp.asarray(transform(source[i])["image"])[None], data["mean"], data["std"]
+        )
+        tokens, _ = model.apply({"params": params}, image, method="encode")
+        np.testing.assert_allclose(stored["test_features"][i], tokens[0, 1:].mean(0), atol=1e-4)
+    np.testing.assert_array_equal(stored["test_labels"], np.arange(32) % 4)
+    np.testing.assert_array_equal(stored["train_index"], np.arange(64))
+    assert stored["classes"].tolist() == ["disc", "ring", "square", "triangle"]
+    x, y = knn.standardize(stored["train_features"], stored["test_features"])
+    again = knn.knn(x, stored["train_labels"], y, stored["test_labels"], ks=(5,))[5]
+    assert figures["knn_5"] == again
+
+
+def test_a_sweep_chooses_on_training_examples(plain):
+    """Other test data do not change what is chosen, nor the scores it is chosen by."""
+    arguments, _, _ = plain
+    text, figures = run(*arguments, "--sweep", "--linear=none")
+    _, other = run(*arguments, "--sweep", "--linear=none", "--test-split=train")
+    assert figures["sweep"] == other["sweep"]
+    assert len(figures["sweep"]) == 2 * 3 * 2 * 2  # blocks, poolings, norms, standardised or not
+    best = max(figures["sweep"], key=lambda row: row["knn_train"])
+    assert best["knn_train"] == pytest.approx(float(text.split("*")[1][:5]), abs=1e-3)
+    assert len({row["knn_train"] for row in figures["sweep"]}) > 1
+
+
+def test_features_of_each_kind(workdir):
+    """Blocks, poolings and norms by hand."""
+    from mae_jax.distributed import device_mesh
+    from mae_jax.evaluators import features, heldout
+    from mae_jax.models import layers
+
+    model, params = mae_jax.load(workdir)
+    Feature = features.Feature
+    wanted = [Feature(0, "cls", False), Feature(1, "mean", False), Feature(0, "both", True)]
+    view = heldout.View(SMALL, (0.5,) * 3, (0.25,) * 3)
+    source, mesh = sources.open("synthetic", "test"), device_mesh.make_mesh(-1, 1)
+    table = features.extractor(model, wanted, view, mesh)({"params": params}, source, 8, 8)
+    batch = next(heldout.batches(source, view, 8, 8, mesh))
+    images = view.normalize(jax.device_get(batch["image"]))
+    _, blocks = model.apply({"params": params}, images, method="encode")
+    norm = layers.Norm(1e-6)
+    normed = norm.apply({"params": params["encoder"]["norm"]}, blocks["block_0"])
+    both = np.concatenate([normed[:, 0], normed[:, 1:].mean(1)], axis=-1)
+    expected = [blocks["block_0"][:, 0], blocks["block_1"][:, 1:].mean(1), both]
+    for feature, x in zip(wanted, expected, strict=True):
+        np.testing.assert_allclose(table.features[feature], x, atol=1e-4)
+
+
+def test_lars_learns_what_is_there_and_not_what_is_not():
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    train, test = knn.standardize(x[:1200], x[1200:])
+    assert linear_probe.lars(train, y[:1200], test, y[1200:]) > 0.85
+    noise = np.random.default_rng(0).permutation(y[:1200])
+    assert linear_probe.lars(train, noise, test, y[1200:], epochs=20) < 0.3
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        (["--checkpoint=/no/such"], "there is no '/no/such'"),
+        (["--checkpoint={workdir}:77"], "no step 77: it has 4, 8"),
+        (["--size=abc"], "'abc' should be numbers such as 224,224"),
+        (["--std=0,1,1"], "must be above 0"),
+        (["--json=/no/such/f.json"], "there is no folder /no/such"),
+        (["--data=phot"], "unknown data 'phot'"),
+        (["--data=folder:{empty}"], "no pictures in"),
+        (["--test-split=other"], "no split 'other'"),
+        (["--size=33,32"], r"use \(32, 32\) or \(40, 32\)"),
+        (["--mean=0.5"], "mean has 1 values for 3"),
+        (["--block=7"], "--block=7 is none of 2 blocks"),
+        (["--mask-ratio=1"], "mask ratio 1.0 is not between"),
+        (["--data=folder:{broken}"], "cannot read 'test/a/0.png'"),
+    ],
+    ids=lambda x: x[0] if isinstance(x, list) else "",
+)
+def test_mistakes_end_in_one_sentence(workdir, tmp_path, changes, sentence, capsys, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    for name in ("a/0.png", "a/1.png", "b/2.png", "b/3.png"):
+        file = tmp_path / "broken" / "test" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"not a picture")
+    places = dict(workdir=workdir, empty=tmp_path / "empty", broken=tmp_path / "broken")
+    arguments = [f"--checkpoint={workdir}", "--data=synthetic"]
+    arguments += [change.format(**places) for change in changes]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main()
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert re.search(sentence, error) and error.count("\n") == 1, error
+
+
+def test_pictures_without_classes(workdir, tmp_path):
+    for i in range(12):
+        Image.new("RGB", (40, 40), (20 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    file = tmp_path / "out.npz"
+    arguments = (f"--checkpoint={workdir}", f"--data=folder:{tmp_path}", "--threads=2")
+    text, figures = run(*arguments, "--test-split=all", f"--features={file}")
+    assert "no classes" in text and figures["loss"] > 0
+    assert np.load(file)["test_features"].shape == (12, 48)
+
+
+def test_the_command_line(workdir, tmp_path):
+    arguments = [f"--checkpoint={workdir}", "--data=synthetic", f"--json={tmp_path / 'f.json'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mae_jax.evaluate", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert f"{figures['loss']:.4f}" in done.stdout and f"{figures['linear']:.4f}" in done.stdout

@@ -1,0 +1,106 @@
+"""Eight devices train as one does, whatever the mesh; each holds its share, by the table."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from mae_jax.distributed import device_mesh, partitioning, processes
+
+ROOT = Path(__file__).parents[2]
+MESHES = [
+    dict(),
+    dict(data=8),
+    dict(fsdp=8),
+    dict(data=2, fsdp=2, tensor=2),
+    dict(data=2, tensor=4, attention="pallas"),
+    dict(data=8, shard=True),
+    dict(data=2, fsdp=2, tensor=2, shard=True, scan=True, remat="inputs"),
+]
+
+
+@pytest.fixture(scope="module")
+def runs():
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, ROOT / "tests" / "mesh_shapes.py", json.dumps(MESHES)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("i", range(1, len(MESHES)), ids=lambda i: str(MESHES[i]))
+def test_eight_devices_train_as_one(runs, i):
+    one, run = runs[0], runs[i]
+    np.testing.assert_allclose(run["losses"], one["losses"], rtol=1e-5)
+    assert one["losses"][0] != one["losses"][-1]
+    for name, (norm, projection) in one["gradients"].items():
+        if not name.endswith("key/bias"):  # it cancels in the softmax: all is rounding
+            np.testing.assert_allclose(
+                run["gradients"][name],
+                [norm, projection],
+                rtol=1e-5,
+                atol=2e-5 * norm,
+                err_msg=name,
+            )
+
+
+def test_each_device_holds_its_share(runs):
+    held = {str(mesh): run["held"] for mesh, run in zip(MESHES, runs, strict=True)}
+    assert held[str(dict(data=8))] == [1, 1]
+    params, moments = held[str(dict(data=8, shard=True))]
+    assert params == 1 and moments < 0.2  # 1/8, and what 8 does not divide
+    assert held[str(dict(fsdp=8))][0] < 0.2
+    assert held[str(dict(data=2, fsdp=2, tensor=2))][0] < 0.4
+    assert held[str(MESHES[-1])][1] < 0.2
+
+
+def mesh_of(data, fsdp, tensor):
+    return jax.sharding.AbstractMesh((data, fsdp, tensor), ("data", "fsdp", "tensor"))
+
+
+def test_the_table_names_heads_and_the_width_of_the_mlp():
+    mesh = mesh_of(2, 4, 2)
+    spec = lambda name, *shape, **more: partitioning.spec_of(f"encoder/{name}", shape, mesh, **more)
+    assert spec("block_0/attention/query/kernel", 768, 768) == P("fsdp", "tensor")
+    assert spec("block_0/attention/out/kernel", 768, 768) == P("tensor", "fsdp")
+    assert spec("block_0/mlp/fc1/bias", 3072) == P("tensor")
+    assert spec("block_0/mlp/fc2/bias", 768) == P(None)
+    assert spec("block_0/norm1/scale", 768) == P(None)
+    # what an axis does not divide stays whole on it
+    assert spec("block_0/mlp/fc1/kernel", 770, 3072) == P(None, "tensor")
+    # ZeRO-1 cuts what is left, an axis that is whole before one that is cut
+    moment = lambda *shape: spec("0/mu/block_0/mlp/fc1/kernel", *shape, spread=True)
+    assert moment(768, 3072) == P("fsdp", ("tensor", "data"))
+    assert moment(768, 3073) == P(("fsdp", "data"), None)
+    assert spec("embedding/kernel", 588, 1280, spread=True) == P("data", "fsdp")
+
+
+def test_a_parameter_and_its_moments_are_cut_alike():
+    mesh = mesh_of(1, 2, 2)
+    name, shape = "encoder/block_3/mlp/fc1/kernel", (768, 3072)
+    assert partitioning.spec_of(f"opt_state/0/mu/{name}", shape, mesh) == partitioning.spec_of(
+        f"params/{name}", shape, mesh
+    )
+
+
+@pytest.mark.parametrize(
+    "count, index, words",
+    [("two", "0", "JAX_NUM_PROCESSES = 'two' must be a whole"), ("2", "2", "must be below")],
+)
+def test_processes_that_cannot_be(count, index, words, monkeypatch):
+    names = dict(COORDINATOR_ADDRESS="127.0.0.1:1", NUM_PROCESSES=count, PROCESS_ID=index)
+    for name, value in names.items():
+        monkeypatch.setenv(f"JAX_{name}", value)
+    with pytest.raises(ValueError, match=words):
+        processes.start_processes()
+
+
+def test_a_mesh_that_does_not_fit():
+    with pytest.raises(ValueError, match="mesh.tensor = 3 do not fill the 4"):
+        device_mesh.make_mesh(tensor=3)

@@ -1,0 +1,166 @@
+"""What makes the step fast changes neither its loss nor its gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from mae_jax.models import attention, attention_tpu, layers, mae, masking
+
+
+def close(a, b, rtol=1e-5, atol=1e-6):
+    paths = jax.tree_util.tree_leaves_with_path(a)
+    for (path, x), y in zip(paths, jax.tree.leaves(b), strict=True):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=atol, err_msg=name)
+
+
+def normal(i: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(i), shape)
+
+
+def textbook(query, key, value):
+    """Attention in numpy's float64, one head of one sample at a time."""
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    out = np.zeros(query.shape)
+    for b, h in np.ndindex(query.shape[0], query.shape[2]):
+        logits = query[b, :, h] @ key[b, :, h].T / np.sqrt(query.shape[-1])
+        weights = np.exp(logits - logits.max(1, keepdims=True))
+        out[b, :, h] = weights / weights.sum(1, keepdims=True) @ value[b, :, h]
+    return out
+
+
+@pytest.mark.parametrize("n, s", [(5, 5), (5, 7), (150, 150), (150, 131)])
+@pytest.mark.parametrize("form", ["plain", "light", "mapped"])
+def test_forms_of_attention(form, n, s):
+    three = normal(0, 2, n, 3, 8), normal(1, 2, s, 3, 8), normal(2, 2, s, 3, 8)
+    np.testing.assert_allclose(attention.attend(*three, form), textbook(*three), atol=2e-6)
+    graph = lambda form: jax.grad(
+        lambda *x: (attention.attend(*x, form) * normal(3, 2, n, 3, 8)).sum(), argnums=(0, 1, 2)
+    )(*three)
+    close(graph(form), graph("plain"), atol=5e-6)
+
+
+@pytest.mark.parametrize("n, s, size", [(5, 5, 16), (50, 50, 64), (9, 20, 80), (20, 9, 48)])
+def test_the_kernel_for_tpus(n, s, size):
+    """Interpreted; heads that share registers and that lie across two, and some that fill none."""
+    shapes = ((2, n, 4, size), (2, s, 4, size), (2, s, 4, size), (2, n, 4, size))
+    four = [normal(i, *shape) for i, shape in enumerate(shapes)]
+    flat = [x.reshape(2, -1, 4 * size) for x in four]
+    y = attention_tpu.forward(*flat[:3], size, interpret=True)
+    np.testing.assert_allclose(y.reshape(shapes[0]), textbook(*four[:3]), atol=2e-6)
+    _, gradients = jax.vjp(lambda *x: attention.attend(*x, "plain"), *four[:3])
+    ours = attention_tpu.backward(*flat, size, interpret=True)
+    for x, expected in zip(ours, gradients(four[3]), strict=True):
+        np.testing.assert_allclose(x.reshape(expected.shape), expected, atol=5e-6)
+
+
+def test_the_kernel_is_for_short_sequences():
+    assert attention_tpu.fits(197, 197, 512, 2) and attention_tpu.fits(257, 257, 1280, 2)
+    assert not attention_tpu.fits(1568, 1568, 384, 2)
+    three = [normal(i, 1, 600, 2, 8) for i in range(3)]
+    traced = lambda form: str(jax.make_jaxpr(lambda *x: attention.attend(*x, form))(*three))
+    assert traced("pallas") == traced("light")
+
+
+def test_an_unknown_form():
+    with pytest.raises(
+        ValueError, match="attention 'flash' is none of plain, light, mapped, cudnn, pallas"
+    ):
+        attention.attend(*[normal(0, 1, 2, 1, 8)] * 3, "flash")
+
+
+def test_the_norm_is_that_of_flax():
+    x, weights = 3 + 2 * normal(0, 2, 5, 16), normal(1, 2, 5, 16)
+    variables = {"params": {"scale": normal(2, 16), "bias": normal(3, 16)}}
+    ours, flax = layers.Norm(1e-6), nn.LayerNorm(1e-6, use_fast_variance=False)
+    shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+    assert shapes(ours.init(jax.random.key(0), x)) == shapes(flax.init(jax.random.key(0), x))
+    graph = lambda norm: jax.value_and_grad(
+        lambda variables, x: (norm.apply(variables, x) * weights).sum(), argnums=(0, 1)
+    )(variables, x)
+    close(graph(ours), graph(flax), atol=5e-6)
+    low = layers.Norm(1e-6, jnp.bfloat16).apply(variables, x)
+    assert low.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        low.astype(jnp.float32), ours.apply(variables, x), rtol=2e-2, atol=0.05
+    )
+
+
+def test_products_have_the_usual_gradients():
+    x, kernel, weights = normal(0, 2, 5, 4), normal(1, 4, 3), normal(2, 2, 5, 3)
+    graph = lambda product: jax.grad(lambda *x: (product(*x) * weights).sum(), argnums=(0, 1))
+    close(graph(layers.product)(x, kernel), graph(jnp.matmul)(x, kernel))
+
+
+def low_of(x):
+    return x.astype(jnp.bfloat16).astype(jnp.float32)
+
+
+def test_gelu_is_exact():
+    x = jnp.linspace(-10, 10, 2001)
+    exact = lambda x: x / 2 * (1 + jax.scipy.special.erf(x / np.sqrt(2)))
+    with jax.enable_x64(True):
+        wanted = exact(jnp.asarray(np.asarray(x), jnp.float64))
+    np.testing.assert_allclose(layers.gelu(x), wanted, atol=5e-7)
+    low = layers.gelu(x.astype(jnp.bfloat16))  # rounded once, at the end
+    np.testing.assert_array_equal(low, layers.gelu(low_of(x)).astype(jnp.bfloat16))
+
+
+PLAIN = dict(attention="plain", remat="none", scan=False)
+SAME = [
+    dict(attention="light"),
+    dict(attention="mapped"),
+    dict(scan=True),
+    dict(remat="products"),
+    dict(remat="inputs"),
+    dict(attention="mapped", remat="inputs", scan=True),
+]
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """Loss, gradients and intermediates of a model, as a function of what must not matter."""
+    images = normal(0, 2, 48, 48, 3)
+    mask = masking.from_scores(jax.random.uniform(jax.random.key(1), (2, 144)), 20)
+    sizes = dict(patch=(4, 4), width=16, depth=2, heads=2)
+    sizes |= dict(decoder_width=12, decoder_depth=2, decoder_heads=3)
+
+    def run(cross, **options):
+        model = mae.MaskedAutoencoder(**sizes, decoder_cross=cross, **(PLAIN | options))
+        params = jax.jit(model.init)(jax.random.key(2), images, mask)["params"]
+
+        def loss(params):
+            out = model.apply({"params": params}, images, mask)
+            return out.loss, out.intermediates
+
+        return params, jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+    return {cross: run(cross) for cross in (False, True)}, run
+
+
+@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize("options", SAME, ids=str)
+def test_options_of_speed_and_memory_change_no_result(plain, options, cross):
+    expected, run = plain
+    params, results = run(cross, **options)
+    close(params, expected[cross][0], rtol=0, atol=0)  # the names, and where they start
+    close(results, expected[cross][1])
+
+
+def test_remat_keeps_less():
+    """Between forward and backward a block holds its input alone, or also products."""
+    images = normal(0, 2, 16, 16, 3)
+    mask = masking.from_scores(jax.random.uniform(jax.random.key(1), (2, 16)), 4)
+
+    def kept(remat):
+        model = mae.MaskedAutoencoder(
+            (4, 4), 16, 3, 2, decoder_width=16, decoder_depth=2, decoder_heads=2, remat=remat
+        )
+        params = jax.eval_shape(model.init, jax.random.key(2), images, mask)["params"]
+        loss = lambda params: model.apply({"params": params}, images, mask).loss
+        backward = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], params)
+        return sum(x.size for x in jax.tree.leaves(backward))
+
+    assert kept("inputs") < 0.7 * kept("products") < 0.6 * kept("none")

@@ -1,0 +1,93 @@
+"""What a model costs, against the counts of XLA and of torch; and what devices offer."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mae_jax.models import mae, masking
+from mae_jax.planning import devices, flops
+
+SMALL = dict(
+    patch=(16, 16),
+    width=32,
+    depth=1,
+    heads=2,
+    decoder_width=32,
+    decoder_depth=1,
+    decoder_heads=1,
+    norm_pix=False,
+)
+# In each another part of the model is much of the work, and products are nearly all of it.
+PARTS = {
+    "encoder blocks": dict(width=256, depth=4),
+    "decoder blocks": dict(decoder_width=256, decoder_depth=4),
+    "attention": dict(patch=(2, 2), width=64, heads=1, decoder_width=64, decoder_depth=3),
+    "patch embedding": dict(patch=(32, 32), width=1024, depth=0, decoder_width=32),
+    "decoder embedding": dict(width=4096, depth=0, decoder_width=512),
+    "head": dict(patch=(32, 32), width=8, depth=0, decoder_width=64),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_counts_the_flops_that_xla_counts(part):
+    """Of the forward pass, before it is compiled: then no product hides in a library call."""
+    model = mae.MaskedAutoencoder(**SMALL | PARTS[part])
+    size, channels = (64, 64), 3
+    n = math.prod(side // p for side, p in zip(size, model.patch, strict=True))
+    keep = masking.keep_count(n, 0.5)
+    parts = flops.forward_flops(model, n, keep, channels)
+    ours = sum(parts.values())
+    assert part == "attention" or parts[part] > 0.15 * ours
+
+    images = jnp.zeros((1, *size, channels))
+    mask = masking.from_scores(jnp.zeros((1, n)), keep)
+    params = jax.eval_shape(model.init, jax.random.key(0), images, mask)
+    forward = jax.jit(lambda params: model.apply(params, images, mask).loss)
+    theirs = forward.lower(params).cost_analysis()["flops"]
+    assert 0.9 < ours / theirs < 1
+
+
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("cross", [False, True])
+def test_a_step_has_the_products_that_its_program_has(cross, loop):
+    """Exactly: every product of the traced gradient, none of them of the pixels."""
+    model = mae.MaskedAutoencoder(**SMALL | dict(decoder_cross=cross, depth=2))
+    images, keep, batch = jnp.zeros((2, 64, 64, 3)), 6, 2
+    mask = masking.from_scores(jnp.zeros((batch, 16)), keep)
+    params = jax.eval_shape(model.init, jax.random.key(0), images, mask)["params"]
+    loss = lambda params: model.apply({"params": params}, images, mask).loss
+    gradient = jax.jit(jax.grad(loss))
+    parts, times = flops.forward_flops(model, 16, keep, 3), 1
+    if loop:
+        gradient, times = (
+            jax.jit(lambda x: jax.lax.map(lambda _: jax.grad(loss)(x), jnp.arange(3))),
+            3,
+        )
+    counted = flops.program_flops(gradient.trace(params))
+    assert counted == times * flops.step_flops(parts, batch)
+
+
+def test_knows_devices_by_whole_words():
+    peaks = {
+        "NVIDIA A100-SXM4-80GB": 312e12,
+        "NVIDIA H100 80GB HBM3": 989e12,
+        "NVIDIA H100 PCIe": 756e12,
+        "NVIDIA H200": 989e12,
+        "NVIDIA L40": None,
+        "TPU v4": 275e12,
+        "TPU v5 lite": 197e12,
+        "TPU v5": 459e12,
+        "TPU v6 lite": 918e12,
+        "cpu": None,
+    }
+    assert {kind: devices.peak_flops(kind) for kind in peaks} == peaks
+    memory = {
+        "NVIDIA A100-SXM4-40GB": (40e9, 1555e9),
+        "NVIDIA A100-SXM4-80GB": (80e9, 2039e9),
+        "NVIDIA A100 80GB PCIe": (80e9, 1935e9),
+        "NVIDIA GH200 480GB": (96e9, 4000e9),
+        "NVIDIA GH200 144G HBM3e": (144e9, 4900e9),
+    }
+    assert {kind: devices.device(kind)[2:0:-1] for kind in memory} == memory

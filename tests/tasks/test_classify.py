@@ -1,0 +1,404 @@
+"""Fine-tuning, partial fine-tuning and probing are one task: what is trained, decayed, counted."""
+
+import functools
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from ml_collections import ConfigDict
+from PIL import Image
+
+from mae_jax.config import command_line
+from mae_jax.config.errors import UserError
+from mae_jax.data import pipeline, sources
+from mae_jax.data.augment import randaugment, randaugment_color
+from mae_jax.data.modalities import transforms
+from mae_jax.data.unreadable import Unreadable
+from mae_jax.distributed import device_mesh, partitioning
+from mae_jax.evaluators import heldout
+from mae_jax.evaluators import scores as scoress
+from mae_jax.models import layers, vit
+from mae_jax.tasks import classify
+from mae_jax.train import train
+from mae_jax.training import metric_writer, optimizer, step
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+SMALL = dict(modality="image", size=(32, 32), channels=3, repeats=1, center_crop=0.875, threads=2)
+
+
+def config(name="finetune_quickstart", **changes) -> ConfigDict:
+    config = ConfigDict(command_line.load(f"configs/{name}.py:debug"))
+    config.update_from_flattened_dict(changes)
+    command_line.check(config)
+    return config
+
+
+def flat(params) -> dict:
+    return traverse_util.flatten_dict(jax.device_get(params), sep="/")
+
+
+@pytest.fixture(scope="module")
+def pretraining(tmp_path_factory):
+    """A finished pre-training in debug size, and its state."""
+    workdir = tmp_path_factory.mktemp("pretrained")
+    return workdir, train(config("quickstart"), workdir)
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory, pretraining):
+    workdir = tmp_path_factory.mktemp("probed")
+    changes = {"init.checkpoint": str(pretraining[0]), "log_every": 1}
+    return workdir, changes, train(config("linear_probe_quickstart", **changes), workdir)
+
+
+def test_a_linear_probe_trains_the_head_alone(pretraining, probed):
+    """Everything else keeps its bits, and only the head has optimizer state."""
+    before, (_, _, state) = flat(pretraining[1].params), probed
+    after = flat(state.params)
+    assert {name for name in after if name not in before} == {"head/kernel", "head/bias"}
+    for name in after.keys() & before.keys():
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+    slots = [x.shape for x in jax.tree.leaves(state.opt_state) if x.shape]
+    assert sorted(slots) == sorted(after[f"head/{leaf}"].shape for leaf in ("kernel", "bias"))
+    assert np.abs(after["head/bias"]).max() > 0
+
+
+def test_the_statistics_of_a_probe_are_those_of_its_batches(probed):
+    """Running mean and variance of the cls features, by hand over the batches of the run."""
+    _, _, state = probed
+    options = config("linear_probe_quickstart")
+    stats = jax.device_get(state.stats)["feature_norm"]
+    assert stats["mean"].shape == (48,) and (stats["var"] > 0).all()
+    init, augmented, loss = classify.training(options, MEAN, STD, 4)
+    variables = jax.jit(init)(jax.random.key(0))
+    batch = augmented(
+        jax.random.key(1),
+        {
+            "image": jax.random.bits(jax.random.key(2), (8, 32, 32, 3), jnp.uint8),
+            "label": jnp.arange(8) % 4,
+        },
+    )
+    _, (_, updated) = jax.jit(loss)(variables["params"], variables["batch_stats"], batch)
+    model = classify.model_of(options, 4)
+    tokens, _ = model.apply({"params": variables["params"]}, batch["image"], method="encode")
+    cls = np.asarray(tokens[:, 0])
+    np.testing.assert_allclose(updated["feature_norm"]["mean"], 0.1 * cls.mean(0), atol=1e-6)
+    np.testing.assert_allclose(
+        updated["feature_norm"]["var"], 0.9 + 0.1 * cls.var(0), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_probe_resumes_bit_for_bit(probed, tmp_path):
+    workdir, changes, state = probed
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
+    (tmp_path / "run" / "report.txt").unlink()
+    resumed = train(config("linear_probe_quickstart", **changes), tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, resumed, state)
+    text = (workdir / "report.txt").read_text()
+    assert (tmp_path / "run" / "report.txt").read_text() == text
+    evaluated = [r for r in metric_writer.read(tmp_path / "run") if "test_accuracy" in r]
+    assert [r["step"] for r in evaluated] == [4, 8]
+
+
+EVERYTHING = {
+    "regularize.mixup": 0.8,
+    "regularize.cutmix": 1.0,
+    "regularize.erase": 0.25,
+    "regularize.randaugment": 9.0,
+    "regularize.drop_path": 0.3,
+    "optimizer.ema": 0.9,
+    "data.examples": 48,
+    "log_every": 1,
+}
+
+
+def test_partial_fine_tuning_with_everything_on(pretraining, tmp_path):
+    """One block and the head move, and their average; all else starts and stays pre-trained."""
+    workdir, before = pretraining
+    changes = EVERYTHING | {"init.checkpoint": str(workdir), "epochs": 2.0}
+    changes |= {"trainable": "encoder/block_1/mlp/.*|norm/.*|head/.*", "save_every": 6}
+    state = train(config(**changes), tmp_path)
+    assert int(state.step) == 12  # two epochs of 48 examples in batches of 8
+    start, end, average = flat(before.params), flat(state.params), flat(state.ema)
+    moved = {name for name in end if name not in start or (end[name] != start[name]).any()}
+    moved -= {"encoder/positions"}  # learned ones start as the fixed ones, which are no parameters
+    trained = {"norm/scale", "norm/bias", "head/kernel", "head/bias"}
+    trained |= {f"encoder/block_1/mlp/{x}/{y}" for x in ("fc1", "fc2") for y in ("kernel", "bias")}
+    assert moved == trained == average.keys()
+    assert any((average[name] != end[name]).any() for name in trained)
+    assert flat(state.best["params"])["head/kernel"].tolist() == average["head/kernel"].tolist()
+    shutil.rmtree(tmp_path / "checkpoints" / "12")  # and it resumes
+    (tmp_path / "report.txt").unlink()
+    resumed = train(config(**changes), tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, resumed, state)
+
+
+def test_the_curve_does_not_depend_on_devices_or_accumulation():
+    """With all that is random switched on: it is drawn for the global batch."""
+    batches = []
+    for i in range(3):
+        rng = np.random.default_rng(i)
+        pixels = rng.integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+        drawn = [randaugment.randaugment(pixels[0], rng, probability=0.9)[1] for _ in pixels]
+        label = np.arange(16, dtype=np.int32) % 4
+        batches.append({"image": pixels, "label": label, "colour": np.stack(drawn)})
+
+    def run(devices, accumulation):
+        options = config(**EVERYTHING)
+        mesh = device_mesh.make_mesh(devices, devices=jax.devices()[:devices])
+        init, augmented, loss = classify.training(options, MEAN, STD, 4)
+        schedule = lambda step: 1e-3
+        tx = optimizer.adamw(
+            schedule, b1=0.9, b2=0.999, weight_decay=0.05, clip=0.0, layer_decay=0.7, depth=2
+        )
+        init, update, _ = partitioning.jit_training(
+            step.make_init(init, tx),
+            step.make_step(augmented, loss, tx, schedule, jax.random.key(1), accumulation),
+            mesh,
+        )
+        state, losses = init(jax.random.key(0)), []
+        for batch in batches:
+            state, figures = update(state, partitioning.place(batch, mesh))
+            losses.append([float(figures[name]) for name in ("loss", "accuracy", "gradient_norm")])
+        return losses
+
+    plain = run(1, 1)
+    assert plain[0] != plain[-1]
+    np.testing.assert_allclose(run(4, 2), plain, rtol=1e-5)
+
+
+def test_layer_decay_is_the_references():
+    """Embeddings 0, block i is i + 1, the rest depth + 1; the rate and the decay follow."""
+    names = {
+        "encoder/cls": 0,
+        "encoder/positions": 0,
+        "encoder/embedding/kernel": 0,
+        "encoder/block_0/norm1/scale": 1,
+        "encoder/block_11/mlp/fc1/kernel": 12,
+        "encoder/norm/scale": 13,
+        "norm/scale": 13,
+        "head/kernel": 13,
+    }
+    for name, layer in names.items():
+        assert optimizer.layer_of(name, 12) == layer, name
+    params = traverse_util.unflatten_dict({name: jnp.ones((2, 2)) for name in names}, sep="/")
+    tx = optimizer.adamw(
+        lambda step: 0.1,
+        b1=0.9,
+        b2=0.999,
+        weight_decay=0.05,
+        clip=0.0,
+        decayed=optimizer.FINETUNED,
+        layer_decay=0.65,
+        depth=12,
+    )
+    updates, _ = tx.update(params, tx.init(params), params)
+    for name, x in flat(updates).items():
+        decay = 0.05 * name.endswith("kernel")
+        expected = -0.1 * 0.65 ** (13 - names[name]) * (1 + decay)
+        np.testing.assert_allclose(x, expected, rtol=1e-5, err_msg=name)
+
+
+def test_lars_by_hand():
+    """Two steps with another learning rate each: momentum is kept of scaled gradients."""
+    rng = np.random.default_rng(0)
+    params = {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=2)}
+    rates = [0.3, 0.7]
+    tx = optimizer.lars(lambda i: jnp.array(rates)[i], momentum=0.9, weight_decay=0.01)
+    ours = jax.tree.map(jnp.asarray, params)
+    state = tx.init(ours)
+    velocity = {name: np.zeros_like(x) for name, x in params.items()}
+    for rate in rates:
+        gradients = {name: rng.normal(size=x.shape) for name, x in params.items()}
+        updates, state = tx.update(jax.tree.map(jnp.asarray, gradients), state, ours)
+        ours = jax.tree.map(jnp.add, ours, updates)
+        for name, g in gradients.items():
+            if name == "kernel":
+                g = g + 0.01 * params[name]
+                g = g * 0.001 * np.linalg.norm(params[name]) / np.linalg.norm(g)
+            velocity[name] = 0.9 * velocity[name] + g
+            params[name] = params[name] - rate * velocity[name]
+    for name, x in params.items():
+        np.testing.assert_allclose(ours[name], x, rtol=1e-5)
+
+
+def test_drop_path():
+    """Deeper blocks are left out more often, the mean of the factors is 1, none is left at 0."""
+    factors = np.asarray(layers.drop_path(jax.random.key(0), 4000, 5, 0.4))
+    np.testing.assert_allclose((factors == 0).mean((0, 2)), [0, 0.1, 0.2, 0.3, 0.4], atol=0.02)
+    np.testing.assert_allclose(factors.mean((0, 2)), 1, atol=0.03)
+    block = layers.Block(heads=2)
+    x = jax.random.normal(jax.random.key(1), (3, 4, 8))
+    params = block.init(jax.random.key(2), x)
+    paths = jnp.array([[0.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
+    y = block.apply(params, x, paths)
+    np.testing.assert_array_equal(y[0], x[0])
+    np.testing.assert_allclose(y[1], block.apply(params, x)[1], rtol=1e-6)
+    assert not np.allclose(y[2], x[2])
+
+
+def test_pooling_is_what_it_says():
+    """By hand from the tokens: the mean of the patches normalised, or the normalised cls."""
+    x = jax.random.normal(jax.random.key(0), (2, 16, 16, 1))
+    for pooling in ("mean", "cls"):
+        model = vit.Classifier((4, 4), 24, 2, 3, classes=5, pooling=pooling, head_std=1.0)
+        params = jax.jit(model.init)(jax.random.key(1), x)["params"]
+        assert ("norm" in params) == (pooling == "mean") != ("norm" in params["encoder"])
+        tokens, blocks = jax.jit(functools.partial(model.apply, method="encode"))(
+            {"params": params}, x
+        )
+        raw = np.asarray(blocks["block_1"])
+        pooled = raw[:, 1:].mean(1) if pooling == "mean" else raw[:, 0]
+        pooled = (pooled - pooled.mean(-1, keepdims=True)) / np.sqrt(
+            pooled.var(-1, keepdims=True) + 1e-6
+        )
+        head = jax.device_get(params["head"])
+        expected = pooled @ head["kernel"] + head["bias"]
+        ours = jax.jit(model.apply)({"params": params}, x)
+        np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+@functools.cache
+def classifier():
+    options = config(**{"model.head_std": 0.5})
+    init, *_ = classify.training(options, MEAN, STD, 4)
+    return classify.model_of(options, 4), jax.jit(init)(jax.random.key(0))
+
+
+@pytest.mark.parametrize("batch_size, devices", [(5, 4), (64, 4), (7, 1)])
+def test_every_example_counts_once(batch_size, devices):
+    """Accuracy and loss by hand, one picture at a time."""
+    model, variables = classifier()
+    view = heldout.View(SMALL, MEAN, STD)
+    mesh = device_mesh.make_mesh(devices, devices=jax.devices()[:devices])
+    source = sources.open("synthetic", "test")
+    predict = classify.predictor(model, view, mesh)
+    labels, scores, losses = predict(variables, source, 30, batch_size)
+    predicted = scores.argmax(-1)
+    assert len(labels) == 30
+    transform = transforms.test_transform(SMALL)
+    examples = [transform(source[int(i)]) for i in pipeline._choose(len(source), 30)]
+    pictures = view.normalize(jnp.stack([jnp.asarray(e["image"]) for e in examples]))
+    logits = np.asarray(jax.jit(model.apply)(variables, pictures))
+    expected = [e["label"] for e in examples]
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_array_equal(predicted, logits.argmax(-1))
+    log = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    np.testing.assert_allclose(losses, -log[np.arange(30), expected], rtol=1e-4)
+
+
+def test_the_summary_by_hand():
+    labels, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 0, 2])
+    rows = scoress.per_class(labels, predicted, 4)
+    assert rows[0] == pytest.approx(dict(precision=2 / 3, recall=2 / 3, f1=2 / 3, support=3))
+    assert rows[1] == pytest.approx(dict(precision=1 / 2, recall=1 / 2, f1=1 / 2, support=2))
+    assert rows[3] == dict(precision=0, recall=0, f1=0, support=0)
+    text, figures, each = classify.summary(
+        labels, np.eye(4)[predicted], np.ones(6), ("a", "b", "c", "d")
+    )
+    assert list(each.values()) == rows
+    assert "accuracy 0.6667 (4 of 6)" in text
+    assert figures["recall"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)  # of the classes there are
+
+
+def test_few_labels_are_a_part_of_more():
+    source = sources.open("photos", "train")
+    few, more = sources.part(source, 20), sources.part(source, 100)
+    names = [{part.name(i) for i in range(len(part))} for part in (few, more)]
+    assert len(names[0]) == 20 and names[0] < names[1]
+    assert few.classes == source.classes and sources.part(source, 0) is source
+    with pytest.raises(ValueError, match="only 2000"):
+        sources.part(source, 2001)
+
+
+def two_classes(tmp_path) -> dict:
+    """The keys for a folder of pictures in two classes."""
+    for i in range(20):
+        folder = tmp_path / "pictures" / ("train" if i % 4 else "test") / "ab"[i % 2 or i == 4]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (i, i, i)).save(folder / f"{i}.png")
+    return {"data.train.source": f"folder:{tmp_path}/pictures"}
+
+
+def test_bad_classes_end_in_one_sentence(tmp_path, pretraining):
+    changes = two_classes(tmp_path)
+    Image.new("RGB", (20, 20)).save(tmp_path / "pictures" / "train" / "none.png")
+    with pytest.raises(UserError, match=r"'train/none.png' \(its label -1 is not one"):
+        train(config(**changes, epochs=4.0), tmp_path / "a")
+    with pytest.raises(UserError, match="have different classes: a, "):
+        other = {"data.test.source": "synthetic"}
+        train(config(**changes, **other), tmp_path / "b")
+    shutil.rmtree(tmp_path / "pictures" / "train" / "b")
+    shutil.rmtree(tmp_path / "pictures" / "test" / "b")
+    with pytest.raises(UserError, match="has 1 classes, and two or more are needed"):
+        train(config(**changes), tmp_path / "c")
+    with pytest.raises(UserError, match="trainable = 'bloc' matches no parameter"):
+        train(config(trainable="bloc"), tmp_path / "d")
+    with pytest.raises(UserError, match="only 64: use 0"):
+        train(config(**{"data.examples": 65}), tmp_path / "e")
+    assert not list(tmp_path.glob("[b-h]/config.json"))  # none of them began
+    small = {"data.examples": 8, "evaluate.every": 0}  # and so none of them rules the next start
+    train(config(**small), tmp_path / "c")
+    with pytest.raises(UserError, match="nothing"):
+        train(config(**{"init.checkpoint": "nothing"}), tmp_path / "f")
+    for key, value, sentence in [
+        ("model.width", 96, "model.width: 48 there, 96 here"),
+        ("model.heads", 4, "model.heads: 3 there, 4 here"),
+        ("model.patch", (4, 16), r"model.patch: \(8, 8\) there, \(4, 16\) here"),
+    ]:
+        with pytest.raises(UserError, match=f"is another model: {sentence}"):
+            other = {"init.checkpoint": str(pretraining[0]), key: value}
+            train(config(**other), tmp_path / "g")
+    with pytest.raises(UserError, match="drops encoder/norm, which model.pooling"):
+        config(**{"init.checkpoint": "x", "model.pooling": "cls"})
+    with pytest.raises(UserError, match="clip is of adamw: use 0 with lars"):
+        config("linear_probe_quickstart", **{"optimizer.clip": 1.0})
+    with pytest.raises(UserError, match="decoder/"):
+        wanted = {"init.checkpoint": str(pretraining[0]), "init.without": "head/.*|norm/.*"}
+        train(config(**wanted), tmp_path / "h")
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_the_host_moves_and_the_device_colours(repeats):
+    """Each row of a batch comes with the colours of its own crop, and they are applied to it."""
+    changes = {"regularize.randaugment": 9.0, "data.repeats": repeats, "batch_size": 8}
+    off = {f"regularize.{name}": 0.0 for name in ("mixup", "cutmix", "erase", "drop_path")}
+    options = config(**changes, **off, **{"data.flip": False})
+    source = sources.open("synthetic", "train")
+    make = functools.partial(pipeline.training_batches, source, batch_size=8, seed=3)
+    read = lambda transform: next(make(transform, repeats=repeats, threads=2))
+    batch = read(classify.transform_of(options, MEAN, 4))
+    assert batch["colour"].shape == (8, 2, 2) and batch["colour"].dtype == np.float32
+
+    def by_hand(example, rng):
+        example = transforms.train_transform(options["data"])(example, rng)
+        pictures = example["image"] if repeats > 1 else example["image"][None]
+        fill = tuple(round(255 * x) for x in MEAN)
+        rows = [randaugment.randaugment(x, rng, fill=fill) for x in pictures]
+        moved, colours = (np.stack(x) for x in zip(*rows, strict=True))
+        return {"image": np.squeeze(moved), "label": 0, "colour": np.squeeze(colours)}
+
+    expected = read(by_hand)
+    np.testing.assert_array_equal(batch["image"], expected["image"])
+    np.testing.assert_array_equal(batch["colour"], expected["colour"])
+    assert len({x.tobytes() for x in batch["colour"]}) > 4
+
+    _, augmented, _ = classify.training(options, MEAN, STD, 4)
+    seen = augmented(jax.random.key(0), batch)["image"]
+    pixels = randaugment_color.apply(jnp.asarray(batch["image"]), batch["colour"])
+    expected = (np.asarray(pixels) / 255 - MEAN) / STD
+    np.testing.assert_allclose(seen, expected, atol=1e-5)
+    assert (pixels != batch["image"]).any((1, 2, 3)).sum() > 2
+
+
+def test_an_unreadable_label_is_refused():
+    transform = classify.transform_of(config(), (0.5,) * 3, 4)
+    picture = np.zeros((40, 40, 3), np.uint8)
+    for label in (-1, 4):
+        with pytest.raises(Unreadable, match=f"label {label} is not one of 4"):
+            transform({"image": picture, "label": label}, np.random.default_rng(0))
