@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mae_jax.data.image_io import crop as crops
+from mae_jax.data.image_io import crop as cropping
 from mae_jax.data.image_io import decode
 from mae_jax.data.sources import folders
 from mae_jax.data.sources.folders import Folder
@@ -84,7 +84,7 @@ def train(
 
     def crop(frame: np.ndarray, row: int) -> np.ndarray:
         again = np.random.default_rng(seeds[row])  # draws the same box for every frame
-        return crops.random_resized_crop(frame, (area[0], area[1]), scale, ratio, again)
+        return cropping.random_resized_crop(frame, (area[0], area[1]), scale, ratio, again)
 
     return _cut(clip, choose, crop, size, channels)
 
@@ -118,7 +118,7 @@ def test(
         height, width = frame.shape[:2]
         along = _spread(crops)[row % crops]
         wide = width * area[0] >= height * area[1]
-        return crops.center_crop(
+        return cropping.center_crop(
             frame, (area[0], area[1]), share, (0.5, along) if wide else (along, 0.5)
         )
 
