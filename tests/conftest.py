@@ -1,5 +1,6 @@
 import atexit
 import gc
+import importlib.util
 import os
 import shutil
 import signal
@@ -26,6 +27,16 @@ for number in (signal.SIGINT, signal.SIGHUP):  # a shell's background ignores th
         signal.signal(number, signal.SIG_DFL)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_collection_modifyitems(items):
+    """Skip the tests marked `parity` where PyTorch or transformers is not installed."""
+    if all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
+        return
+    skip = pytest.mark.skip(reason="needs the extra [parity]: pip install -e '.[test,parity]'")
+    for item in items:
+        if item.get_closest_marker("parity"):
+            item.add_marker(skip)
 
 
 @pytest.fixture

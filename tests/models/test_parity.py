@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
-import test_convert
+import tiny_models
 
 import mae_jax
 from mae_jax import convert
@@ -124,10 +124,9 @@ def test_refuses_other_positions(small):
 
 @pytest.fixture(scope="module")
 def torch():
-    """torch, with transformers beside it; skips without them."""
-    reason = "needs torch and transformers: pip install -e '.[parity]'"
-    torch = pytest.importorskip("torch", reason=reason)
-    pytest.importorskip("transformers.models.vit_mae.modeling_vit_mae", reason=reason)
+    """PyTorch on one thread."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield torch
@@ -204,8 +203,8 @@ def exported(torch, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("exported")
     model = mae.MaskedAutoencoder(**TINY, norm_pix=True, mlp_ratio=3.0)
-    params = test_convert.random_params(model)
-    ours = test_convert.export(folder / "x.safetensors", model, params)
+    params = tiny_models.random_params(model)
+    ours = tiny_models.export(folder / "x.safetensors", model, params)
     convert.convert(str(ours), folder / "there")
     there, info = ViTMAEForPreTraining.from_pretrained(folder / "there", output_loading_info=True)
     assert not any(info.values()), info
@@ -230,14 +229,14 @@ def test_an_exported_encoder_has_the_same_features_there(exported):
     there, info = ViTMAEModel.from_pretrained(folder / "encoder", output_loading_info=True)
     assert not any(info.values()), info
     encoder, again = mae_jax.load(folder / "encoder")
-    test_convert.equal(again, {"encoder": params["encoder"]})
+    tiny_models.equal(again, {"encoder": params["encoder"]})
     assert encoder.encode and isinstance(encoder, vit.Classifier)
     ours = mae_jax.load(folder / "there", without="decoder/.*")[1]
-    test_convert.equal(ours, again)
+    tiny_models.equal(ours, again)
     state = parity.state_of(there)
     assert "layers.0.attention.q_proj.weight" in state
     params = parity.params_from_huggingface(state, (4, 4))
-    test_convert.equal(jax.tree.map(jnp.asarray, params), again)
+    tiny_models.equal(jax.tree.map(jnp.asarray, params), again)
 
 
 @pytest.mark.parity
@@ -247,12 +246,12 @@ def test_every_naming_of_theirs_is_read_bit_for_bit(exported, torch):
     state = parity.state_of(there)
     assert "decoder.decoder_layers.0.attention.q_proj.weight" in state
     again = parity.params_from_huggingface(state, (4, 4))
-    test_convert.equal(jax.tree.map(jnp.asarray, again), params)
+    tiny_models.equal(jax.tree.map(jnp.asarray, again), params)
     there.save_pretrained(folder / "saved")
     assert any("decoder_encoder.layer.0" in name for name in torch_pickle.read(folder / "saved"))
     model, again = mae_jax.load(folder / "saved")
-    test_convert.equal(again, params)
+    tiny_models.equal(again, params)
     assert model.clone(attention="plain") == exported[0]
     (folder / "saved" / "model.safetensors").unlink()
     torch.save(there.state_dict(), folder / "saved" / "pytorch_model.bin")
-    test_convert.equal(mae_jax.load(folder / "saved"), (model, params))
+    tiny_models.equal(mae_jax.load(folder / "saved"), (model, params))

@@ -58,9 +58,11 @@ def test_resizing_keeps_cls_and_what_is_constant_or_the_same():
         positions.resize(table, (4, 4), (2, 2))
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("new", [(14, 14), (24, 24), (5, 9), (7, 3)])
 def test_resizing_is_pytorchs_bicubic(new):
-    torch = pytest.importorskip("torch", reason="needs torch: pip install -e '.[parity]'")
+    import torch
+
     table = np.random.default_rng(0).normal(size=(1 + 7 * 6, 4)).astype(np.float32)
     places = torch.tensor(table[1:].reshape(1, 7, 6, 4)).permute(0, 3, 1, 2)
     theirs = torch.nn.functional.interpolate(places, size=new, mode="bicubic", align_corners=False)

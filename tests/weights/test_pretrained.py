@@ -19,7 +19,7 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 from ml_collections import ConfigDict
-from test_convert import MODELS, equal, export, random_params
+from tiny_models import MODELS, equal, export, random_params
 
 import mae_jax
 from mae_jax import convert
@@ -57,10 +57,12 @@ HEADS = dict(heads=3, decoder_heads=2)
 # --- files ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_reads_what_torch_saves(legacy, tmp_path):
     """Every type, strides, shared storages, and what training keeps beside the parameters."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     base = torch.arange(24.0).reshape(4, 6)
     kinds = "float32 float16 bfloat16 float64 int64 int32 int16 int8 uint8 bool".split()
     state = {kind: base.to(getattr(torch, kind)) for kind in kinds}
@@ -155,8 +157,10 @@ def test_damaged_files_are_refused(whole, tmp_path):
             mae_jax.load(write_pickle(path, content))
 
 
+@pytest.mark.parity
 def test_a_torn_torch_file_is_refused_wherever_it_is_torn(tmp_path):
-    torch = pytest.importorskip("torch")
+    import torch
+
     for legacy in (False, True):
         state = {f"x{i}": torch.ones(50) for i in range(3)}
         torch.save(state, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
@@ -167,8 +171,10 @@ def test_a_torn_torch_file_is_refused_wherever_it_is_torn(tmp_path):
                 torch_pickle.read(tmp_path / "x.pth")
 
 
+@pytest.mark.parity
 def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
-    torch = pytest.importorskip("torch")
+    import torch
+
     torch.save({"x": torch.ones(50)}, tmp_path / "x.pth")
     with zipfile.ZipFile(tmp_path / "x.pth") as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
