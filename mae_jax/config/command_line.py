@@ -14,10 +14,9 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mae_jax.config import checks, schema
+from mae_jax.config import checks, find, schema
 from mae_jax.config.errors import UserError, user_errors
 
 if TYPE_CHECKING:
@@ -31,16 +30,10 @@ def load(spec: str) -> dict:
       ValueError: there is no such file, or it is not a config, or does not know the argument.
     """
     name, _, argument = spec.partition(":")
-    path = Path(name)
-    if not path.is_file():
-        near = sorted(p.as_posix() for p in Path("configs").glob("*.py"))
-        here = f"; here are: {', '.join(near)}" if near else ": give the path of one"
-        raise ValueError(
-            f"config file {name!r} {'is no file' if path.exists() else 'does not exist'}{here}"
-        )
-    # A variant says `from configs import vit_base`: that is beside it, or beside this package.
+    path = find.find_config(name)
+    # A variant says `from configs import vit_base`: that is beside it, or shipped.
     before = list(sys.path)
-    sys.path[:0] = [str(path.resolve().parent.parent), str(Path(__file__).parents[1])]
+    sys.path[:0] = [str(path.resolve().parent.parent), str(find.SHIPPED)]
     try:
         module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
         if module_spec is None or module_spec.loader is None:

@@ -1,0 +1,33 @@
+"""The command `mae_jax COMMAND [options]`, the same as `python -m mae_jax.COMMAND [options]`."""
+
+import runpy
+import sys
+
+COMMANDS = {
+    "train": "pre-train, fine-tune or probe a model",
+    "evaluate": "evaluate any checkpoint on any data",
+    "convert": "write a checkpoint for PyTorch or Hugging Face, and back",
+    "plan": "estimate the memory and the hours of a run",
+    "data.prepare": "pack pictures into array_record shards",
+}
+
+
+def main() -> None:
+    """Run the command that the first argument names. Exit status 2: there is no such command."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in COMMANDS:
+        sys.argv = [f"mae_jax {name}", *sys.argv[2:]]
+        runpy.run_module(f"mae_jax.{name}", run_name="__main__", alter_sys=False)
+        return
+    usage = [f"{__doc__}\n"]
+    usage += [f"  {command:14}{purpose}" for command, purpose in COMMANDS.items()]
+    usage += ["\n`mae_jax COMMAND --help` lists the options of a command."]
+    if name in ("-h", "--help"):
+        print("\n".join(usage))
+        return
+    print(f"error: there is no command {name!r}\n\n" + "\n".join(usage), file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""A wheel holds all that training needs, and the command `mae_jax` runs every command."""
+
+import importlib.util
+import os
+import runpy
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from mae_jax import __main__ as command
+from mae_jax.config import find
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments: str, cwd: Path, path: Path = ROOT) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(path)}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """A folder that holds what an installed wheel holds."""
+    pytest.importorskip("hatchling")
+    built, site = tmp_path_factory.mktemp("built"), tmp_path_factory.mktemp("site")
+    result = run("-m", "hatchling", "build", "-t", "wheel", "-d", str(built), cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    (wheel,) = built.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(site)
+    return site
+
+
+def test_an_installed_wheel_trains_from_any_folder(installed, tmp_path):
+    result = run(
+        *("-m", "mae_jax", "train", "--config=quickstart:debug", "--workdir=run"),
+        cwd=tmp_path,
+        path=installed,
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run" / "report.txt").read_text()
+    where = run("-c", "import mae_jax; print(mae_jax.__file__)", cwd=tmp_path, path=installed)
+    assert where.stdout.startswith(str(installed))  # what ran was the wheel, not this folder
+
+
+def test_a_wheel_holds_every_config_the_marker_of_types_and_the_command(installed):
+    shipped = {path.name for path in (installed / "mae_jax/shipped/configs").glob("*.py")}
+    assert shipped == {path.name for path in (ROOT / "configs").glob("*.py")}
+    assert (installed / "mae_jax/py.typed").is_file()
+    (metadata,) = installed.glob("*.dist-info")
+    assert "mae_jax = mae_jax.__main__:main" in (metadata / "entry_points.txt").read_text()
+    top = {path.name for path in installed.iterdir()} - {metadata.name}
+    assert top == {"mae_jax"}  # and nothing else that could hide a user's modules
+
+
+def test_configs_are_found_by_path_and_then_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = ROOT / "configs" / "vit_base.py"
+    for name in ("vit_base", "vit_base.py", "configs/vit_base.py"):
+        assert find.find_config(name) == shipped
+    (tmp_path / "vit_base.py").write_text("")
+    assert find.find_config("vit_base.py") == Path("vit_base.py")  # the user's own comes first
+    for name in ("vit_bass", "mine/vit_base.py", "vit_base.json"):
+        with pytest.raises(ValueError, match=f"config file '{name}' does not exist.*vit_large"):
+            find.find_config(name)
+
+
+def test_each_command_runs_its_module_with_the_other_arguments(monkeypatch):
+    ran = []
+    monkeypatch.setattr(runpy, "run_module", lambda name, **_: ran.append((name, sys.argv[1:])))
+    for name in command.COMMANDS:
+        monkeypatch.setattr(sys, "argv", ["mae_jax", name, "--help"])
+        command.main()
+    assert ran == [(f"mae_jax.{name}", ["--help"]) for name in command.COMMANDS]
+    assert all(importlib.util.find_spec(name) for name, _ in ran)
+
+
+def test_an_unknown_command_ends_with_those_that_there_are(tmp_path):
+    result = run("-m", "mae_jax", "trian", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "no command 'trian'" in result.stderr and "  train" in result.stderr
+    assert run("-m", "mae_jax", cwd=tmp_path).returncode == 0
