@@ -249,7 +249,7 @@ def accuracies(data, feature: Feature, standard: bool, ks, linear: str) -> dict[
     x, y = knn.standardize(x, y) if standard else (x, y)
     found = {f"knn_{k}": v for k, v in knn.knn(x, labels, y, test_labels, ks).items()}
     if linear != "none":
-        probe = {"sklearn": linear_probe.linear, "lars": linear_probe.lars}[linear]
+        probe = {"sklearn": linear_probe.linear, "lars": linear_probe.fit_lars}[linear]
         x, y = (x, y) if standard else knn.standardize(x, y)
         found["linear"] = probe(x, labels, y, test_labels)
     return found

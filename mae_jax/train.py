@@ -26,6 +26,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from mae_jax import tasks
 from mae_jax.config import command_line
 from mae_jax.config.errors import UserError, user_errors
 from mae_jax.data import bad_examples, pipeline, sources
@@ -34,14 +35,21 @@ from mae_jax.distributed import device_mesh, partitioning, processes
 from mae_jax.evaluators import visualize
 from mae_jax.models import attention
 from mae_jax.output import console, files, tables
-from mae_jax.tasks import classify, pretrain
 from mae_jax.training import checkpoints as checkpoint
-from mae_jax.training import lifeline, loop, metric_writer, optimizer, preemption, run_directory
+from mae_jax.training import (
+    evaluation,
+    lifeline,
+    loop,
+    metric_writer,
+    optimizer,
+    preemption,
+    run_directory,
+)
 from mae_jax.training import progress as progresss
-from mae_jax.training.step import TrainState, make_init, make_step, start_from
+from mae_jax.training.program import make_program
+from mae_jax.training.step import TrainState, start_from
 from mae_jax.weights import load
 
-TASKS = {"pretrain": pretrain.build, "classify": classify.build}
 # what a checkpoint to start from must have in common with the config
 SAME = {"patch", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads"}
 SAME |= {"groups", "categories", "decoder_cross"}
@@ -76,27 +84,13 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
             mesh, source = opened(config)
             stack.enter_context(run_directory.locked(workdir))
             mean, std = run_directory.statistics_of(source, config, workdir)
-            task = TASKS[config.task](config, source, mean, std, mesh, test_key)
-            schedule, total = schedule_of(config, len(source), task.rate)
-        tx = task.optimizer(schedule)
-        cut: dict[str, Any] = dict(ema=config.optimizer.ema, trainable=task.trainable)
-        with user_errors():
-            init, train_step, abstract = partitioning.jit_training(
-                make_init(task.init, tx, **cut),
-                make_step(
-                    task.augment,
-                    task.loss,
-                    tx,
-                    schedule,
-                    step_key,
-                    config.accumulation,
-                    spike=config.recovery.spike,
-                    guard=config.recovery.skips > 0,
-                    **cut,
-                ),
-                mesh,
-                config.optimizer.shard,
+            task = tasks.build(config, source, mean, std)
+            figures_of, draw, report = evaluation.build(
+                config, task, source, mean, std, mesh, test_key
             )
+            schedule, total = schedule_of(config, len(source), task.rate)
+        with user_errors():
+            init, train_step, abstract = make_program(config, task, mesh, schedule, step_key)
         checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.keep)
         stack.callback(checkpoints.close)
 
@@ -156,9 +150,9 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
         )
 
         def evaluate(state: TrainState, step: int) -> None:
-            figures = task.evaluate(state.best)
+            figures = figures_of(state.best)
             writer.write(step, figures)
-            writer.picture(f"step_{step:08}.png", task.draw(state.best))
+            writer.picture(f"step_{step:08}.png", draw(state.best))
             progress.say(f"step {step}/{total}  {tables.listed(figures)}")
 
         if 0 < start < total and not writer.evaluated(start):
@@ -188,10 +182,10 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
             watch.does("making the report")
             shardings = jax.tree.map(lambda x: x.sharding, abstract.params)
             untrained = jax.jit(lambda key: task.init(key)["params"], out_shardings=shardings)
-            text, figures = task.report(state.best, lambda: {"params": untrained(init_key)})
+            text, figures = report(state.best, {"params": untrained(init_key)})
             if figures and not writer.evaluated(total):
                 writer.write(total, figures)
-            writer.picture("reconstruction.png", task.draw(state.best))
+            writer.picture("reconstruction.png", draw(state.best))
             if primary:
                 records = metric_writer.read(workdir)
                 curves = {

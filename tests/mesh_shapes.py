@@ -6,13 +6,14 @@ import sys
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 jax.config.update("jax_num_cpu_devices", 8)
 
+from mae_jax import tasks  # noqa: E402
 from mae_jax.config import command_line  # noqa: E402
 from mae_jax.distributed import device_mesh, partitioning  # noqa: E402
-from mae_jax.tasks import pretrain  # noqa: E402
-from mae_jax.training import optimizer, step  # noqa: E402
+from mae_jax.training import optimizer, program  # noqa: E402
 
 BATCH, STEPS = 16, 3
 partitioning.SMALL = 0  # cut the parameters of a tiny network too
@@ -45,15 +46,11 @@ def train(data=1, fsdp=1, tensor=1, shard=False, **model) -> dict:
     config["model"] |= dict(decoder_width=32, decoder_depth=1, decoder_heads=4)
     devices = jax.devices()[: data * fsdp * tensor]
     mesh = device_mesh.make_mesh(data, fsdp, tensor, devices=devices)
-    init, augment, loss = pretrain.training(config, (0.5,) * 3, (0.25,) * 3)
+    config["optimizer"]["shard"] = shard
+    config = ConfigDict(config)
+    task = tasks.build(config, None, (0.5,) * 3, (0.25,) * 3)
     schedule = optimizer.cosine_schedule(0.05, BATCH, 10, 0)
-    tx = optimizer.adamw(schedule, b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0)
-    init, update, _ = partitioning.jit_training(
-        step.make_init(init, tx),
-        step.make_step(augment, loss, tx, schedule, jax.random.key(1)),
-        mesh,
-        shard,
-    )
+    init, update, _ = program.make_program(config, task, mesh, schedule, jax.random.key(1))
     state = init(jax.random.key(0))
     losses = []
     for i in range(STEPS):

@@ -68,34 +68,6 @@ def placed(tree: Any, mesh: Mesh, shard_optimizer: bool = False) -> Any:
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def jit_training(init: Callable, step: Callable, mesh: Mesh, shard_optimizer: bool = False):
-    """`key -> state` and `state, batch -> state, figures`, compiled for a mesh.
-
-    The state is born in its shares: no device ever holds more than its own. The step donates it.
-
-    Args:
-      shard_optimizer: cut the optimizer's moments (and an average) over all devices, also where
-        each has a copy of the parameters.
-
-    Returns:
-      init, step, and the state as `ShapeDtypeStruct`s with their shardings.
-    """
-    abstract = placed(jax.eval_shape(init, jax.random.key(0)), mesh, shard_optimizer)
-    placement = jax.tree.map(lambda x: x.sharding, abstract)
-
-    def on_mesh(state, batch):
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for `spread`
-            return step(state, batch)
-
-    compiled_step = jax.jit(
-        on_mesh,
-        donate_argnums=0,
-        in_shardings=(placement, batched(mesh)),
-        out_shardings=(placement, replicated(mesh)),
-    )
-    return jax.jit(init, out_shardings=placement), compiled_step, abstract
-
-
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 

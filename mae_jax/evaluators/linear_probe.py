@@ -8,8 +8,6 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from mae_jax.training import optimizer
-
 
 def linear(
     train: Float[np.ndarray, "n d"],
@@ -27,7 +25,7 @@ def linear(
     return float(probe.score(test, test_labels))
 
 
-def lars(
+def fit_lars(
     train: Float[np.ndarray, "n d"],
     train_labels: Int[np.ndarray, "n"],
     test: Float[np.ndarray, "m d"],
@@ -47,8 +45,10 @@ def lars(
     n, classes = len(train), int(train_labels.max()) + 1
     batch = min(n, 16_384, max(256, n // 78))
     steps = n // batch
-    schedule = optimizer.cosine_schedule(learning_rate, 256, epochs * steps, epochs * steps // 9)
-    tx = optimizer.lars(schedule, momentum=0.9, weight_decay=0.0)
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, learning_rate, epochs * steps // 9, epochs * steps
+    )
+    tx = lars(schedule, momentum=0.9, weight_decay=0.0)
     start, order = jax.random.split(jax.random.key(seed))
     head = {
         "kernel": 0.01 * jax.random.normal(start, (train.shape[1], classes)),
@@ -77,3 +77,20 @@ def lars(
         head, opt_state = epoch(head, opt_state, jax.random.fold_in(order, i), x, labels)
     kernel, bias = np.asarray(head["kernel"]), np.asarray(head["bias"])
     return float(((test @ kernel + bias).argmax(1) == test_labels).mean())
+
+
+def lars(
+    schedule: optax.Schedule, *, momentum: float, weight_decay: float, trust: float = 0.001
+) -> optax.GradientTransformation:
+    """LARS (You et al., arXiv 1708.03888) as the reference probes with it.
+
+    Kernels are decayed and scaled by the trust ratio, biases are neither; momentum is kept of the
+    scaled gradients and the learning rate comes last.
+    """
+    matrices = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, matrices),
+        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust), matrices),
+        optax.trace(momentum),
+        optax.scale_by_learning_rate(schedule),
+    )

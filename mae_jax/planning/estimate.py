@@ -14,17 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mae_jax import tasks
 from mae_jax.data import sources
 from mae_jax.data.augment import randaugment
 from mae_jax.distributed import device_mesh, partitioning
 from mae_jax.models import attention
 from mae_jax.planning import devices as devicess
 from mae_jax.planning import flops, hlo, topology
-from mae_jax.tasks import classify, pretrain
+from mae_jax.tasks import pretrain
 from mae_jax.training import optimizer
-from mae_jax.training.step import make_init, make_step
+from mae_jax.training.program import make_program
 
-TASKS = {"pretrain": pretrain, "classify": classify}
 KNOWN = {"tfds:imagenet2012": (1_281_167, 1000)}  # examples and classes, where it is not prepared
 
 
@@ -74,23 +74,14 @@ def source_of(config, examples: int | None) -> Source:
 
 def program(config, source: Source, mesh) -> Program:
     """The training step of a config, as `train.py` makes it."""
-    config = config.copy_and_resolve_references()
-    for part in (config.data.test, *(config.get("probe", {}).get(x) for x in ("train", "test"))):
-        if part is not None:
-            part.source = ""  # nothing is evaluated, so nothing is opened
     numbers = [
         (0.5,) * config.data.channels if config.data[name] == "auto" else config.data[name]
         for name in ("mean", "std")
     ]
-    task = TASKS[config.task].build(config, source, *numbers, mesh, jax.random.key(0))
+    task = tasks.build(config, source, *numbers)
     options = config.optimizer
     schedule = optimizer.cosine_schedule(options.base_learning_rate, config.batch_size, 1000, 10)
-    tx = task.optimizer(schedule)
-    cut = dict(ema=options.ema, trainable=task.trainable)
-    init: Any = make_init(task.init, tx, **cut)
-    key = jax.random.key(0)
-    how: dict[str, Any] = cut | dict(spike=config.recovery.spike, guard=config.recovery.skips > 0)
-    step: Any = make_step(task.augment, task.loss, tx, schedule, key, config.accumulation, **how)
+    planned = make_program(config, task, mesh, schedule, jax.random.key(0))
     dtype = {"image": jnp.uint8, "video": jnp.uint8, "text": jnp.int32}.get(config.data.modality)
     batch: dict[str, Any] = {
         "image": ((*config.data.size, config.data.channels), dtype or jnp.float32)
@@ -103,15 +94,14 @@ def program(config, source: Source, mesh) -> Program:
         name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
         for name, (shape, dtype) in batch.items()
     }
-    whole = jax.eval_shape(init, key)
-    products = flops.program_flops(jax.jit(step).trace(whole, batch))
+    whole = planned.abstract
+    products = flops.program_flops(planned.step.trace(whole, batch))
     kept = _kept(task, whole, batch) // config.accumulation // device_mesh.batch_shares(mesh)
-    init, step, state = partitioning.jit_training(init, step, mesh, options.shard)
     place = partitioning.batched(mesh)
     batch = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for name, x in batch.items()
     }
-    return Program(step, state, batch, kept, products)
+    return Program(planned.step, planned.abstract, batch, kept, products)
 
 
 def _kept(task, state, batch) -> int:

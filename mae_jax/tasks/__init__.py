@@ -1,0 +1,19 @@
+"""Tasks: how a model is trained for something."""
+
+from mae_jax.tasks import classify, pretrain
+from mae_jax.tasks.task import Task
+
+TASKS = {"pretrain": pretrain.build, "classify": classify.build}
+
+
+def build(config, source, mean, std) -> Task:
+    """The task that a config describes.
+
+    Args:
+      source: the training examples; their classes are those of a classifier.
+      mean, std: per channel, of inputs in [0, 1].
+
+    Raises:
+      ValueError: the examples do not fit the task.
+    """
+    return TASKS[config.task](config, source, mean, std)

@@ -1,6 +1,5 @@
 """Classification: fine-tuning, partial fine-tuning and linear probing are its configs."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,12 +15,11 @@ from mae_jax.data.augment import randaugment, randaugment_color
 from mae_jax.data.modalities import transforms
 from mae_jax.data.unreadable import Unreadable
 from mae_jax.distributed import partitioning
-from mae_jax.evaluators import features, heldout
+from mae_jax.evaluators import heldout
 from mae_jax.evaluators import scores as scoress
 from mae_jax.models import layers, vit
 from mae_jax.output import tables
 from mae_jax.tasks.task import Task, module_fields
-from mae_jax.training import optimizer
 
 
 def model_of(config, classes: int) -> vit.Classifier:
@@ -29,14 +27,53 @@ def model_of(config, classes: int) -> vit.Classifier:
     return vit.Classifier(classes=classes, **module_fields(config))
 
 
-def training(config, mean, std, classes: int) -> tuple[Callable, Callable, Callable]:
-    """`Task.init`, `Task.augment` and `Task.loss`: all that a training step needs."""
-    model = model_of(config, classes)
-    regularize = config["regularize"]
-    shape = (1, *config["data"]["size"], config["data"]["channels"])
+def build(config, source, mean, std) -> Task:
+    """The task of classification, with the classes of `source`; see `tasks.build`.
+
+    Raises:
+      ValueError: there are fewer than two classes, or the loss does not fit the labels.
+    """
+    classes = source.classes
+    if len(classes) < 2:
+        raise ValueError(
+            f"{config.data.train.source!r} has {len(classes)} classes, and two or more are needed: "
+            "put the pictures of each class into a folder of its own, or name another source"
+        )
+    multilabel = sources.several(source)
+    if multilabel != (config.loss == "binary"):
+        raise ValueError(
+            f"{config.data.train.source!r} has {'several labels' if multilabel else 'one label'} "
+            f"for an example: use loss = {'binary' if multilabel else 'softmax'!r}"
+        )
+    model, data = model_of(config, len(classes)), config["data"]
 
     def init(key):
-        return model.init(key, jnp.zeros(shape))
+        return model.init(key, jnp.zeros((1, *data["size"], data["channels"])))
+
+    def loss(params, stats, batch):
+        variables = {"params": params} | ({} if stats is None else {"batch_stats": stats})
+        logits, updated = model.apply(
+            variables, batch["image"], batch.get("paths"), train=True, mutable=["batch_stats"]
+        )
+        losses = losses_of(logits, batch["target"], config["loss"])
+        metrics = {}
+        if config["loss"] == "softmax":
+            metrics["accuracy"] = (logits.argmax(-1) == batch["target"].argmax(-1)).mean()
+        return losses.mean(), (metrics, updated.get("batch_stats"))
+
+    return Task(
+        model,
+        init,
+        transform_of(config, mean, len(classes)),
+        augment_of(config, mean, std, len(classes)),
+        loss,
+        trainable=config["trainable"],
+    )
+
+
+def augment_of(config, mean, std, classes: int) -> Callable[[jax.Array, dict], dict]:
+    """`Task.augment`: all of a batch that is random and drawn on the devices."""
+    regularize, depth = config["regularize"], config["model"]["depth"]
 
     def augmented(key, batch):
         keys = jax.random.split(key, 4)
@@ -53,92 +90,10 @@ def training(config, mean, std, classes: int) -> tuple[Callable, Callable, Calla
         x, target = augment.mix(keys[2], x, target, regularize["mixup"], regularize["cutmix"])
         drawn = {"image": x, "target": target}
         if rate := regularize["drop_path"]:
-            drawn["paths"] = layers.drop_path(keys[3], len(x), model.depth, rate)
+            drawn["paths"] = layers.drop_path(keys[3], len(x), depth, rate)
         return drawn
 
-    def loss(params, stats, batch):
-        variables = {"params": params} | ({} if stats is None else {"batch_stats": stats})
-        logits, updated = model.apply(
-            variables, batch["image"], batch.get("paths"), train=True, mutable=["batch_stats"]
-        )
-        losses = losses_of(logits, batch["target"], config["loss"])
-        figures = {}
-        if config["loss"] == "softmax":
-            figures["accuracy"] = (logits.argmax(-1) == batch["target"].argmax(-1)).mean()
-        return losses.mean(), (figures, updated.get("batch_stats"))
-
-    return init, augmented, loss
-
-
-def build(config, source: sources.Source, mean, std, mesh: Mesh, key: jax.Array) -> Task:
-    """The task of a config, with its test data opened; the classes are those of `source`.
-
-    Raises:
-      ValueError: fewer than two classes, or test data with other ones.
-    """
-    del key  # nothing is random in its evaluation
-    classes = source.classes
-    if len(classes) < 2:
-        raise ValueError(
-            f"{config.data.train.source!r} has {len(classes)} classes, and two or more are needed: "
-            "put the pictures of each class into a folder of its own, or name another source"
-        )
-    model = model_of(config, len(classes))
-    init, augmented, loss = training(config, mean, std, len(classes))
-    test = heldout.opened(config, config.data.test) if config.data.test.source else None
-    if test is not None and test.classes != classes:
-        raise ValueError(
-            f"{config.data.train.source!r} and the test data have different classes: "
-            f"{features.different(classes, test.classes)}"
-        )
-    several = sources.several(source)
-    if several != (config.loss == "binary"):
-        raise ValueError(
-            f"{config.data.train.source!r} has {'several labels' if several else 'one label'} for "
-            f"an example: use loss = {'binary' if several else 'softmax'!r}"
-        )
-    view = heldout.view_of(config, mean, std)
-    view = view._replace(clips=config.evaluate.clips, crops=config.evaluate.crops)
-    predict = predictor(model, view, mesh, config.loss)
-
-    def results(variables):
-        found = predict(variables, test, config.evaluate.examples, config.evaluate.batch_size)
-        text, figures, _ = summary(*found, classes, config.loss)
-        return text, figures
-
-    def evaluate(variables):
-        _, figures = results(variables) if test is not None else ("", {})
-        return {name: x for name, x in figures.items() if name in HEADLINES}
-
-    def report(variables, make_untrained):
-        if test is None:
-            return "no test data: data.test.source is empty", {}
-        return results(variables)
-
-    options = config.optimizer
-    if options.name == "lars":
-        tx = functools.partial(
-            optimizer.lars, momentum=options.momentum, weight_decay=options.weight_decay
-        )
-    else:
-        tx = functools.partial(
-            optimizer.adamw,
-            **{name: options[name] for name in ("b1", "b2", "weight_decay", "clip", "mu_dtype")},
-            decayed=optimizer.FINETUNED,
-            layer_decay=options.layer_decay,
-            depth=config.model.depth,
-        )
-    return Task(
-        init=init,
-        transform=transform_of(config, mean, len(classes)),
-        augment=augmented,
-        loss=loss,
-        optimizer=tx,
-        evaluate=evaluate,
-        draw=lambda variables: None,
-        report=report,
-        trainable=config.trainable,
-    )
+    return augmented
 
 
 def transform_of(config, mean, classes: int) -> Callable:

@@ -1,12 +1,10 @@
-"""What the training loop needs to know of a task."""
+"""What a task is: how a model is trained for something."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
-from PIL import Image
 
 from mae_jax.models import attention
 
@@ -23,19 +21,20 @@ def module_fields(config) -> dict[str, Any]:
 
 
 class Task(NamedTuple):
-    """A task is these functions; the loop in `train.py` owns everything else.
+    """A model and the functions that its training consists of.
 
-    Variables are those of `model.apply`: `{"params": ..., "batch_stats": ...}`.
+    Variables are those of `model.apply`: `{"params": ..., "batch_stats": ...}`. A batch holds
+    `"image"` [b, *size, c] and `"label"`.
     """
 
+    model: Any  # the network, a flax module
     init: Callable[[jax.Array], dict]  # key -> variables
-    transform: Callable[[dict, np.random.Generator], dict]  # example -> what the device gets
-    augment: Callable[[jax.Array, dict], dict]  # key, global batch -> all that is random, drawn
-    loss: Callable[[Any, Any, dict], tuple[jax.Array, tuple[dict, Any]]]  # see `step.make_step`
-    optimizer: Callable[[optax.Schedule], optax.GradientTransformation]
-    evaluate: Callable[[dict], dict[str, float]]  # variables -> figures
-    draw: Callable[[dict], Image.Image | None]  # variables -> picture
-    report: Callable[[dict, Callable[[], dict]], tuple[str, dict[str, float]]]
-    # trained and how to make untrained variables -> text, figures
-    trainable: str = ".*"  # expression that the names of the trained parameters match
+    transform: Callable[[dict, np.random.Generator], dict]  # on the host: example -> array
+    augment: Callable[
+        [jax.Array, dict], dict
+    ]  # key, global batch -> the batch, all randomness drawn
+    # parameters, batch_stats, augmented batch -> loss, (metrics, new batch_stats)
+    loss: Callable[[Any, Any, dict], tuple[jax.Array, tuple[dict, Any]]]
+    trainable: str = ".*"  # regular expression that the whole names of trained parameters match
     rate: float = 1.0  # factor of the learning rate
+    decayed: frozenset[str] = frozenset({"kernel"})  # weight decay: last part of names

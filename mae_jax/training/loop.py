@@ -83,7 +83,7 @@ def run(
         parts = figures.pop("gradient_norms")
         figures = {name: float(x) for name, x in figures.items()}
         progress.advance(step)
-        if not figures.pop("skipped"):
+        if not figures.pop("bad_update"):
             facts["skipped"], last = 0, figures
             if step % config.log_every == 0 or step == total:
                 speed = progress.show(step, figures["loss"], figures["learning_rate"])

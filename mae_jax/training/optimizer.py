@@ -1,13 +1,15 @@
 """Learning-rate schedule and optimisers: rules over the names of parameters."""
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import traverse_util
+
+from mae_jax.evaluators import linear_probe
 
 
 def cosine_schedule(
@@ -22,11 +24,26 @@ def cosine_schedule(
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, end_value=final)
 
 
-# Which parameters decay, by the last part of their names: never norms and biases; tokens do in
-# pre-training and do not in fine-tuning, as in the reference.
-PRETRAINED = {"kernel", "cls", "mask_token", "maps"}
-PRETRAINED |= {"positions", "positions_time", "positions_space"}  # where they are learned
-FINETUNED = {"kernel"}
+def make_optimizer(
+    options: Mapping[str, Any], schedule: optax.Schedule, decayed: Collection[str], depth: int
+) -> optax.GradientTransformation:
+    """The optimizer that the section `optimizer` of a config describes.
+
+    Args:
+      decayed: see `adamw`.
+      depth: blocks of the encoder, for the layer decay.
+    """
+    if options.get("name") == "lars":
+        momentum, weight_decay = options["momentum"], options["weight_decay"]
+        return linear_probe.lars(schedule, momentum=momentum, weight_decay=weight_decay)
+    names = ("b1", "b2", "weight_decay", "clip", "mu_dtype")
+    return adamw(
+        schedule,
+        **{name: options[name] for name in names},
+        decayed=decayed,
+        layer_decay=options.get("layer_decay", 1.0),
+        depth=depth,
+    )
 
 
 def adamw(
@@ -36,8 +53,8 @@ def adamw(
     b2: float,
     weight_decay: float,
     clip: float,
+    decayed: Collection[str],
     mu_dtype: str = "float32",
-    decayed: Collection[str] = PRETRAINED,
     layer_decay: float = 1.0,
     depth: int = 0,
 ) -> optax.GradientTransformation:
@@ -65,23 +82,6 @@ def adamw(
             )
         )
     return optax.chain(*parts) if len(parts) > 1 else parts[0]
-
-
-def lars(
-    schedule: optax.Schedule, *, momentum: float, weight_decay: float, trust: float = 0.001
-) -> optax.GradientTransformation:
-    """LARS (You et al., arXiv 1708.03888) as the reference probes with it.
-
-    Kernels are decayed and scaled by the trust ratio, biases are neither; momentum is kept of the
-    scaled gradients and the learning rate comes last.
-    """
-    matrices = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay, matrices),
-        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust), matrices),
-        optax.trace(momentum),
-        optax.scale_by_learning_rate(schedule),
-    )
 
 
 def layer_of(name: str, depth: int) -> int:

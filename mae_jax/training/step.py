@@ -1,4 +1,4 @@
-"""The training step: state and batch in, next state and figures out."""
+"""The training step: state and batch in, next state and metrics out."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from mae_jax.tasks import Task
 from mae_jax.training import optimizer
 
 
@@ -33,20 +34,13 @@ class TrainState:
 
 
 def make_init(
-    init: Callable[[jax.Array], dict],
-    tx: optax.GradientTransformation,
-    ema: float = 0.0,
-    trainable: str = ".*",
+    task: Task, tx: optax.GradientTransformation, ema: float = 0.0
 ) -> Callable[[jax.Array], TrainState]:
-    """`key -> state` at step 0, to be jitted with the shardings of the state.
-
-    Args:
-      init: `key -> variables`, as `model.init`.
-    """
+    """`key -> state` at step 0, to be jitted with the shardings of the state."""
 
     def init_state(key: jax.Array) -> TrainState:
-        variables = init(key)
-        trained, _ = optimizer.split(variables["params"], trainable)
+        variables = task.init(key)
+        trained, _ = optimizer.split(variables["params"], task.trainable)
         return TrainState(
             jnp.int32(0),
             variables["params"],
@@ -68,73 +62,83 @@ def start_from(state: TrainState, params: dict, trainable: str = ".*") -> TrainS
 
 
 def make_step(
-    augment: Callable[[jax.Array, dict], dict],
-    loss: Callable[[Any, Any, dict], tuple[jax.Array, tuple[dict, Any]]],
+    task: Task,
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
     key: jax.Array,
+    *,
     accumulation: int = 1,
     ema: float = 0.0,
-    trainable: str = ".*",
-    spike: float = 0.0,
-    guard: bool = True,
+    max_loss_ratio: float = 0.0,
+    guard: bool = False,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
-    """`state, batch -> state, figures`, to be jitted with a donated state.
+    """`state, batch -> state, metrics`, to be jitted with a donated state.
 
-    An update whose loss or gradient is not finite is left out: the state stays as it was, but for
-    its step, and the figure `skipped` is 1.
+    An update is bad if its loss or gradient is not finite, or if its loss is far above the average.
+    The metric `bad_update` is then 1.
 
     Args:
-      augment: draws all that is random, for the *global* batch and before it is cut, from
+      task: `task.augment` draws all that is random for the *global* batch, before it is cut, from
         `fold_in(key, step)`: masks and crops depend neither on devices nor on `accumulation`.
-      loss: `parameters, statistics, batch -> loss, (figures, statistics)` of an augmented batch or
-        of a part of it; loss and figures are means over samples.
+        Nothing is computed or kept for parameters that `task.trainable` does not match.
+      schedule: that of `tx`; its count is the step of the state.
       accumulation: parts that the batch is computed in, one after the other: the same result.
       ema: decay of a moving average of the parameters; 0 = none.
-      trainable: expression that the names of the parameters to train match; nothing is computed
-        or kept for the others.
-      spike: a loss above so many times the usual one (a moving average over 100 steps or so) is
-        left out, too; 0 = none is.
-      guard: False: say so of such an update, and do it. No gradient then waits for all others.
+      max_loss_ratio: a loss above so many times its moving average (over 100 steps or so) is bad,
+        too; 0 = any loss is good.
+      guard: leave bad updates out: the state stays as it was, but for its step. Otherwise they are
+        applied and only reported; the optimizer then need not wait for all gradients.
 
     Returns:
-      The next state, and figures: `loss`, `gradient_norm`, `learning_rate`, `skipped`, those of the
-      loss, and `gradient_norms`, those of each block and of the other parts of the network.
+      The next state, and metrics: `loss`, `gradient_norm`, `learning_rate`, `bad_update`, those of
+      the loss, and `gradient_norms`, those of each block and of the other parts of the network.
     """
 
     def step(state: TrainState, batch: dict):
-        batch = augment(jax.random.fold_in(key, state.step), batch)
-        trained, frozen = optimizer.split(state.params, trainable)
-        partial = lambda trained, *rest: loss(optimizer.merge(trained, frozen), *rest)
-        (value, (figures, stats)), gradients = accumulate(
+        batch = task.augment(jax.random.fold_in(key, state.step), batch)
+        trained, frozen = optimizer.split(state.params, task.trainable)
+        partial = lambda trained, *rest: task.loss(optimizer.merge(trained, frozen), *rest)
+        (value, (metrics, stats)), gradients = accumulate(
             partial, trained, state.stats, batch, accumulation
         )
         squares = squares_of(gradients)
         norm = jnp.sqrt(sum(squares.values()))
         good = jnp.isfinite(value) & jnp.isfinite(norm)
-        usual = state.usual
-        if spike:
-            good &= (usual == 0) | (value <= spike * usual)
-        usual = jnp.where(usual == 0, value, 0.99 * usual + 0.01 * value)
-        updates, opt_state = tx.update(gradients, state.opt_state, trained)
+        loss_ema = state.usual
+        if max_loss_ratio:
+            good &= (loss_ema == 0) | (value <= max_loss_ratio * loss_ema)
+        loss_ema = jnp.where(loss_ema == 0, value, 0.99 * loss_ema + 0.01 * value)
+        updates, opt_state = tx.update(gradients, at_step(state.opt_state, state.step), trained)
         updated: Any = optax.apply_updates(trained, updates)
         average = optax.incremental_update(updated, state.ema, 1 - ema) if ema else None
-        new = updated, opt_state, average, stats, usual
+        new = updated, opt_state, average, stats, loss_ema
         if guard:
             old = trained, state.opt_state, state.ema, state.stats, state.usual
             new = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
-        updated, opt_state, average, stats, usual = new
-        figures |= {
+        updated, opt_state, average, stats, loss_ema = new
+        metrics |= {
             "loss": value,
             "gradient_norm": norm,
             "learning_rate": schedule(state.step),
-            "skipped": 1.0 - good,
+            "bad_update": 1.0 - good,
             "gradient_norms": {part: jnp.sqrt(x) for part, x in squares.items()},
         }
         params = optimizer.merge(updated, frozen)
-        return TrainState(state.step + 1, params, opt_state, average, stats, usual), figures
+        return TrainState(state.step + 1, params, opt_state, average, stats, loss_ema), metrics
 
     return step
+
+
+def at_step(opt_state: Any, step: jax.Array) -> Any:
+    """The optimizer's state with the schedule's count set to `step`.
+
+    optax counts the updates that were applied; the schedule is over all steps of a run, those whose
+    update is left out too.
+    """
+    is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)
+    return jax.tree.map(
+        lambda x: x._replace(count=step) if is_schedule(x) else x, opt_state, is_leaf=is_schedule
+    )
 
 
 def squares_of(gradients: Any) -> dict[str, jax.Array]:
@@ -148,7 +152,7 @@ def squares_of(gradients: Any) -> dict[str, jax.Array]:
 
 
 def accumulate(loss: Callable, params, stats, batch: dict, parts: int):
-    """`((loss, (figures, stats)), gradients)` of a batch, computed on `parts` equal parts of it.
+    """`((loss, (metrics, stats)), gradients)` of a batch, computed on `parts` equal parts of it.
 
     The parts come one after the other; the statistics of one go into the next.
     """
@@ -160,12 +164,12 @@ def accumulate(loss: Callable, params, stats, batch: dict, parts: int):
 
     def add(carry, part):
         stats, total = carry
-        (value, (figures, stats)), gradients = value_and_grad(params, stats, part)
-        return (stats, jax.tree.map(jnp.add, total, (value, figures, gradients))), None
+        (value, (metrics, stats)), gradients = value_and_grad(params, stats, part)
+        return (stats, jax.tree.map(jnp.add, total, (value, metrics, gradients))), None
 
     first = jax.tree.map(lambda x: x[0], cut)
-    (value, (figures, _)), _ = jax.eval_shape(value_and_grad, params, stats, first)
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (value, figures, params))
+    (value, (metrics, _)), _ = jax.eval_shape(value_and_grad, params, stats, first)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (value, metrics, params))
     (stats, total), _ = jax.lax.scan(add, (stats, zero), cut)
-    value, figures, gradients = jax.tree.map(lambda x: x / parts, total)
-    return (value, (figures, stats)), gradients
+    value, metrics, gradients = jax.tree.map(lambda x: x / parts, total)
+    return (value, (metrics, stats)), gradients

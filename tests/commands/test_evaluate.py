@@ -117,9 +117,9 @@ def test_lars_learns_what_is_there_and_not_what_is_not():
 
     x, y = load_digits(return_X_y=True)
     train, test = knn.standardize(x[:1200], x[1200:])
-    assert linear_probe.lars(train, y[:1200], test, y[1200:]) > 0.85
+    assert linear_probe.fit_lars(train, y[:1200], test, y[1200:]) > 0.85
     noise = np.random.default_rng(0).permutation(y[:1200])
-    assert linear_probe.lars(train, noise, test, y[1200:], epochs=20) < 0.3
+    assert linear_probe.fit_lars(train, noise, test, y[1200:], epochs=20) < 0.3
 
 
 @pytest.mark.parametrize(

@@ -173,10 +173,9 @@ def test_the_audio_recipe():
 
 
 @pytest.mark.parametrize("name", ["cross_vit_base", "vit_base"])
-def test_the_rate_follows_the_share_that_is_decoded(name, key):
+def test_the_rate_follows_the_share_that_is_decoded(name):
     config = debug(name, **{"mask.decode": 0.5, "optimizer.warmup_epochs": 0.0})
-    source, mesh = sources.open("synthetic", "train"), device_mesh.make_mesh()
-    task = pretrain.build(config, source, (0.5,) * 3, (0.25,) * 3, mesh, key)
+    task = pretrain.build(config, None, (0.5,) * 3, (0.25,) * 3)
     schedule, total = schedule_of(config, 8, task.rate)
     assert total == config.epochs and config.batch_size == 8
     assert schedule(0) == pytest.approx(0.5 * 1.5e-4 * 8 / 256)
@@ -350,7 +349,7 @@ def test_confident_views_have_a_finite_loss(kind):
 
 def test_separable_positions_are_of_the_first_layer_and_decay_with_it():
     for name in ("positions", "positions_time", "positions_space"):
-        assert optimizer.layer_of(f"encoder/{name}", 12) == 0 and name in optimizer.PRETRAINED
+        assert optimizer.layer_of(f"encoder/{name}", 12) == 0 and name in pretrain.DECAYED
 
 
 def test_several_labels_and_their_average_precision(tmp_path):

@@ -38,7 +38,7 @@ def runs():
 def test_eight_devices_train_as_one(runs, i):
     one, run = runs[0], runs[i]
     np.testing.assert_allclose(run["losses"], one["losses"], rtol=1e-5)
-    assert one["losses"][0] != one["losses"][-1]
+    assert one["losses"][-1] < one["losses"][0]
     for name, (norm, projection) in one["gradients"].items():
         if not name.endswith("key/bias"):  # it cancels in the softmax: all is rounding
             np.testing.assert_allclose(

@@ -11,6 +11,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 from PIL import Image
 
+from mae_jax import tasks
 from mae_jax.config import command_line
 from mae_jax.config.errors import UserError
 from mae_jax.data import pipeline, sources
@@ -18,14 +19,27 @@ from mae_jax.data.augment import randaugment, randaugment_color
 from mae_jax.data.modalities import transforms
 from mae_jax.data.unreadable import Unreadable
 from mae_jax.distributed import device_mesh, partitioning
-from mae_jax.evaluators import heldout
+from mae_jax.evaluators import heldout, linear_probe
 from mae_jax.evaluators import scores as scoress
 from mae_jax.models import layers, vit
 from mae_jax.tasks import classify
 from mae_jax.train import train
-from mae_jax.training import metric_writer, optimizer, step
+from mae_jax.training import metric_writer, optimizer, program
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+class FourClasses:
+    """As much of a source as a classifier asks for."""
+
+    classes = ("a", "b", "c", "d")
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, i):
+        return {"label": 0}
+
 
 SMALL = dict(modality="image", size=(32, 32), channels=3, repeats=1, center_crop=0.875, threads=2)
 
@@ -73,18 +87,17 @@ def test_the_statistics_of_a_probe_are_those_of_its_batches(probed):
     options = config("linear_probe_quickstart")
     stats = jax.device_get(state.stats)["feature_norm"]
     assert stats["mean"].shape == (48,) and (stats["var"] > 0).all()
-    init, augmented, loss = classify.training(options, MEAN, STD, 4)
-    variables = jax.jit(init)(jax.random.key(0))
-    batch = augmented(
+    task = tasks.build(options, FourClasses(), MEAN, STD)
+    variables = jax.jit(task.init)(jax.random.key(0))
+    batch = task.augment(
         jax.random.key(1),
         {
             "image": jax.random.bits(jax.random.key(2), (8, 32, 32, 3), jnp.uint8),
             "label": jnp.arange(8) % 4,
         },
     )
-    _, (_, updated) = jax.jit(loss)(variables["params"], variables["batch_stats"], batch)
-    model = classify.model_of(options, 4)
-    tokens, _ = model.apply({"params": variables["params"]}, batch["image"], method="encode")
+    _, (_, updated) = jax.jit(task.loss)(variables["params"], variables["batch_stats"], batch)
+    tokens, _ = task.model.apply({"params": variables["params"]}, batch["image"], method="encode")
     cls = np.asarray(tokens[:, 0])
     np.testing.assert_allclose(updated["feature_norm"]["mean"], 0.1 * cls.mean(0), atol=1e-6)
     np.testing.assert_allclose(
@@ -149,17 +162,11 @@ def test_the_curve_does_not_depend_on_devices_or_accumulation():
         batches.append({"image": pixels, "label": label, "colour": np.stack(drawn)})
 
     def run(devices, accumulation):
-        options = config(**EVERYTHING)
+        options = config(**EVERYTHING, accumulation=accumulation)
         mesh = device_mesh.make_mesh(devices, devices=jax.devices()[:devices])
-        init, augmented, loss = classify.training(options, MEAN, STD, 4)
-        schedule = lambda step: 1e-3
-        tx = optimizer.adamw(
-            schedule, b1=0.9, b2=0.999, weight_decay=0.05, clip=0.0, layer_decay=0.7, depth=2
-        )
-        init, update, _ = partitioning.jit_training(
-            step.make_init(init, tx),
-            step.make_step(augmented, loss, tx, schedule, jax.random.key(1), accumulation),
-            mesh,
+        task = tasks.build(options, FourClasses(), MEAN, STD)
+        init, update, _ = program.make_program(
+            options, task, mesh, lambda step: 1e-3, jax.random.key(1)
         )
         state, losses = init(jax.random.key(0)), []
         for batch in batches:
@@ -193,7 +200,7 @@ def test_layer_decay_is_the_references():
         b2=0.999,
         weight_decay=0.05,
         clip=0.0,
-        decayed=optimizer.FINETUNED,
+        decayed=("kernel",),
         layer_decay=0.65,
         depth=12,
     )
@@ -209,7 +216,7 @@ def test_lars_by_hand():
     rng = np.random.default_rng(0)
     params = {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=2)}
     rates = [0.3, 0.7]
-    tx = optimizer.lars(lambda i: jnp.array(rates)[i], momentum=0.9, weight_decay=0.01)
+    tx = linear_probe.lars(lambda i: jnp.array(rates)[i], momentum=0.9, weight_decay=0.01)
     ours = jax.tree.map(jnp.asarray, params)
     state = tx.init(ours)
     velocity = {name: np.zeros_like(x) for name, x in params.items()}
@@ -266,8 +273,8 @@ def test_pooling_is_what_it_says():
 @functools.cache
 def classifier():
     options = config(**{"model.head_std": 0.5})
-    init, *_ = classify.training(options, MEAN, STD, 4)
-    return classify.model_of(options, 4), jax.jit(init)(jax.random.key(0))
+    task = tasks.build(options, FourClasses(), MEAN, STD)
+    return task.model, jax.jit(task.init)(jax.random.key(0))
 
 
 @pytest.mark.parametrize("batch_size, devices", [(5, 4), (64, 4), (7, 1)])
@@ -388,7 +395,7 @@ def test_the_host_moves_and_the_device_colours(repeats):
     np.testing.assert_array_equal(batch["colour"], expected["colour"])
     assert len({x.tobytes() for x in batch["colour"]}) > 4
 
-    _, augmented, _ = classify.training(options, MEAN, STD, 4)
+    augmented = tasks.build(options, FourClasses(), MEAN, STD).augment
     seen = augmented(jax.random.key(0), batch)["image"]
     pixels = randaugment_color.apply(jnp.asarray(batch["image"]), batch["colour"])
     expected = (np.asarray(pixels) / 255 - MEAN) / STD

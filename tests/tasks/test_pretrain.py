@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from mae_jax import tasks
 from mae_jax.config import command_line
 from mae_jax.data import pipeline, sources
 from mae_jax.data.augment import batch as augment
@@ -31,8 +32,7 @@ def config(**changes) -> ConfigDict:
 
 @functools.cache
 def variables():
-    init, _, _ = pretrain.training(config(), MEAN, STD)
-    return jax.jit(init)(jax.random.key(0))
+    return jax.jit(tasks.build(config(), None, MEAN, STD).init)(jax.random.key(0))
 
 
 def reconstructed(config, mesh):
@@ -188,7 +188,7 @@ def test_the_picture_shows_what_is_hidden_and_what_is_predicted(mesh):
 
 
 def test_flips_and_masks_are_drawn_per_sample():
-    _, augmented, _ = pretrain.training(config(), MEAN, STD)
+    augmented = tasks.build(config(), None, MEAN, STD).augment
     image = np.tile(np.arange(32, dtype=np.uint8)[None, None, :, None], (64, 32, 1, 3))
     batch = augmented(jax.random.key(0), {"image": jnp.asarray(image)})
     flipped = np.asarray(batch["image"][:, 0, 0, 0] == 31)

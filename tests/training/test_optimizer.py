@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mae_jax.tasks import pretrain
 from mae_jax.training import optimizer
 
 
@@ -23,7 +24,9 @@ def test_the_schedule_is_the_references_per_step():
 def test_one_step_is_adamw_by_hand():
     params = {"kernel": jnp.ones((2, 2)), "cls": jnp.ones((1, 2)), "bias": jnp.ones(2)}
     gradients = jax.tree.map(lambda x: 0.5 * x, params)
-    tx = optimizer.adamw(lambda step: 0.1, b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0)
+    tx = optimizer.adamw(
+        lambda step: 0.1, b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0, decayed=pretrain.DECAYED
+    )
     updates, _ = tx.update(gradients, tx.init(params), params)
     # bias-corrected, the first step is lr * sign(gradient), and decay is on what is not 1-D
     for name, decay in (("kernel", 0.05), ("cls", 0.05), ("bias", 0.0)):
@@ -34,7 +37,7 @@ def test_one_step_is_adamw_by_hand():
 def test_clip(clip):
     """AdamW does not feel the size of its first gradient, unless it is near its epsilon."""
     params = {"kernel": jnp.ones((2, 2))}
-    tx = optimizer.adamw(lambda step: 0.1, b1=0.9, b2=0.95, weight_decay=0.0, clip=clip)
+    tx = optimizer.adamw(lambda step: 0.1, b1=0.9, b2=0.95, weight_decay=0.0, clip=clip, decayed=())
     updates, _ = tx.update({"kernel": jnp.full((2, 2), 7.0)}, tx.init(params), params)
     expected = 0.1 * (0.5e-9 / (0.5e-9 + 1e-8) if clip else 1)
     np.testing.assert_allclose(updates["kernel"], -expected, rtol=1e-4)

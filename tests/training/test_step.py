@@ -7,18 +7,29 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
+from mae_jax import tasks
 from mae_jax.config import command_line
 from mae_jax.distributed import device_mesh, partitioning
-from mae_jax.tasks import pretrain
-from mae_jax.training import optimizer, step
+from mae_jax.training import optimizer, program, step
 
 STEPS, BATCH = 3, 16
 
 
+MEAN, STD = (0.5,) * 3, (0.25,) * 3
+
+
 @functools.cache
-def config() -> dict:
-    return command_line.load("configs/quickstart.py:debug")
+def config(**changes) -> ConfigDict:
+    config = ConfigDict(command_line.load("configs/quickstart.py:debug"))
+    config.update_from_flattened_dict(dict(changes))
+    return config
+
+
+@functools.cache
+def task() -> tasks.Task:
+    return tasks.build(config(), None, MEAN, STD)
 
 
 def batch(i: int) -> dict:
@@ -30,19 +41,14 @@ def batch(i: int) -> dict:
 def run(data=1, fsdp=1, accumulation=1, ema=0.0):
     """Losses and the last state after a few steps."""
     mesh = device_mesh.make_mesh(data, fsdp, devices=jax.devices()[: data * fsdp])
-    init, augment, loss = pretrain.training(config(), (0.5,) * 3, (0.25,) * 3)
+    options = config(accumulation=accumulation, **{"optimizer.ema": ema})
     schedule = optimizer.cosine_schedule(0.05, BATCH, 10, 0)
-    tx = optimizer.adamw(schedule, b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0)
-    init, update, _ = partitioning.jit_training(
-        step.make_init(init, tx, ema),
-        step.make_step(augment, loss, tx, schedule, jax.random.key(1), accumulation, ema),
-        mesh,
-    )
+    init, update, _ = program.make_program(options, task(), mesh, schedule, jax.random.key(1))
     state = init(jax.random.key(0))
     losses, states = [], [jax.device_get(state)]
     for i in range(STEPS):
-        state, figures = update(state, partitioning.place(batch(i), mesh))
-        losses.append(float(figures["loss"]))
+        state, metrics = update(state, partitioning.place(batch(i), mesh))
+        losses.append(float(metrics["loss"]))
         kernel = state.params["encoder"]["block_0"]["mlp"]["fc1"]["kernel"]
         moment = state.opt_state[0].mu["encoder"]["block_0"]["mlp"]["fc1"]["kernel"]
         for x in (kernel, moment):  # each device holds its share and no more
@@ -66,7 +72,7 @@ def test_the_curve_does_not_depend_on_devices_or_accumulation(
     monkeypatch.setattr(partitioning, "SMALL", 0)  # cut the parameters of a tiny network too
     losses, states = run(data, fsdp, accumulation)
     np.testing.assert_allclose(losses, plain[0], rtol=1e-5)
-    assert losses[0] != losses[-1]
+    assert losses[-1] < losses[0]
     leaves = jax.tree_util.tree_leaves_with_path
     for (path, a), (_, b) in zip(
         leaves(states[-1].params), leaves(plain[1][-1].params), strict=True
@@ -79,10 +85,11 @@ def test_the_curve_does_not_depend_on_devices_or_accumulation(
 
 def test_each_step_draws_other_masks():
     """With the same batch and a learning rate of nearly 0, only the masks change the loss."""
-    init, augment, loss = pretrain.training(config(), (0.5,) * 3, (0.25,) * 3)
-    tx = optimizer.adamw(lambda step: 0.0, b1=0.9, b2=0.95, weight_decay=0.0, clip=0.0)
-    state = jax.jit(step.make_init(init, tx))(jax.random.key(0))
-    update = jax.jit(step.make_step(augment, loss, tx, lambda step: 0.0, jax.random.key(1)))
+    mesh = device_mesh.make_mesh(1, devices=jax.devices()[:1])
+    init, update, _ = program.make_program(
+        config(), task(), mesh, lambda step: 0.0, jax.random.key(1)
+    )
+    state = init(jax.random.key(0))
     state, first = update(state, batch(0))
     state, second = update(state, batch(0))
     assert int(state.step) == 2
@@ -124,19 +131,19 @@ def test_a_mesh_that_does_not_fit():
         device_mesh.make_mesh(-1, 3)
 
 
-def small(spike=0.0, guard=True):
+def small(schedule=lambda step: 0.1, tx=optax.adam, **options):
     """A step of one number that a batch pulls towards its own, and its first state."""
     loss = lambda params, stats, batch: (
         jnp.square(params["net"]["part"]["w"][None] - batch["image"]).mean(),
         ({}, None),
     )
-    tx, schedule = optax.adam(0.1), lambda step: 0.1
-    key, params = jax.random.key(0), {"net": {"part": {"w": jnp.ones(3)}}}
-    init = step.make_init(lambda key: {"params": params}, tx, ema=0.9)
-    update = step.make_step(
-        lambda key, x: x, loss, tx, schedule, key, ema=0.9, spike=spike, guard=guard
+    params = {"net": {"part": {"w": jnp.ones(3)}}}
+    one = tasks.Task(None, lambda key: {"params": params}, lambda x, rng: x, lambda key, x: x, loss)
+    key, tx = jax.random.key(0), tx(schedule)
+    options = dict(ema=0.9, guard=True) | options
+    return step.make_init(one, tx, options["ema"])(key), jax.jit(
+        step.make_step(one, tx, schedule, key, **options)
     )
-    return init(key), jax.jit(update)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])  # 1e30 squared is not finite
@@ -144,54 +151,70 @@ def test_an_update_that_is_not_finite_is_left_out(bad):
     state, update = small()
     good = {"image": jnp.full((4, 3), 2.0)}
     before, _ = update(state, good)
-    after, figures = update(before, {"image": good["image"].at[0, 0].set(bad)})
-    assert figures["skipped"] == 1 and not np.isfinite(figures["gradient_norm"])
+    after, metrics = update(before, {"image": good["image"].at[0, 0].set(bad)})
+    assert metrics["bad_update"] == 1 and not np.isfinite(metrics["gradient_norm"])
     assert int(after.step) == int(before.step) + 1
     jax.tree.map(np.testing.assert_array_equal, after, before.replace(step=after.step))
-    again, figures = update(after, good)
-    assert figures["skipped"] == 0
+    again, metrics = update(after, good)
+    assert metrics["bad_update"] == 0
     expected, _ = update(before, good)  # as if the bad batch had never been
     jax.tree.map(np.testing.assert_array_equal, again.params, expected.params)
 
 
 def test_without_the_guard_it_is_said_and_done():
     state, update = small(guard=False)
-    after, figures = update(state, {"image": jnp.full((4, 3), jnp.nan)})
-    assert figures["skipped"] == 1 and np.isnan(after.params["net"]["part"]["w"]).all()
+    after, metrics = update(state, {"image": jnp.full((4, 3), jnp.nan)})
+    assert metrics["bad_update"] == 1 and np.isnan(after.params["net"]["part"]["w"]).all()
+
+
+def test_a_bad_update_moves_neither_the_schedule_nor_the_rate_that_is_logged():
+    """The rate that is used is that of the step, and so is the logged one."""
+    rate = lambda step: step + 1.0
+    state, update = small(rate, lambda schedule: optax.sgd(schedule))
+    good, bad = ({"image": jnp.full((4, 3), x)} for x in (2.0, np.nan))
+    for i, batch in enumerate([good, bad, bad, good]):
+        before, gradient = state.params["net"]["part"]["w"], 2 / 3
+        state, metrics = update(state, batch)
+        assert metrics["learning_rate"] == i + 1
+        moved = before - state.params["net"]["part"]["w"]
+        used = moved / (gradient * (before - 2.0))
+        np.testing.assert_allclose(used, 0 if batch is bad else i + 1, rtol=1e-4)
 
 
 def test_a_loss_far_above_the_usual_one_is_left_out():
-    state, update = small(spike=3.0)
+    state, update = small(max_loss_ratio=3.0)
     good, spike = ({"image": jnp.full((4, 3), x)} for x in (2.0, 9.0))
     for _ in range(3):
-        state, figures = update(state, good)
-        assert figures["skipped"] == 0
-    after, figures = update(state, spike)
-    assert figures["skipped"] == 1 and figures["loss"] > 3 * state.usual
+        state, metrics = update(state, good)
+        assert metrics["bad_update"] == 0
+    after, metrics = update(state, spike)
+    assert metrics["bad_update"] == 1 and metrics["loss"] > 3 * state.usual
     jax.tree.map(np.testing.assert_array_equal, after, state.replace(step=after.step))
-    _, figures = small()[1](state, spike)
-    assert figures["skipped"] == 0
+    _, metrics = small()[1](state, spike)
+    assert metrics["bad_update"] == 0
 
 
 def test_on_good_data_the_guard_changes_no_bit(plain):
     """The step against one written without it."""
     mesh = device_mesh.make_mesh(1, 1, devices=jax.devices()[:1])
-    init, augment, loss = pretrain.training(config(), (0.5,) * 3, (0.25,) * 3)
     schedule = optimizer.cosine_schedule(0.05, BATCH, 10, 0)
-    tx = optimizer.adamw(schedule, b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0)
+    tx = optimizer.make_optimizer(config().optimizer, schedule, task().decayed, 2)
 
     def update(state, batch):
-        batch = augment(jax.random.fold_in(jax.random.key(1), state.step), batch)
-        (value, _), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, None, batch)
+        batch = task().augment(jax.random.fold_in(jax.random.key(1), state.step), batch)
+        (value, _), gradients = jax.value_and_grad(task().loss, has_aux=True)(
+            state.params, None, batch
+        )
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return step.TrainState(state.step + 1, params, opt_state), {"loss": value}
 
-    init, update, _ = partitioning.jit_training(step.make_init(init, tx), update, mesh)
+    init = step.make_init(task(), tx)
+    init, update, _ = program.jit_program(init, update, mesh, False)
     state, (losses, states) = init(jax.random.key(0)), plain
     for i in range(STEPS):
-        state, figures = update(state, partitioning.place(batch(i), mesh))
-        assert float(figures["loss"]) == losses[i]
+        state, metrics = update(state, partitioning.place(batch(i), mesh))
+        assert float(metrics["loss"]) == losses[i]
     state, expected = jax.device_get(state), states[-1].replace(usual=None)
     jax.tree.map(np.testing.assert_array_equal, state, expected)
 
