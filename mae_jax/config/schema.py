@@ -1,266 +1,244 @@
-"""Every field of a config: what it must be, what it was before it was there, what may change.
+"""From nested values to a checked config, and back.
 
-The config files say what each does.
+A config file returns plain nested values; `validate` makes a `Config` of them, or says all that is
+wrong. `sections.py` holds the keys.
 """
 
 import difflib
-import math
+import json
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from mae_jax.models import attention, layers, mask_sampler
+from ml_collections import ConfigDict
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
+from mae_jax.config import checks, nested, old_keys, sections
+from mae_jax.config.errors import UserError
 
-class Field(NamedTuple):
-    types: tuple[type, ...]
-    ok: Callable[[Any], bool]
-    wants: str
-
-
-def _integer(least: int) -> Field:
-    return Field((int,), lambda v: v >= least, f"a whole number of at least {least}")
+Config = sections.Config
+Rule = Callable[[Any], Iterator[str]]  # config -> what is wrong with its values together
 
 
-def _number(wants: str, ok: Callable[[float], bool]) -> Field:
-    return Field((int, float), lambda v: math.isfinite(v) and ok(v), wants)
+class Key(NamedTuple):
+    """A key that a config may have."""
+
+    field: FieldInfo
+    default: Any  # `PydanticUndefined` if there is none
+
+    @property
+    def expected(self) -> str:
+        """What its value must be."""
+        for item in self.field.metadata:
+            if isinstance(item, sections.Expected):
+                return item.text
+        return "one of " + ", ".join(map(repr, get_args(self.field.annotation)))
 
 
-def _sides(wants: str) -> Field:
-    integers = lambda v: v and all(type(side) is int and side > 0 for side in v)
-    return Field((tuple, list), integers, wants)
+def keys(config: Mapping) -> dict[str, Key]:
+    """The keys that such a config may have, by their dotted names.
+
+    They depend on its task, on the modality of its data, and on its evaluators.
+    """
+    task = config.get("task", "pretrain")
+    return dict(_keys(sections.TASKS[task], None, config, sections.EVALUATORS[task]))
 
 
-def _range(wants: str, ok: Callable[[float, float], bool]) -> Field:
-    return Field((tuple, list), lambda v: len(v) == 2 and all(map(_finite, v)) and ok(*v), wants)
+def _keys(kind, default, values, evaluators, prefix="") -> Iterator[tuple[str, Key]]:
+    for name, field in kind.model_fields.items():
+        value, section = values.get(name), field.annotation
+        value = value if isinstance(value, Mapping) else {}
+        if name == "evaluators":
+            for entry, x in value.items():
+                kind = evaluators[x["type"]]
+                yield from _keys(kind, None, x, evaluators, f"evaluators.{entry}.")
+            continue
+        if name == "data" and not prefix:
+            section = sections.MODALITIES[value.get("modality", "image")]
+        if isinstance(section, type) and issubclass(section, sections.Section):
+            start = None if field.is_required() else field.default
+            yield from _keys(section, start, value, evaluators, f"{prefix}{name}.")
+        else:
+            usual = field.default if default is None else getattr(default, name)
+            yield prefix + name, Key(field, usual)
 
 
-def _finite(x: Any) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+def validate(config: Mapping, rules: Sequence[Rule] = (), problems: Iterable[str] = ()) -> Config:
+    """The checked config of nested values, in which old names are read too.
+
+    Args:
+      rules: beside those of `checks.py`, such as `models.rules.RULES` of the network's geometry.
+      problems: that are known already.
+
+    Raises:
+      UserError: all that is wrong, each with its value and a way out.
+    """
+    values = _read(config)
+    found, checked = _problems(values, (*checks.RULES, *rules))
+    if problems := sorted({*problems, *found}):
+        raise UserError("; ".join(problems))
+    assert checked is not None
+    return checked
 
 
-POSITIVE = _number("a number above 0", lambda v: v > 0)
-NOT_NEGATIVE = _number("a number of at least 0", lambda v: v >= 0)
-SHARE = _number("a number from 0 up to but not 1", lambda v: 0 <= v < 1)
-BOOL = Field((bool,), lambda v: True, "True or False")
-TEXT = Field((str,), lambda v: True, "a text")
-STATISTIC = Field(
-    (str, tuple, list),
-    lambda v: v == "auto" or (v and not isinstance(v, str) and all(map(_finite, v))),
-    'a tuple with one number for each channel, or "auto"',
-)
+def _read(config: Mapping) -> dict:
+    """Nested dicts under the names of today, without the evaluators that have no source."""
+    values = old_keys.renamed(nested.plain(config), "the config")
+    entries = values.get("evaluators")
+    if isinstance(entries, dict):
+        values["evaluators"] = {name: x for name, x in entries.items() if not _left_out(x)}
+    return values
 
 
-def one_of(*names: str) -> Field:
-    return Field((str,), lambda v: v in names, "one of " + ", ".join(map(repr, names)))
+def _left_out(entry: Any) -> bool:
+    """Whether an evaluator is None or one of its sources is empty."""
+    flat = nested.flatten({"entry": entry})
+    return entry is None or any(k.endswith(".source") and x == "" for k, x in flat.items())
 
 
-REGEX = Field((str,), lambda v: _compiles(v), "a regular expression over parameter names")
-
-
-def _compiles(expression: str) -> bool:
+def _problems(values: dict, rules: Sequence[Rule]) -> tuple[list[str], Config | None]:
+    """All that is wrong with nested values, or else the config."""
+    if wrong := _wrong_kinds(values):
+        return wrong, None
+    known, problems, wrong = keys(values), [], set()
     try:
-        re.compile(expression)
-    except re.error:
-        return False
-    return True
+        config: Any = sections.TASKS[values.get("task", "pretrain")].model_validate(values)
+    except ValidationError as error:
+        for part in error.errors(include_url=False):
+            key = _key(part["loc"], known)
+            inside = [x for x in known if x == key or x.startswith(f"{key}.")]
+            if part["type"] == "missing":
+                problems += [f"{x} is missing" for x in inside if known[x].field.is_required()]
+            elif key in known:
+                value = nested.get(values, key)
+                problems.append(f"{key} = {value!r} must be {known[key].expected}")
+            else:
+                part = nested.get(values, key)
+                leaves = nested.flatten({key: part}) if isinstance(part, dict) else [key]
+                problems += [unknown(x, known) for x in leaves]
+            wrong |= {key, *inside}
+        # The rules are asked about the other values.
+        flat = nested.flatten(values)
+        right = {x: flat.get(x, key.default) for x, key in known.items() if x not in wrong}
+        config = ConfigDict(nested.unflatten(right))
+    for rule in rules:
+        try:
+            problems += rule(config)
+        except (AttributeError, KeyError):
+            if not wrong:
+                raise  # a mistake of ours, and not a key that is missing because it is wrong
+    return problems, None if problems else config
 
 
-def _tuples(wants: str, ok: Callable[[Any], bool]) -> Field:
-    integers = lambda x: isinstance(x, int) and not isinstance(x, bool)
-    nested = lambda v: all(nested(x) if isinstance(x, tuple | list) else integers(x) for x in v)
-    return Field((tuple, list), lambda v: nested(v) and ok(v), wants)
+def _wrong_kinds(values: dict) -> list[str]:
+    """What is wrong with the keys that decide which other keys there are."""
+    task, data = values.get("task", "pretrain"), values.get("data", {})
+    if not isinstance(task, str) or task not in sections.TASKS:
+        return [f"task = {task!r} must be {_one_of(sections.TASKS)}"]
+    if isinstance(data, dict):
+        modality = data.setdefault("modality", "image")
+        if not isinstance(modality, str) or modality not in sections.MODALITIES:
+            return [f"data.modality = {modality!r} must be {_one_of(sections.MODALITIES)}"]
+    entries, types, problems = values.get("evaluators", {}), sections.EVALUATORS[task], []
+    if not isinstance(entries, dict):
+        return [f"evaluators = {entries!r} must be sections such as evaluators.knn.type='knn'"]
+    typed = {k: x for k, x in entries.items() if isinstance(x, dict) and "type" in x}
+    for name, x in entries.items():
+        kind = x.get("type") if isinstance(x, dict) else None
+        if name not in typed:
+            known = nested.flatten({"evaluators": typed})
+            problems += [unknown(key, known) for key in nested.flatten({"evaluators": {name: x}})]
+        elif not isinstance(kind, str) or kind not in types:
+            problems.append(f"evaluators.{name}.type = {kind!r} must be {_one_of(types)}")
+    return problems
 
 
-# What every task has, and what a task or a kind of input has beside it.
-SHARED = {
-    "task": one_of("pretrain", "classify"),
-    "seed": Field((int,), lambda v: 0 <= v < 2**32, "a whole number from 0 up to 2**32"),
-    "init.checkpoint": TEXT,
-    "init.without": REGEX,
-    "epochs": POSITIVE,
-    "batch_size": _integer(1),
-    "accumulation": _integer(1),
-    "model.patch": _sides("a tuple of whole numbers such as (16, 16)"),
-    "model.width": _integer(1),
-    "model.depth": _integer(1),
-    "model.heads": _integer(1),
-    "model.dtype": one_of("float32", "bfloat16", "auto"),
-    "model.groups": _tuples(
-        "a tuple of tuples of channels such as ((0, 1, 2), (3, 4)), or ()",
-        lambda v: all(isinstance(group, tuple | list) and group for group in v),
-    ),
-    "model.categories": _integer(0),
-    "model.learned_positions": BOOL,
-    "model.separable_positions": BOOL,
-    "model.attention": one_of("auto", *attention.FORMS),
-    "model.remat": one_of("none", *layers.KEPT),
-    "model.scan": BOOL,
-    "optimizer.base_learning_rate": POSITIVE,
-    "optimizer.warmup_epochs": NOT_NEGATIVE,
-    "optimizer.b1": SHARE,
-    "optimizer.b2": SHARE,
-    "optimizer.weight_decay": NOT_NEGATIVE,
-    "optimizer.clip": NOT_NEGATIVE,
-    "optimizer.ema": SHARE,
-    "optimizer.mu_dtype": one_of("float32", "bfloat16"),
-    "optimizer.shard": BOOL,
-    "data.train.source": TEXT,
-    "data.train.split": TEXT,
-    "data.test.source": TEXT,
-    "data.test.split": TEXT,
-    "data.examples": _integer(0),
-    "data.modality": one_of("image", "video", "audio", "volume", "text"),
-    "data.size": _sides("a tuple of whole numbers such as (224, 224)"),
-    "data.channels": _integer(1),
-    "data.repeats": _integer(1),
-    "data.mean": STATISTIC,
-    "data.std": STATISTIC,
-    "data.threads": _integer(0),
-    "data.max_bad_fraction": _number("a share from 0 to 1", lambda v: 0 <= v <= 1),
-    "mesh.data": Field((int,), lambda v: v == -1 or v > 0, "-1 (all that is left) or above 0"),
-    "mesh.fsdp": _integer(1),
-    "mesh.tensor": _integer(1),
-    "evaluate.every": _integer(0),
-    "evaluate.batch_size": _integer(1),
-    "evaluate.examples": _integer(1),
-    "log_every": _integer(1),
-    "save_every": _integer(1),
-    "keep": _integer(1),
-    "recovery.skips": _integer(0),
-    "recovery.rewinds": _integer(0),
-    "recovery.spike": _number("0 (never) or a factor above 1", lambda v: v == 0 or v > 1),
-    "recovery.failed_saves": _integer(1),
-    "recovery.canary": BOOL,
-    "recovery.stall": POSITIVE,
-    "recovery.heartbeat": _integer(5),
-}
-FIELDS = {
-    "pretrain": SHARED
-    | {
-        "model.decoder_width": _integer(1),
-        "model.decoder_depth": _integer(1),
-        "model.decoder_heads": _integer(1),
-        "model.decoder_cross": BOOL,
-        "model.norm_pix": BOOL,
-        "model.target_stride": _tuples(
-            "a tuple of whole numbers, one for each axis, or ()",
-            lambda v: all(isinstance(x, int) and x > 0 for x in v),
-        ),
-        "mask.ratio": _number("a number between 0 and 1", lambda v: 0 < v < 1),
-        "mask.name": one_of(*mask_sampler.NAMES),
-        "mask.decode": _number("a share above 0 and up to 1", lambda v: 0 < v <= 1),
-        "mask.side": _integer(1),
-        "evaluate.pictures": _integer(1),
-        "probe.train.source": TEXT,
-        "probe.train.split": TEXT,
-        "probe.test.source": TEXT,
-        "probe.test.split": TEXT,
-        "probe.examples": _integer(1),
-        "probe.linear": BOOL,
-    },
-    "classify": SHARED
-    | {
-        "trainable": REGEX,
-        "model.pooling": one_of("mean", "cls"),
-        "model.batch_norm": BOOL,
-        "model.head_std": NOT_NEGATIVE,
-        "loss": one_of("softmax", "binary"),
-        "optimizer.name": one_of("adamw", "lars"),
-        "optimizer.final_learning_rate": NOT_NEGATIVE,
-        "optimizer.layer_decay": _number("a number above 0 and up to 1", lambda v: 0 < v <= 1),
-        "optimizer.momentum": SHARE,
-        "evaluate.clips": _integer(1),
-        "evaluate.crops": Field((int,), lambda v: v in (1, 3), "1 or 3"),
-        "regularize.drop_path": SHARE,
-        "regularize.mixup": NOT_NEGATIVE,
-        "regularize.cutmix": NOT_NEGATIVE,
-        "regularize.label_smoothing": SHARE,
-        "regularize.erase": _number("a share from 0 to 1", lambda v: 0 <= v <= 1),
-        "regularize.randaugment": _number("a magnitude from 0 to 10", lambda v: 0 <= v <= 10),
-    },
-}
-_CROP = {
-    "data.crop_scale": _range(
-        "(smallest, largest) share of the area", lambda a, b: 0 < a <= b <= 1
-    ),
-    "data.crop_ratio": _range("(narrowest, widest) width / height", lambda a, b: 0 < a <= b),
-    "data.flip": BOOL,
-    "data.center_crop": _number("a number above 0 and up to 1", lambda v: 0 < v <= 1),
-}
-MODALITIES = {
-    "image": _CROP,
-    "video": _CROP | {"data.stride": _integer(1)},
-    "audio": {"data.rate": _integer(1000), "data.roll": BOOL, "data.magnitude": BOOL},
-    "volume": {
-        "data.zoom": _range(
-            "(smallest, largest) factor from .01 to 100", lambda a, b: 0.01 <= a <= b <= 100
-        ),
-        "data.flip": BOOL,
-    },
-    "text": {},
-}
-AXES = {"image": 2, "video": 3, "audio": 2, "text": 1}  # a volume may have any number
-ALL = {name: x for fields in (*FIELDS.values(), *MODALITIES.values()) for name, x in fields.items()}
-# What a config means that was written before these were there.
-DEFAULTS = {
-    "data.modality": "image",
-    "data.repeats": 1,
-    "model.groups": (),
-    "model.categories": 0,
-    "model.learned_positions": False,
-    "model.separable_positions": False,
-    "model.attention": "auto",
-    "model.remat": "none",
-    "model.scan": False,
-    "model.decoder_cross": False,
-    "model.target_stride": (),
-    "optimizer.mu_dtype": "float32",
-    "optimizer.shard": False,
-    "mesh.tensor": 1,
-    "mask.name": "random",
-    "mask.decode": 1.0,
-    "mask.side": 2,
-    "loss": "softmax",
-    "evaluate.clips": 1,
-    "evaluate.crops": 1,
-    "data.max_bad_fraction": 0.01,
-    "recovery.skips": 3,
-    "recovery.rewinds": 2,
-    "recovery.spike": 0.0,
-    "recovery.failed_saves": 3,
-    "recovery.canary": False,
-    "recovery.stall": 600.0,
-    "recovery.heartbeat": 100,
-}
-# What may be another when a run goes on: where and how it is computed, and what it gives up at.
-MAY_CHANGE = r"(mesh|recovery)\..*|model\.(attention|remat|scan)|optimizer\.shard|accumulation"
-MAY_CHANGE += r"|data\.(threads|max_bad_fraction)|(log|save)_every|keep"
+def _one_of(names: Iterable[str]) -> str:
+    return "one of " + ", ".join(map(repr, names))
 
 
-def unknown(name: str, known) -> str:
+def _key(location: tuple, known: Iterable[str]) -> str:
+    """The dotted name of the place of an error, without pydantic's names for members of unions."""
+    name = ""
+    for part in location:
+        longer = f"{name}.{part}".lstrip(".")
+        if longer in known:
+            return longer
+        if part is location[-1] or any(x.startswith(f"{longer}.") for x in known):
+            name = longer
+    return name
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """The sentence about a key that no config has."""
     if inside := [x for x in known if x.startswith(f"{name}.")]:
         return f"{name} is no config key, but has some: {', '.join(sorted(inside))}"
-    near = difflib.get_close_matches(name, known, 1, cutoff=0.4)
+    near = difflib.get_close_matches(name, list(known), 1, cutoff=0.4)
     return f"unknown config key {name}" + (f": did you mean {near[0]}?" if near else "")
 
 
-def wrong_keys(flat: dict[str, Any]) -> list[str]:
-    """What is wrong with the keys of a flat config."""
-    for name, kinds in (("task", FIELDS), ("data.modality", MODALITIES)):
-        if flat.get(name, next(iter(kinds))) not in kinds:
-            return [f"{name} = {flat[name]!r} must be {SHARED[name].wants}"]
-    fields = FIELDS[flat.get("task", "pretrain")] | MODALITIES[flat.get("data.modality", "image")]
-    stray = [unknown(name, fields) for name in flat.keys() - fields.keys()]
-    return sorted([*stray, *(f"{name} is missing" for name in fields.keys() - flat.keys())])
+def completed(config: Mapping) -> dict:
+    """Nested dicts under the names of today, with every key that has a default."""
+    values = _read(config)
+    if _wrong_kinds(values):
+        return values
+    flat = nested.flatten(values)
+    for name, key in keys(values).items():
+        if name not in flat and not key.field.is_required():
+            flat[name] = key.default
+        elif key.field.annotation is float and type(flat.get(name)) is int:
+            flat[name] = float(flat[name])  # a ConfigDict keeps the type of each value
+    return nested.unflatten(flat) | ({} if values.get("evaluators") else {"evaluators": {}})
 
 
-def wrong_values(flat: dict[str, Any]) -> dict[str, str]:
-    """What is wrong with each value of a flat config by itself, by its name."""
-    problems = {}
-    for name, value in flat.items():
-        if field := ALL.get(name):
-            typed = isinstance(value, field.types) and isinstance(value, bool) == (field is BOOL)
-            if not typed or not field.ok(value):
-                problems[name] = f"{name} = {value!r} must be {field.wants}"
-    return problems
+def updated(config: Mapping, changes: Mapping[str, Any], rules: Sequence[Rule] = ()) -> Config:
+    """The config with some values replaced, such as `{"model.remat": "inputs"}`, and checked again.
+
+    None removes a key, such as an evaluator.
+    """
+    values = nested.plain(config)
+    for name, value in changes.items():
+        nested.put(values, name, value)
+    return validate(values, rules)
+
+
+# --- config.json ----------------------------------------------------------------------------------
+
+
+def to_dict(config: Mapping) -> dict:
+    """Plain dicts and lists, as `config.json` of a work directory holds them."""
+    return json.loads(json.dumps(nested.plain(config)))
+
+
+def to_json(config: Mapping) -> str:
+    return json.dumps(to_dict(config), indent=2) + "\n"
+
+
+def resolved(config: Config, backend: str, stored: Mapping | None = None) -> Config:
+    """The config with the precision that `model.dtype` "auto" means.
+
+    A run keeps the precision that it began with, wherever it goes on.
+
+    Args:
+      backend: of jax: "cpu" computes in float32, and others in bfloat16.
+      stored: the config.json of the work directory, if there is one.
+    """
+    if config["model"]["dtype"] != "auto":
+        return config
+    kept = nested.flatten(stored or {}).get("model.dtype", "auto")
+    dtype = kept if kept != "auto" else "float32" if backend == "cpu" else "bfloat16"
+    model = config["model"].model_copy(update={"dtype": dtype})
+    return config.model_copy(update={"model": model})
+
+
+def differences(stored: Mapping, config: Mapping) -> list[str]:
+    """`model.depth: 12 there, 8 here` for each key that is not the same and may not change."""
+    there, here = nested.flatten(to_dict(completed(stored))), nested.flatten(to_dict(config))
+    if there.get("model.dtype") == "auto":  # stored before it was resolved
+        there["model.dtype"] = here.get("model.dtype")
+    return [
+        f"{name}: {there.get(name, 'missing')} there, {here.get(name, 'missing')} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name) and not re.fullmatch(sections.MAY_CHANGE, name)
+    ]

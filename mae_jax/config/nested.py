@@ -1,0 +1,54 @@
+"""Nested dicts of values, and the dotted names of these: `model.patch`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def plain(config: Mapping) -> dict:
+    """Nested dicts of a dict, ConfigDict or Config."""
+    return {name: plain(x) if hasattr(x, "items") else x for name, x in config.items()}
+
+
+def flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
+    """`{"model.patch": (16, 16), ...}` of nested values."""
+    flat = {}
+    for name, x in config.items():
+        if hasattr(x, "items"):
+            flat |= flatten(x, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = x
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict:
+    """The inverse of `flatten`."""
+    nested: dict = {}
+    for name, x in flat.items():
+        put(nested, name, x)
+    return nested
+
+
+def get(nested: Any, name: str) -> Any:
+    """A value or a section; None if there is none."""
+    for part in name.split("."):
+        nested = nested.get(part) if hasattr(nested, "items") else None
+    return nested
+
+
+def put(nested: dict, name: str, value: Any) -> None:
+    """Set a value, and make the sections above it."""
+    *above, last = name.split(".")
+    for section in above:
+        if not isinstance(nested.get(section), dict):
+            nested[section] = {}
+        nested = nested[section]
+    nested[last] = value
+
+
+def remove(nested: dict, name: str) -> None:
+    """Remove a value, and the sections above it that are empty then."""
+    first, _, rest = name.partition(".")
+    if rest:
+        remove(nested[first], rest)
+    if not rest or not nested[first]:
+        del nested[first]

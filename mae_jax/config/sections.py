@@ -1,0 +1,539 @@
+"""The sections of a config: for each key its type, range, default and meaning.
+
+The text below a key is its documentation; `docs/config.md` is generated from it. A config file may
+leave out every key that has a default here. Rules that span several keys stand in `checks.py`, and
+those of the network's geometry in `mae_jax/models/`.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an error says that a value must be."""
+
+    text: str
+
+
+def _where(ok: Callable[[Any], Any]) -> AfterValidator:
+    """Refuse the values for which `ok` is false."""
+
+    def validate(value: Any) -> Any:
+        if not ok(value):
+            raise ValueError
+        return value
+
+    return AfterValidator(validate)
+
+
+def _compiles(expression: str) -> bool:
+    try:
+        re.compile(expression)
+    except re.error:
+        return False
+    return True
+
+
+Text = Annotated[str, Expected("a text")]
+Regex = Annotated[str, _where(_compiles), Expected("a regular expression over parameter names")]
+Switch = Annotated[bool, Expected("True or False")]
+Count = Annotated[int, Field(ge=1), Expected("a whole number of at least 1")]
+Number = Annotated[int, Field(ge=0), Expected("a whole number of at least 0")]
+Positive = Annotated[float, Field(gt=0), Expected("a number above 0")]
+NotNegative = Annotated[float, Field(ge=0), Expected("a number of at least 0")]
+BelowOne = Annotated[float, Field(ge=0, lt=1), Expected("a number from 0 up to but not 1")]
+UpToOne = Annotated[float, Field(gt=0, le=1), Expected("a number above 0 and up to 1")]
+Share = Annotated[float, Field(ge=0, le=1), Expected("a share from 0 to 1")]
+# A list is read as a tuple, since JSON and the command line have lists.
+Sides = Annotated[
+    tuple[Count, ...],
+    Strict(False),
+    Field(min_length=1),
+    Expected("a tuple of whole numbers such as (16, 16)"),
+]
+Range = Annotated[tuple[float, float], Strict(False)]
+Statistic = Annotated[
+    Literal["auto"] | Annotated[tuple[float, ...], Strict(False), Field(min_length=1)],
+    Expected('a tuple with one number for each channel, or "auto"'),
+]
+
+
+class Section(BaseModel, Mapping):
+    """A part of a config: immutable, read as an attribute or as a key of a mapping."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in type(self).model_fields:
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(type(self).model_fields)
+
+    def __len__(self) -> int:
+        return len(type(self).model_fields)
+
+
+class Init(Section):
+    checkpoint: Text = ""
+    """The checkpoint to start from: whatever `mae_jax.load` reads, such as a work directory, an
+    exported file, or a PyTorch or Hugging Face checkpoint. "" starts from random parameters."""
+    without: Regex = ""
+    """Regular expression over the names of parameters that only one side may have. A parameter
+    that is missing on one side and does not match ends the run."""
+
+
+class Model(Section):
+    """The encoder, and how it is computed."""
+
+    patch: Sides
+    """Values along each axis of a patch, such as (16, 16). It divides `data.size`; half the side
+    makes four times as many tokens of a picture."""
+    width: Count
+    """Size of the encoder's tokens. `heads` divides it."""
+    depth: Count
+    """Number of the encoder's blocks."""
+    heads: Count
+    """Number of attention heads of each block of the encoder."""
+    channel_groups: Annotated[
+        tuple[Annotated[tuple[int, ...], Strict(False), Field(min_length=1)], ...],
+        Strict(False),
+        Expected("a tuple of tuples of channels such as ((0, 1, 2), (3, 4)), or ()"),
+    ] = ()
+    """Channels that become a token of their own, as in SatMAE, such as ((0, 1, 2), (3, 4)). Each
+    group multiplies the number of tokens. () puts all channels of a patch into one token."""
+    vocab_size: Number = 0
+    """Number of values of an input of categories: 256 for bytes, whose target is a cross-entropy.
+    0 means that the input is made of real values, such as pixels."""
+    learned_positions: Switch = False
+    """Train the position embeddings, which start as the fixed sines and cosines."""
+    separable_positions: Switch = False
+    """Learn one table for the first axis (time) and one for the other axes, and add them."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    """Precision of the computation; parameters are always float32. "auto" is bfloat16 on
+    accelerators and float32 on CPUs, and a run keeps what it began with."""
+    attention: Literal["auto", "reference", "recompute", "per_sample", "cudnn", "pallas"] = "auto"
+    """Implementation of attention, which changes speed and memory. `recompute` keeps no weights
+    for the gradient, `per_sample` loops over the batch (CPUs), `cudnn` is for NVIDIA GPUs and
+    `pallas` for TPUs. "auto" takes the fastest one for the devices."""
+    remat: Literal["none", "products", "inputs"] = "none"
+    """What a block keeps for its gradient. "products" keeps the results of matrix products and
+    "inputs" the input alone; the rest is computed again, which saves memory and costs time."""
+    scan: Switch = False
+    """Compile one block and loop over it: about half the compilation time, for slower steps."""
+
+
+class AutoencoderModel(Model):
+    """The masked autoencoder: encoder and decoder."""
+
+    decoder_width: Count
+    """Size of the decoder's tokens. `decoder_heads` divides it."""
+    decoder_depth: Count
+    """Number of the decoder's blocks."""
+    decoder_heads: Count
+    """Number of attention heads of each block of the decoder."""
+    decoder_cross: Switch = False
+    """Let mask tokens attend to the visible tokens and not to each other, as CrossMAE does. This
+    makes a small `mask.decode` cheap."""
+    norm_pix: Switch = True
+    """Predict patches that are normalised by their own mean and deviation: better features, and
+    reconstructions that look less good."""
+    target_stride: Annotated[
+        tuple[Count, ...],
+        Strict(False),
+        Expected("a tuple of whole numbers, one for each axis, or ()"),
+    ] = ()
+    """Predict every so many values along each axis of a patch: (2, 1, 1) predicts every second
+    frame. It divides `patch`. () predicts all values."""
+
+
+class ClassifierModel(Model):
+    """The encoder with a linear head."""
+
+    learned_positions: Switch = True
+    """Train the position embeddings, which start as the checkpoint's or as sines and cosines."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """What the head sees: the mean of the patch tokens behind a LayerNorm, or the class token."""
+    batch_norm: Switch = False
+    """Put a BatchNorm without parameters before the head, as linear probing does."""
+    head_std: NotNegative = 2e-5
+    """Standard deviation of the head's initial weights. 0 starts with the same score for each
+    class."""
+
+
+class Mask(Section):
+    """Which patches are masked."""
+
+    ratio: Annotated[float, Field(gt=0, lt=1), Expected("a number between 0 and 1")] = 0.75
+    """Share of the patches that are masked. A higher one makes steps cheaper and the task harder."""
+    name: Literal[
+        "random", "block", "grid", "joint", "tube", "frame", "time", "frequency", "importance"
+    ] = "random"
+    """Strategy: `random` patches, `block` a rectangle, `grid` a regular pattern, `joint` boxes of
+    `side` patches, `importance` the patches with most contrast; of video also `tube` (the same
+    places in all frames) and `frame`; of audio also `time` and `frequency`."""
+    side: Count = 2
+    """Side, in patches, of the boxes that `joint` masks together."""
+    decode: UpToOne = 1.0
+    """Share of the masked patches that are predicted. The learning rate is multiplied by it."""
+
+
+class Optimizer(Section):
+    """AdamW with a warm-up and a cosine."""
+
+    base_learning_rate: Positive
+    """Peak learning rate for a batch of 256; the used rate is this times `batch_size` / 256."""
+    warmup_epochs: NotNegative = 0.0
+    """Epochs in which the learning rate rises from 0. They are fewer than `epochs`."""
+    b1: BelowOne = 0.9
+    """Decay of Adam's first moment."""
+    b2: BelowOne = 0.95
+    """Decay of Adam's second moment."""
+    weight_decay: NotNegative = 0.05
+    """Decoupled weight decay, multiplied by the learning rate. Norms and biases have none."""
+    clip: NotNegative = 0.0
+    """Largest global norm of the gradient; longer gradients are scaled down to it. 0 clips none."""
+    ema: BelowOne = 0.0
+    """Decay for each step of a moving average of the parameters, which is evaluated and exported
+    instead of them. 0 keeps none; others cost 4 bytes a parameter."""
+    mu_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the first moment. "bfloat16" saves 2 bytes a parameter."""
+    shard: Switch = False
+    """Shard the moments over all devices, as ZeRO-1: less memory and the same result."""
+
+
+class ClassifierOptimizer(Optimizer):
+    """AdamW or LARS for fine-tuning and linear probing."""
+
+    name: Literal["adamw", "lars"] = "adamw"
+    """The optimiser: "adamw" for fine-tuning, "lars" for linear probes with large batches."""
+    b2: BelowOne = 0.999
+    """Decay of Adam's second moment."""
+    momentum: BelowOne = 0.9
+    """Momentum of LARS. AdamW does not use it."""
+    final_learning_rate: NotNegative = 0.0
+    """Learning rate at the end of the cosine, not scaled by the batch size."""
+    layer_decay: UpToOne = 1.0
+    """Factor of the learning rate from each layer to the one below it. 1 trains all alike."""
+
+
+class TrainingSource(Section):
+    source: Text
+    """Where the examples are: `folder:PATH`, `tfds:NAME`, `array_record:PATH`, `idx:PATH`,
+    `arrays:PATH`, `video:PATH`, `frames:PATH`, `audio:PATH`, `text:PATH`, or the name of a
+    synthetic source such as `photos`."""
+    split: Text = "train"
+    """The part of the source that is trained on."""
+
+
+class Data(Section):
+    """What every kind of input has."""
+
+    train: TrainingSource
+    """Training examples."""
+    modality: Literal["image", "video", "audio", "volume", "text"] = "image"
+    """Kind of the input, which decides how an example is read and which further keys there are."""
+    size: Sides
+    """Size of the network's input along each axis, a multiple of `model.patch`: (height, width);
+    (frames, height, width) of video; (frames, mels) of audio; (bytes,) of text."""
+    channels: Count = 3
+    """Number of channels of the input."""
+    examples: Number = 0
+    """Train on a fixed choice of so many examples, with as many of each class as possible. 0 trains
+    on all."""
+    repeats: Count = 1
+    """Crops of each decoded example in a batch, which counts crops: decoding is as much cheaper.
+    It divides `batch_size`."""
+    mean: Statistic = "auto"
+    """Mean of each channel, of values in [0, 1] for pictures. "auto" measures it once."""
+    std: Statistic = "auto"
+    """Standard deviation of each channel. "auto" measures it once."""
+    threads: Number = 16
+    """Threads of each host that decode and crop. 0 does so in the thread that trains."""
+    max_bad_fraction: Share = 0.01
+    """Share of the examples that may be unreadable, whose places others take. More of them end the
+    run, with its state saved."""
+
+
+class _Crops(Data):
+    crop_scale: Annotated[
+        Range,
+        _where(lambda x: 0 < x[0] <= x[1] <= 1),
+        Expected("(smallest, largest) share of the area"),
+    ] = (0.2, 1.0)
+    """Smallest and largest share of a picture's area that a training crop takes."""
+    crop_ratio: Annotated[
+        Range, _where(lambda x: 0 < x[0] <= x[1]), Expected("(narrowest, widest) width / height")
+    ] = (3 / 4, 4 / 3)
+    """Narrowest and widest ratio of a crop's width to its height, relative to that of `size`."""
+    flip: Switch = True
+    """Mirror half of the training crops left to right."""
+    center_crop: UpToOne = 0.875
+    """Share of the shorter side that evaluations see: 224 of 256 pixels by default."""
+
+
+class ImageData(_Crops):
+    modality: Literal["image"] = "image"
+    """Pictures, of `size` (height, width)."""
+
+
+class VideoData(_Crops):
+    modality: Literal["video"]
+    """Clips, of `size` (frames, height, width). All frames of a clip have the same crop."""
+    stride: Count = 4
+    """Frames of the file from one frame of a clip to the next. Short files repeat the last one."""
+
+
+class AudioData(Data):
+    modality: Literal["audio"]
+    """Sounds as log-mel spectrograms, of `size` (frames of 10 ms, mel bands)."""
+    channels: Count = 1
+    """Number of channels of the input, which is 1."""
+    rate: Annotated[int, Field(ge=1000), Expected("a whole number of at least 1000")] = 16_000
+    """Samples a second; other sounds are resampled to it."""
+    roll: Switch = True
+    """Rotate each training example in time by a random amount."""
+    magnitude: Switch = False
+    """Make each training example louder or softer by a random factor."""
+
+
+class VolumeData(Data):
+    modality: Literal["volume"]
+    """Volumes and pictures with many channels, as arrays of any number of axes."""
+    zoom: Annotated[
+        Range,
+        _where(lambda x: 0.01 <= x[0] <= x[1] <= 100),
+        Expected("(smallest, largest) factor from .01 to 100"),
+    ] = (0.75, 1.0)
+    """A training crop takes `size` times a random factor of this range: above 1 it shows more."""
+    flip: Switch = True
+    """Mirror half of the training crops along the last axis."""
+
+
+class TextData(Data):
+    modality: Literal["text"]
+    """Bytes, of `size` (bytes,)."""
+    channels: Count = 1
+    """Number of channels of the input, which is 1."""
+
+
+MODALITIES: dict[str, type[Data]] = dict(
+    image=ImageData, video=VideoData, audio=AudioData, volume=VolumeData, text=TextData
+)
+
+
+class Mesh(Section):
+    """How the devices share the work. The three numbers multiply to the number of devices."""
+
+    data: Annotated[
+        int, _where(lambda x: x == -1 or x > 0), Expected("-1 (all that is left) or above 0")
+    ] = -1
+    """Copies of the model, which share the batch. -1 means all devices that the others leave."""
+    fsdp: Count = 1
+    """Devices that share the batch, the parameters and the moments: less memory in each."""
+    tensor: Count = 1
+    """Devices that share the heads and the MLP's width for the same samples. It divides `heads`."""
+
+
+class Recovery(Section):
+    """What a run does about faults, and when it gives up."""
+
+    max_skipped_updates: Number = 0
+    """Updates in a row that are left out because the loss or gradient is not finite. 0 goes back
+    to the last checkpoint at the first one; the check costs a tenth to a fifth of a TPU's step."""
+    max_rewinds: Number = 2
+    """Times that a run goes back to its last checkpoint and past the batches since; then it ends."""
+    max_loss_ratio: Annotated[
+        float, _where(lambda x: x == 0 or x > 1), Expected("0 (never) or a factor above 1")
+    ] = 0.0
+    """A loss of more than this factor times its moving average counts as not finite. 0 never does."""
+    max_failed_saves: Count = 3
+    """Failed saves in a row that end the run."""
+    check_determinism: Switch = False
+    """Compute the first step twice and require the same bits. It needs memory for three states."""
+    stall_timeout: Positive = 600.0
+    """Seconds without a step after which the log shows what each thread does."""
+    heartbeat_timeout: Annotated[int, Field(ge=5), Expected("a whole number of at least 5")] = 30
+    """Seconds of silence after which other processes give one up and end."""
+
+
+class Regularize(Section):
+    """Augmentation of a classifier's training. All are off by default."""
+
+    drop_path: BelowOne = 0.0
+    """Share of samples for which the last block is skipped; it falls linearly to the first block."""
+    mixup: NotNegative = 0.0
+    """Parameter of the Beta distribution of mixup. 0 mixes none."""
+    cutmix: NotNegative = 0.0
+    """Parameter of the Beta distribution of CutMix. With `mixup`, each is used half of the time."""
+    label_smoothing: BelowOne = 0.0
+    """Share of the target that is spread over all classes."""
+    erase: Share = 0.0
+    """Share of the pictures in which a box is replaced by noise."""
+    randaugment: Annotated[float, Field(ge=0, le=10), Expected("a magnitude from 0 to 10")] = 0.0
+    """Magnitude of two random operations on each picture, with a spread of .5. 0 applies none."""
+
+
+class Source(Section):
+    """Examples of an evaluation."""
+
+    source: Text = "same"
+    """As `data.train.source`; "same" is that one. "" leaves the evaluator out."""
+    split: Text
+    """The part of the source."""
+
+
+class Evaluator(Section):
+    """What every evaluator has."""
+
+    every: Number = 0
+    """Steps from one evaluation to the next. 0 evaluates at the end of the run only."""
+    batch_size: Count = 256
+    """Examples in a batch over all devices. The result does not depend on it."""
+
+
+class Reconstruction(Evaluator):
+    type: Literal["reconstruction"]
+    """The loss on masked patches of held-out examples, and a picture of reconstructions."""
+    source: Text = "same"
+    """As `data.train.source`; "same" is that one. "" leaves the evaluator out."""
+    split: Text = "test"
+    """The part of the source."""
+    examples: Number = 10_000
+    """Number of examples for the loss, at most. 0 takes all."""
+    pictures: Count = 8
+    """Number of examples in the picture."""
+
+
+class _OfFeatures(Evaluator):
+    train: Source = Source(split="train")
+    """Labelled examples that the features of others are compared with."""
+    test: Source = Source(split="test")
+    """Labelled examples that are classified."""
+    examples: Number = 20_000
+    """Number of examples of each source, at most. 0 takes all."""
+
+
+class Knn(_OfFeatures):
+    type: Literal["knn"]
+    """Accuracy of a nearest-neighbour classifier on frozen features."""
+    k: Count = 20
+    """Number of neighbours that vote."""
+
+
+class LinearProbe(_OfFeatures):
+    type: Literal["linear_probe"]
+    """Accuracy of a linear classifier on frozen features."""
+    solver: Literal["auto", "sklearn", "lars"] = "auto"
+    """"sklearn" is logistic regression on the CPU, "lars" trains on the devices. "auto" takes the
+    faster one for the number of classes."""
+
+
+class Classification(Evaluator):
+    type: Literal["classification"]
+    """Accuracy of a classifier on held-out examples, or mean average precision (`loss` "binary")."""
+    source: Text = "same"
+    """As `data.train.source`; "same" is that one. "" leaves the evaluator out."""
+    split: Text = "test"
+    """The part of the source."""
+    examples: Number = 0
+    """Number of examples, at most. 0 takes all."""
+    clips: Count = 1
+    """Views along the time of a video or a sound, whose predictions are averaged."""
+    crops: Annotated[int, _where(lambda x: x in (1, 3)), Expected("1 or 3")] = 1
+    """Crops of each clip of a video, whose predictions are averaged: 1 or 3."""
+
+
+# The types of evaluators of each task.
+EVALUATORS: dict[str, dict[str, type[Evaluator]]] = dict(
+    pretrain=dict(reconstruction=Reconstruction, knn=Knn, linear_probe=LinearProbe),
+    classify=dict(classification=Classification),
+)
+
+
+class Config(Section):
+    """What every task has."""
+
+    task: Literal["pretrain", "classify"]
+    """What is trained: a masked autoencoder, or a classifier (fine-tuning and linear probing)."""
+    seed: Annotated[
+        int, Field(ge=0, lt=2**32), Expected("a whole number from 0 up to 2**32")
+    ] = 0
+    """Seed of the initial parameters, the order of the examples, the crops and the masks."""
+    init: Init = Init()
+    """What the run starts from."""
+    epochs: Positive
+    """Times that each training example is seen. Fractions are allowed."""
+    batch_size: Count
+    """Examples in a step over all devices. The learning rate scales with it."""
+    accumulation: Count = 1
+    """Micro-batches that a step is computed in: the same result in less memory. It divides
+    `batch_size`."""
+    data: Annotated[
+        ImageData | VideoData | AudioData | VolumeData | TextData, Field(discriminator="modality")
+    ]
+    """The inputs."""
+    mesh: Mesh = Mesh()
+    """How the devices share the work."""
+    log_every: Count = 50
+    """Steps from one record of the metrics to the next."""
+    save_every: Count = 1000
+    """Steps from one checkpoint to the next: what a fault costs at most."""
+    keep: Count = 3
+    """Number of the newest checkpoints that are kept."""
+    recovery: Recovery = Recovery()
+    """What the run does about faults."""
+
+
+class Pretrain(Config):
+    """Masked pre-training."""
+
+    task: Literal["pretrain"]
+    """Train a masked autoencoder."""
+    model: AutoencoderModel
+    """The network."""
+    mask: Mask = Mask()
+    """Which patches are masked."""
+    optimizer: Optimizer
+    """The optimiser and the schedule of its learning rate."""
+    evaluators: dict[
+        str, Annotated[Reconstruction | Knn | LinearProbe, Field(discriminator="type")]
+    ] = {}
+    """Evaluations during the run and at its end, by names of your choice."""
+
+
+class Classify(Config):
+    """Fine-tuning, partial fine-tuning and linear probing."""
+
+    task: Literal["classify"]
+    """Train a classifier."""
+    model: ClassifierModel
+    """The network."""
+    loss: Literal["softmax", "binary"] = "softmax"
+    """Cross-entropy over the classes, or one for each class where several may be true at once."""
+    trainable: Regex = ".*"
+    """Regular expression over the names of the parameters that are trained; others are frozen."""
+    optimizer: ClassifierOptimizer
+    """The optimiser and the schedule of its learning rate."""
+    regularize: Regularize = Regularize()
+    """Augmentation during the training."""
+    evaluators: dict[str, Classification] = {}
+    """Evaluations during the run and at its end, by names of your choice."""
+
+
+TASKS: dict[str, type[Config]] = dict(pretrain=Pretrain, classify=Classify)
+# What may be another when a run goes on: where and how it is computed, and when it gives up.
+MAY_CHANGE = r"(mesh|recovery)\..*|model\.(attention|remat|scan)|optimizer\.shard|accumulation"
+MAY_CHANGE += r"|data\.(threads|max_bad_fraction)|(log|save)_every|keep"
