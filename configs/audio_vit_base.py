@@ -4,36 +4,39 @@
         --config.data.train.source=audio:PATH
 
 PATH holds WAV, FLAC, OGG or MP3 files; their classes are folders or a `labels.csv`. Ten seconds
-become log-mel spectrograms of 1024 frames and 128 bands; .8 of 512 patches are hidden. The decoder
+become log-mel spectrograms of 1024 frames and 128 bands; .8 of 512 patches are masked. The decoder
 attends to all patches: the paper's local windows are half a point of mAP better (47.3 on AudioSet).
 Other masks: `--config.mask.name=time`, or frequency.
 """
 
+from ml_collections import ConfigDict
+
 from configs import vit_base
 
 
-def get_config(arg: str = "") -> dict:
+def get_config(arg: str = "") -> ConfigDict:
     return vit_base.with_argument(recipe(), arg)
 
 
-def recipe(**model) -> dict:
+def recipe(**model) -> ConfigDict:
     """The recipe, with some of `model` replaced."""
     config = vit_base.recipe(**dict(decoder_depth=16) | model)
-    config |= dict(epochs=32, batch_size=512)
-    config["mask"] |= dict(ratio=0.8)
-    config["optimizer"] |= dict(base_learning_rate=2e-4, warmup_epochs=3, weight_decay=1e-4)
-    sounds = dict(
+    config.update(epochs=32, batch_size=512)
+    config.mask.ratio = 0.8
+    config.optimizer.update(base_learning_rate=2e-4, warmup_epochs=3, weight_decay=1e-4)
+    config.data = dict(
+        modality="audio",
         train=dict(source="audio:PATH", split="train"),
-        test=dict(source="same", split="test"),
         size=(1024, 128),  # frames of 10 ms, mel bands
         channels=1,
-        rate=16_000,  # samples per second; other sounds are resampled
-        roll=True,  # around in time, by a random amount
-        magnitude=False,  # louder or softer, by a random factor
+        rate=16_000,  # samples a second; other sounds are resampled
+        roll=True,  # rotate in time by a random amount
+        magnitude=False,  # louder or softer by a random factor
         mean=(-4.2677393,),  # of AudioSet's log-mels; "auto" measures those of your sounds
         std=(2 * 4.5689974,),  # the recipe divides by two standard deviations
+        threads=16,
     )
-    vit_base.with_data(config, "audio", **sounds)
-    config["evaluate"] |= dict(every=4000, batch_size=512, examples=4000, pictures=4)
-    config["probe"] |= dict(test=dict(source="same", split="test"))
+    config.evaluators = vit_base.evaluators(
+        every=4000, split="test", examples=4000, features=20_000, batch_size=512, pictures=4
+    )
     return config

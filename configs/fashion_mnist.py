@@ -6,15 +6,17 @@ The four files are those of Debian's and Ubuntu's package `dataset-fashion-mnist
 `--config.data.train.source=idx:FOLDER`, or `tfds:fashion_mnist` once that is prepared.
 """
 
+from ml_collections import ConfigDict
+
 from configs import quickstart, vit_base
 
 
-def get_config(arg: str = "") -> dict:
+def get_config(arg: str = "") -> ConfigDict:
     config = quickstart.get_config()
-    config |= dict(epochs=15, batch_size=256, log_every=50, save_every=1000)
-    config["model"] |= dict(patch=(4, 4), width=128, depth=6, heads=4)
-    config["optimizer"] |= dict(base_learning_rate=1e-3, warmup_epochs=1)
-    config["data"] |= dict(
+    config.update(epochs=15, batch_size=256, log_every=50, save_every=1000)
+    config.model.update(patch=(4, 4), width=128, depth=6, heads=4)
+    config.optimizer.update(base_learning_rate=1e-3, warmup_epochs=1)
+    config.data.update(
         train=dict(source="idx:/usr/share/datasets/fashion-mnist", split="train"),
         size=(28, 28),
         channels=1,
@@ -23,6 +25,7 @@ def get_config(arg: str = "") -> dict:
         mean=(0.286,),
         std=(0.353,),
     )
-    config["evaluate"] |= dict(every=1000, batch_size=1000, examples=10_000)
-    config["probe"] |= dict(examples=10_000)
+    config.evaluators = vit_base.evaluators(
+        every=1000, split="test", examples=10_000, features=10_000, batch_size=1000, linear=True
+    )
     return vit_base.with_argument(config, arg)

@@ -4,15 +4,20 @@
         --config.init.checkpoint=runs/audio_small
 """
 
-from configs import audio_small, finetune_audio_vit_base, vit_base
+from ml_collections import ConfigDict
+
+from configs import audio_small, finetune_audio_vit_base, finetune_vit_base, vit_base
 
 
-def get_config(arg: str = "") -> dict:
+def get_config(arg: str = "") -> ConfigDict:
     config, small = finetune_audio_vit_base.recipe(), audio_small.recipe()
-    config |= dict(epochs=20, batch_size=32, log_every=20, save_every=250)
-    config["model"] |= {name: small["model"][name] for name in ("patch", "width", "depth", "heads")}
-    config["data"] = small["data"] | dict(magnitude=True)
-    config["optimizer"] |= dict(base_learning_rate=4e-3, warmup_epochs=2)
-    config["regularize"] |= dict(drop_path=0.0, mixup=0.0)
-    config["evaluate"] |= dict(every=0, batch_size=50, examples=150)
+    config.update(epochs=20, batch_size=32, log_every=20, save_every=250)
+    config.model.update({name: small.model[name] for name in ("patch", "width", "depth", "heads")})
+    config.data = small.data
+    config.data.magnitude = True
+    config.optimizer.update(base_learning_rate=4e-3, warmup_epochs=2)
+    config.regularize.update(drop_path=0.0, mixup=0.0)
+    config.evaluators = finetune_vit_base.evaluators(
+        every=0, split="test", examples=150, batch_size=50
+    )
     return vit_base.with_argument(config, arg)

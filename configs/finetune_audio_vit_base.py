@@ -5,23 +5,28 @@
 
 Several classes may be true of a sound (`labels.csv` with the header `file,labels`): binary
 cross-entropy, and the mean average precision over the classes. Unlike there, spectrograms are mixed
-and not waves, and no times or bands are hidden.
+and not waves, and no times or bands are masked.
 """
+
+from ml_collections import ConfigDict
 
 from configs import audio_vit_base, finetune_vit_base, vit_base
 
 
-def get_config(arg: str = "") -> dict:
+def get_config(arg: str = "") -> ConfigDict:
     return vit_base.with_argument(recipe(), arg)
 
 
-def recipe() -> dict:
+def recipe() -> ConfigDict:
     config = finetune_vit_base.recipe(epochs=60, base_learning_rate=1e-3, layer_decay=0.75)
-    config |= dict(data=audio_vit_base.recipe()["data"], loss="binary", batch_size=32)
-    config["data"] |= dict(magnitude=True)
-    config["optimizer"] |= dict(warmup_epochs=4, weight_decay=1e-4)
-    config["regularize"] |= dict(
+    config.update(loss="binary", batch_size=32)
+    config.data = audio_vit_base.recipe().data
+    config.data.magnitude = True
+    config.optimizer.update(warmup_epochs=4, weight_decay=1e-4)
+    config.regularize.update(
         mixup=10.0, cutmix=0.0, label_smoothing=0.0, erase=0.0, randaugment=0.0
     )
-    config["evaluate"] |= dict(batch_size=256)
+    config.evaluators = finetune_vit_base.evaluators(
+        every=6255, split="test", examples=50_000, batch_size=256
+    )
     return config

@@ -7,22 +7,25 @@ With few labels: `--config.data.examples=600`. From scratch: without `init.check
 alone: `--config.trainable='encoder/block_5/.*|norm/.*|head/.*'`.
 """
 
+from ml_collections import ConfigDict
+
 from configs import fashion_mnist, finetune_vit_base, vit_base
 
 
-def get_config(arg: str = "") -> dict:
-    return vit_base.with_argument(
-        small(finetune_vit_base.recipe(), fashion_mnist.get_config()), arg
-    )
+def get_config(arg: str = "") -> ConfigDict:
+    config = small(finetune_vit_base.recipe(), fashion_mnist.get_config())
+    return vit_base.with_argument(config, arg)
 
 
-def small(config: dict, pretraining: dict) -> dict:
+def small(config: ConfigDict, pretraining: ConfigDict) -> ConfigDict:
     """A recipe of fine-tuning or probing, for the network and the data of a small pre-training."""
     names = ("patch", "width", "depth", "heads", "dtype")
-    config["model"] |= {name: pretraining["model"][name] for name in names}
-    config["data"] = pretraining["data"]
-    config |= dict(epochs=10, batch_size=128, log_every=50, save_every=1000)
-    config["optimizer"] |= dict(base_learning_rate=8e-3, layer_decay=0.75, warmup_epochs=1)
-    config["regularize"] |= dict(drop_path=0.0, mixup=0.0, cutmix=0.0, erase=0.0, randaugment=0.0)
-    config["evaluate"] |= dict(every=0, batch_size=500, examples=10_000)
+    config.update(epochs=10, batch_size=128, log_every=50, save_every=1000)
+    config.model.update({name: pretraining.model[name] for name in names})
+    config.data = pretraining.data
+    config.optimizer.update(base_learning_rate=8e-3, layer_decay=0.75, warmup_epochs=1)
+    config.regularize.update(drop_path=0.0, mixup=0.0, cutmix=0.0, erase=0.0, randaugment=0.0)
+    config.evaluators = finetune_vit_base.evaluators(
+        every=0, split="test", examples=10_000, batch_size=500
+    )
     return config

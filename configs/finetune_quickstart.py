@@ -4,10 +4,12 @@
         --config.init.checkpoint=runs/quickstart
 """
 
+from ml_collections import ConfigDict
+
 from configs import finetune_fashion_mnist, finetune_vit_base, quickstart, vit_base
 
 
-def get_config(arg: str = "") -> dict:
+def get_config(arg: str = "") -> ConfigDict:
     config = finetune_fashion_mnist.small(finetune_vit_base.recipe(), quickstart.get_config())
-    config |= dict(epochs=5, log_every=10, save_every=100)
+    config.update(epochs=5, log_every=10, save_every=100)
     return vit_base.with_argument(config, arg)

@@ -6,16 +6,21 @@
 Evaluations average the predictions for five clips with three crops each.
 """
 
+from ml_collections import ConfigDict
+
 from configs import finetune_vit_base, video_vit_base, vit_base
 
 
-def get_config(arg: str = "") -> dict:
+def get_config(arg: str = "") -> ConfigDict:
     return vit_base.with_argument(recipe(), arg)
 
 
-def recipe() -> dict:
+def recipe() -> ConfigDict:
     config = finetune_vit_base.recipe(epochs=75, layer_decay=0.75, patch=(2, 16, 16))
-    config |= dict(data=video_vit_base.recipe()["data"], batch_size=512)
-    config["regularize"] |= dict(randaugment=0.0)  # RandAugment is for pictures here
-    config["evaluate"] |= dict(batch_size=64, clips=5, crops=3)
+    config.batch_size = 512
+    config.data = video_vit_base.recipe().data
+    config.regularize.randaugment = 0.0  # RandAugment is for pictures here
+    config.evaluators = finetune_vit_base.evaluators(
+        every=6255, split="test", examples=50_000, batch_size=64, clips=5, crops=3
+    )
     return config

@@ -8,47 +8,48 @@ directory, a PyTorch or a Hugging Face file. Partial fine-tuning is `trainable`:
 `'encoder/block_11/.*|norm/.*|head/.*'`, its MLP `'encoder/block_11/mlp/.*|norm/.*|head/.*'`.
 """
 
+from ml_collections import ConfigDict
+
 from configs import vit_base
 
 
-def get_config(arg: str = "") -> dict:
+def get_config(arg: str = "") -> ConfigDict:
     return vit_base.with_argument(recipe(), arg)
 
 
-def recipe(epochs=100, base_learning_rate=5e-4, layer_decay=0.65, drop_path=0.1, **model) -> dict:
+def recipe(
+    epochs=100, base_learning_rate=5e-4, layer_decay=0.65, drop_path=0.1, **model
+) -> ConfigDict:
     """The recipe; sizes differ in these numbers, and in `model`, alone."""
     config = vit_base.recipe()
-    for name in ("mask", "probe"):  # nothing is hidden, and the result is an accuracy itself
-        del config[name]
-    del config["evaluate"]["pictures"]
-    names = ("patch", "width", "depth", "heads", "groups", "categories", "dtype")
-    size = {name: config["model"][name] for name in names}
-    config |= dict(
-        task="classify",
-        epochs=epochs,
-        batch_size=1024,
-        init=dict(checkpoint="", without="decoder/.*|encoder/norm/.*|norm/.*|head/.*"),
-        loss="softmax",  # or "binary", where several classes may be true of an example
-        trainable=".*",  # expression over parameter names; the others are frozen and cost little
-        model=size
-        | dict(
-            pooling="mean",  # over the patch tokens, then a LayerNorm; or "cls"
-            batch_norm=False,  # before the head, without parameters: for linear probes
-            head_std=2e-5,  # of the initial head
-            learned_positions=True,  # start as the fixed ones, or as those of the checkpoint
-            separable_positions=False,
-        )
-        | model,
-        regularize=dict(
-            drop_path=drop_path,  # of the last block; less in those before
-            mixup=0.8,  # the parameter of Beta; 0 = none
-            cutmix=1.0,  # as mixup; with both, either one half of the time
-            label_smoothing=0.1,
-            erase=0.25,  # share of pictures with a box of noise
-            randaugment=9.0,  # magnitude of two random operations, spread .5; 0 = none
-        ),
+    del config.mask  # nothing is masked
+    config.task = "classify"
+    config.epochs = epochs
+    config.batch_size = 1024
+    config.save_every = 1251  # steps: 1 epoch
+    config.init = dict(checkpoint="", without="decoder/.*|encoder/norm/.*|norm/.*|head/.*")
+    config.loss = "softmax"  # or "binary", where several classes may be true of an example
+    config.trainable = (
+        ".*"  # expression over parameter names; the others are frozen and cost little
     )
-    config["optimizer"] = dict(
+    config.model = {name: config.model[name] for name in ("patch", "width", "depth", "heads")}
+    config.model.update(
+        pooling="mean",  # over the patch tokens, then a LayerNorm; or "cls"
+        batch_norm=False,  # before the head, without parameters: for linear probes
+        head_std=2e-5,  # of the initial head
+        learned_positions=True,  # start as the fixed ones, or as those of the checkpoint
+        dtype="auto",
+    )
+    config.model.update(model)
+    config.regularize = dict(
+        drop_path=drop_path,  # of the last block; less in those before
+        mixup=0.8,  # the parameter of Beta; 0 = none
+        cutmix=1.0,  # as mixup; with both, either one half of the time
+        label_smoothing=0.1,
+        erase=0.25,  # share of pictures with a box of noise
+        randaugment=9.0,  # magnitude of two random operations, spread .5; 0 = none
+    )
+    config.optimizer = dict(
         name="adamw",  # or "lars"
         base_learning_rate=base_learning_rate,  # times batch_size / 256
         final_learning_rate=1e-6,  # at the end of the cosine
@@ -56,17 +57,16 @@ def recipe(epochs=100, base_learning_rate=5e-4, layer_decay=0.65, drop_path=0.1,
         layer_decay=layer_decay,  # the learning rate falls by this from layer to layer downwards
         b1=0.9,
         b2=0.999,
-        momentum=0.9,  # of lars
         weight_decay=0.05,  # on matrices alone
-        clip=0.0,
-        ema=0.0,
     )
-    config["data"] |= dict(crop_scale=(0.08, 1.0))
-    config["evaluate"] |= dict(
-        every=6255,  # 5 epochs
-        examples=50_000,  # all of ImageNet's
-        clips=1,  # of a video or a sound, spread over its time, whose predictions are averaged
-        crops=1,  # or 3, of each clip of a video
-    )
-    config |= dict(save_every=1251)
+    config.data.crop_scale = (0.08, 1.0)
+    config.evaluators = evaluators(every=6255, split="validation", examples=50_000, batch_size=1024)
+    return config
+
+
+def evaluators(**options) -> ConfigDict:
+    """Accuracy on held-out examples, or mean average precision where the loss is binary."""
+    config = vit_base.new()
+    config.classification = dict(type="classification", source="same", clips=1, crops=1)
+    config.classification.update(options)
     return config

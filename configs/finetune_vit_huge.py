@@ -6,10 +6,12 @@
 The published ViT-H reaches 86.9 %.
 """
 
+from ml_collections import ConfigDict
+
 from configs import finetune_vit_base, vit_base
 
 
-def get_config(arg: str = "") -> dict:
+def get_config(arg: str = "") -> ConfigDict:
     config = finetune_vit_base.recipe(
         epochs=50,
         base_learning_rate=1e-3,

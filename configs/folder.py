@@ -9,19 +9,21 @@ paper's with a ViT-S and a batch that one GPU holds; on a CPU make it smaller:
 `--config.data.size='(64,64)' --config.model.patch='(8,8)' --config.batch_size=64`.
 """
 
+from ml_collections import ConfigDict
+
 from configs import vit_base
 
 
-def get_config(arg: str = "") -> dict:
+def get_config(arg: str = "") -> ConfigDict:
     config = vit_base.recipe(width=384, depth=12, heads=6)
-    config |= dict(epochs=200, batch_size=256, log_every=20, save_every=500)
-    config["optimizer"] |= dict(warmup_epochs=10)
-    config["data"] |= dict(
+    config.update(epochs=200, batch_size=256, log_every=20, save_every=500)
+    config.optimizer.warmup_epochs = 10
+    config.data.update(
         train=dict(source="folder:.", split="train"),
-        test=dict(source="same", split="test"),
         mean="auto",  # measured on the pictures, kept in the work directory
         std="auto",
     )
-    config["evaluate"] |= dict(every=1000, batch_size=256, examples=2000)
-    config["probe"] |= dict(test=dict(source="same", split="test"), examples=5000, linear=True)
+    config.evaluators = vit_base.evaluators(
+        every=1000, split="test", examples=2000, features=5000, batch_size=256, linear=True
+    )
     return vit_base.with_argument(config, arg)

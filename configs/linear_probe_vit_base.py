@@ -6,14 +6,16 @@
 The published ViT-B reaches 67.8 %. Only the head is trained, behind a BatchNorm without parameters.
 """
 
+from ml_collections import ConfigDict
+
 from configs import finetune_vit_base, vit_base
 
 
-def get_config(arg: str = "") -> dict:
+def get_config(arg: str = "") -> ConfigDict:
     return vit_base.with_argument(recipe(), arg)
 
 
-def recipe(epochs=90, **model) -> dict:
+def recipe(epochs=90, **model) -> ConfigDict:
     """The recipe; sizes differ in these numbers, and in `model`, alone."""
     config = finetune_vit_base.recipe(
         epochs=epochs,
@@ -26,13 +28,12 @@ def recipe(epochs=90, **model) -> dict:
         learned_positions=False,
         **model,
     )
-    config |= dict(batch_size=16_384, trainable="head/.*")
-    config["init"] |= dict(without="decoder/.*|head/.*")
-    config["optimizer"] |= dict(
-        name="lars", final_learning_rate=0.0, warmup_epochs=10, weight_decay=0.0
+    config.update(batch_size=16_384, trainable="head/.*", save_every=390)
+    config.init.without = "decoder/.*|head/.*"
+    config.optimizer.update(
+        name="lars", momentum=0.9, final_learning_rate=0.0, warmup_epochs=10, weight_decay=0.0
     )
-    config["regularize"] |= dict(mixup=0.0, cutmix=0.0, label_smoothing=0.0, erase=0.0)
-    config["regularize"] |= dict(randaugment=0.0)
-    config["evaluate"] |= dict(every=780)  # steps: 10 epochs
-    config |= dict(save_every=390)
+    config.regularize.update(mixup=0.0, cutmix=0.0, label_smoothing=0.0, erase=0.0)
+    config.regularize.randaugment = 0.0
+    config.evaluators.classification.every = 780  # steps: 10 epochs
     return config

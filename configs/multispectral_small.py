@@ -2,20 +2,30 @@
 
     python -m mae_jax.train --config=configs/multispectral_small.py --workdir=runs/multispectral
 
-The grouping of SatMAE (arXiv 2207.08051); `--config.model.groups='()'` has all bands in one token.
-Generated scenes of mixed materials; some minutes on two CPU cores, no network. On pictures of your
-own, `.npy` or `.npz` files (h, w, c) of any range: `--config.data.train.source=arrays:PATH`.
+The grouping of SatMAE (arXiv 2207.08051); `--config.model.channel_groups='()'` has all bands in one
+token. Synthetic scenes of mixed materials; some minutes on two CPU cores, no network. On pictures of
+your own, `.npy` or `.npz` files (h, w, c) of any range: `--config.data.train.source=arrays:PATH`.
 """
+
+from ml_collections import ConfigDict
 
 from configs import vit_base, volume_small
 
 
-def get_config(arg: str = "") -> dict:
-    config = volume_small.recipe(patch=(8, 8), groups=((0, 1, 2), (3, 4, 5, 6), (7, 8, 9)))
-    config["data"] |= dict(
+def get_config(arg: str = "") -> ConfigDict:
+    groups = ((0, 1, 2), (3, 4, 5, 6), (7, 8, 9))
+    config = volume_small.recipe(patch=(8, 8), channel_groups=groups)
+    config.epochs = 40
+    config.data.update(
         train=dict(source="spectra", split="train"), size=(48, 48), channels=10, zoom=(0.5, 1.0)
     )
-    config |= dict(epochs=40)
-    config["evaluate"] |= dict(batch_size=150, examples=150)
-    config["probe"] |= dict(examples=600)
+    config.evaluators = vit_base.evaluators(
+        every=0,
+        split="test",
+        examples=150,
+        features=600,
+        batch_size=150,
+        pictures=4,
+        linear=True,
+    )
     return vit_base.with_argument(config, arg)

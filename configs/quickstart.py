@@ -5,25 +5,23 @@
 About three minutes on two CPU cores, no network. The label of an example is its photo.
 """
 
+from ml_collections import ConfigDict
+
 from configs import vit_base
 
 
-def get_config(arg: str = "") -> dict:
+def get_config(arg: str = "") -> ConfigDict:
     config = vit_base.recipe(patch=(8, 8), width=128, depth=4, heads=4)
-    config |= dict(epochs=22, batch_size=128, log_every=20, save_every=100)
-    config["model"] |= dict(
+    config.update(epochs=22, batch_size=128, log_every=20, save_every=100)
+    config.model.update(
         decoder_width=96,
         decoder_depth=2,
         decoder_heads=3,
         norm_pix=False,  # plain pixels: the reconstruction can be looked at as it is
     )
-    config["optimizer"] |= dict(base_learning_rate=2e-3, warmup_epochs=2)
-    config["data"] |= dict(
-        train=dict(source="photos", split="train"),
-        test=dict(source="same", split="test"),
-        size=(64, 64),
-        threads=2,
+    config.optimizer.update(base_learning_rate=2e-3, warmup_epochs=2)
+    config.data.update(train=dict(source="photos", split="train"), size=(64, 64), threads=2)
+    config.evaluators = vit_base.evaluators(
+        every=0, split="test", examples=400, features=2000, batch_size=200, linear=True
     )
-    config["evaluate"] |= dict(every=0, batch_size=200, examples=400)
-    config["probe"] |= dict(test=dict(source="same", split="test"), examples=2000, linear=True)
     return vit_base.with_argument(config, arg)

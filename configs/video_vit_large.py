@@ -9,10 +9,12 @@ space are added. The published ViT-L fine-tunes to 84.8 % on Kinetics-400 after 
 (`:400`).
 """
 
+from ml_collections import ConfigDict
+
 from configs import video_vit_base, vit_base
 
 
-def get_config(arg: str = "") -> dict:
+def get_config(arg: str = "") -> ConfigDict:
     config = video_vit_base.recipe(
         width=1024,
         depth=24,
@@ -24,9 +26,12 @@ def get_config(arg: str = "") -> dict:
         separable_positions=True,
         target_stride=(2, 1, 1),  # every second frame
     )
-    config |= dict(epochs=100, batch_size=2048)  # clips, of 512 files
-    config["mask"] |= dict(name="random")
-    config["data"] |= dict(repeats=4)
-    config["optimizer"] |= dict(warmup_epochs=5, clip=0.02)
-    config["optimizer"] |= dict(base_learning_rate=4e-4)  # per clip; 1.6e-3 per file there
+    config.update(epochs=100, batch_size=2048)  # clips, of 512 files
+    config.mask.name = "random"
+    config.data.repeats = 4
+    config.optimizer.update(
+        base_learning_rate=4e-4,  # for a clip; 1.6e-3 for a file there
+        warmup_epochs=5,
+        clip=0.02,
+    )
     return vit_base.with_argument(config, arg)

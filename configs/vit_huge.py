@@ -2,13 +2,15 @@
 
     python -m mae_jax.train --config=configs/vit_huge.py:1600 --workdir=runs/vit_huge
 
-The published ViT-H (1600 epochs) fine-tunes to 86.9 % and linearly probes to 77.2 %.
+The published ViT-H (1600 epochs) fine-tunes to 86.9 % and linearly probes to 77.2 %; 800 epochs
+took 34.5 hours on 128 TPU-v3 cores.
 """
+
+from ml_collections import ConfigDict
 
 from configs import vit_base
 
 
-def get_config(arg: str = "") -> dict:
-    return vit_base.with_argument(
-        vit_base.recipe(width=1280, depth=32, heads=16, patch=(14, 14)), arg
-    )
+def get_config(arg: str = "") -> ConfigDict:
+    config = vit_base.recipe(width=1280, depth=32, heads=16, patch=(14, 14))
+    return vit_base.with_argument(config, arg)

@@ -6,8 +6,10 @@ The published ViT-L (1600 epochs) fine-tunes to 85.9 % and linearly probes to 76
 took 15.4 hours on 128 TPU-v3 cores.
 """
 
+from ml_collections import ConfigDict
+
 from configs import vit_base
 
 
-def get_config(arg: str = "") -> dict:
+def get_config(arg: str = "") -> ConfigDict:
     return vit_base.with_argument(vit_base.recipe(width=1024, depth=24, heads=16), arg)

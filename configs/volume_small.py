@@ -1,4 +1,4 @@
-"""A small masked autoencoder on volumes: generated phantoms of 24 x 24 x 24 voxels.
+"""A small masked autoencoder on volumes: synthetic phantoms of 24 x 24 x 24 voxels.
 
     python -m mae_jax.train --config=configs/volume_small.py --workdir=runs/volume_small
 
@@ -7,19 +7,22 @@ or (d, h, w, c) of any range: `--config.data.train.source=arrays:PATH`. Crops ha
 smaller volumes are padded by their edges.
 """
 
+from ml_collections import ConfigDict
+
 from configs import quickstart, vit_base
 
 
-def get_config(arg: str = "") -> dict:
+def get_config(arg: str = "") -> ConfigDict:
     return vit_base.with_argument(recipe(), arg)
 
 
-def recipe(**model) -> dict:
+def recipe(**model) -> ConfigDict:
     """The recipe, with some of `model` replaced."""
     config = quickstart.get_config()
-    config |= dict(epochs=60, batch_size=32, log_every=20, save_every=250)
-    config["model"] |= dict(patch=(6, 6, 6)) | model
-    volumes = dict(
+    config.update(epochs=60, batch_size=32, log_every=20, save_every=250)
+    config.model.update(**dict(patch=(6, 6, 6)) | model)
+    config.data = dict(
+        modality="volume",
         train=dict(source="phantoms", split="train"),
         size=(24, 24, 24),  # depth, height, width
         channels=1,
@@ -27,8 +30,15 @@ def recipe(**model) -> dict:
         flip=True,  # along the last axis
         mean="auto",
         std="auto",
+        threads=2,
     )
-    vit_base.with_data(config, "volume", **volumes)
-    config["evaluate"] |= dict(batch_size=100, examples=100, pictures=4)
-    config["probe"] |= dict(examples=400)
+    config.evaluators = vit_base.evaluators(
+        every=0,
+        split="test",
+        examples=100,
+        features=400,
+        batch_size=100,
+        pictures=4,
+        linear=True,
+    )
     return config

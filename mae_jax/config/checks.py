@@ -36,9 +36,14 @@ def vocabulary(config) -> Iterator[str]:
 
 
 def mask(config) -> Iterator[str]:
+    if config.task != "pretrain":
+        return
     name, modality = config.mask.name, config.data.modality
     if MASKS.get(name, modality) != modality:
-        yield f"mask.name = {name!r} masks {MASKS[name]}, not data.modality = {modality!r}: use 'random'"
+        yield (
+            f"mask.name = {name!r} is for {MASKS[name]}, and data.modality = {modality!r}: use "
+            "'random'"
+        )
 
 
 def attention(config) -> Iterator[str]:

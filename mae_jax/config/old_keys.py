@@ -68,7 +68,7 @@ def renamed(config: dict, place: str) -> dict:
     flat, said = nested.flatten(config), []
     if any(name in MOVED for name in flat) and "evaluators" not in config:
         config["evaluators"] = _evaluators(config.get("task"), flat)
-    for name in (*MOVED, *RENAMED, *VALUES):
+    for name in (*RENAMED, *VALUES, *MOVED):
         if name not in flat:
             continue
         evaluators = config.get("evaluators", {})
@@ -78,10 +78,11 @@ def renamed(config: dict, place: str) -> dict:
             nested.remove(config, name)
         elif value != flat[name]:
             said.append(f"{name} = {flat[name]!r} is now {value!r}")
-        for new in names:
+        for new in names if value is not None else ():
             nested.put(config, new, value)
     if said:
-        logging.warning("%s has keys of an earlier version: %s", place, "; ".join(said))
+        more = f"; and {len(said) - 3} others, see docs/config.md" if len(said) > 3 else ""
+        logging.warning("%s has keys of an earlier version: %s", place, "; ".join(said[:3]) + more)
     return config
 
 

@@ -39,8 +39,11 @@ class Key(NamedTuple):
 def keys(config: Mapping) -> dict[str, Key]:
     """The keys that such a config may have, by their dotted names.
 
-    They depend on its task, on the modality of its data, and on its evaluators.
+    They depend on its task, on the modality of its data, and on its evaluators. If these are wrong
+    there are none.
     """
+    if _wrong_kinds(config):
+        return {}
     task = config.get("task", "pretrain")
     return dict(_keys(sections.TASKS[task], None, config, sections.EVALUATORS[task]))
 
@@ -85,6 +88,8 @@ def validate(config: Mapping, rules: Sequence[Rule] = (), problems: Iterable[str
 def _read(config: Mapping) -> dict:
     """Nested dicts under the names of today, without the evaluators that have no source."""
     values = old_keys.renamed(nested.plain(config), "the config")
+    if isinstance(values.get("data"), dict):
+        values["data"].setdefault("modality", "image")
     entries = values.get("evaluators")
     if isinstance(entries, dict):
         values["evaluators"] = {name: x for name, x in entries.items() if not _left_out(x)}
@@ -131,21 +136,21 @@ def _problems(values: dict, rules: Sequence[Rule]) -> tuple[list[str], Config | 
     return problems, None if problems else config
 
 
-def _wrong_kinds(values: dict) -> list[str]:
+def _wrong_kinds(values: Mapping) -> list[str]:
     """What is wrong with the keys that decide which other keys there are."""
     task, data = values.get("task", "pretrain"), values.get("data", {})
     if not isinstance(task, str) or task not in sections.TASKS:
         return [f"task = {task!r} must be {_one_of(sections.TASKS)}"]
-    if isinstance(data, dict):
-        modality = data.setdefault("modality", "image")
+    if isinstance(data, Mapping):
+        modality = data.get("modality", "image")
         if not isinstance(modality, str) or modality not in sections.MODALITIES:
             return [f"data.modality = {modality!r} must be {_one_of(sections.MODALITIES)}"]
     entries, types, problems = values.get("evaluators", {}), sections.EVALUATORS[task], []
-    if not isinstance(entries, dict):
+    if not isinstance(entries, Mapping):
         return [f"evaluators = {entries!r} must be sections such as evaluators.knn.type='knn'"]
-    typed = {k: x for k, x in entries.items() if isinstance(x, dict) and "type" in x}
+    typed = {k: x for k, x in entries.items() if isinstance(x, Mapping) and "type" in x}
     for name, x in entries.items():
-        kind = x.get("type") if isinstance(x, dict) else None
+        kind = x.get("type") if isinstance(x, Mapping) else None
         if name not in typed:
             known = nested.flatten({"evaluators": typed})
             problems += [unknown(key, known) for key in nested.flatten({"evaluators": {name: x}})]

@@ -468,9 +468,7 @@ class Config(Section):
 
     task: Literal["pretrain", "classify"]
     """What is trained: a masked autoencoder, or a classifier (fine-tuning and linear probing)."""
-    seed: Annotated[
-        int, Field(ge=0, lt=2**32), Expected("a whole number from 0 up to 2**32")
-    ] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32), Expected("a whole number from 0 up to 2**32")] = 0
     """Seed of the initial parameters, the order of the examples, the crops and the masks."""
     init: Init = Init()
     """What the run starts from."""
