@@ -3,8 +3,9 @@
     python -m mae_jax.train --config=configs/multispectral_small.py --workdir=runs/multispectral
 
 The grouping of SatMAE (arXiv 2207.08051); `--config.model.channel_groups='()'` has all bands in one
-token. Synthetic scenes of mixed materials; some minutes on two CPU cores, no network. On pictures of
-your own, `.npy` or `.npz` files (h, w, c) of any range: `--config.data.train.source=arrays:PATH`.
+token. Synthetic scenes of mixed materials; some minutes on two CPU cores, no network. On pictures
+of your own, `.npy` or `.npz` files (h, w, c) of any range:
+`--config.data.train.source=arrays:PATH`.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
     python -m mae_jax.train --config=configs/vit_base.py --workdir=runs/vit_base
     python -m mae_jax.train --config=configs/vit_base.py:1600 ...     # the long schedule
-    python -m mae_jax.train --config=configs/vit_base.py:20 ...       # a short one, warm-up included
+    python -m mae_jax.train --config=configs/vit_base.py:20 ...       # a short one, 1 to warm up
     python -m mae_jax.train --config=configs/vit_base.py:debug ...    # seconds, synthetic pictures
 
 The published ViT-B (1600 epochs) fine-tunes to 83.6 % and linearly probes to 67.8 %.
@@ -123,8 +123,8 @@ def new() -> ConfigDict:
 def with_argument(config: ConfigDict, arg: str) -> ConfigDict:
     """The config for what stands behind the colon of `--config=FILE:ARG`.
 
-    That is "debug", or a number of epochs: the warm-up keeps its share of them, up to the recipe's own
-    number of epochs.
+    That is "debug", or a number of epochs, of which the warm-up keeps its share but takes no more
+    epochs than in the recipe.
     """
     if arg == "debug":
         return debug(config)
@@ -133,8 +133,8 @@ def with_argument(config: ConfigDict, arg: str) -> ConfigDict:
     if not arg.isdigit():
         raise ValueError(f"config argument {arg!r} is unknown: use a number of epochs, or debug")
     epochs = int(arg)
-    # A long schedule warms up as the recipe does (table 8 has 40 epochs for 800 and for 1600); a short
-    # one does so for the same share of its epochs, since all of it must fit in.
+    # A longer schedule warms up as the recipe does: table 8 has 40 epochs for 800 and for 1600. A
+    # shorter one warms up for the same share of its epochs, so that 20 epochs have 1.
     shorter = min(1, epochs / config.epochs)
     config.optimizer.warmup_epochs = config.optimizer.warmup_epochs * shorter
     config.epochs = epochs

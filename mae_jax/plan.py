@@ -20,10 +20,9 @@ import json
 import os
 import sys
 
-from ml_collections import ConfigDict
-
 from mae_jax.config import command_line
 from mae_jax.config.errors import UserError, user_errors
+from mae_jax.models import rules
 from mae_jax.output import tables
 from mae_jax.planning import estimate, topology
 
@@ -165,10 +164,12 @@ def main() -> None:
     try:
         with user_errors():
             options, changes = parser.parse_known_args()
-            config = command_line.configured(options.config, [*options.mesh, *changes])
+            config = command_line.configured(
+                options.config, [*options.mesh, *changes], rules=rules.RULES
+            )
             if options.json:
                 open(options.json, "a").close()  # before the minutes that it takes
-            arguments = ConfigDict(config), options.topology, options.examples
+            arguments = config, options.topology, options.examples
             figures = estimate.figures(*arguments, say)
             print(report(figures))
             if options.json:

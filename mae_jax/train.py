@@ -27,13 +27,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mae_jax import tasks
-from mae_jax.config import command_line
+from mae_jax.config import command_line, nested, schema
 from mae_jax.config.errors import UserError, user_errors
 from mae_jax.data import bad_examples, pipeline, sources
 from mae_jax.data import unreadable as unreadables
 from mae_jax.distributed import device_mesh, partitioning, processes
 from mae_jax.evaluators import visualize
-from mae_jax.models import attention
+from mae_jax.models import attention, rules
 from mae_jax.output import console, files, tables
 from mae_jax.training import checkpoints as checkpoint
 from mae_jax.training import (
@@ -68,7 +68,7 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
       UserError: in one sentence, something that the user can mend.
       SystemExit: after SIGTERM (status 42) or Ctrl-C (130), when the state is saved.
     """
-    command_line.check(config)
+    config = schema.validate(config, rules.RULES)
     workdir = run_directory.path_of(workdir)
     primary = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
@@ -79,7 +79,7 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
         stack.enter_context(user_errors(unreadables.Unreadable))
         init_key, step_key, test_key = jax.random.split(jax.random.key(config.seed), 3)
         with user_errors():  # what the config names must be there and fit
-            refuse_other_processes(f"{workdir} {command_line.to_json(config)}")
+            refuse_other_processes(f"{workdir} {schema.to_json(config)}")
             run_directory.refuse_another(workdir, config)
             mesh, source = opened(config)
             stack.enter_context(run_directory.locked(workdir))
@@ -135,7 +135,7 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
         if primary and not (workdir / "config.json").exists():
             # everything is in order: from here on this is the run's own directory
             with user_errors(OSError):
-                files.write_whole(workdir / "config.json", command_line.to_json(config))
+                files.write_whole(workdir / "config.json", schema.to_json(config))
         with user_errors(OSError):
             writer = metric_writer.Writer(workdir, start, primary)
         progress = stack.enter_context(
@@ -271,7 +271,7 @@ def pretrained_parameters(config, wanted: dict) -> dict:
     if found.fields.get("separable_positions"):  # which no other table can start from
         there |= {f"model.{name}_positions": True for name in ("learned", "separable")}
     there["data.channels"] = found.channels
-    here = command_line.flatten(config)
+    here = nested.flatten(config)
     if different := [
         f"{name}: {x} there, {here[name]} here"
         for name, x in there.items()
@@ -297,7 +297,7 @@ def main() -> None:
         print(f"{__doc__}\n\nThe configs in configs/ name every key and say what it does.")
         return
     try:
-        config, workdir = command_line.parse(sys.argv[1:])
+        config, workdir = command_line.parse(sys.argv[1:], rules.RULES)
         with user_errors():
             recovery: Any = config.recovery
             processes.start_processes(recovery.heartbeat)

@@ -1,8 +1,8 @@
 """Rules across the keys of a config: what is wrong with values that are each possible alone.
 
 A rule is a function of a config that yields a sentence for each contradiction, with the values and
-a way out. It may read a key that the config lacks: such a key has a wrong value or belongs to another
-kind of config, and the rule is left out then. Rules of the network's geometry stand with the models.
+a way out. Where a value is wrong by itself, the rules that read it are left out. Rules of the
+network's geometry stand with the models.
 """
 
 import re

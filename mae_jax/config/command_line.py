@@ -2,8 +2,8 @@
 
 A config file defines `get_config(arg: str = "")`, which returns a dict or an
 `ml_collections.ConfigDict` of plain values, and imports nothing of this package. The syntax
-`--config.key=value` is that of `ml_collections.config_flags`; its parser is not used because it stops
-at the first mistake and takes the type of a value from the config file.
+`--config.key=value` is that of `ml_collections.config_flags`, whose parser is not used because it
+stops at the first mistake and takes the type of a value from the config file.
 """
 
 import argparse

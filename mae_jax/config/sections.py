@@ -75,9 +75,10 @@ class Section(BaseModel, Mapping):
     )
 
     def __getitem__(self, key: str) -> Any:
-        if key not in type(self).model_fields:
-            raise KeyError(key)
-        return getattr(self, key)
+        try:
+            return getattr(self, key)
+        except AttributeError:
+            raise KeyError(key) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(type(self).model_fields)
@@ -177,7 +178,7 @@ class Mask(Section):
     """Which patches are masked."""
 
     ratio: Annotated[float, Field(gt=0, lt=1), Expected("a number between 0 and 1")] = 0.75
-    """Share of the patches that are masked. A higher one makes steps cheaper and the task harder."""
+    """Share of the patches that are masked. More of them make steps cheaper and the task harder."""
     name: Literal[
         "random", "block", "grid", "joint", "tube", "frame", "time", "frequency", "importance"
     ] = "random"
@@ -354,11 +355,11 @@ class Recovery(Section):
     """Updates in a row that are left out because the loss or gradient is not finite. 0 goes back
     to the last checkpoint at the first one; the check costs a tenth to a fifth of a TPU's step."""
     max_rewinds: Number = 2
-    """Times that a run goes back to its last checkpoint and past the batches since; then it ends."""
+    """Times that a run goes back to its last checkpoint, past the batches since; then it ends."""
     max_loss_ratio: Annotated[
         float, _where(lambda x: x == 0 or x > 1), Expected("0 (never) or a factor above 1")
     ] = 0.0
-    """A loss of more than this factor times its moving average counts as not finite. 0 never does."""
+    """A loss above this factor times its moving average counts as not finite. 0 allows any loss."""
     max_failed_saves: Count = 3
     """Failed saves in a row that end the run."""
     check_determinism: Switch = False
@@ -373,7 +374,7 @@ class Regularize(Section):
     """Augmentation of a classifier's training. All are off by default."""
 
     drop_path: BelowOne = 0.0
-    """Share of samples for which the last block is skipped; it falls linearly to the first block."""
+    """Share of samples for which the last block is skipped; it falls linearly to the first one."""
     mixup: NotNegative = 0.0
     """Parameter of the Beta distribution of mixup. 0 mixes none."""
     cutmix: NotNegative = 0.0
@@ -443,7 +444,8 @@ class LinearProbe(_OfFeatures):
 
 class Classification(Evaluator):
     type: Literal["classification"]
-    """Accuracy of a classifier on held-out examples, or mean average precision (`loss` "binary")."""
+    """Accuracy of a classifier on held-out examples, or mean average precision if `loss` is
+    "binary"."""
     source: Text = "same"
     """As `data.train.source`; "same" is that one. "" leaves the evaluator out."""
     split: Text = "test"
@@ -494,6 +496,9 @@ class Config(Section):
     recovery: Recovery = Recovery()
     """What the run does about faults."""
 
+    def model_post_init(self, context: Any) -> None:  # goes with `_before`
+        TESTS[id(self.data)] = self
+
 
 class Pretrain(Config):
     """Masked pre-training."""
@@ -535,3 +540,56 @@ TASKS: dict[str, type[Config]] = dict(pretrain=Pretrain, classify=Classify)
 # What may be another when a run goes on: where and how it is computed, and when it gives up.
 MAY_CHANGE = r"(mesh|recovery)\..*|model\.(attention|remat|scan)|optimizer\.shard|accumulation"
 MAY_CHANGE += r"|data\.(threads|max_bad_fraction)|(log|save)_every|keep"
+
+
+# --- Names of before, until all rooms have moved ------------------------------------------------
+def _before() -> None:
+    from ml_collections import ConfigDict
+
+    def alias(kind, **names):
+        for old, new in names.items():
+            setattr(kind, old, property(lambda self, new=new: getattr(self, new)))
+
+    alias(Model, groups="channel_groups", categories="vocab_size")
+    alias(
+        Recovery,
+        skips="max_skipped_updates",
+        rewinds="max_rewinds",
+        spike="max_loss_ratio",
+        failed_saves="max_failed_saves",
+        canary="check_determinism",
+        stall="stall_timeout",
+        heartbeat="heartbeat_timeout",
+    )
+    first = lambda self: {
+        **dict(source="", split="", every=0, batch_size=8, examples=1, pictures=1),
+        **dict(clips=1, crops=1),
+        **next(
+            (x for x in self.evaluators.values() if x.type in ("reconstruction", "classification")),
+            {},
+        ),
+    }
+    typed = lambda self, name: [x for x in self.evaluators.values() if x.type == name]
+
+    def evaluate(self):
+        found = ConfigDict(first(self))
+        if not typed(self, "reconstruction") + typed(self, "classification"):
+            found.update({k: x for e in typed(self, "knn") for k, x in e.items() if k == "every"})
+        found.examples = found.examples or 10**9
+        return found
+
+    def probe(self):
+        none = dict(source="", split="")
+        found = dict(train=none, test=none, examples=1, linear=bool(typed(self, "linear_probe")))
+        for x in typed(self, "knn"):
+            found |= dict(train=dict(x.train), test=dict(x.test), examples=x.examples or 10**9)
+        return ConfigDict(found)
+
+    Config.evaluate = property(evaluate)  # pyright: ignore
+    Config.probe = property(probe)  # pyright: ignore
+    of = lambda self: {k: first(TESTS[id(self)])[k] for k in ("source", "split")}
+    Data.test = property(lambda self: ConfigDict(of(self)))  # pyright: ignore
+
+
+TESTS: dict = {}
+_before()

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mae_jax import tasks
+from mae_jax.config import schema
 from mae_jax.data import sources
 from mae_jax.data.augment import randaugment
 from mae_jax.distributed import device_mesh, partitioning
@@ -208,11 +209,10 @@ def figures(config, place: str, examples: int | None, say: Callable[[str], None]
     if config.model.attention == "cudnn" and place != "gpu":
         raise ValueError("model.attention = 'cudnn' is planned only for a GPU here: use 'auto'")
     if platform != "cpu":  # the modules would ask what runs here
-        for name, value in (
-            ("dtype", "bfloat16"),
-            ("attention", attention.suited(platform, len(devices))),
-        ):
-            config.model[name] = value if config.model[name] == "auto" else config.model[name]
+        config = schema.resolved(config, platform)
+        if config.model.attention == "auto":
+            suited = attention.suited(platform, len(devices))
+            config = schema.updated(config, {"model.attention": suited})
     mesh = device_mesh.make_mesh(**config.mesh, devices=devices)
     shares = device_mesh.batch_shares(mesh)
     device_mesh.check_batch(config.batch_size, config.accumulation, mesh)
@@ -259,9 +259,7 @@ def figures(config, place: str, examples: int | None, say: Callable[[str], None]
     if not found["memory"]["fits"]:
 
         def kept(remat: str) -> int:
-            changed = config.copy_and_resolve_references()
-            changed.model.remat = remat
-            return program(changed, source, mesh).kept
+            return program(schema.updated(config, {"model.remat": remat}), source, mesh).kept
 
         found["advice"] = advice(config, found, shares, kept)
     if offers and "collectives" in found:

@@ -23,7 +23,9 @@ def model_of(config) -> mae.MaskedAutoencoder:
 def hiding_of(config) -> mask_sampler.Hiding:
     """The mask sampler that a config describes."""
     model = config["model"]
-    return mask_sampler.of(config["mask"], config["data"]["size"], model["patch"], model["groups"])
+    return mask_sampler.of(
+        config["mask"], config["data"]["size"], model["patch"], model["channel_groups"]
+    )
 
 
 def build(config, source, mean, std) -> Task:

@@ -12,6 +12,11 @@ from mae_jax.models import attention
 def module_fields(config) -> dict[str, Any]:
     """The fields of a module that a config's section `model` describes."""
     fields: dict[str, Any] = dict(config["model"])
+    for old, new in (("groups", "channel_groups"), ("categories", "vocab_size")):
+        if new in fields:
+            fields[old] = fields.pop(new)
+    forms = {"reference": "plain", "recompute": "light", "per_sample": "mapped"}
+    fields["attention"] = forms.get(fields["attention"], fields["attention"])
     if fields["dtype"] == "auto":
         fields["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if fields["attention"] == "auto":

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from mae_jax.config import command_line
+from mae_jax.config import schema
 from mae_jax.config.errors import UserError
 from mae_jax.data import unreadable as unreadables
 from mae_jax.training import checkpoints as checkpoint
@@ -101,7 +101,7 @@ def run(
         nonlocal rewinds
         watch.does(f"saving step {step}")
         try:
-            checkpoints.save(state, facts | {"config": command_line.to_dict(config)}, wait=wait)
+            checkpoints.save(state, facts | {"config": schema.to_dict(config)}, wait=wait)
         except checkpoint.NotFinite as error:
             raise Diverged(step, last | {"not_finite": str(error)}) from error
         except OSError as error:

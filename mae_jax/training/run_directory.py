@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import jax
 from etils import epath
 
-from mae_jax.config import command_line
+from mae_jax.config import schema
 from mae_jax.data.modalities import transforms
 from mae_jax.output import console, files
 from mae_jax.training import metric_writer
@@ -50,7 +50,7 @@ def refuse_another(workdir: epath.Path, config) -> None:
             f"{workdir} has lost its checkpoints/: put them back, or remove config.json there, "
             "too, to begin again"
         )
-    if different := command_line.differences(files.read_json(path), config):
+    if different := schema.differences(files.read_json(path), config):
         raise ValueError(
             f"{workdir} belongs to another config ({'; '.join(different)}): give another "
             "--workdir, or the same values"

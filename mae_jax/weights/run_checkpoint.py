@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
-from mae_jax.config import command_line
+from mae_jax.config import schema
 from mae_jax.weights import checkpoint_info, fingerprint
 
 
@@ -24,7 +24,7 @@ def in_work_directory(
     config = checkpoint_info.read_json(path / "config.json")
     if config.get("task") not in ("pretrain", "classify"):
         raise ValueError(f"{path} is no work directory: its config.json does not say which task")
-    config = command_line.completed(config)
+    config = schema.completed(config)
     folder = path / "checkpoints"
     steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
     if not steps:
@@ -52,7 +52,7 @@ def in_work_directory(
     expected = facts.get("fingerprints")
     if expected is None:
         raise ValueError(f"{damaged} (it has no fingerprints: deleted, or an older version)")
-    if different := command_line.differences(facts.get("config", config), config):
+    if different := schema.differences(facts.get("config", config), config):
         raise ValueError(
             f"{path / 'config.json'} is not that of checkpoint {step} ({'; '.join(different)}): "
             "put back what was there"
