@@ -1,4 +1,4 @@
-"""Examples that cannot be read: how many there are, which, and when they are too many."""
+"""Examples that cannot be read: which they are, how many, and when there are too many."""
 
 import logging
 import threading
@@ -6,33 +6,36 @@ from collections.abc import Sized
 
 from etils import epath
 
-from mae_jax.data.unreadable import Unreadable
-
 _log = logging.getLogger(__name__)
 _SHOWN = 3  # names in a message
 
 
-class Damage:
-    """Counts examples that cannot be read, each once; safe to use from many threads.
+class Unreadable(ValueError):
+    """An example that cannot be read."""
 
-    Each is a line `name<TAB>reason` of the file `log`, with what does not print escaped. What that
-    file holds already is counted too, so that a run that goes on counts on.
+
+class BadExamples:
+    """Counts each unreadable example once; safe to use from many threads.
+
+    Each example becomes one line `name<TAB>reason` of the file `log`, with unprintable characters
+    escaped. Examples that the file already lists are counted, so that a resumed run goes on
+    counting.
 
     Args:
-      source: what they are examples of.
-      limit: the share of examples that may be unreadable.
-      log: a local path or one of a bucket; None writes nothing.
+      source: the collection that the examples belong to.
+      limit: the largest fraction of unreadable examples that is allowed.
+      log: a local path or a path in a bucket; None writes no file.
 
     Raises:
-      Unreadable: there are more than that, here and from `add`.
+      Unreadable: more examples than that cannot be read. `add` raises it as well.
     """
 
     def __init__(self, source: Sized, limit: float, log: epath.PathLike | None = None):
         self.length, self.limit = len(source), limit
         self.log = None if log is None else epath.Path(log)
-        there = self.log is not None and self.log.exists()
-        text = self.log.read_bytes().decode(errors="replace") if self.log and there else ""
-        # a last line without an end was being written when a run died
+        exists = self.log is not None and self.log.exists()
+        text = self.log.read_bytes().decode(errors="replace") if self.log and exists else ""
+        # A last line without an end was being written when an earlier process died.
         lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
         self._lines = {line.partition("\t")[0]: line for line in lines}
         self._rewrite = text != "".join(lines)
@@ -48,11 +51,7 @@ class Damage:
         return self.count / self.length
 
     def add(self, name: str, reason: str) -> None:
-        """An example cannot be read.
-
-        Raises:
-          Unreadable: now there are too many.
-        """
+        """Count the unreadable example `name`; raise `Unreadable` if there are now too many."""
         key, reason = _escaped(name), _escaped(" ".join(reason.split()))
         with self._lock:
             if key not in self._lines:
@@ -70,7 +69,7 @@ class Damage:
                 with self.log.open("a") as f:
                     f.write(self._lines[key])
             self._rewrite = False
-        except OSError as error:  # a full disk, which is no reason to stop
+        except OSError as error:  # a full disk is no reason to stop training
             self._rewrite = True
             _log.warning("cannot write %s: %s", self.log, error)
 
@@ -82,14 +81,14 @@ class Damage:
         more = ", ..." if self.count > _SHOWN else ""
         where, forget = "", ""
         if self.log is not None:
-            where, forget = f"; {self.log} lists all that were met", f" and delete {self.log.name}"
+            where, forget = f"; {self.log} lists all of them", f" and delete {self.log.name}"
         raise Unreadable(
             f"{self.count} of {self.length} examples cannot be read: {names}{more}{where}. That is "
-            f"more than data.max_bad_fraction = {self.limit:g} allows: mend the files{forget}, "
-            "remove them and begin in another work directory, or raise data.max_bad_fraction"
+            f"more than data.max_bad_fraction = {self.limit:g} allows: repair the files{forget}, "
+            "remove them and start in another work directory, or raise data.max_bad_fraction"
         )
 
 
 def _escaped(text: str) -> str:
-    """On one line, without tabs, and in UTF-8 whatever bytes a file is called."""
+    """Return `text` on one line, without tabs, and encodable as UTF-8."""
     return repr(text)[1:-1]

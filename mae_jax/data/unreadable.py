@@ -1,5 +1,1 @@
-"""The error of an example that cannot be read."""
-
-
-class Unreadable(ValueError):
-    """A picture that cannot be read."""
+from mae_jax.data.bad_examples import Unreadable  # noqa: F401

@@ -268,7 +268,7 @@ def test_idx_mistakes(idx):
     head = bytes([0, 0, 8, 3]) + np.array([2, 4, 4], ">u4").tobytes()
     refused(scans, gzip.compress(head + bytes(2**24)), "= 32 bytes but holds more: it is")
     head = head[:4] + np.array([2**20, 2**10, 2**10], ">u4").tobytes()
-    refused(scans, gzip.compress(head + bytes(9)), "should hold .* may have 4 GiB")
+    refused(scans, gzip.compress(head + bytes(9)), "should hold .* files of at most 4 GiB")
     scans.unlink()
     with pytest.raises(FileNotFoundError, match="no train-images-idx3-ubyte .or"):
         sources.open(spec, "train")

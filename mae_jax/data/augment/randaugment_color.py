@@ -1,4 +1,4 @@
-"""RandAugment's colour operations on the device: Pillow's, on a batch of uint8 pictures."""
+"""The device's half of RandAugment: Pillow's color operations on a batch of uint8 pictures."""
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +16,16 @@ _VALUES = np.arange(256)[None]
 def apply(
     images: UInt8[Array, "b h w c"], drawn: Float[Array, "b operations 2"]
 ) -> UInt8[Array, "b h w c"]:
-    """Each picture (c is 1 or 3) after its own operations, one after the other.
+    """Apply to each picture (c is 1 or 3) its own operations in turn.
 
-    All operations are computed for every picture and one is taken: the program does not depend on
-    what is drawn, and each device changes its own part of the batch. Six operations are a table of
-    256 values for each channel, four a blend with another picture. Results are Pillow's, but that
-    `auto_contrast` may be one higher where its quotient is a whole number.
+    All operations are computed for every picture and one result is selected, so that the program
+    does not depend on the draw, and each device changes its own part of the batch. Six operations
+    are a table of 256 values for each channel, and four are a blend with another picture. Results
+    equal Pillow's, except that `auto_contrast` may be one higher where its quotient is an integer.
 
     Args:
-      drawn: of each operation its place in `[*TABLES, *BLENDS]`, below 0 for none, and the number
-        that it takes: see `randaugment.COLOURS`.
+      drawn: the index of each operation in `[*TABLES, *BLENDS]`, below 0 for none, and its
+        argument, see `randaugment.COLORS`.
     """
 
     def one(images, drawn):
@@ -39,26 +39,26 @@ def _applied(x: Picture, drawn: Float[Array, "2"]) -> Picture:
 
     counts = jax.lax.platform_dependent(x, tpu=counts_by_products, default=counts_by_scatter)
     tables = jnp.stack([f(counts, number.astype(jnp.int32)) for f in TABLES.values()])
-    # a product chooses: with `switch` a CPU computes the table again for each pixel
+    # Select by a product: with `switch` a CPU computes the table again for each pixel.
     table = jnp.tensordot(jax.nn.one_hot(kind, len(TABLES)), tables.astype(jnp.float32), 1)
     looked_up = jax.lax.platform_dependent(
         table, x, tpu=look_up_by_products, default=look_up_by_gather
     )
 
     other = jax.lax.switch(kind - len(TABLES), list(BLENDS.values()), x)
-    blend = jnp.clip(other + number * (x - other), 0, 255).astype(jnp.uint8)  # it rounds down
+    blend = jnp.clip(other + number * (x - other), 0, 255).astype(jnp.uint8)  # astype rounds down
 
     return jnp.where(kind < 0, x, jnp.where(kind < len(TABLES), looked_up, blend))
 
 
-# --- tables: of how often each value is there, and of the number that was drawn
+# --- tables, from the histogram of the picture and the argument of the operation
 
 
 def _auto_contrast(counts: Table, number: Number) -> Table:
     there = counts > 0
     low = there.argmax(1, keepdims=True)
     high = 255 - there[:, ::-1].argmax(1, keepdims=True)
-    # Pillow divides doubles, and some of the whole quotients come out just below
+    # Pillow divides doubles, and some integer quotients come out just below the integer.
     wider = jnp.clip((_VALUES - low) * 255 // jnp.maximum(high - low, 1), 0, 255)
     return jnp.where(high > low, wider, _VALUES)
 
@@ -96,7 +96,7 @@ TABLES = {
     "solarize_add": _solarize_add,
 }
 
-# --- blends: what weight 0 gives; weight 1 is the picture, and a greater one leads away
+# --- blends: the picture of weight 0; weight 1 is the input, and larger weights extrapolate
 
 
 def _gray(x: Picture) -> Values:
@@ -111,7 +111,7 @@ def _gray(x: Picture) -> Values:
 def _mean(x: Picture) -> Values:
     gray = _gray(x)[..., 0]
     if gray.size > 2**22:
-        raise ValueError(f"contrast is of pictures of up to 4 megapixels, not {gray.shape}")
+        raise ValueError(f"contrast needs pictures of up to 4 megapixels, not {gray.shape}")
     return jnp.full(x.shape, (2 * gray.sum() + gray.size) // (2 * gray.size))
 
 
@@ -120,7 +120,7 @@ def _black(x: Picture) -> Values:
 
 
 def _smooth(x: Picture) -> Values:
-    """The mean of 3x3 pixels, with the middle one five times; the border stays."""
+    """Return the mean of 3x3 pixels with a weight of five in the middle; the border is kept."""
     height, width, _ = x.shape
     near = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
     shifted = (near[i:, j:][:height, :width] for i in range(3) for j in range(3))
@@ -133,38 +133,38 @@ def _smooth(x: Picture) -> Values:
 
 BLENDS = {"color": _gray, "contrast": _mean, "brightness": _black, "sharpness": _smooth}
 
-# --- one place of a table for each pixel: a TPU reads and writes these one by one, but multiplies
+# --- table access for each pixel: a TPU gathers and scatters slowly, so it multiplies instead
 
 
 def counts_by_scatter(x: Picture) -> Table:
-    """How often each channel has each value."""
-    return jnp.zeros(256 * x.shape[-1], jnp.int32).at[_places(x)].add(1).reshape(-1, 256)
+    """Return the histogram of each channel."""
+    return jnp.zeros(256 * x.shape[-1], jnp.int32).at[_positions(x)].add(1).reshape(-1, 256)
 
 
 def counts_by_products(x: Picture) -> Table:
-    """The same: how often the high and the low half of the bits come together."""
+    """Return the same by counting pairs of the high and the low half of the bits."""
     high, low = _digits(x, 16)
-    counts = jnp.einsum("hwci,hwcj->cij", high, low)  # exact: whole numbers below 2**24
+    counts = jnp.einsum("hwci,hwcj->cij", high, low)  # exact: integers below 2**24
     return counts.reshape(-1, 256).astype(jnp.int32)
 
 
 def look_up_by_gather(table: Table, x: Picture) -> Picture:
-    """`table[channel, value]` of each value."""
-    return table.astype(jnp.uint8).ravel()[_places(x)].reshape(x.shape)
+    """Return `table[channel, value]` of each value."""
+    return table.astype(jnp.uint8).ravel()[_positions(x)].reshape(x.shape)
 
 
 def look_up_by_products(table: Table, x: Picture) -> Picture:
-    """The same: the row of the high bits, and what the low bits take of it."""
-    high, low = _digits(x, 8)  # the fastest of the bases
+    """Return the same: the high bits select a row of the table, and the low bits an entry."""
+    high, low = _digits(x, 8)  # the fastest base
     rows = table.reshape(-1, 32, 8).astype(jnp.float32)
     return (jnp.einsum("hwci,cij->hwcj", high, rows) * low).sum(-1).astype(jnp.uint8)
 
 
-def _places(x: Picture) -> Int[Array, "values"]:
+def _positions(x: Picture) -> Int[Array, "values"]:
     return (x + 256 * np.arange(x.shape[-1]).reshape(1, 1, -1)).ravel()
 
 
 def _digits(x: Picture, base: int) -> tuple[Float[Array, "h w c i"], Float[Array, "h w c j"]]:
-    """The values as base * i + j, with a one at i and at j."""
+    """Write the values as base * i + j, and return i and j in one-hot encoding."""
     one = lambda digit, n: jax.nn.one_hot(digit, n, dtype=jnp.float32)
     return one(x // base, 256 // base), one(x % base, base)

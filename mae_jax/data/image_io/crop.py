@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from mae_jax.data.image_io import decode, resize
+from mae_jax.data.image_io import decode, jpeg, resize
 
 
 def random_crops(
@@ -18,32 +18,29 @@ def random_crops(
     rng: np.random.Generator,
     count: int = 1,
 ) -> Iterator[np.ndarray]:
-    """`count` times `random_resized_crop` of one picture, `decode`d once.
+    """Yield `count` times `random_resized_crop` of one picture, which is decoded once.
 
-    Of a JPEG the boxes are drawn before it is decoded: if all of them are large enough it is
+    The boxes of a JPEG are drawn before it is decoded. If all of them are large enough, it is
     decoded at 1/2, 1/4 or 1/8 of its size.
 
     Raises:
-      Unreadable: as `decode`.
+      Unreadable: as `decode.decode`.
     """
 
-    def boxes(height: int, width: int) -> list[tuple[int, int, int, int]]:
+    def draw(height: int, width: int) -> list[tuple[int, int, int, int]]:
         return [random_box(height, width, size, scale, ratio, rng) for _ in range(count)]
 
-    pixels, drawn = None, None
-    if (
-        isinstance(image, bytes)
-        and channels in decode._MODES
-        and (header := decode._plain_jpeg(image))
-    ):
-        drawn = boxes(header[0], header[1])
-        reduction = min(decode._reduction(h, w, size) for _, _, h, w in drawn)
-        pixels = decode._decode_jpeg(image, header, reduction)
+    pixels, boxes, reduction = None, None, 1
+    if isinstance(image, bytes) and channels in decode.MODES:
+        if header := jpeg.read_header(image):
+            boxes = draw(header[0], header[1])
+            reduction = min(jpeg.reduction(h, w, size) for _, _, h, w in boxes)
+            pixels = jpeg.decode(image, header, reduction)
     if pixels is None:
         pixels, reduction = decode.decode(image, channels), 1
-    for box in drawn or boxes(pixels.shape[0], pixels.shape[1]):
+    for box in boxes or draw(pixels.shape[0], pixels.shape[1]):
         y, x, h, w = (side // reduction for side in box)
-        yield decode._with_channels(_shrink(pixels[y : y + h, x : x + w], size), channels)
+        yield decode.convert_channels(_shrink(pixels[y : y + h, x : x + w], size), channels)
 
 
 def random_resized_crop(
@@ -53,7 +50,7 @@ def random_resized_crop(
     ratio: tuple[float, float],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """The `random_box` of `image` [h, w, c], resized to uint8 [*size, c] by antialiased bicubic."""
+    """Resize a `random_box` of `image` [h, w, c] to uint8 [*size, c] by antialiased bicubic."""
     y, x, h, w = random_box(image.shape[0], image.shape[1], size, scale, ratio, rng)
     return _shrink(image[y : y + h, x : x + w], size)
 
@@ -66,14 +63,14 @@ def random_box(
     ratio: tuple[float, float],
     rng: np.random.Generator,
 ) -> tuple[int, int, int, int]:
-    """A random part of a picture [height, width]: its y, x, h and w.
+    """Draw a box y, x, h, w in a picture [height, width].
 
-    The part has an area of `scale` (a range of shares of the picture) and, relative to the aspect
-    of `size`, an aspect log-uniform in `ratio`; after ten misses it is the largest central part of
-    such an aspect. That is torchvision's RandomResizedCrop where `size` is square; He et al. 2021
-    pre-train with scale (.2, 1) and ratio (3/4, 4/3). Parts that are 2, 4 or 8 times as large as
-    `size` lie on whole multiples of it, rounded down: the pixels of a JPEG decoded at 1/2, 1/4 or
-    1/8.
+    The area of the box, as a share of the picture, is uniform in `scale`. Its aspect, relative to
+    the aspect of `size`, is log-uniform in `ratio`. After ten boxes that do not fit, the box is the
+    largest central one of such an aspect. For a square `size` this is torchvision's
+    RandomResizedCrop; He et al. 2021 pre-train with scale (.2, 1) and ratio (3/4, 4/3). The sides
+    of a box that is 2, 4 or 8 times as large as `size` are rounded down to multiples of that
+    number, which are whole pixels of a JPEG decoded at 1/2, 1/4 or 1/8.
     """
     aspect = size[1] / size[0]
     for _ in range(10):
@@ -81,16 +78,16 @@ def random_box(
         shape = aspect * math.exp(rng.uniform(*np.log(ratio)))
         w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
         if 0 < w <= width and 0 < h <= height:
-            place = lambda room: int(rng.integers(room + 1))
+            offset = lambda room: int(rng.integers(room + 1))
             break
     else:
         shape = np.clip(width / height, aspect * ratio[0], aspect * ratio[1])
         w = max(1, min(width, round(height * shape)))
         h = max(1, min(height, round(width / shape)))
-        place = lambda room: room // 2
-    step = decode._reduction(h, w, size)
+        offset = lambda room: room // 2
+    step = jpeg.reduction(h, w, size)
     h, w = h // step * step, w // step * step
-    return place((height - h) // step) * step, place((width - w) // step) * step, h, w
+    return offset((height - h) // step) * step, offset((width - w) // step) * step, h, w
 
 
 def _shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -102,18 +99,18 @@ def center_crop(
     image: np.ndarray,
     size: tuple[int, int],
     share: float,
-    place: tuple[float, float] = (0.5, 0.5),
+    position: tuple[float, float] = (0.5, 0.5),
 ) -> np.ndarray:
-    """The middle of `image` [h, w, c], resized to uint8 [*size, c] by antialiased bicubic.
+    """Resize the middle of `image` [h, w, c] to uint8 [*size, c] by antialiased bicubic.
 
-    `share` is what is kept, per axis, of the largest centred crop that has the aspect of `size`:
-    .875 is the usual "resize to 256, cut 224", and 1 keeps as much as the aspect allows.
-    `place` puts it elsewhere: (0, 0) is the upper left corner, and (1, 1) the lower right.
+    `share` is the kept part, per axis, of the largest crop that has the aspect of `size`: .875 is
+    the usual "resize to 256, cut 224", and 1 keeps as much as the aspect allows. `position` moves
+    the crop: (0, 0) is the upper left corner, and (1, 1) the lower right.
     """
     height, width = image.shape[:2]
     unit = share * min(height / size[0], width / size[1])
     h, w = size[0] * unit, size[1] * unit
-    y, x = (height - h) * place[0], (width - w) * place[1]
+    y, x = (height - h) * position[0], (width - w) * position[1]
     return _resize(image, size, (max(0, x), max(0, y), min(width, x + w), min(height, y + h)))
 
 
@@ -121,7 +118,7 @@ def _resize(
     image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]
 ) -> np.ndarray:
     channels = image.shape[-1]
-    if channels not in (1, 3):  # one by one: Pillow's RGBA would darken by the fourth channel
+    if channels not in (1, 3):  # Pillow's RGBA would darken by the fourth channel
         parts = [_resize(image[..., c : c + 1], size, box) for c in range(channels)]
         return np.concatenate(parts, axis=-1)
     picture = Image.fromarray(np.ascontiguousarray(image[..., 0] if channels == 1 else image))

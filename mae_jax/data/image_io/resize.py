@@ -5,21 +5,20 @@ import functools
 import cv2
 import numpy as np
 
-cv2.setNumThreads(1)  # who reads pictures has threads of his own
-
-_SHRINK = 3  # the most for which a short filter does
+_MAX_SHRINK = 3  # a short filter does not suffice beyond this factor
 
 
 def bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
-    """`image` uint8 [h, w, c] resized to [*size, c], or None if it would have to shrink too much.
+    """Resize `image` uint8 [h, w, c] to [*size, c]; return None if it shrinks more than 3 times.
 
-    Pillow widens Keys' cubic (a = -1/2) by the factor s by which a picture shrinks; OpenCV's cubic
-    (a = -3/4) stays narrow, so it is fast and aliases. Here a filter of five pixels (seven from
-    s = 2 on) comes before OpenCV's, the one with which both together are closest to Pillow's:
-    `scripts/benchmark_decode.py` measures how close. An axis that does not shrink is not filtered.
+    Pillow widens Keys' cubic (a = -1/2) by the factor s by which a picture shrinks. OpenCV's cubic
+    (a = -3/4) stays narrow, so it is fast but aliases. Here a filter of five pixels (seven if s is
+    at least 2) is applied before OpenCV's cubic, chosen so that both together are closest to
+    Pillow's. The script `benchmark_decode.py` measures how close they are. An axis that does not
+    shrink is not filtered.
     """
     shrink = [image.shape[axis] / size[axis] for axis in (0, 1)]
-    if max(shrink) > _SHRINK or image.shape[-1] > 4:
+    if max(shrink) > _MAX_SHRINK or image.shape[-1] > 4:
         return None
     down, across = (_taps(round(64 * max(1, s))) for s in shrink)
     if max(shrink) > 1:
@@ -30,15 +29,15 @@ def bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
 
 @functools.cache
 def _taps(shrink: int) -> np.ndarray:
-    """The filter for a picture that shrinks by `shrink` / 64, by least squares."""
+    """Return the filter for a picture that shrinks by `shrink` / 64, by least squares."""
     if shrink == 64:
         return np.ones(1, np.float32)
     s, x = shrink / 64, np.arange(-8, 8, 1 / 32)
     middle = _cubic(x, -0.75)
     pairs = [_cubic(x - k, -0.75) + _cubic(x + k, -0.75) for k in range(1, 3 if s < 2 else 4)]
-    # the middle weighs what the pairs leave of 1, so that flat areas stay as they are
+    # The middle weight makes the sum 1, so that flat areas do not change.
     sides, target = np.stack(pairs, axis=-1) - 2 * middle[:, None], _cubic(x / s, -0.5) / s - middle
-    # running sums divide by the frequency, as the amplitudes of natural pictures do
+    # Running sums divide by the frequency, like the amplitudes of natural pictures.
     taps = np.linalg.lstsq(sides.cumsum(0), target.cumsum())[0]
     return np.concatenate([taps[::-1], [1 - 2 * taps.sum()], taps]).astype(np.float32)
 

@@ -1,40 +1,33 @@
-"""Arrays of numbers [*sides, c] in `.npy` and `.npz` files: volumes, many-channel pictures."""
+"""Arrays of numbers [*sides, c]: volumes and pictures with many channels."""
 
 import os
 import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from mae_jax.data.sources import folders
-from mae_jax.data.sources.folders import Folder
-from mae_jax.data.unreadable import Unreadable
+from mae_jax.data.bad_examples import Unreadable
 
-EXTENSIONS = ("npy", "npz")
-# numpy parses headers by `ast`, whose recursion counter threads share in Python 3.11: now and then
-# a good file would fail with a SystemError.
+# numpy parses headers by `ast`, whose recursion counter threads share in Python 3.11: without a
+# lock a good file sometimes fails with a SystemError.
 _HEADERS = threading.Lock()
-_MOST = 2**30  # bytes of an array in an .npz file
-_KEYS = ("image", "volume", "arr_0")  # of the array to take from an .npz file with several
-
-
-def files(path: str, split: str) -> Folder:
-    """The `.npy` and `.npz` files under `path`; splits, classes and errors as `folders.folder`."""
-    return Folder(*folders.listed(path, split, EXTENSIONS, f"arrays:{path}", "arrays"), str)
+_MAX_UNPACKED = 2**30  # bytes of an array in an .npz file
+_KEYS = ("image", "volume", "arr_0")  # the array to take from an .npz file with several arrays
 
 
 def decode(array: str | os.PathLike | np.ndarray, axes: int, channels: int) -> np.ndarray:
-    """A file or an array [*sides, channels], or [*sides] if channels is 1, to [*sides, channels].
+    """Return an array [*sides, channels] with `axes` sides, given or read from a file.
 
-    There are `axes` sides. The dtype stays: a `.npy` file is only mapped into memory, so that a
-    crop, which converts, reads no more than its part. An `.npz` file is read as a whole: its only
-    array, or else the first of "image", "volume" and "arr_0", of at most 1 GiB, because a small one
-    may unpack to anything. Nothing is unpickled.
+    The axis of channels may be missing if there is one channel. The dtype is kept, and a `.npy`
+    file is only mapped into memory, so that a crop, which converts, reads nothing but its part. Of
+    an `.npz` file the only array is read, or else the first of "image", "volume" and "arr_0". It
+    may have 1 GiB, because a small file may unpack to any size. Nothing is unpickled.
 
     Raises:
-      Unreadable: not a file of the two kinds, a damaged one, or not such an array of real numbers.
-      OSError: no such file.
+      Unreadable: the file is of another kind or damaged, or holds no such array of real numbers.
+      OSError: the file does not exist.
     """
     if not isinstance(array, np.ndarray):
         array = _load(array)
@@ -63,35 +56,43 @@ def decode(array: str | os.PathLike | np.ndarray, axes: int, channels: int) -> n
     return array
 
 
-def train(
-    array: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    size: Sequence[int],
-    scale: tuple[float, float] = (1.0, 1.0),
-) -> np.ndarray:
-    """A random part of `array` [*sides, c], resized to [*size, c]: uint8 if it was, else float32.
+def train_views(
+    given: str | os.PathLike | np.ndarray, data: Mapping[str, Any], rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Yield random parts of an array, resized to [*size, c]: uint8 if it was, else float32.
 
-    The part's sides are those of `size` times one factor, log-uniform in `scale`: (1, 1) takes it
-    as it is, 2 shows twice as much at half the resolution. Resizing is linear, and antialiased
-    where it shrinks. An array smaller than the part is continued on both sides by its edge values.
+    The sides of a part are those of `data.size` times one factor, which is log-uniform in
+    `data.zoom`: (1, 1) keeps the resolution, and 2 shows twice as much at half the resolution.
+    Resizing is linear, and antialiased where it shrinks. An array smaller than the part is
+    continued on both sides by its edge values.
 
     Raises:
-      Unreadable: NaN or infinite values in the part.
+      Unreadable: as `decode`, or the part has values that are not finite.
     """
-    factor = np.exp(rng.uniform(*np.log(scale)))
-    sides = [max(1, round(side * factor)) for side in size]
-    room = [max(0, have - side) for have, side in zip(array.shape[:-1], sides, strict=True)]
-    return _resize(_crop(array, rng.integers(0, room, endpoint=True), sides), size)
+    size = data["size"]
+    array = decode(given, len(size), data["channels"])
+    for _ in range(data["repeats"]):
+        factor = np.exp(rng.uniform(*np.log(data["zoom"])))
+        sides = [max(1, round(side * factor)) for side in size]
+        yield _resize(
+            _crop(array, rng.integers(0, _room(array, sides), endpoint=True), sides), size
+        )
 
 
-def test(array: np.ndarray, *, size: Sequence[int]) -> np.ndarray:
-    """The middle of `array` [*sides, c] as it is: [*size, c]; else as `train`."""
-    room = [max(0, have - side) for have, side in zip(array.shape[:-1], size, strict=True)]
-    return _crop(array, np.array(room) // 2, size)
+def eval_views(
+    given: str | os.PathLike | np.ndarray,
+    data: Mapping[str, Any],
+    clips: int = 1,
+    crops: int = 1,
+) -> Iterator[np.ndarray]:
+    """Yield the middle of an array without resizing, [*size, c]; otherwise as `train_views`."""
+    size = data["size"]
+    array = decode(given, len(size), data["channels"])
+    yield _crop(array, np.array(_room(array, size)) // 2, size)
 
 
-test.__test__ = False  # pytest would collect it in every module that imports it
+def _room(array: np.ndarray, sides: Sequence[int]) -> list[int]:
+    return [max(0, have - side) for have, side in zip(array.shape[:-1], sides, strict=True)]
 
 
 def _load(path: str | os.PathLike) -> np.ndarray:
@@ -102,7 +103,7 @@ def _load(path: str | os.PathLike) -> np.ndarray:
     try:
         with _HEADERS:
             loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-            return loaded if isinstance(loaded, np.ndarray) else _only(loaded)
+            return loaded if isinstance(loaded, np.ndarray) else _from_archive(loaded)
     except Unreadable:
         raise
     except Exception as error:  # numpy, zipfile and zlib raise many types on damaged files
@@ -110,14 +111,14 @@ def _load(path: str | os.PathLike) -> np.ndarray:
         raise Unreadable(f"damaged, or no numbers ({reason}): save it again") from error
 
 
-def _only(archive: np.lib.npyio.NpzFile) -> np.ndarray:
+def _from_archive(archive: np.lib.npyio.NpzFile) -> np.ndarray:
     with archive:
         keys = archive.files if len(archive) == 1 else [k for k in _KEYS if k in archive]
         members = archive.zip.infolist() if archive.zip else []
         sizes = {member.filename: member.file_size for member in members}
-        if keys and (size := sizes.get(f"{keys[0]}.npy", 0)) > _MOST:
+        if keys and (size := sizes.get(f"{keys[0]}.npy", 0)) > _MAX_UNPACKED:
             raise Unreadable(f"the array unpacks to {size} bytes: above 1 GiB, save it as .npy")
-        # an archive gives back the bytes of a member that is no array
+        # For a member that is no array, an archive returns its bytes.
         if keys and isinstance(array := archive[keys[0]], np.ndarray):
             return array
         held = ", ".join(map(repr, archive)) or "nothing"
@@ -125,9 +126,9 @@ def _only(archive: np.lib.npyio.NpzFile) -> np.ndarray:
 
 
 def _crop(array: np.ndarray, starts: np.ndarray, sides: Sequence[int]) -> np.ndarray:
-    """A copy of `sides` from `starts` on, as uint8 or float32, filled up by its edges."""
+    """Copy `sides` from `starts` on, as uint8 or float32, continued by the edge values."""
     cut = tuple(slice(start, start + side) for start, side in zip(starts, sides, strict=True))
-    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit float32 becomes infinite
+    with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 become infinite
         part = np.array(array[cut], np.uint8 if array.dtype == np.uint8 else np.float32)
     if not np.isfinite(part).all():
         raise Unreadable("the array has values that are not finite (NaN, infinite): replace them")
@@ -138,7 +139,7 @@ def _crop(array: np.ndarray, starts: np.ndarray, sides: Sequence[int]) -> np.nda
 
 
 def _resize(part: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Weights of a triangle, as wide as two samples of the coarser side: Pillow's BILINEAR."""
+    """Resize by a triangle as wide as two samples of the coarser grid: Pillow's BILINEAR."""
     if part.shape[:-1] == tuple(size):
         return part
     dtype = part.dtype

@@ -1,4 +1,4 @@
-"""Pictures in and out of one array_record file."""
+"""Writing pictures to one array_record file, and reading them back."""
 
 import collections
 import hashlib
@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.image_io import decode
 from mae_jax.data.sources import Source
 from mae_jax.data.sources.records import Records
-from mae_jax.data.unreadable import Unreadable
 
-_OPTIONS = "group_size:1,uncompressed"  # a chunk for each record, to read it alone; JPEGs are small
+# Each record is a chunk, so that it can be read alone; JPEGs cannot be compressed further.
+_OPTIONS = "group_size:1,uncompressed"
 
 
 def write(path: Path, records: Iterable[bytes]) -> dict:
-    """Write a shard, which is there whole or not at all; its number of records and checksums.
+    """Write a whole shard or nothing; return its number of records and checksums.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the shard cannot be written.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -43,15 +44,15 @@ def write(path: Path, records: Iterable[bytes]) -> dict:
             os.fsync(written.fileno())
             digest = hashlib.file_digest(written, "sha256").hexdigest()
         os.replace(partial, path)
-    except RuntimeError as error:  # of array_record
+    except RuntimeError as error:  # raised by array_record
         raise OSError(f"cannot write {str(path)!r}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
     return {"records": count, "records_crc32": crc, "sha256": digest}
 
 
-def damage(path: Path, entry: dict | None) -> str:
-    """Why a shard is not the file that `write` wrote, "" if it is."""
+def find_damage(path: Path, entry: dict | None) -> str:
+    """Return why a shard is not the file that `write` wrote, or "" if it is."""
     if not entry or not path.is_file():
         return "it is missing"
     with path.open("rb") as opened:
@@ -59,8 +60,10 @@ def damage(path: Path, entry: dict | None) -> str:
     return "" if whole else "its bytes are damaged"
 
 
-def read_back(path: Path, entry: dict, pool: ThreadPoolExecutor, seen: Callable[[], None]) -> str:
-    """Why the records of a shard are not those that `write` got, "" if they are and all decode."""
+def read_back(
+    path: Path, entry: dict, pool: ThreadPoolExecutor, progress: Callable[[], Any]
+) -> str:
+    """Return why the records of a shard are not those written, or "" if they are and decode."""
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     raw: Any = ArrayRecordDataSource([str(path)])
@@ -76,23 +79,23 @@ def read_back(path: Path, entry: dict, pool: ThreadPoolExecutor, seen: Callable[
     try:
         for data in in_order(pool, read, range(len(raw)), 64):
             crc = zlib.crc32(data, crc)
-            seen()
+            progress()
     except Unreadable as error:
         return f"a record cannot be read: {error}"
     return "" if crc == entry["records_crc32"] else "its records are not those that were written"
 
 
 def record(source: Source, i: int, side: int | None, quality: int) -> tuple[bytes, str]:
-    """A serialised tf.train.Example of `source[i]`, and if it cannot be read why.
+    """Return a serialised tf.train.Example of `source[i]`, or b"" and why it cannot be read.
 
     Raises:
-      ValueError: a label or an array that such a record cannot hold.
+      ValueError: a record cannot hold such a label or array.
     """
     from tensorflow_datasets.proto import tf_example_pb2
 
     try:
         example = source[i]
-        data = encoded(example["image"], side, quality)
+        data = encode(example["image"], side, quality)
     except (Unreadable, OSError) as error:
         return b"", f"{source.name(i)!r}: {error}"
     if not isinstance(example["label"], int | np.integer):
@@ -103,14 +106,14 @@ def record(source: Source, i: int, side: int | None, quality: int) -> tuple[byte
     return proto.SerializeToString(deterministic=True), ""
 
 
-def encoded(image: bytes | np.ndarray, side: int | None, quality: int) -> bytes:
-    """The bytes to store of a picture, which surely decode.
+def encode(image: bytes | np.ndarray, side: int | None, quality: int) -> bytes:
+    """Return the bytes to store of a picture, which are certain to decode.
 
-    Encoded pictures stay as they are, unless their shorter side is longer than `side`.
+    Encoded pictures are kept, unless their shorter side is longer than `side`.
 
     Raises:
-      Unreadable: not a picture.
-      ValueError: an array that is no file.
+      Unreadable: the picture cannot be read.
+      ValueError: no file format holds such an array.
     """
     if isinstance(image, np.ndarray):
         channels = image.shape[2] if image.ndim == 3 else 1
@@ -135,20 +138,20 @@ def encoded(image: bytes | np.ndarray, side: int | None, quality: int) -> bytes:
 
 
 def _channels(data: bytes) -> int:
-    """How many channels show all of an encoded picture: 1, 3, or 4 with transparency."""
+    """Return how many channels an encoded picture needs: 1, 3, or 4 with transparency."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
             if picture.has_transparency_data:
                 return 4
             return 1 if picture.mode == "1" or picture.mode[0] in "IF" or picture.mode == "L" else 3
-    except Exception:  # the plugins raise nearly every type: `decode` says what is wrong
+    except Exception:  # Pillow's plugins raise nearly every type; `decode` reports the reason
         return 3
 
 
 def in_order(
     pool: ThreadPoolExecutor, make: Callable[[int], Any], numbers: Iterable[int], ahead: int
 ) -> Iterator[Any]:
-    """`make` of each number in order; so many are made ahead."""
+    """Yield `make(number)` in order; at most `ahead` results wait."""
     numbers, waiting = iter(numbers), collections.deque()
     waiting.extend(pool.submit(make, i) for i in itertools.islice(numbers, ahead))
     while waiting:

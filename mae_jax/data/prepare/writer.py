@@ -5,32 +5,33 @@
     python -m mae_jax.data.prepare --check --out=DIR --split=train
 
 Files are `DIR/SPLIT-00000-of-00010.array_record` and so on, in the order of the source (training
-shuffles by itself), with `SPLIT.json` that says what they hold and `label.labels.txt` with the
-names of the classes. Encoded pictures are stored as they are. With --shorter-side larger ones
-become upright JPEGs of that size (PNGs if they have transparency), of what decoding would show: 8
-bits, no EXIF, no colour profile. Arrays become PNGs. The same command again writes what is missing
-or damaged, and the same source and options give the same bytes. In the end every record is read
-back.
+shuffles by itself), with `SPLIT.json`, which describes them, and `label.labels.txt`, which names
+the classes. Encoded pictures are stored unchanged. With --shorter-side larger pictures become
+upright JPEGs of that size (PNGs if they have transparency), as they are decoded: 8 bits, no EXIF,
+no color profile. Arrays become PNGs. The same command again writes what is missing or damaged, and
+the same source and options give the same bytes. Finally every record is read back.
 """
 
 import argparse
+import functools
 import json
-import os
 import re
 import sys
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
+from etils import epath
 from tqdm import tqdm
 
-from mae_jax.data import sources
+from mae_jax.data import image_io, sources
 from mae_jax.data.prepare import shards
+from mae_jax.output import files as output_files
 
-_SHARD = 2048  # pictures, at most
+_MAX_PER_SHARD = 2048  # pictures
 
 
 def prepare(
@@ -44,69 +45,51 @@ def prepare(
     max_bad: float = 0.001,
     threads: int = 16,
 ) -> str:
-    """Write the shards of `spec` that are not there, read all back, and say what is there.
+    """Write the missing shards of `spec`, read all shards back, and return a summary.
 
     Args:
-      spec, split: as `sources.open` takes them.
+      spec, split: as for `sources.open_source`.
       out: a folder, which other splits may share.
       shorter_side: pictures whose shorter side is longer are resized to it.
-      quality: of the JPEGs of these.
-      files: how many shards; by default as many as give each at most 2048 pictures.
-      max_bad: share of unreadable pictures that may be left out.
+      quality: the JPEG quality of resized pictures.
+      files: the number of shards; by default each has at most 2048 pictures.
+      max_bad: the share of unreadable pictures that may be left out.
 
     Raises:
-      ValueError: another source or other options than those of the shards that are there, too many
-        unreadable pictures, damage; and as `sources.open`.
-      OSError: the disk.
+      ValueError: existing shards have another source or other options, too many pictures cannot be
+        read, or shards are damaged; and as `sources.open_source`.
+      OSError: the disk cannot be read or written.
     """
-    begin, source, out = time.time(), sources.open(spec, split), Path(out).expanduser()
+    begin, source, out = time.time(), sources.open_source(spec, split), Path(out).expanduser()
     if not len(source):
         raise ValueError(f"data {spec!r} has no pictures in split {split!r}")
-    files = files or -(-len(source) // _SHARD)
+    files = files or -(-len(source) // _MAX_PER_SHARD)
     if files > len(source):
         raise ValueError(f"--shards={files}, but there are only {len(source)} pictures")
     name = file_name(split)
-    manifest = _started(
-        out,
-        name,
-        {
-            "source": spec,
-            "split": split,
-            "pictures": len(source),
-            "names_crc32": _crc32(f"{source.name(i)}\n" for i in range(len(source))),
-            "shorter_side": shorter_side,
-            "quality": quality if shorter_side else None,
-            "shards": files,
-        },
-    )
+    identity = {
+        "source": spec,
+        "split": split,
+        "pictures": len(source),
+        "names_crc32": _crc32(f"{source.name(i)}\n" for i in range(len(source))),
+        "shorter_side": shorter_side,
+        "quality": quality if shorter_side else None,
+        "shards": files,
+    }
+    manifest = _open_manifest(out, name, identity)
     _write_classes(out, source.classes)
-
-    done, shares = manifest["files"], {}
-    for k in range(files):
-        shares[_shard(name, k, files)] = range(
-            len(source) * k // files, len(source) * (k + 1) // files
-        )
-    missing = [file for file in shares if shards.damage(out / file, done.get(file))]
+    edges = [len(source) * k // files for k in range(files + 1)]
+    shares = {_shard(name, k, files): range(*edges[k : k + 2]) for k in range(files)}
+    done = manifest["files"]
+    missing = [file for file in shares if shards.find_damage(out / file, done.get(file))]
     if len(missing) < files:
         print(f"{files - len(missing)} of {files} shards are there", file=sys.stderr)
     for file in missing:
         done.pop(file, None)
-    with (
-        ThreadPoolExecutor(threads) as pool,
-        _Progress(sum(len(shares[file]) for file in missing), "writing") as bar,
-    ):
-        for file in missing:
-            allowed = int(max_bad * len(source)) - _left_out(manifest)
-            make = lambda i: shards.record(source, i, shorter_side, quality)
-            bad, made = [], shards.in_order(pool, make, shares[file], 4 * threads)
-            try:
-                entry = shards.write(out / file, _readable(made, bad, allowed, bar))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-            done[file] = {**entry, "left_out": bad}
-            manifest["files"] = done = dict(sorted(done.items()))
-            _write_whole(out / f"{name}.json", json.dumps(manifest, indent=1) + "\n")
+    record = functools.partial(shards.record, source, side=shorter_side, quality=quality)
+    _write_shards(
+        out, name, manifest, {file: shares[file] for file in missing}, record, max_bad, threads
+    )
 
     seconds = time.time() - begin
     said = check(out, split, threads) if missing else _summary(out, name, manifest)
@@ -117,14 +100,41 @@ def prepare(
     return f'{said}\ndata.train = dict(source="{spec}", split="{name}")'
 
 
+def _write_shards(
+    out: Path,
+    name: str,
+    manifest: dict,
+    shares: dict[str, range],
+    record: Callable[[int], tuple[bytes, str]],
+    max_bad: float,
+    threads: int,
+) -> None:
+    """Write the records of the pictures of each shard in `shares`, updating the manifest."""
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        _progress_bar(sum(map(len, shares.values())), "writing") as bar,
+    ):
+        for file, pictures in shares.items():
+            allowed = int(max_bad * manifest["pictures"]) - _left_out(manifest)
+            bad, made = [], shards.in_order(pool, record, pictures, 4 * threads)
+            try:
+                entry = shards.write(out / file, _readable(made, bad, allowed, bar))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            done = manifest["files"] | {file: {**entry, "left_out": bad}}
+            manifest["files"] = dict(sorted(done.items()))
+            _write_whole(out / f"{name}.json", json.dumps(manifest, indent=1) + "\n")
+
+
 def check(out: str | Path, split: str = "train", threads: int = 16) -> str:
-    """Read all shards of a split back, their bytes and every record, and say what is there.
+    """Read all shards of a split back, their bytes and every record, and return a summary.
 
     Raises:
-      ValueError: shards that are missing or damaged, by name.
+      ValueError: shards are missing or damaged; with their names.
     """
     out, name = Path(out).expanduser(), file_name(split)
-    manifest = _manifest(out, name)
+    manifest = _read_manifest(out, name)
     done, wrong = manifest["files"], []
     names = [_shard(name, k, manifest["shards"]) for k in range(manifest["shards"])]
     missing = [file for file in names if file not in done or not (out / file).is_file()]
@@ -132,10 +142,10 @@ def check(out: str | Path, split: str = "train", threads: int = 16) -> str:
         wrong.append(f"{len(missing)} of {len(names)} shards are missing, such as {missing[0]}")
     there = [file for file in names if file not in missing]
     total = sum(done[file]["records"] for file in there)
-    with ThreadPoolExecutor(threads) as pool, _Progress(total, "checking") as bar:
+    with ThreadPoolExecutor(threads) as pool, _progress_bar(total, "checking") as bar:
         for file in there:
             path, entry = out / file, done[file]
-            why = shards.damage(path, entry) or shards.read_back(path, entry, pool, bar.update)
+            why = shards.find_damage(path, entry) or shards.read_back(path, entry, pool, bar.update)
             if why:
                 wrong.append(f"{file}: {why}")
     if wrong:
@@ -147,13 +157,13 @@ def check(out: str | Path, split: str = "train", threads: int = 16) -> str:
 
 
 def _readable(
-    made: Iterable[tuple[bytes, str]], bad: list[str], allowed: int, bar: "_Progress"
+    made: Iterable[tuple[bytes, str]], bad: list[str], allowed: int, bar: tqdm
 ) -> Iterator[bytes]:
-    """The records; `bad` gets what says why there is none."""
+    """Yield the records, and append the reason for each missing record to `bad`."""
     for data, error in made:
         if error:
             bad.append(error)
-            bar.say(f"left out {error}")
+            bar.write(f"left out {error}", file=sys.stderr)
             if len(bad) > allowed:
                 raise ValueError(
                     f"too many pictures cannot be read, the last is {error}: repair or remove "
@@ -164,14 +174,14 @@ def _readable(
         bar.update()
 
 
-def _started(out: Path, name: str, identity: dict) -> dict:
-    """The manifest of `out`, which must be of the same pictures and options, or a new one."""
+def _open_manifest(out: Path, name: str, identity: dict) -> dict:
+    """Return the manifest of `out`, which must have the same identity, or a new manifest."""
     out.mkdir(parents=True, exist_ok=True)
     for partial in out.glob(f".{name}-*.partial"):
         partial.unlink()
     if not (out / f"{name}.json").exists():
         return {**identity, "files": {}}
-    manifest = _manifest(out, name)
+    manifest = _read_manifest(out, name)
     differ = [
         "other pictures" if key == "names_crc32" else f"{key} {manifest.get(key)!r}, not {value!r}"
         for key, value in identity.items()
@@ -185,7 +195,7 @@ def _started(out: Path, name: str, identity: dict) -> dict:
     return manifest
 
 
-def _manifest(out: Path, name: str) -> dict:
+def _read_manifest(out: Path, name: str) -> dict:
     path = out / f"{name}.json"
     try:
         manifest = json.loads(path.read_text("utf-8"))
@@ -222,7 +232,7 @@ def _summary(out: Path, name: str, manifest: dict) -> str:
 
 
 def file_name(split: str) -> str:
-    """Of a split, also of one like tfds' `train[:10%]`."""
+    """Return the file name of a split, also for a split of tfds like `train[:10%]`."""
     return re.sub(r"\W+", "_", split, flags=re.ASCII).strip("_")
 
 
@@ -238,38 +248,12 @@ def _crc32(lines: Iterable[str]) -> int:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, "utf-8")
-    os.replace(partial, path)
+    output_files.write_whole(epath.Path(path), text)
 
 
-class _Progress:
-    """A bar on a terminal; elsewhere a line for every tenth."""
-
-    def __init__(self, total: int, what: str):
-        self.total, self.what, self.done = total, what, 0
-        terminal = sys.stderr.isatty()
-        self.bar = tqdm(total=total, unit=" pictures", desc=what) if terminal else None
-
-    def update(self) -> None:
-        self.done += 1
-        if self.bar:
-            self.bar.update()
-        elif self.done * 10 // self.total > (self.done - 1) * 10 // self.total:
-            self.say(f"{self.what}: {self.done:,} of {self.total:,} pictures")
-
-    def say(self, line: str) -> None:
-        if self.bar:
-            self.bar.write(line, file=sys.stderr)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.bar:
-            self.bar.close()
+def _progress_bar(total: int, what: str) -> tqdm:
+    interval = 0.1 if sys.stderr.isatty() else 10  # seconds; a log file needs few lines
+    return tqdm(total=total, unit=" pictures", desc=what, mininterval=interval)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -279,7 +263,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                 raise argparse.ArgumentTypeError(f"{text} is not in {low:g} to {high:g}")
             return value
 
-        read.__name__ = kind.__name__  # argparse names it when the text is no number
+        read.__name__ = kind.__name__  # for argparse's message about a text that is no number
         return read
 
     count = number(1, 1e9, int)
@@ -289,17 +273,26 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", nargs="?", help="as in data.train.source, such as folder:PATH")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the shards lie")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the shards")
     parser.add_argument("--split", default="train", help="as in data.train.split")
-    parser.add_argument("--shorter-side", type=count, help="of larger pictures, in pixels")
-    parser.add_argument("--quality", type=number(1, 100, int), default=95, help="of resized JPEGs")
     parser.add_argument(
-        "--shards", dest="files", type=count, help="by default one for 2048 pictures"
+        "--shorter-side", type=count, help="pixels; larger pictures are resized to it"
     )
-    parser.add_argument("--threads", type=count, default=16, help="that read and resize")
+    parser.add_argument(
+        "--quality", type=number(1, 100, int), default=95, help="of resized JPEGs, 1 to 100"
+    )
+    parser.add_argument(
+        "--shards",
+        dest="files",
+        type=count,
+        help="the number of shards, by default one for 2048 pictures",
+    )
+    parser.add_argument(
+        "--threads", type=count, default=16, help="how many threads read and resize"
+    )
     parser.add_argument(
         "--max-bad", type=number(0, 1, float), default=0.001, metavar="SHARE",
-        help="of unreadable pictures that may be left out",
+        help="the share of unreadable pictures that may be left out",
     )  # fmt: skip
     parser.add_argument("--check", action="store_true", help="only read everything back")
     parsed = parser.parse_args(arguments)
@@ -311,8 +304,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main() -> None:
-    """The command line; a user's mistake ends in one sentence and exit status 2."""
+    """Run the command line; a user's error ends in one sentence and exit status 2."""
     options = vars(parse(sys.argv[1:]))
+    image_io.configure_libraries()
     try:
         if options.pop("check"):
             print(check(options["out"], options["split"], options["threads"]))

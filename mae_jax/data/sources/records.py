@@ -14,18 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from mae_jax.data.unreadable import Unreadable
+from mae_jax.data.bad_examples import Unreadable
+from mae_jax.data.sources.source import Example, check_split
 
-
-def check_split(spec: str, split: str, splits: Sequence[str]) -> None:
-    """Raise ValueError, naming `splits`, if `split` is none of them."""
-    if split not in splits:
-        raise ValueError(f"data {spec!r} has no split {split!r}: use {' or '.join(splits)}")
+_MAX_IDX_BYTES = 2**32
+_IDX_STEMS = {"train": "train", "test": "t10k"}
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Pictures that fit in memory: `images` uint8 [n, h, w], `labels` [n]."""
+    """Pictures in memory: `images` uint8 [n, h, w], `labels` [n]."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -35,23 +33,19 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
+    def __getitem__(self, i: int) -> Example:
         return {"image": self.images[i], "label": int(self.labels[i])}
 
     def name(self, i: int) -> str:
         return f"{self.title}[{i}]"
 
 
-_MOST = 2**32  # bytes of an IDX file
-_IDX_STEMS = {"train": "train", "test": "t10k"}
-
-
 def idx(path: str, split: str) -> Arrays:
-    """MNIST's files `{train,t10k}-{images-idx3,labels-idx1}-ubyte`, plain or `.gz`: uint8 [h, w].
+    """Open MNIST's `{train,t10k}-{images-idx3,labels-idx1}-ubyte`, plain or `.gz`: uint8 [h, w].
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: unknown split, or a file that is not what its name says.
+      ValueError: the split is unknown, or a file is not what its name says.
     """
     root = Path(path).expanduser()
     check_split(f"idx:{path}", split, tuple(_IDX_STEMS))
@@ -62,7 +56,7 @@ def idx(path: str, split: str) -> Arrays:
         raise ValueError(
             f"data 'idx:{path}': {len(images)} images but {len(labels)} labels in split {split!r}"
         )
-    # the test files may lack the last classes
+    # The test files may lack the last classes.
     seen = _read_idx(_idx_file(root, "train", "labels", 1), 1) if split == "test" else labels
     count = 1 + max(seen.max(initial=0), labels.max(initial=0))
     return Arrays(images, labels, tuple(str(c) for c in range(count)), f"{root.name} {split}")
@@ -77,7 +71,7 @@ def _idx_file(root: Path, stem: str, what: str, axes: int) -> Path:
 
 
 def _read_idx(path: Path, axes: int) -> np.ndarray:
-    """An IDX file of bytes: 0 0 8 axes, then each side as a big-endian 32-bit number, then data."""
+    """Read an IDX file: bytes 0 0 8 axes, each side as a big-endian 32-bit number, then data."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             head = file.read(4 + 4 * axes)
@@ -90,12 +84,12 @@ def _read_idx(path: Path, axes: int) -> np.ndarray:
                 raise ValueError(f"{str(path)!r} is truncated: {len(head)} bytes")
             shape = np.frombuffer(head, ">u4", axes, 4).tolist()
             size = math.prod(shape)
-            if size > _MOST:
+            if size > _MAX_IDX_BYTES:
                 raise ValueError(
                     f"{str(path)!r} should hold {'x'.join(map(str, shape))} = {size} bytes: "
-                    "what is read into memory may have 4 GiB"
+                    "files of at most 4 GiB are read"
                 )
-            data = file.read(size + 1)  # no further: a small .gz may unpack to anything
+            data = file.read(size + 1)  # not all of it: a small .gz may unpack to any size
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{str(path)!r} is a broken gzip file: {error}") from error
     if len(data) != size:
@@ -109,7 +103,7 @@ def _read_idx(path: Path, axes: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Tfds:
-    """A data source of TensorFlow Datasets with encoded pictures."""
+    """A data source of TensorFlow Datasets whose pictures stay encoded."""
 
     examples: Any
     labelled: bool
@@ -119,10 +113,10 @@ class Tfds:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
+    def __getitem__(self, i: int) -> Example:
         try:
             example = self.examples[i]
-        except Exception as error:  # array_record's, protobuf's and tfds's own kinds
+        except Exception as error:  # array_record, protobuf and tfds raise types of their own
             raise Unreadable("the record is damaged") from error
         return {"image": example["image"], "label": int(example["label"]) if self.labelled else -1}
 
@@ -131,11 +125,11 @@ class Tfds:
 
 
 def tfds(name: str, split: str) -> Tfds:
-    """A prepared data set of TensorFlow Datasets, read without TensorFlow from TFDS_DATA_DIR.
+    """Open a prepared data set of TensorFlow Datasets in TFDS_DATA_DIR, without TensorFlow.
 
     Raises:
-      ValueError: unknown data set or split, or one without pictures.
-      FileNotFoundError: not prepared in a format with random access.
+      ValueError: the data set or split is unknown, or has no pictures.
+      FileNotFoundError: it is not prepared in a format with random access.
     """
     import tensorflow_datasets
 
@@ -172,13 +166,13 @@ class Records:
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
+    def __getitem__(self, i: int) -> Example:
         from tensorflow_datasets.proto import tf_example_pb2
 
         parse = tf_example_pb2.Example.FromString  # pyright: ignore[reportAttributeAccessIssue]
         try:
             example = parse(self.records[i])
-        except Exception as error:  # protobuf's own kinds, by its back end
+        except Exception as error:  # each back end of protobuf raises its own types
             raise Unreadable("the record is damaged, or no tf.train.Example") from error
         features = example.features.feature
         image = [features[key] for key in ("image", "image/encoded") if key in features]
@@ -196,15 +190,15 @@ class Records:
 
 
 def array_record(pattern: str, split: str) -> Records:
-    """The array_record files that `pattern` matches, in order of their names.
+    """Open the array_record files that match `pattern`, in the order of their names.
 
     `{split}` in the pattern stands for the split. Each record is a tf.train.Example with the bytes
     `image` (or `image/encoded`) and, if labelled, the integer `label` (or `image/class/label`), as
     TensorFlow Datasets writes them; class names come from a `label.labels.txt` beside the files.
 
     Raises:
-      FileNotFoundError: no file matches, or not all of a numbered set that would.
-      ValueError: a file that is no array_record, or a record without a picture.
+      FileNotFoundError: no file matches, or files of a numbered set are missing.
+      ValueError: a file is no array_record.
     """
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
@@ -227,7 +221,7 @@ def array_record(pattern: str, split: str) -> Records:
 
 
 def _missing(files: Sequence[str], pattern: str) -> list[str]:
-    """Files of a numbered set that match the pattern, and are not there."""
+    """Return the files of numbered sets that match the pattern but do not exist."""
     numbered = re.compile(r"-(\d{5})-of-(\d{5})")
     sets = {
         (file[: found.start(1)], int(found[2]), file[found.end(1) :])

@@ -1,25 +1,25 @@
-"""Generated clips, sounds, volumes and spectral pictures: small, labelled, without a download.
+"""Synthetic pictures, clips, sounds and volumes: small, labelled, without a download.
 
-Example i is drawn by a generator seeded with (split, i), so the splits share no seed. What is made
-of the photographs of `shipped` takes the left 70 % of each to train and the rest to test.
+Example i is drawn by a generator seeded with (split, i), so the splits share no seed. Examples made
+from the photographs of `samples` use the left 70 % of each for training and the rest for testing.
 """
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
-from mae_jax.data.sources.records import check_split
-from mae_jax.data.sources.samples import _PHOTOS, _TRAIN_SHARE, _photo
+from mae_jax.data.sources import samples
+from mae_jax.data.sources.source import Example, check_split
 
-Draw = Callable[[np.random.Generator, str, int], dict[str, Any]]
+Draw = Callable[[np.random.Generator, str, int], Example]
 
 
 @dataclass(frozen=True)
-class Generated:
-    """`count` examples; number i is `draw(generator, split, i)`."""
+class Synthetic:
+    """`count` examples; example i is `draw(generator, split, i)`."""
 
     title: str
     split: str
@@ -30,7 +30,7 @@ class Generated:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
+    def __getitem__(self, i: int) -> Example:
         i = range(len(self))[i]
         return self.draw(np.random.default_rng([self.split == "train", i]), self.split, i)
 
@@ -38,37 +38,72 @@ class Generated:
         return f"{self.title} {self.split}[{i}]"
 
 
-def _generated(
+def _synthetic(
     title: str, split: str, counts: tuple[int, int], classes: tuple[str, ...], draw: Draw
-) -> Generated:
+) -> Synthetic:
     check_split(title, split, ("train", "test"))
-    return Generated(title, split, counts[split == "test"], classes, draw)
+    return Synthetic(title, split, counts[split == "test"], classes, draw)
+
+
+SHAPES = ("disc", "ring", "square", "triangle")
+
+
+def shapes(split: str) -> Synthetic:
+    """Open JPEGs of 80 x 64 pixels, each with one shape on a gradient, labelled by shape.
+
+    Picture i shows shape i % 4; there are 64 pictures for training and 32 for testing.
+    """
+    return _synthetic("synthetic", split, (64, 32), SHAPES, _shape)
+
+
+def _shape(rng: np.random.Generator, split: str, i: int) -> Example:
+    ends = rng.integers(0, 256, (2, 1, 1, 3))
+    across = np.linspace(0, 1, 80)[:, None]
+    shade = ends[0] * across + ends[1] * (1 - across)  # [1 80 3]
+    picture = Image.fromarray(np.repeat(shade, 64, 0).astype(np.uint8))
+    color = tuple(int(c) for c in (ends.mean((0, 1, 2)) + 128) % 256)
+    radius = int(rng.integers(10, 24))
+    x, y = rng.integers(radius, [80 - radius, 64 - radius]).tolist()
+    box = (x - radius, y - radius, x + radius, y + radius)
+    draw, label = ImageDraw.Draw(picture), i % len(SHAPES)
+    match SHAPES[label]:
+        case "disc":
+            draw.ellipse(box, fill=color)
+        case "ring":
+            draw.ellipse(box, outline=color, width=radius // 3)
+        case "square":
+            draw.rectangle(box, fill=color)
+        case "triangle":
+            draw.regular_polygon((x, y, radius), 3, fill=color)
+    encoded = io.BytesIO()
+    picture.save(encoded, "JPEG", quality=90)
+    return {"image": encoded.getvalue(), "label": label}
 
 
 MOTIONS = ("still", "left", "right", "up", "down", "zoom in", "zoom out", "sway")
-_FRAMES, _SIDE, _FAR = 20, 48, 72  # a frame shows from 48 to 72 pixels of the photo, as 48
+_FRAMES, _SIDE, _FAR = 20, 48, 72  # a frame of 48 pixels shows 48 to 72 pixels of the photo
 
 
-def pans(split: str) -> Generated:
-    """Clips uint8 [20, 48, 48, 3] of a camera over the ten photographs; its motion is the label.
+def pans(split: str) -> Synthetic:
+    """Open clips uint8 [20, 48, 48, 3] of a camera over the ten photographs, labelled by motion.
 
     Two views, which differ by 18 to 42 pixels in each direction and by a zoom of 1.2 to 1.5, are
-    drawn for every clip. The class is the one of row, column and zoom that goes from one to the
-    other, "sway" being left and right and back; the rest stand still, anywhere between. So a random
-    frame looks the same in every class, and only the order tells them. "left" and "zoom in" are
-    what the camera does: the content moves right, or grows. Clip i has motion i % 8 and photo
-    i // 8 % 10: 800 for training, 160 to test.
+    drawn for every clip. The class says which one of row, column and zoom goes from one view to the
+    other ("sway" is left and right and back); the others stay at a value in between. A random frame
+    therefore looks the same in every class, and only the order of the frames tells the class.
+    "left" and "zoom in" describe the camera: the content moves right, or grows. Clip i has motion
+    i % 8 and photo i // 8 % 10; there are 800 clips for training and 160 for testing.
     """
-    return _generated("pans", split, (800, 160), MOTIONS, _pan)
+    return _synthetic("pans", split, (800, 160), MOTIONS, _pan)
 
 
-def _pan(rng: np.random.Generator, split: str, i: int) -> dict[str, Any]:
+def _pan(rng: np.random.Generator, split: str, i: int) -> Example:
     label = i % len(MOTIONS)
-    part = _part(i // len(MOTIONS), split)
+    part = samples.photo_part(_PHOTOS[i // len(MOTIONS) % len(_PHOTOS)], split)
     height, width, _ = part.shape
     travel = rng.uniform(18, 42, 2)
     zoom = rng.uniform(1.2, 1.5)
-    low = np.array(  # the upmost and leftmost centre, and the nearest view
+    low = np.array(  # the topmost and leftmost centre, and the nearest view
         [
             *rng.uniform(_FAR / 2, np.array([height, width]) - _FAR / 2 - travel),
             _SIDE * (_FAR / _SIDE / zoom) ** rng.random(),
@@ -101,20 +136,20 @@ INSTRUMENTS = ("sine", "square", "pluck", "noise", "rise", "fall", "bell", "trem
 _RATE, _SAMPLES = 16000, 20800
 
 
-def tones(split: str) -> Generated:
-    """Sounds `(float32 [20800], 16000)`, 1.3 s: one to three instruments, one note each.
+def tones(split: str) -> Synthetic:
+    """Open sounds `(float32 [20800], 16000)` of 1.3 s: one to three instruments, one note each.
 
-    The label is uint8 [8], 1 for each instrument that plays. Notes are synthesised: a sine; odd
-    harmonics like a square wave; a plucked string, whose higher harmonics fade faster; a burst of
-    white noise; sweeps up and down; a bell of inharmonic partials; a sine of trembling loudness.
-    Each has its own pitch (200 to 800 Hz), level (0 to -12 dB), onset and length (0.4 to 0.6 s);
-    below them is white noise at -50 dB of full scale. Instrument i % 8 plays in sound i: 600 for
-    training, 150 to test.
+    The label is uint8 [8], with a 1 for each instrument that plays. Notes are synthesised: a sine;
+    odd harmonics like a square wave; a plucked string, whose higher harmonics fade faster; a burst
+    of white noise; sweeps up and down; a bell of inharmonic partials; a sine of trembling loudness.
+    Each note has its own pitch (200 to 800 Hz), level (0 to -12 dB), onset and length (0.4 to
+    0.6 s). White noise at -50 dB of full scale is added. Instrument i % 8 plays in sound i; there
+    are 600 sounds for training and 150 for testing.
     """
-    return _generated("tones", split, (600, 150), INSTRUMENTS, _tone)
+    return _synthetic("tones", split, (600, 150), INSTRUMENTS, _tone)
 
 
-def _tone(rng: np.random.Generator, split: str, i: int) -> dict[str, Any]:
+def _tone(rng: np.random.Generator, split: str, i: int) -> Example:
     first, others = i % len(INSTRUMENTS), np.delete(np.arange(8), i % len(INSTRUMENTS))
     playing = [first, *rng.choice(others, rng.integers(3), replace=False)]
     sound = rng.normal(0, 10 ** (-50 / 20), _SAMPLES)
@@ -129,7 +164,7 @@ def _tone(rng: np.random.Generator, split: str, i: int) -> dict[str, Any]:
 
 
 def _note(instrument: str, length: int, rng: np.random.Generator) -> np.ndarray:
-    """Samples [length] with a peak of 1."""
+    """Return samples [length] with a peak of 1."""
     t = np.arange(length) / _RATE
     pitch = 200 * 4 ** rng.random()
     turn = 2 * np.pi * pitch * t
@@ -143,7 +178,7 @@ def _note(instrument: str, length: int, rng: np.random.Generator) -> np.ndarray:
         case "noise":
             wave = rng.normal(size=length) * np.exp(-6 * t)
         case "rise" | "fall":
-            speed = np.log(3) / t[-1]  # to three times the pitch
+            speed = np.log(3) / t[-1]  # the pitch triples
             wave = np.sin(2 * np.pi * pitch * np.expm1(speed * t) / speed)
             wave = wave if instrument == "rise" else wave[::-1]
         case "bell":  # the ratios of a free bar, which sounds like one
@@ -160,19 +195,19 @@ KINDS = ("ellipsoids", "plates", "shells", "tubes")
 _VOXELS = 24
 
 
-def phantoms(split: str) -> Generated:
-    """Volumes float32 [24, 24, 24]: bright solids in a cloudy background; their kind is the label.
+def phantoms(split: str) -> Synthetic:
+    """Open volumes float32 [24, 24, 24] of bright solids in clouds, labelled by kind of solid.
 
-    Three solids are of the class and one is of another, each with its own place, direction, size
-    and brightness (0.5 to 1): ellipsoids with half axes of 2.5 to 5 voxels, round plates, hollow
-    spheres, and tubes that run through the volume. The background is four long waves between about
-    -0.2 and 0.2, with noise of 0.05 on everything. Volume i has kind i % 4: 400 for training, 100
-    to test.
+    Three solids are of the class and one is of another class, each with its own position,
+    direction, size and brightness (0.5 to 1): ellipsoids with half axes of 2.5 to 5 voxels, round
+    plates, hollow spheres, and tubes that run through the volume. The background is four long waves
+    between about -0.2 and 0.2; noise of 0.05 is added to all voxels. Volume i has kind i % 4; there
+    are 400 volumes for training and 100 for testing.
     """
-    return _generated("phantoms", split, (400, 100), KINDS, _phantom)
+    return _synthetic("phantoms", split, (400, 100), KINDS, _phantom)
 
 
-def _phantom(rng: np.random.Generator, split: str, i: int) -> dict[str, Any]:
+def _phantom(rng: np.random.Generator, split: str, i: int) -> Example:
     label = i % len(KINDS)
     place = np.moveaxis(np.indices([_VOXELS] * 3), 0, -1).astype(float)  # [24 24 24 3]
     waves = 2 * np.pi / rng.uniform(24, 72, 4) * _direction(rng, 4).T  # [3 4], radians per voxel
@@ -188,7 +223,7 @@ def _phantom(rng: np.random.Generator, split: str, i: int) -> dict[str, Any]:
 
 
 def _depth(kind: str, place: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """How many voxels, about, the points `place` [*sides 3] lie below the surface of a solid."""
+    """Return about how many voxels the points `place` [*sides 3] lie below a solid's surface."""
     if kind == "ellipsoids":
         half = rng.uniform(2.5, 5, 3)
         return (1 - np.linalg.norm(place / half, axis=-1)) * half.min()
@@ -207,22 +242,23 @@ def _direction(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 _BANDS, _MATERIALS = 10, 4
+_PHOTOS = tuple(samples.PHOTOS)
 
 
-def spectra(split: str) -> Generated:
-    """Reflectances float32 [48, 48, 10] of mixed materials in ten bands; the photo is the label.
+def spectra(split: str) -> Synthetic:
+    """Open reflectances float32 [48, 48, 10] of mixed materials in ten bands, labelled by photo.
 
     Each pixel is a linear mixture of four spectra, the same smooth random curves for all pictures,
-    plus sensor noise of 0.01. The shares of the materials are the softmax of the colours of a
-    window of one of the ten photographs: slightly blurred red, green, blue, and darkness. Picture i
-    is of photo i % 10: 600 for training, 150 to test.
+    plus sensor noise of 0.01. The shares of the materials are the softmax of the colors of a window
+    of one of the ten photographs: slightly blurred red, green, blue, and darkness. Picture i shows
+    photo i % 10; there are 600 pictures for training and 150 for testing.
     """
-    return _generated("spectra", split, (600, 150), tuple(_PHOTOS), _spectrum)
+    return _synthetic("spectra", split, (600, 150), _PHOTOS, _spectrum)
 
 
 def materials() -> np.ndarray:
-    """The spectra [4, 10] of `spectra`: bumps on a slope, between 0 and 1."""
-    rng = np.random.default_rng(80)  # of 200 seeds, the one whose spectra are the least alike
+    """Return the four materials' spectra [4, 10]: bumps on a slope, between 0 and 1."""
+    rng = np.random.default_rng(80)  # the seed, of 200, whose spectra differ most
     band, centre = np.arange(_BANDS), rng.uniform(0, _BANDS - 1, (_MATERIALS, 3, 1))
     bumps = np.exp(-(((band - centre) / rng.uniform(1.5, 3, centre.shape)) ** 2))
     slope = np.linspace(0, 1, _BANDS) * rng.uniform(-0.5, 0.5, (_MATERIALS, 1))
@@ -231,9 +267,9 @@ def materials() -> np.ndarray:
     return 0.05 + 0.9 * (curves - low) / (high - low)
 
 
-def _spectrum(rng: np.random.Generator, split: str, i: int) -> dict[str, Any]:
+def _spectrum(rng: np.random.Generator, split: str, i: int) -> Example:
     label = i % len(_PHOTOS)
-    part = _part(label, split)
+    part = samples.photo_part(_PHOTOS[label], split)
     y, x = rng.integers(0, np.array(part.shape[:2]) - _SIDE, endpoint=True)
     window = Image.fromarray(np.ascontiguousarray(part[y : y + _SIDE, x : x + _SIDE]))
     colors = np.asarray(window.filter(ImageFilter.BoxBlur(1))) / 255
@@ -241,10 +277,3 @@ def _spectrum(rng: np.random.Generator, split: str, i: int) -> dict[str, Any]:
     shares = weights / weights.sum(-1, keepdims=True)  # [48 48 4]
     picture = shares @ materials() + rng.normal(0, 0.01, (_SIDE, _SIDE, _BANDS))
     return {"image": picture.astype(np.float32), "label": label}
-
-
-def _part(index: int, split: str) -> np.ndarray:
-    """The part of photo `index` % 10 that belongs to the split."""
-    photo = _photo(*list(_PHOTOS.values())[index % len(_PHOTOS)])
-    cut = int(photo.shape[1] * _TRAIN_SHARE)
-    return photo[:, :cut] if split == "train" else photo[:, cut:]

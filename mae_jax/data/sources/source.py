@@ -1,0 +1,158 @@
+"""What a source of examples is, and how examples are chosen and read."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from mae_jax.data.bad_examples import Unreadable
+
+Example = dict[str, Any]
+
+
+class Source(Protocol):
+    """A finite, ordered collection of examples; picklable, and safe to read from many threads.
+
+    `source[i]` is `{"image": ..., "label": int}` and never changes. The key is "image" for every
+    modality, as in tfds and in prepared records. A picture is its encoded bytes or uint8 `[h, w]`
+    or `[h, w, c]`; what another modality accepts, a path or an array, is said in its module of
+    `mae_jax.data.modalities`. The label is -1 if it is unknown. If several classes may be true of
+    one example, the label is uint8 `[classes]` with a 1 for each of them. `classes` names the
+    labels in order, and is empty if there are none or if they have no names. `name(i)` identifies
+    example i in messages. A source that knows all labels without reading may have `labels`.
+    """
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int) -> Example: ...
+    def name(self, i: int) -> str: ...
+
+
+def check_split(spec: str, split: str, splits: tuple[str, ...]) -> None:
+    """Raise a ValueError that names `splits` unless `split` is one of them."""
+    if split not in splits:
+        raise ValueError(f"data {spec!r} has no split {split!r}: use {' or '.join(splits)}")
+
+
+def is_multilabel(source: Source) -> bool:
+    """Whether an example may have several labels, judged by the first readable example."""
+    for i in range(min(len(source), 100)):
+        with contextlib.suppress(Unreadable, OSError):
+            return np.ndim(source[i]["label"]) > 0
+    return False
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some examples of a source: example i is `source[chosen[i]]`."""
+
+    source: Source
+    chosen: np.ndarray
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.source.classes
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, i: int) -> Example:
+        return self.source[int(self.chosen[i])]
+
+    def name(self, i: int) -> str:
+        return self.source.name(int(self.chosen[i]))
+
+
+def subset(source: Source, examples: int, balanced: bool = True) -> Source:
+    """Return a fixed random choice of `examples` examples in order, or all if `examples` is 0.
+
+    A smaller choice is contained in every larger one. Each class has the same number of examples,
+    up to one, as long as it has enough. Examples without a label come last. If the source has no
+    class names or is multi-label, or if `balanced` is False, the choice ignores labels.
+
+    Raises:
+      ValueError: the source has fewer examples.
+    """
+    if not examples:
+        return source
+    if examples > len(source):
+        raise ValueError(f"data.examples = {examples}, but there are only {len(source)}: use 0")
+    shuffled = np.random.default_rng(0).permutation(len(source))
+    if balanced and source.classes and not is_multilabel(source):
+        shuffled = _in_rounds(source, shuffled, examples)
+    return Subset(source, np.sort(shuffled[:examples]))
+
+
+def _in_rounds(source: Source, shuffled: np.ndarray, examples: int) -> np.ndarray:
+    """Reorder `shuffled` so that each round takes one more example of each class.
+
+    Labels are read until the first `examples` numbers are certain: few of them, if all classes are
+    about as frequent.
+    """
+    classes = len(source.classes)
+    full, rest = divmod(examples, classes)
+    counts, unfilled, in_last = np.zeros(classes, int), classes if full else 0, 0
+    rounds = np.full(len(shuffled), len(shuffled))  # examples without a label come last
+    for position, i in enumerate(shuffled):
+        label = _label(source, int(i))
+        if not 0 <= label < classes:
+            continue
+        rounds[position] = counts[label]
+        counts[label] += 1
+        unfilled -= counts[label] == full
+        in_last += rounds[position] == full
+        if not unfilled and in_last >= rest:
+            break
+    return shuffled[np.argsort(rounds, kind="stable")]
+
+
+def _label(source: Source, i: int) -> int:
+    labels = getattr(source, "labels", None)
+    if labels is not None:
+        return int(labels[i])
+    try:
+        return int(source[i]["label"])
+    except (Unreadable, OSError):
+        return -1
+
+
+def fixed_choice(length: int, limit: int | None) -> np.ndarray:
+    """Return the sorted indices of `limit` of `length` examples, a fixed random choice.
+
+    The choice is random because evenly spaced examples of a source such as `photos`, whose classes
+    alternate, could all be of one class.
+
+    Raises:
+      ValueError: `limit` is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit {limit} leaves no examples: use None for all of them")
+    if limit is None or limit >= length:
+        return np.arange(length)
+    return np.sort(np.random.default_rng(0).choice(length, limit, replace=False, shuffle=False))
+
+
+def length_of(source: Source) -> int:
+    """Return the number of examples; raise a ValueError if there are none."""
+    if not len(source):
+        raise ValueError("the data has no examples: use another split")
+    return len(source)
+
+
+def read(source: Source, i: int, transform: Callable[[Example], Any]) -> Any:
+    """Return `transform(source[i])`.
+
+    Raises:
+      Unreadable: the example cannot be read, or its label is none of the classes; with its name.
+    """
+    try:
+        example, classes = source[i], len(source.classes)
+        label = example["label"]
+        if np.ndim(label) == 0 and (label < -1 or classes and label >= classes):
+            raise Unreadable(f"its label {label} is not one of {classes} classes")
+        return transform(example)
+    except (Unreadable, OSError) as error:
+        raise Unreadable(f"cannot read {source.name(i)!r}: {error}") from error
