@@ -12,8 +12,8 @@ import numpy as np
 
 from mae_jax.config import command_line
 from mae_jax.config.errors import UserError, user_errors
-from mae_jax.data import sources
-from mae_jax.data.unreadable import Unreadable
+from mae_jax.data import image_io, sources
+from mae_jax.data.bad_examples import Unreadable
 from mae_jax.distributed import device_mesh, processes
 from mae_jax.evaluators import features, heldout, knn, linear_probe
 from mae_jax.evaluators.features import Feature
@@ -35,6 +35,7 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     Raises:
       ValueError, OSError: in one sentence, what does not fit.
     """
+    image_io.configure_libraries()
     mesh = device_mesh.make_mesh()
     fields = {name: getattr(options, name) for name in ("heads", "decoder_heads", "norm_pix")}
     without = options.without
@@ -42,7 +43,7 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     view, model = view_of(found, options), found.model
     params = load.parameters(found, without=without, size=view.size, mesh=mesh)
     variables = {"params": params}
-    test = sources.open(options.data, options.test_split, view.data["modality"])
+    test = sources.open_source(options.data, options.test_split, view.data["modality"])
 
     count = sum(x.size for x in jax.tree.leaves(params))
     options.mask = {"ratio": 0.75} | (found.config or {}).get("mask", {})
@@ -155,7 +156,7 @@ def frozen_features(model, variables, view, test, options, mesh, classes) -> tup
     if not -model.depth <= options.block < model.depth:
         raise ValueError(f"--block={options.block} is none of {model.depth} blocks, from 0 on")
     default = Feature(options.block % model.depth, options.pooling, options.norm)
-    train = sources.open(options.data, options.train_split, view.data["modality"])
+    train = sources.open_source(options.data, options.train_split, view.data["modality"])
     if train.classes != test.classes:
         raise ValueError(
             f"the splits of {options.data} have different classes: "

@@ -29,8 +29,7 @@ from jax.sharding import Mesh
 from mae_jax import tasks
 from mae_jax.config import command_line, nested, schema
 from mae_jax.config.errors import UserError, user_errors
-from mae_jax.data import bad_examples, pipeline, sources
-from mae_jax.data import unreadable as unreadables
+from mae_jax.data import bad_examples, image_io, pipeline, sources
 from mae_jax.distributed import device_mesh, partitioning, processes
 from mae_jax.evaluators import visualize
 from mae_jax.models import attention, rules
@@ -69,6 +68,7 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
       SystemExit: after SIGTERM (status 42) or Ctrl-C (130), when the state is saved.
     """
     config = schema.validate(config, rules.RULES)
+    image_io.configure_libraries()
     workdir = run_directory.path_of(workdir)
     primary = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
@@ -76,12 +76,12 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
         stop = stack.enter_context(preemption.handled(own_process))
         starting = stack.enter_context(contextlib.ExitStack())
         starting.enter_context(stop.at_once())  # nothing is trained yet
-        stack.enter_context(user_errors(unreadables.Unreadable))
+        stack.enter_context(user_errors(bad_examples.Unreadable))
         init_key, step_key, test_key = jax.random.split(jax.random.key(config.seed), 3)
         with user_errors():  # what the config names must be there and fit
             refuse_other_processes(f"{workdir} {schema.to_json(config)}")
             run_directory.refuse_another(workdir, config)
-            mesh, source = opened(config)
+            mesh, source = opened(config, run_directory.draws_balanced(workdir))
             stack.enter_context(run_directory.locked(workdir))
             mean, std = run_directory.statistics_of(source, config, workdir)
             task = tasks.build(config, source, mean, std)
@@ -113,14 +113,14 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
 
         host, hosts = jax.process_index(), jax.process_count()
         log_of_host = f"unreadable{f'.{host}' * bool(host)}.txt"
-        unreadable = bad_examples.Damage(
+        unreadable = bad_examples.BadExamples(
             source, config.data.max_bad_fraction, workdir / log_of_host
         )
         order: dict[str, Any] = dict(
             batch_size=config.batch_size, seed=config.seed, repeats=config.data.repeats
         )
         read = functools.partial(
-            pipeline.training_batches, source, task.transform, damage=unreadable
+            pipeline.training_batches, source, task.transform, bad_examples=unreadable
         )
         one = order | dict(batch_size=config.data.repeats)
         next(read(threads=0, **one))  # before minutes of compiling: can any be read?
@@ -198,8 +198,8 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
         return state
 
 
-def opened(config) -> tuple[Mesh, sources.Source]:
-    """The devices and the training data of a config.
+def opened(config, balanced: bool) -> tuple[Mesh, sources.Source]:
+    """The devices and the training data of a config; `balanced` as in `sources.subset`.
 
     Raises:
       ValueError: all that they are not.
@@ -217,9 +217,9 @@ def opened(config) -> tuple[Mesh, sources.Source]:
     if mesh:
         tried(device_mesh.check_batch, config.batch_size, config.accumulation, mesh)
     tried(attention.check, config.model.attention, jax.default_backend())
-    source = tried(sources.open, part.source, part.split, data.modality)
+    source = tried(sources.open_source, part.source, part.split, data.modality)
     if source is not None:
-        source = tried(sources.part, source, data.examples)
+        source = tried(sources.subset, source, data.examples, balanced)
     if problems:
         raise ValueError("; ".join(problems))
     return mesh, source  # pyright: ignore[reportReturnType]

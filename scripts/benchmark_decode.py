@@ -29,14 +29,15 @@ import PIL
 import simplejpeg
 from PIL import Image
 
-from mae_jax.data import pipeline, sources
+from mae_jax.data import image_io, pipeline, sources
 from mae_jax.data.image_io import crop as crops
-from mae_jax.data.image_io import decode, resize
+from mae_jax.data.image_io import jpeg, resize
 from mae_jax.data.modalities import transforms
 from mae_jax.data.prepare import shards
 from mae_jax.data.sources import samples
 from mae_jax.output import tables
 
+image_io.configure_libraries()  # here, so that the processes that load data do it as well
 SIZE, SCALE, RATIO = (224, 224), (0.2, 1.0), (3 / 4, 4 / 3)
 DATA = dict(modality="image", size=SIZE, channels=3, repeats=1, crop_scale=SCALE, crop_ratio=RATIO)
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
@@ -50,7 +51,7 @@ def jpegs(count: int = 32) -> list[bytes]:
     """500 x 375 pieces of the photographs that scikit-image and scikit-learn ship, quality 90."""
     rng, found = np.random.default_rng(0), []
     for i in range(count):
-        photo = Image.fromarray(samples._photo(*list(samples._PHOTOS.values())[i % 10]))
+        photo = Image.fromarray(samples.photo(list(samples.PHOTOS)[i % 10]))
         x, y = rng.integers(0, 40, 2).tolist()
         found.append(encoded(photo.resize((560, 430)).crop((x, y, x + 500, y + 375))))
     return found
@@ -62,7 +63,7 @@ def mosaics(count: int = 8) -> list[bytes]:
     for _ in range(count):
         picture = Image.new("RGB", (1600, 1200))
         for k in range(16):
-            photo = Image.fromarray(samples._photo(*list(samples._PHOTOS.values())[k % 10]))
+            photo = Image.fromarray(samples.photo(list(samples.PHOTOS)[k % 10]))
             x, y = rng.integers(0, [photo.width - 399, photo.height - 299]).tolist()
             picture.paste(photo.crop((x, y, x + 400, y + 300)), (k % 4 * 400, k // 4 * 300))
         found.append(encoded(picture))
@@ -123,19 +124,19 @@ def with_loader(data: bytes, seed: int, stages: Stages) -> np.ndarray:
 
 
 def loader_stages(data: bytes, seed: int, stages: Stages) -> None:
-    """What `images.random_crops` does, taken apart."""
+    """What `crop.random_crops` does, taken apart."""
     rng = np.random.default_rng(seed)
     stages.begin()
-    header = decode._plain_jpeg(data)
+    header = jpeg.read_header(data)
     assert header
     box = crops.random_box(header[0], header[1], SIZE, SCALE, RATIO, rng)
-    reduction = decode._reduction(box[2], box[3], SIZE)
+    reduction = jpeg.reduction(box[2], box[3], SIZE)
     stages.end("header and box")
-    pixels = decode._decode_jpeg(data, header, reduction)
+    pixels = jpeg.decode(data, header, reduction)
     assert pixels is not None
     stages.end("decode")
     y, x, h, w = (side // reduction for side in box)
-    crops._shrink(pixels[y : y + h, x : x + w], SIZE)
+    resize.bicubic(pixels[y : y + h, x : x + w], SIZE)
     stages.end("crop and resize")
 
 
@@ -243,7 +244,7 @@ def pipelines(pictures: list[bytes], rounds: int, batches: int = 16) -> dict[str
     with tempfile.TemporaryDirectory() as folder:
         for k in range(256):
             (Path(folder) / f"{k}.jpg").write_bytes(pictures[k % len(pictures)])
-        source = sources.open(f"folder:{folder}", "all")
+        source = sources.open_source(f"folder:{folder}", "all")
         for _ in range(rounds):
             for name, (start, count) in kinds.items():
                 iterator = start(source, count)
@@ -271,7 +272,7 @@ def benchmark(rounds: int) -> dict:
     medium, large = jpegs(), mosaics()
     load = os.getloadavg()[0]
     wall = pipelines(medium, max(1, rounds // 3))
-    prepare = lambda pictures: [shards.encoded(data, 256, 95) for data in pictures]
+    prepare = lambda pictures: [shards.encode(data, 256, 95) for data in pictures]
     kinds = {"500x375": medium, "1600x1200": large}
     kinds |= {f"{name}, prepared at 256": prepare(kinds[name]) for name in list(kinds)}
     crops = {name: compare(pictures, rounds) for name, pictures in kinds.items()}

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--to", default="docs/masks.png")
     options = parser.parse_args()
     key, grid = jax.random.key(3), (SIDE // PATCH, SIDE // PATCH)
-    photo = crop.center_crop(sources.open("photos", "train")[10]["image"], (SIDE, SIDE), 1.0)
+    photo = crop.center_crop(sources.open_source("photos", "train")[10]["image"], (SIDE, SIDE), 1.0)
     batch = jnp.asarray(photo)[None]
 
     def picture(name: str, **mask) -> tuple[str, list[np.ndarray]]:

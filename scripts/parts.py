@@ -81,8 +81,10 @@ def opened(config):
 
     data = config["data"]
     try:
-        source = sources.open(data["train"]["source"], data["train"]["split"], data["modality"])
-        return sources.part(source, data["examples"])
+        source = sources.open_source(
+            data["train"]["source"], data["train"]["split"], data["modality"]
+        )
+        return sources.subset(source, data["examples"])
     except (ValueError, OSError, ImportError) as error:
         generated = dict(video="pans", audio="tones", volume="phantoms", text="stdlib")
         name = generated.get(data["modality"], "synthetic")

@@ -112,7 +112,7 @@ def probe(config, mean, std, model: Any, mesh: Mesh):
     if not any(part.source for part in parts):
         return None
     train, *test = [heldout.opened(config, part) for part in parts if part.source]
-    if sources.several(train):
+    if sources.is_multilabel(train):
         return None  # several labels for an example: these probes are for one
     if not test or min(len(train.classes), len(test[0].classes)) < 2:
         if all(part.source == "same" for part in parts):

@@ -24,7 +24,7 @@ class View(NamedTuple):
     data: Mapping[str, Any]  # the section of a config
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
-    clips: int = 1  # views of an example along the time, see `inputs.test_transform`
+    clips: int = 1  # views of an example along the time, see `transforms.eval_transform`
     crops: int = 1
 
     @property
@@ -47,7 +47,7 @@ def opened(config, part) -> sources.Source:
             f"{source!r} names the same records for every split: write {{split}} where the file "
             'names differ, or name the other sources too ("" = none)'
         )
-    return sources.open(source if same else part.source, part.split, config.data.modality)
+    return sources.open_source(source if same else part.source, part.split, config.data.modality)
 
 
 def batches(
@@ -62,7 +62,7 @@ def batches(
     share = -(-batch_size // parts)  # of each device
     found = pipeline.evaluation_batches(
         source,
-        transforms.test_transform(view.data, view.clips, view.crops),
+        transforms.eval_transform(view.data, view.clips, view.crops),
         batch_size=share * parts,
         limit=limit,
         threads=view.data["threads"],

@@ -61,9 +61,9 @@ def source_of(config, examples: int | None) -> Source:
     labels, several = tuple(map(str, range(classes))), False
     logging.getLogger("absl").setLevel(logging.ERROR)  # tfds's, of what is not prepared
     try:
-        found = sources.open(train.source, train.split, config.data.modality)
-        found = sources.part(found, config.data.examples)
-        known, labels, several = len(found), found.classes, sources.several(found)
+        found = sources.open_source(train.source, train.split, config.data.modality)
+        found = sources.subset(found, config.data.examples, balanced=False)
+        known, labels, several = len(found), found.classes, sources.is_multilabel(found)
     except (OSError, ImportError) as error:  # they are not here
         if not labels and config.task == "classify":
             raise ValueError(f"the number of classes is unknown: {error}") from error
@@ -90,7 +90,7 @@ def program(config, source: Source, mesh) -> Program:
     if config.task == "classify":
         batch["label"] = ((len(source.classes),) * source.several, jnp.int32)
         if config.regularize.randaugment:
-            batch["colour"] = ((randaugment.DRAWS, 2), jnp.float32)
+            batch["color"] = ((randaugment.DRAWS, 2), jnp.float32)
     batch = {
         name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
         for name, (shape, dtype) in batch.items()

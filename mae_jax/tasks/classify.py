@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from mae_jax.data import sources
 from mae_jax.data.augment import batch as augment
 from mae_jax.data.augment import randaugment, randaugment_color
+from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.modalities import transforms
-from mae_jax.data.unreadable import Unreadable
 from mae_jax.distributed import partitioning
 from mae_jax.evaluators import heldout
 from mae_jax.evaluators import scores as scoress
@@ -39,7 +39,7 @@ def build(config, source, mean, std) -> Task:
             f"{config.data.train.source!r} has {len(classes)} classes, and two or more are needed: "
             "put the pictures of each class into a folder of its own, or name another source"
         )
-    multilabel = sources.several(source)
+    multilabel = sources.is_multilabel(source)
     if multilabel != (config.loss == "binary"):
         raise ValueError(
             f"{config.data.train.source!r} has {'several labels' if multilabel else 'one label'} "
@@ -78,7 +78,7 @@ def augment_of(config, mean, std, classes: int) -> Callable[[jax.Array, dict], d
     def augmented(key, batch):
         keys = jax.random.split(key, 4)
         x = batch["image"]
-        x = randaugment_color.apply(x, batch["colour"]) if regularize["randaugment"] else x
+        x = randaugment_color.apply(x, batch["color"]) if regularize["randaugment"] else x
         x = augment.flip(keys[0], x) if config["data"].get("flip") else x
         x = augment.normalize(x, mean, std)
         if regularize["erase"]:
@@ -97,7 +97,7 @@ def augment_of(config, mean, std, classes: int) -> Callable[[jax.Array, dict], d
 
 
 def transform_of(config, mean, classes: int) -> Callable:
-    """`Task.transform`: decode, crop, RandAugment but for its colours, which are drawn as "colour".
+    """`Task.transform`: decode, crop, RandAugment but for its colors, which are drawn as "color".
 
     A label that is none of the classes is refused there, because jax would not.
     """
@@ -114,7 +114,7 @@ def transform_of(config, mean, classes: int) -> Callable:
             return example
         x = example["image"]
         pictures = x[None] if config["data"]["repeats"] == 1 else x
-        moved, colours = zip(
+        moved, colors = zip(
             *(
                 randaugment.randaugment(picture, rng, magnitude=magnitude, fill=fill)
                 for picture in pictures
@@ -122,8 +122,8 @@ def transform_of(config, mean, classes: int) -> Callable:
             strict=True,
         )
         if config["data"]["repeats"] == 1:
-            return {**example, "image": moved[0], "colour": colours[0]}
-        return {**example, "image": np.stack(moved), "colour": np.stack(colours)}
+            return {**example, "image": moved[0], "color": colors[0]}
+        return {**example, "image": np.stack(moved), "color": np.stack(colors)}
 
     return transform
 

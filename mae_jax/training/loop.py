@@ -15,7 +15,7 @@ import jax
 
 from mae_jax.config import schema
 from mae_jax.config.errors import UserError
-from mae_jax.data import unreadable as unreadables
+from mae_jax.data.bad_examples import Unreadable
 from mae_jax.training import checkpoints as checkpoint
 from mae_jax.training import metric_writer, preemption
 from mae_jax.training import progress as progresss
@@ -225,7 +225,7 @@ def run(
             steps(batches(int(state.step) + facts["passed"]), reader)
         except Diverged as trouble:
             rewind(*trouble.args)
-        except unreadables.Unreadable:  # too many, of which another process may know nothing
+        except Unreadable:  # too many, of which another process may know nothing
             if jax.process_count() == 1:
                 with contextlib.suppress(Diverged, UserError):
                     save(int(state.step), wait=True)

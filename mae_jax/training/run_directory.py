@@ -9,7 +9,7 @@ import jax
 from etils import epath
 
 from mae_jax.config import schema
-from mae_jax.data.modalities import transforms
+from mae_jax.data import statistics
 from mae_jax.output import console, files
 from mae_jax.training import metric_writer
 
@@ -97,6 +97,13 @@ def locked(workdir: epath.Path) -> Iterator[None]:
         yield
 
 
+def draws_balanced(workdir: epath.Path) -> bool:
+    """Whether `data.examples` is balanced over classes, which it was not in runs of version 0.1."""
+    path = workdir / "statistics.json"
+    began = path.exists() and (workdir / "config.json").exists()
+    return not began or files.read_json(path).get("balanced", False)
+
+
 def statistics_of(source, config, workdir: epath.Path) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel: of the config, or measured once if "auto".
 
@@ -127,10 +134,10 @@ def statistics_of(source, config, workdir: epath.Path) -> tuple[list[float], lis
                 "another --workdir"
             )
     else:
-        kept: dict = {"examples": len(source), "classes": list(source.classes)}
+        kept: dict = {"examples": len(source), "classes": list(source.classes), "balanced": True}
         kept |= {name: list(config.data[name]) for name in ("mean", "std")}
         if "auto" in (config.data.mean, config.data.std):
-            measured = transforms.mean_std(source, config.data)
+            measured = statistics.mean_std(source, config.data)
             for name, values in zip(("mean", "std"), measured, strict=True):
                 if config.data[name] == "auto":
                     kept[name] = list(values)

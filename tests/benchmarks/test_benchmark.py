@@ -17,7 +17,6 @@ import pytest
 from mae_jax.config import command_line
 from mae_jax.config.errors import UserError
 from mae_jax.data import sources
-from mae_jax.data.sources import samples
 from mae_jax.planning import flops
 from mae_jax.tasks import pretrain
 
@@ -276,12 +275,13 @@ def test_decoders_cost_what_they_decode(tiny, clock, monkeypatch):
 def test_the_input_is_timed_alone_and_the_loop_beside_it(tiny, monkeypatch):
     """An input that takes 50 ms for a picture is the bottleneck, and its own time is found."""
 
-    class Slow(samples.Synthetic):
+    class Slow(sources.Subset):
         def __getitem__(self, i):
             time.sleep(0.05)
             return super().__getitem__(i)
 
-    monkeypatch.setattr(sources, "open", lambda *arguments: Slow("train"))
+    slow = Slow(sources.open_source("synthetic", "train"), np.arange(64))
+    monkeypatch.setattr(sources, "open_source", lambda *arguments: slow)
     tiny["data"] |= dict(threads=2)
     tiny["model"] |= dict(depth=1)
     options = argparse.Namespace(rounds=2, steps=2)

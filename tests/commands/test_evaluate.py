@@ -59,8 +59,8 @@ def test_features_are_what_they_say(plain, workdir):
     stored = np.load(file)  # pickles are not allowed here
     model, params = mae_jax.load(workdir)
     source, transform = (
-        sources.open("synthetic", "test"),
-        transforms.test_transform(SMALL),
+        sources.open_source("synthetic", "test"),
+        transforms.eval_transform(SMALL),
     )
     data = json.loads((workdir / "config.json").read_text())["data"]
     for i in (0, 13, 31):
@@ -99,7 +99,7 @@ def test_features_of_each_kind(workdir):
     Feature = features.Feature
     wanted = [Feature(0, "cls", False), Feature(1, "mean", False), Feature(0, "both", True)]
     view = heldout.View(SMALL, (0.5,) * 3, (0.25,) * 3)
-    source, mesh = sources.open("synthetic", "test"), device_mesh.make_mesh(-1, 1)
+    source, mesh = sources.open_source("synthetic", "test"), device_mesh.make_mesh(-1, 1)
     table = features.extractor(model, wanted, view, mesh)({"params": params}, source, 8, 8)
     batch = next(heldout.batches(source, view, 8, 8, mesh))
     images = view.normalize(jax.device_get(batch["image"]))

@@ -10,8 +10,9 @@ import soundfile
 from scipy import stats
 
 from mae_jax.data import pipeline
-from mae_jax.data import unreadable as unreadables
-from mae_jax.data.modalities import audio
+from mae_jax.data.bad_examples import Unreadable
+from mae_jax.data.modalities import audio, transforms
+from mae_jax.data.sources import audio_files
 
 RATES = [8000, 16000, 22050, 44100, 48000]
 
@@ -129,7 +130,7 @@ def test_frequencies_above_half_the_rate_are_gone():
     assert np.abs(wave[50:-50]).max() < 2e-3
 
 
-@pytest.mark.parametrize("kind", audio.EXTENSIONS)
+@pytest.mark.parametrize("kind", audio_files.EXTENSIONS)
 def test_every_kind_of_file(tmp_path, kind):
     wave = tone(440, 16000, 2)
     decoded = audio.decode(write(tmp_path / f"a.{kind}", wave))
@@ -182,7 +183,16 @@ def test_a_part_is_that_of_the_whole(tmp_path, reads, kind, rate):
 # Windows
 
 NEED = 160 * 31 + 400  # samples of 32 frames
-plain = functools.partial(audio.train, size=(32, 64), roll=False, magnitude=False)
+
+
+def train(sound, rng, **changes):
+    data = dict(size=(32, 64), rate=16000, roll=False, magnitude=False, repeats=1) | changes
+    (features,) = audio.train_views(sound, data, rng)
+    return features
+
+
+def clips_of(sound, clips=1, size=(32, 64)):
+    return np.stack([*audio.eval_views(sound, dict(size=size, rate=16000), clips)])
 
 
 @pytest.mark.parametrize("rate", [16000, 44100])
@@ -190,13 +200,13 @@ def test_train_reads_a_window_and_reaches_both_ends(tmp_path, reads, rate):
     length = 3 * NEED * rate // 16000
     path, rng = write(tmp_path / "a.wav", noise(length), rate), np.random.default_rng(0)
     for _ in range(300):
-        plain(path, rng)
+        train(path, rng)
     starts, counts = np.array(reads).T
     assert set(counts) == {-(-NEED * rate // 16000)}
     assert starts.min() < length / 100 and (starts + counts).max() > length * 0.99
     assert stats.kstest(starts / (length - counts[0]), "uniform").pvalue > 0.01
     reads.clear()
-    features = plain(path, np.random.default_rng(5))
+    features = train(path, np.random.default_rng(5))
     whole, _ = soundfile.read(path)
     wave = audio.decode((whole[reads[0][0] :][: reads[0][1]], rate))
     np.testing.assert_allclose(features[..., 0], audio.log_mel(wave, mels=64), atol=1e-3)
@@ -204,7 +214,9 @@ def test_train_reads_a_window_and_reaches_both_ends(tmp_path, reads, rate):
 
 def test_the_generator_alone_decides(tmp_path):
     path = write(tmp_path / "a.flac", noise(44100 * 3), 44100)
-    make = lambda seed: audio.train(path, np.random.default_rng(seed), size=(128, 128))
+    make = lambda seed: train(
+        path, np.random.default_rng(seed), size=(128, 128), roll=True, magnitude=True
+    )
     assert make(1).dtype == np.float32 and make(1).shape == (128, 128, 1)
     np.testing.assert_array_equal(make(1), make(1))
     assert (make(1) != make(2)).any()
@@ -215,8 +227,8 @@ def test_an_hour_costs_a_window(tmp_path, reads):
     with soundfile.SoundFile(path, "w", 8000, 1, "PCM_U8") as file:
         for _ in range(60):
             file.write(np.zeros(8000 * 60, np.float32))
-    plain(path, np.random.default_rng(0))
-    audio.test(path, size=(32, 64), clips=3)
+    train(path, np.random.default_rng(0))
+    clips_of(path, 3)
     assert sum(count for _, count in reads) == 4 * NEED / 2
 
 
@@ -224,20 +236,20 @@ def test_roll_is_uniform():
     frames = 198
     click = np.zeros(160 * (frames - 1) + 400, np.float32)
     click[:8] = 1
-    make = functools.partial(audio.train, (click, 16000), size=(frames, 16), magnitude=False)
+    make = functools.partial(train, (click, 16000), size=(frames, 16), roll=True)
     at = [make(np.random.default_rng(i))[..., 0].sum(-1).argmax() for i in range(300)]
     assert stats.kstest(np.array(at) / frames, "uniform").pvalue > 0.01
     wave = noise(7920) - noise(7920).mean()  # 48 frames
     rng = np.random.default_rng(3)
     rng.integers(1)  # there is one window
     expected = audio.log_mel(np.roll(wave, rng.integers(7920)), mels=16)
-    actual = audio.train((wave, 16000), np.random.default_rng(3), size=(48, 16), magnitude=False)
+    actual = train((wave, 16000), np.random.default_rng(3), size=(48, 16), roll=True)
     np.testing.assert_allclose(actual[..., 0], expected, atol=1e-3)
 
 
 def test_magnitude_is_beta():
     wave = noise(NEED)
-    make = functools.partial(audio.train, (wave, 16000), size=(32, 40), roll=False)
+    make = functools.partial(train, (wave, 16000), size=(32, 40), magnitude=True)
     quiet = make(np.random.default_rng(0), magnitude=False)
     gains = []
     for i in range(300):
@@ -251,7 +263,7 @@ def test_clips_are_evenly_spread(tmp_path, reads):
     path = write(tmp_path / "a.wav", noise(NEED + 10000))
     for clips, starts in [(1, [5000]), (2, [0, 10000]), (5, [0, 2500, 5000, 7500, 10000])]:
         reads.clear()
-        features = audio.test(path, size=(32, 64), clips=clips)
+        features = clips_of(path, clips)
         assert features.shape == (clips, 32, 64, 1) and features.dtype == np.float32
         assert reads == [(start, NEED) for start in starts]
     wave = audio.decode(path, seconds=NEED / 16000)
@@ -262,8 +274,8 @@ def test_clips_are_evenly_spread(tmp_path, reads):
 def test_a_short_sound_is_followed_by_padding(samples, frames):
     sound = (noise(samples), 16000)
     expected = audio.log_mel(audio.decode(sound), mels=64)
-    clips = audio.test(sound, size=(32, 64), clips=2)
-    for features in (plain(sound, np.random.default_rng(0)), *clips):
+    clips = clips_of(sound, 2)
+    for features in (train(sound, np.random.default_rng(0)), *clips):
         assert features.shape == (32, 64, 1)
         np.testing.assert_array_equal(features[:frames, :, 0], expected)
         assert (features[frames:] == np.float32(audio.PADDING)).all()
@@ -276,14 +288,15 @@ def test_a_short_sound_is_followed_by_padding(samples, frames):
 def test_a_constant_sound_is_silent(tmp_path, value):
     path = write(tmp_path / "a.wav", np.full(44100, value), 44100)
     rng = np.random.default_rng(0)
-    for features in (audio.train(path, rng, size=(64, 128)), audio.test(path, size=(64, 128))):
+    options = dict(roll=True, magnitude=True)
+    for features in (train(path, rng, **options), clips_of(path)):
         assert (features == np.float32(audio.PADDING)).all()
 
 
 def unreadable(tmp_path):
     yield "missing", tmp_path / "missing.wav"
     yield "folder", tmp_path
-    for kind in audio.EXTENSIONS:
+    for kind in audio_files.EXTENSIONS:
         (tmp_path / f"empty.{kind}").write_bytes(b"")
         (tmp_path / f"text.{kind}").write_bytes(b"this is not a sound, but some text\n" * 9)
         yield f"empty {kind}", tmp_path / f"empty.{kind}"
@@ -315,16 +328,16 @@ def test_unreadable_sounds(tmp_path):
     for what, sound in unreadable(tmp_path):
         for read in (
             audio.decode,
-            lambda sound: plain(sound, np.random.default_rng(0)),
-            lambda sound: audio.test(sound, size=(32, 64)),
+            lambda sound: train(sound, np.random.default_rng(0)),
+            clips_of,
         ):
-            with pytest.raises(unreadables.Unreadable) as error:
+            with pytest.raises(Unreadable) as error:
                 read(sound)
             message = str(error.value)
             assert message and "\n" not in message and str(tmp_path) not in message, what
 
 
-@pytest.mark.parametrize("kind", audio.EXTENSIONS)
+@pytest.mark.parametrize("kind", audio_files.EXTENSIONS)
 def test_a_truncated_file_gives_what_is_there_or_is_unreadable(tmp_path, kind):
     path = tmp_path / f"a.{kind}"
     write(path, noise(160000))
@@ -334,8 +347,8 @@ def test_a_truncated_file_gives_what_is_there_or_is_unreadable(tmp_path, kind):
     np.testing.assert_allclose(audio.decode(path, seconds=1), head, atol=1e-3)
     for i in range(20):
         try:
-            assert np.isfinite(plain(path, np.random.default_rng(i))).all()
-        except unreadables.Unreadable as error:
+            assert np.isfinite(train(path, np.random.default_rng(i))).all()
+        except Unreadable as error:
             assert "\n" not in str(error)
 
 
@@ -347,8 +360,8 @@ def test_a_header_that_lies(tmp_path, total):
     data[21] = data[21] & 0xF0 | total[0]  # the 36 bits of STREAMINFO that count samples
     data[22:26] = total[1:]
     path.write_bytes(data)
-    with pytest.raises(unreadables.Unreadable, match="does not say how long"):
-        plain(path, np.random.default_rng(0))
+    with pytest.raises(Unreadable, match="does not say how long"):
+        train(path, np.random.default_rng(0))
 
 
 def test_without_soundfile(tmp_path, monkeypatch):
@@ -376,7 +389,7 @@ def listing(source):
 def test_folders_are_splits_and_classes(tmp_path):
     path = fill(tmp_path, "train/dog/a.wav", "train/cat/b.FLAC", "val/dog/c.ogg", "val/emu/d.mp3")
     (tmp_path / "train/dog/a.txt").write_text("no sound")
-    train, test = audio.files(path, "train"), audio.files(path, "test")
+    train, test = audio_files.sounds(path, "train"), audio_files.sounds(path, "test")
     assert listing(train) == {"train/cat/b.FLAC": "cat", "train/dog/a.wav": "dog"}
     assert listing(test) == {"val/dog/c.ogg": "dog", "val/emu/d.mp3": "emu"}
     assert train.classes == test.classes == ("cat", "dog", "emu")
@@ -386,7 +399,7 @@ def test_folders_are_splits_and_classes(tmp_path):
 
 def test_one_in_ten_is_held_out(tmp_path):
     path = fill(tmp_path, *(f"{k}.wav" for k in range(40)))
-    train, test = audio.files(path, "train"), audio.files(path, "test")
+    train, test = audio_files.sounds(path, "train"), audio_files.sounds(path, "test")
     assert train.classes == () and train[0]["label"] == -1
     assert len(train) + len(test) == 40 and 0 < len(test) < 12
     assert not set(train.files) & set(test.files)
@@ -396,7 +409,7 @@ def test_one_label_each(tmp_path):
     path = fill(tmp_path, "x/a.wav", "x/b, c.wav", "y/d.wav", "y/e.wav")
     text = 'file,label\r\n./x/a.wav,dog;rain\r\n"x/b, c.wav", cat\r\n\r\ny/d.wav,\r\n'
     (tmp_path / "labels.csv").write_text(text, "utf-8-sig")
-    source = audio.files(path, "all")
+    source = audio_files.sounds(path, "all")
     assert listing(source) == {"x/a.wav": "dog;rain", "x/b, c.wav": "cat", "y/d.wav": None}
     assert source.classes == ("cat", "dog;rain")
     assert source[0]["label"] == 1 and source[2]["label"] == -1
@@ -406,7 +419,7 @@ def test_any_number_of_labels(tmp_path):
     path = fill(tmp_path, "train/a.wav", "train/b.wav", "train/c.wav", "test/d.wav", "test/e.wav")
     lines = ["file,labels", "test/d.wav,wind", "train/a.wav,dog; rain", "train/b.wav,"]
     (tmp_path / "labels.csv").write_text("\n".join(lines))
-    train, test = audio.files(path, "train"), audio.files(path, "test")
+    train, test = audio_files.sounds(path, "train"), audio_files.sounds(path, "test")
     assert listing(train) == {"train/a.wav": ["dog", "rain"], "train/b.wav": []}
     assert listing(test) == {"test/d.wav": ["wind"]}
     assert train.classes == ("dog", "rain", "wind")
@@ -416,16 +429,16 @@ def test_any_number_of_labels(tmp_path):
 
 def test_a_table_is_split_like_a_folder(tmp_path):
     path = fill(tmp_path, *(f"{k}.wav" for k in range(60)))
-    splits = {split: audio.files(path, split).files for split in ("train", "test")}
+    splits = {split: audio_files.sounds(path, split).files for split in ("train", "test")}
     rows = [f"{k}.wav,{'even' if k % 2 == 0 else 'odd'}" for k in range(60) if k % 3]
     (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]))
     for split, files in splits.items():
-        source = audio.files(path, split)
+        source = audio_files.sounds(path, split)
         assert source.files == tuple(f for f in files if int(f[:-4]) % 3)
         assert source.classes == ("even", "odd")
     (tmp_path / "labels.csv").write_text(f"file,label\n{splits['train'][0]},a\n")
     with pytest.raises(ValueError, match="labels.csv names no sounds of split 'test': use 'all'"):
-        audio.files(path, "test")
+        audio_files.sounds(path, "test")
 
 
 @pytest.mark.parametrize(
@@ -444,26 +457,26 @@ def test_mistakes_in_a_table(tmp_path, text, message):
     path = fill(tmp_path, "a.wav", "z.wav")
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        audio.files(path, "train")
+        audio_files.sounds(path, "train")
 
 
 def test_mistakes_in_a_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="'audio:.*there is no folder .*missing"):
-        audio.files(f"{tmp_path}/missing", "train")
+        audio_files.sounds(f"{tmp_path}/missing", "train")
     with pytest.raises(FileNotFoundError, match="no sounds in .*wav, flac"):
-        audio.files(str(tmp_path), "train")
+        audio_files.sounds(str(tmp_path), "train")
     with pytest.raises(ValueError, match="no split 'dev'"):
-        audio.files(fill(tmp_path, "a.wav"), "dev")
+        audio_files.sounds(fill(tmp_path, "a.wav"), "dev")
     with pytest.raises(ValueError, match="too few sounds for split 'test': use 'all'"):
-        audio.files(str(tmp_path), "test")
+        audio_files.sounds(str(tmp_path), "test")
 
 
 def test_picklable_and_the_same_in_threads(tmp_path):
-    source = audio.files(fill(tmp_path, *(f"{k}.flac" for k in range(8))), "all")
+    source = audio_files.sounds(fill(tmp_path, *(f"{k}.flac" for k in range(8))), "all")
     again = pickle.loads(pickle.dumps(source))
     assert again == source and again[3] == source[3]
-    make = lambda i: audio.train(
-        source[i % 8]["image"], np.random.default_rng(i), size=(16, 32), rate=8000
+    make = lambda i: train(
+        source[i % 8]["image"], np.random.default_rng(i), size=(16, 32), rate=8000, roll=True
     )
     with ThreadPoolExecutor(8) as pool:
         for i, features in enumerate(pool.map(make, range(64))):
@@ -473,8 +486,8 @@ def test_picklable_and_the_same_in_threads(tmp_path):
 def test_batches_of_sounds(tmp_path, caplog):
     path = fill(tmp_path, "a.wav", "b.wav", "c.wav")
     (tmp_path / "labels.csv").write_text("file,labels\na.wav,x;y\nb.wav,y\nc.wav,\n")
-    source = audio.files(path, "all")
-    load = lambda example: {**example, "image": audio.test(example["image"], size=(16, 32))[0]}
+    source = audio_files.sounds(path, "all")
+    load = transforms.eval_transform(dict(modality="audio", size=(16, 32), rate=16000))
     (batch,) = pipeline.evaluation_batches(source, load, batch_size=3)
     assert batch["image"].shape == (3, 16, 32, 1) and batch["image"].dtype == np.float32
     assert batch["label"].tolist() == [[1, 1], [0, 1], [0, 0]]

@@ -252,7 +252,7 @@ def test_the_trivial_guess_of_bytes_is_their_share(key):
 
 def test_repeats_are_crops_of_the_same_example():
     data = dict(load("video_small:debug").data, repeats=3, threads=2)
-    source = sources.open("pans", "train", "video")
+    source = sources.open_source("pans", "train", "video")
     make = lambda start: pipeline.training_batches(
         source, transforms.train_transform(data), batch_size=6, seed=3, start=start, repeats=3
     )
@@ -274,12 +274,12 @@ def test_repeats_are_crops_of_the_same_example():
 @pytest.mark.parametrize("name", SMALL)
 def test_statistics_make_values_zero_mean_and_unit_variance(name):
     data = load(name).data
-    source = sources.open(data.train.source, "train", data.modality)
+    source = sources.open_source(data.train.source, "train", data.modality)
     if data.modality == "text":
         return
-    mean, std = transforms.mean_std(source, data, limit=20)
-    chosen = pipeline._choose(len(source), 20)
-    middle = transforms.test_transform(data)
+    mean, std = statistics.mean_std(source, data, limit=20)
+    chosen = sources.fixed_choice(len(source), 20)
+    middle = transforms.eval_transform(data)
     x = np.stack([middle({**source[int(i)]})["image"] for i in chosen])
     y = np.asarray(augment.normalize(jnp.asarray(x), mean, std), np.float64)
     y = y.reshape(-1, data.channels)
@@ -315,10 +315,10 @@ def test_actions_are_averaged_over_clips_and_crops(tmp_path):
     view = heldout.View(config.data, (0.5,) * 3, (0.25,) * 3, clips=2, crops=3)
     model = classify.model_of(config, 8)
     predict = classify.predictor(model, view, device_mesh.make_mesh(-1, 1))
-    source = sources.open("pans", "test", "video")
+    source = sources.open_source("pans", "test", "video")
     found = predict(state.best, source, 5, 4)
-    chosen = pipeline._choose(len(source), 5)
-    views = transforms.test_transform(config.data, 2, 3)
+    chosen = sources.fixed_choice(len(source), 5)
+    views = transforms.eval_transform(config.data, 2, 3)
     for row, i in enumerate(chosen):
         x = views(source[int(i)])["image"]
         assert x.shape == (6, *config.data.size, 3)
@@ -358,11 +358,11 @@ def test_several_labels_and_their_average_precision(tmp_path):
     config = debug("finetune_audio_small", **{"regularize.mixup": 0.5, "evaluate.examples": 40})
     state = train(config, tmp_path)
     statistics = json.loads((tmp_path / "statistics.json").read_text())
-    source = sources.open("tones", "test", "audio")
+    source = sources.open_source("tones", "test", "audio")
     model = classify.model_of(config, len(source.classes))
-    middle, apply = transforms.test_transform(config.data), jax.jit(model.apply)
+    middle, apply = transforms.eval_transform(config.data), jax.jit(model.apply)
     labels, scores = [], []
-    for i in pipeline._choose(len(source), 40):
+    for i in sources.fixed_choice(len(source), 40):
         x = augment.normalize(
             jnp.asarray(middle(source[int(i)])["image"])[None],
             statistics["mean"],

@@ -8,10 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from mae_jax.data import bad_examples, pipeline, sources
+from mae_jax.data import bad_examples, pipeline, sources, statistics
+from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.image_io import crop, decode
 from mae_jax.data.modalities import transforms
-from mae_jax.data.unreadable import Unreadable
 
 IMAGE = dict(
     modality="image",
@@ -49,6 +49,10 @@ def keep(example):
 
 def jitter(example, rng):
     return {**example, "image": rng.integers(0, 256, (2, 3, 1), np.uint8)}
+
+
+def pixels(channels):
+    return dict(modality="image", channels=channels, threads=4)
 
 
 def train(length=10, count=8, **options):
@@ -120,22 +124,23 @@ def test_each_repetition_of_an_example_is_augmented_anew():
 
 
 def test_examples_are_read_in_parallel_but_not_far_ahead():
-    running, most, reads, lock = 0, 0, 0, threading.Lock()
+    running, most, reads, lock, first = 0, 0, 0, threading.Lock(), threading.Barrier(4)
 
-    def slow(example, rng):
+    def counted(example, rng):
         nonlocal running, most, reads
         with lock:
             running, reads = running + 1, reads + 1
-            most = max(most, running)
-        time.sleep(0.002)
+            most, wait = max(most, running), reads <= 4
+        if wait:
+            first.wait(timeout=60)  # ends only once four threads read at the same time
         with lock:
             running -= 1
         return example
 
-    batches = pipeline.training_batches(Numbers(50), slow, batch_size=8, seed=0, threads=4)
+    batches = pipeline.training_batches(Numbers(50), counted, batch_size=8, seed=0, threads=4)
     for _ in range(4):
         next(batches)
-    time.sleep(0.3)
+    time.sleep(0.2)  # reading on would have the time to get too far
     assert most == 4
     assert reads <= 8 * (4 + 3) + 8  # one waits, one is blocked, one is being read
     batches.close()
@@ -174,8 +179,8 @@ class Damaged(Numbers):
 
 def train_damaged(bad=(2, 5), count=8, limit=0.5, **options):
     source = Damaged(12, bad)
-    found = bad_examples.Damage(source, limit)
-    options = {"batch_size": 4, "seed": 7, "threads": 3, "damage": found, **options}
+    found = bad_examples.BadExamples(source, limit)
+    options = {"batch_size": 4, "seed": 7, "threads": 3, "bad_examples": found, **options}
     batches = pipeline.training_batches(source, jitter, **options)
     taken = list(itertools.islice(batches, count))
     batches.close()
@@ -228,8 +233,8 @@ def test_without_threads_the_caller_reads_and_no_further_than_asked():
 def test_labels_that_are_no_classes_are_unreadable():
     source = Numbers(5)
     source.classes = tuple("abc")
-    found = bad_examples.Damage(source, 1)
-    options = dict(batch_size=4, seed=0, threads=2, damage=found)
+    found = bad_examples.BadExamples(source, 1)
+    options = dict(batch_size=4, seed=0, threads=2, bad_examples=found)
     batches = pipeline.training_batches(source, jitter, **options)
     assert {label for _ in range(25) for label in next(batches)["label"].tolist()} == {0, 1, 2}
     assert found.count == 2
@@ -332,12 +337,12 @@ def test_nothing_readable_is_one_sentence():
     with pytest.raises(Unreadable, match="none of 5 examples can be read; the first: cannot"):
         list(pipeline.evaluation_batches(source, keep, batch_size=2, threads=3))
     with pytest.raises(Unreadable, match="none of 5 examples can be read; the first: cannot"):
-        pipeline.mean_std(source, 1)
+        statistics.mean_std(source, pixels(1))
 
 
 def test_mean_and_deviation_leave_unreadable_examples_out():
     values = np.delete(np.arange(20), [3, 6]) / 255
-    mean, std = pipeline.mean_std(Damaged(20, (3, 6)), 1)
+    mean, std = statistics.mean_std(Damaged(20, (3, 6)), pixels(1))
     np.testing.assert_allclose((mean, std), ([values.mean()], [values.std()]), rtol=1e-12)
 
 
@@ -358,8 +363,8 @@ def test_mistakes():
 
 
 @pytest.mark.parametrize("size, channels", [((32, 32), 3), ((24, 40), 1), ((16, 16), 4)])
-def test_transforms_from_bytes_to_batches(size, channels):
-    source = sources.open("synthetic", "train")
+def test_views_from_bytes_to_batches(size, channels):
+    source = sources.open_source("synthetic", "train")
     transform = pickle.loads(
         pickle.dumps(transforms.train_transform(IMAGE | dict(size=size, channels=channels)))
     )
@@ -367,7 +372,7 @@ def test_transforms_from_bytes_to_batches(size, channels):
     assert next(batches)["image"].shape == (4, *size, channels)
     batches.close()
     transform = pickle.loads(
-        pickle.dumps(transforms.test_transform(IMAGE | dict(size=size, channels=channels)))
+        pickle.dumps(transforms.eval_transform(IMAGE | dict(size=size, channels=channels)))
     )
     for number, batch in enumerate(pipeline.evaluation_batches(source, transform, batch_size=16)):
         assert batch["image"].dtype == np.uint8
@@ -381,31 +386,31 @@ def test_transforms_from_bytes_to_batches(size, channels):
 def test_a_broken_picture_is_named(tmp_path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "broken.jpg").write_bytes(b"nonsense")
-    source = sources.open(f"folder:{tmp_path}", "all")
+    source = sources.open_source(f"folder:{tmp_path}", "all")
     message = "cannot read 'cat/broken.jpg': not a picture in a known format"
     transform = transforms.train_transform(IMAGE)
     with pytest.raises(ValueError, match=message):
         next(pipeline.training_batches(source, transform, batch_size=1, seed=0))
     with pytest.raises(ValueError, match=message):
-        next(pipeline.evaluation_batches(source, transforms.test_transform(IMAGE), batch_size=1))
+        next(pipeline.evaluation_batches(source, transforms.eval_transform(IMAGE), batch_size=1))
     (tmp_path / "cat" / "broken.jpg").unlink()
     with pytest.raises(ValueError, match="cannot read 'cat/broken.jpg': .*No such file"):
-        pipeline.mean_std(source, 3)
+        statistics.mean_std(source, pixels(3))
 
 
 def test_mean_and_deviation_are_those_of_all_pixels():
-    source = sources.open("synthetic", "train")
+    source = sources.open_source("synthetic", "train")
     pictures = [decode.decode(source[i]["image"], 3) for i in range(len(source))]
-    pixels = np.stack(pictures).reshape(-1, 3) / 255
-    mean, std = pipeline.mean_std(source, 3)
+    values = np.stack(pictures).reshape(-1, 3) / 255
+    mean, std = statistics.mean_std(source, pixels(3))
     assert all(isinstance(value, float) for value in (*mean, *std))
-    np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(std, pixels.std(0), rtol=1e-12)
-    few = pipeline.mean_std(source, 3, limit=10)
-    assert few != (mean, std) and few == pipeline.mean_std(source, 3, limit=10)
-    gray, _ = pipeline.mean_std(source, 1, limit=10)
+    np.testing.assert_allclose(mean, values.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(std, values.std(0), rtol=1e-12)
+    few = statistics.mean_std(source, pixels(3), limit=10)
+    assert few != (mean, std) and few == statistics.mean_std(source, pixels(3), limit=10)
+    gray, _ = statistics.mean_std(source, pixels(1), limit=10)
     assert len(gray) == 1
 
 
 def test_a_constant_channel_can_be_divided_by():
-    assert pipeline.mean_std(Numbers(1), 1) == ((0.0,), (1 / 255,))
+    assert statistics.mean_std(Numbers(1), pixels(1)) == ((0.0,), (1 / 255,))

@@ -38,7 +38,7 @@ def turned() -> bytes:
 
 
 PICTURES = {
-    "cat/colour.jpg": encoded(Image.fromarray(smooth(90, 120))),
+    "cat/color.jpg": encoded(Image.fromarray(smooth(90, 120))),
     "cat/small.png": encoded(Image.fromarray(smooth(30, 50)), "PNG"),
     "cat/turned.jpg": turned(),
     "dog/alpha.png": encoded(Image.fromarray(smooth(70, 60, 4)), "PNG"),
@@ -61,7 +61,7 @@ def run(*arguments) -> subprocess.CompletedProcess:
 
 
 def read(out: Path, split: str):
-    return sources.open(f"array_record:{out}/{{split}}-*.array_record", split)
+    return sources.open_source(f"array_record:{out}/{{split}}-*.array_record", split)
 
 
 def contents(out: Path) -> dict[str, str]:
@@ -70,7 +70,7 @@ def contents(out: Path) -> dict[str, str]:
 
 def test_without_options_the_files_are_kept_byte_for_byte(tmp_path):
     spec, out = fill(tmp_path / "in"), tmp_path / "out"
-    source = sources.open(spec, "all")
+    source = sources.open_source(spec, "all")
     said = prepare.prepare(spec, out, "all", files=3)
     prepared = read(out, "all")
     assert prepared.classes == source.classes == ("cat", "dog", "emu")
@@ -80,12 +80,12 @@ def test_without_options_the_files_are_kept_byte_for_byte(tmp_path):
     line = said.splitlines()[-1]  # what the config needs
     found = {}
     exec(line.replace("data.train", "found"), {}, found)
-    assert len(sources.open(**{"spec": found["found"]["source"], "split": "all"})) == 7
+    assert len(sources.open_source(**{"spec": found["found"]["source"], "split": "all"})) == 7
 
 
 def test_larger_pictures_are_resized_and_look_the_same(tmp_path):
     spec, out = fill(tmp_path / "in"), tmp_path / "out"
-    source = sources.open(spec, "all")
+    source = sources.open_source(spec, "all")
     prepare.prepare(spec, out, "all", shorter_side=40)
     prepared, kinds = read(out, "all"), {}
     for i in range(len(source)):
@@ -104,7 +104,7 @@ def test_larger_pictures_are_resized_and_look_the_same(tmp_path):
             actual = decode.decode(stored, channels).reshape(expected.shape)
             assert np.abs(actual - expected).mean() < 2.5
     assert kinds == {
-        "colour.jpg": ("JPEG", "RGB", 53, 40),
+        "color.jpg": ("JPEG", "RGB", 53, 40),
         "small.png": ("PNG", "RGB", 50, 30),
         "turned.jpg": ("JPEG", "RGB", 40, 60),
         "alpha.png": ("PNG", "RGBA", 40, 47),
@@ -133,7 +133,7 @@ def test_arrays_become_png(tmp_path):
             np.testing.assert_array_equal(decode.decode(prepared[i]["image"], 1)[..., 0], pixels[i])
             assert prepared[i]["label"] == labels[i]
     with pytest.raises(ValueError, match="2 channels are no files"):
-        shards.encoded(np.zeros((4, 4, 2), np.uint8), None, 95)
+        shards.encode(np.zeros((4, 4, 2), np.uint8), None, 95)
 
 
 def test_splits_with_odd_names():
@@ -214,7 +214,7 @@ def test_what_the_disk_does_to_records_is_found_even_with_its_checksum(tmp_path)
         out / "all-00000-of-00001.array_record",
         json.loads((out / "all.json").read_text()),
     )
-    source = sources.open(spec, "all")
+    source = sources.open_source(spec, "all")
     records = [shards.record(source, i, None, 95)[0] for i in range(7)]
     for wrong, why in (
         (records[:-1], "holds 6 records instead of 7"),
@@ -229,7 +229,7 @@ def test_what_the_disk_does_to_records_is_found_even_with_its_checksum(tmp_path)
 
 
 def test_bad_pictures_are_left_out_up_to_a_share(tmp_path):
-    broken = {"dog/broken.jpg": b"nonsense", "emu/half.jpg": PICTURES["cat/colour.jpg"][:600]}
+    broken = {"dog/broken.jpg": b"nonsense", "emu/half.jpg": PICTURES["cat/color.jpg"][:600]}
     spec, out = fill(tmp_path / "in", PICTURES | broken), tmp_path / "out"
     refused = run(spec, "--split=all", f"--out={out}")
     assert refused.returncode == 2 and refused.stdout == ""
@@ -317,7 +317,7 @@ def test_tfds_sets_and_parts_of_them(tmp_path):
     spec, split = "tfds:prepared_animals", "train[:40%]"
     said = prepare.prepare(spec, tmp_path / "out", split)
     assert 'split="train_40")' in said
-    source, prepared = sources.open(spec, split), read(tmp_path / "out", "train_40")
+    source, prepared = sources.open_source(spec, split), read(tmp_path / "out", "train_40")
     assert prepared.classes == source.classes and len(prepared) == 4
     assert [prepared[i] for i in range(4)] == [source[i] for i in range(4)]
     assert "4 pictures" in prepare.check(tmp_path / "out", split)

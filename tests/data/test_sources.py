@@ -15,8 +15,8 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from mae_jax.data import sources
+from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.sources import samples
-from mae_jax.data.unreadable import Unreadable
 
 
 def jpeg(color=(10, 20, 30), size=(9, 7)) -> bytes:
@@ -32,7 +32,7 @@ def pixels(source, i):
 
 @pytest.mark.parametrize("spec", ["photos", "digits", "synthetic"])
 def test_built_in_sources_are_fixed_labelled_and_disjoint(spec):
-    train, test = sources.open(spec, "train"), sources.open(spec, "test")
+    train, test = sources.open_source(spec, "train"), sources.open_source(spec, "test")
     assert train.classes == test.classes
     for source in (train, test):
         labels = [source[i]["label"] for i in range(len(source))]
@@ -48,15 +48,15 @@ def test_built_in_sources_are_fixed_labelled_and_disjoint(spec):
 
 
 def test_photos_share_no_pixel_between_the_splits(monkeypatch):
-    real = samples._photo
+    real = samples.photo
 
-    def columns(package, file):
-        shape = real(package, file).shape
+    def columns(name):
+        shape = real(name).shape
         return np.broadcast_to(np.arange(shape[1])[:, None], shape)
 
-    assert all(min(real(*place).shape[:2]) <= 400 for place in samples._PHOTOS.values())
-    splits = [sources.open("photos", split) for split in ("train", "test")]
-    monkeypatch.setattr(samples, "_photo", columns)
+    assert all(min(real(name).shape[:2]) <= 400 for name in samples.PHOTOS)
+    splits = [sources.open_source("photos", split) for split in ("train", "test")]
+    monkeypatch.setattr(samples, "photo", columns)
     for label in range(10):
         seen = []
         for source in splits:
@@ -72,7 +72,7 @@ def test_digits_cover_scikit_learn_once_and_evenly():
     from sklearn.datasets import load_digits
 
     scans, labels = load_digits(return_X_y=True)
-    parts = [sources.open("digits", split) for split in ("train", "test")]
+    parts = [sources.open_source("digits", split) for split in ("train", "test")]
     found = [(pixels(p, i), p[i]["label"]) for p in parts for i in range(len(p))]
     scaled = np.rint(scans * 255 / 16).astype(np.uint8)
     assert sorted(found) == sorted((s.tobytes(), k) for s, k in zip(scaled, labels, strict=True))
@@ -82,10 +82,10 @@ def test_digits_cover_scikit_learn_once_and_evenly():
 
 
 def test_synthetic_is_jpeg_and_not_square():
-    source = sources.open("synthetic", "test")
+    source = sources.open_source("synthetic", "test")
     with Image.open(io.BytesIO(source[3]["image"])) as picture:
         assert (picture.format, picture.size) == ("JPEG", (80, 64))
-    assert (len(sources.open("synthetic", "train")), len(source)) == (64, 32)
+    assert (len(sources.open_source("synthetic", "train")), len(source)) == (64, 32)
 
 
 def fill(root, *files):
@@ -107,31 +107,31 @@ def test_folder_with_a_sub_folder_for_each_split(tmp_path):
     fill(tmp_path, "devkit/x.jpg", "train/.hidden/x.jpg", "train/dog/._b.jpg")
     (tmp_path / "train/dog/readme.txt").write_text("no picture")
     (tmp_path / "train/empty").mkdir()
-    train, test = sources.open(spec, "train"), sources.open(spec, "test")
+    train, test = sources.open_source(spec, "train"), sources.open_source(spec, "test")
     assert listing(train) == {
         "train/cat/a.png": "cat", "train/cat/deep/c.webp": "cat", "train/dog/b.JPG": "dog",
     }  # fmt: skip
     assert list(train.files) == sorted(train.files)
     assert listing(test) == {"val/dog/d.jpeg": "dog", "val/emu/e.jpg": "emu"}
     assert train.classes == test.classes == ("cat", "dog", "emu")
-    assert sources.open(spec, "validation").files == test.files
-    assert listing(sources.open(spec, "all")) == listing(train) | listing(test)
+    assert sources.open_source(spec, "validation").files == test.files
+    assert listing(sources.open_source(spec, "all")) == listing(train) | listing(test)
     assert train[2]["image"] == (tmp_path / "train/dog/b.JPG").read_bytes()
     assert pickle.loads(pickle.dumps(train))[1] == train[1]
 
 
 def test_folder_prefers_the_split_by_its_own_name(tmp_path):
     spec = fill(tmp_path, "train/a.jpg", "val/b.jpg", "test/c.jpg")
-    assert sources.open(spec, "test").files == ("test/c.jpg",)
-    assert sources.open(spec, "validation").files == ("val/b.jpg",)
-    assert sources.open(spec, "train")[0]["label"] == -1
-    assert sources.open(spec, "train").classes == ()
+    assert sources.open_source(spec, "test").files == ("test/c.jpg",)
+    assert sources.open_source(spec, "validation").files == ("val/b.jpg",)
+    assert sources.open_source(spec, "train")[0]["label"] == -1
+    assert sources.open_source(spec, "train").classes == ()
 
 
 def test_folder_without_splits_holds_out_a_tenth_that_does_not_move(tmp_path):
     files = [f"{kind}/{k}.jpg" for kind in ("car", "train") for k in range(150)]
     spec = fill(tmp_path, *files)
-    train, test = sources.open(spec, "train"), sources.open(spec, "test")
+    train, test = sources.open_source(spec, "train"), sources.open_source(spec, "test")
     assert not set(train.files) & set(test.files)
     assert set(train.files) | set(test.files) == set(files)
     assert set(test.files) == {f for f in files if zlib.crc32(f.encode()) < 2**32 / 10}
@@ -140,15 +140,15 @@ def test_folder_without_splits_holds_out_a_tenth_that_does_not_move(tmp_path):
     assert listing(test)[test.files[0]] == test.files[0].split("/")[0]
     before = set(test.files)
     fill(tmp_path, *(f"boat/{k}.jpg" for k in range(50)))
-    assert before == {f for f in sources.open(spec, "test").files if "boat" not in f}
-    assert len(sources.open(spec, "all")) == 350
+    assert before == {f for f in sources.open_source(spec, "test").files if "boat" not in f}
+    assert len(sources.open_source(spec, "all")) == 350
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 @pytest.mark.parametrize("seed", range(8))
 def test_a_small_folder_has_both_splits(tmp_path, count, seed):
     spec = fill(tmp_path, *(f"{seed}-{k}.jpg" for k in range(count)))
-    train, test = sources.open(spec, "train"), sources.open(spec, "test")
+    train, test = sources.open_source(spec, "train"), sources.open_source(spec, "test")
     assert len(train) >= 1 and len(test) >= 1 and len(train) + len(test) == count
 
 
@@ -159,7 +159,7 @@ def test_folder_follows_links_but_not_in_circles(tmp_path):
         os.symlink(target, tmp_path / "data" / link)
     os.symlink(tmp_path / "elsewhere", tmp_path / "data" / "c")
     os.symlink("nowhere", tmp_path / "data" / "broken.jpg")
-    files = sources.open(spec, "all").files
+    files = sources.open_source(spec, "all").files
     assert files == ("a/b/y.jpg", "a/x.jpg", "b/a/x.jpg", "b/y.jpg", "c/z.jpg")
 
 
@@ -169,14 +169,14 @@ def test_folder_skips_links_to_themselves_and_what_is_no_file(tmp_path):
         os.symlink(os.path.basename(link), tmp_path / link)
     os.mkfifo(tmp_path / "a" / "pipe.jpg")  # reading it would wait for ever
     (tmp_path / "a" / "folder.jpg").mkdir()
-    assert sources.open(spec, "all").files == ("a/x.jpg",)
+    assert sources.open_source(spec, "all").files == ("a/x.jpg",)
 
 
 def test_folder_with_odd_names(tmp_path):
     names = ["new\nline", "ünïcode", os.fsdecode(b"bytes\xff"), "tab\t", "empty"]
     spec = fill(tmp_path, *(f"{name}/{name}.jpg" for name in names[:4]))
     (tmp_path / "empty").mkdir()
-    source = sources.open(spec, "all")
+    source = sources.open_source(spec, "all")
     assert set(source.classes) == {"new\\nline", "ünïcode", "bytes\\udcff", "tab\\t"}
     for i in range(4):  # the label is that of the folder, and the file is found
         assert repr(source.name(i))[1:-1].startswith(source.classes[source[i]["label"]] + "/")
@@ -185,7 +185,7 @@ def test_folder_with_odd_names(tmp_path):
 
 
 def test_a_folder_that_changes_is_what_it_was(tmp_path):
-    source = sources.open(fill(tmp_path, "a.jpg", "b.jpg", "c.jpg"), "all")
+    source = sources.open_source(fill(tmp_path, "a.jpg", "b.jpg", "c.jpg"), "all")
     fill(tmp_path, "new.jpg")
     (tmp_path / "a.jpg").unlink()
     (tmp_path / "b.jpg").unlink()
@@ -198,18 +198,18 @@ def test_a_folder_that_changes_is_what_it_was(tmp_path):
 
 def test_folder_mistakes(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder .*missing"):
-        sources.open(f"folder:{tmp_path}/missing", "train")
+        sources.open_source(f"folder:{tmp_path}/missing", "train")
     with pytest.raises(FileNotFoundError, match="no pictures in .*jpg, jpeg, png"):
-        sources.open(f"folder:{tmp_path}", "train")
+        sources.open_source(f"folder:{tmp_path}", "train")
     spec = fill(tmp_path / "one", "a.jpg")
     with pytest.raises(ValueError, match="too few pictures for split 'test': use 'all'"):
-        sources.open(spec, "test")
+        sources.open_source(spec, "test")
     spec = fill(tmp_path / "half", "train/a.jpg", "train/b.jpg")
     with pytest.raises(ValueError, match="has train but no test or val or validation.*half/train'"):
-        sources.open(spec, "test")
-    assert len(sources.open(spec + "/train", "test")) == 1
+        sources.open_source(spec, "test")
+    assert len(sources.open_source(spec + "/train", "test")) == 1
     with pytest.raises(ValueError, match="no split 'dev': use train or test or validation or all"):
-        sources.open(spec, "dev")
+        sources.open_source(spec, "dev")
 
 
 def write_idx(path, values):
@@ -237,7 +237,7 @@ def idx(tmp_path):
 def test_idx_reads_plain_dotted_and_compressed_files(idx):
     root, values = idx
     for split, stem in [("train", "train"), ("test", "t10k")]:
-        source = sources.open(f"idx:{root}", split)
+        source = sources.open_source(f"idx:{root}", split)
         scans, labels = values[stem]
         assert len(source) == len(scans)
         for i in range(len(source)):
@@ -256,7 +256,7 @@ def test_idx_mistakes(idx):
     def refused(path, data, match):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=match):
-            sources.open(spec, "train")
+            sources.open_source(spec, "train")
 
     refused(labels, whole[:-3], "should hold 30 = 30 bytes but holds 27: it is truncated")
     refused(labels, whole[:6], "is truncated: 6 bytes")
@@ -271,9 +271,9 @@ def test_idx_mistakes(idx):
     refused(scans, gzip.compress(head + bytes(9)), "should hold .* files of at most 4 GiB")
     scans.unlink()
     with pytest.raises(FileNotFoundError, match="no train-images-idx3-ubyte .or"):
-        sources.open(spec, "train")
+        sources.open_source(spec, "train")
     with pytest.raises(ValueError, match="no split 'val': use train or test"):
-        sources.open(spec, "val")
+        sources.open_source(spec, "val")
 
 
 class TinyAnimals(tfds.core.GeneratorBasedBuilder):
@@ -311,32 +311,32 @@ def red(source):
 
 
 def test_tfds(prepared):
-    source = sources.open("tfds:tiny_animals", "train")
+    source = sources.open_source("tfds:tiny_animals", "train")
     assert source.classes == ("cat", "dog", "emu")
     assert sorted(red(source)) == list(range(10))
     assert [source[i]["label"] for i in range(10)] == [k % 3 for k in red(source)]
     assert red(pickle.loads(pickle.dumps(source))) == red(source)
-    assert len(sources.open("tfds:tiny_animals", "validation")) == 3
-    assert red(sources.open("tfds:tiny_animals", "train[:20%]")) == red(source)[:2]
+    assert len(sources.open_source("tfds:tiny_animals", "validation")) == 3
+    assert red(sources.open_source("tfds:tiny_animals", "train[:20%]")) == red(source)[:2]
 
 
 def test_tfds_mistakes(prepared):
     with pytest.raises(ValueError, match="Unknown split 'test'. Should be one of"):
-        sources.open("tfds:tiny_animals", "test")
+        sources.open_source("tfds:tiny_animals", "test")
     with pytest.raises(ValueError, match="Dataset tiny_animal not found"):
-        sources.open("tfds:tiny_animal", "train")
+        sources.open_source("tfds:tiny_animal", "train")
     with pytest.raises(FileNotFoundError, match="'tfds build cifar10 --file_format=array_record'"):
-        sources.open("tfds:cifar10", "train")
+        sources.open_source("tfds:cifar10", "train")
 
 
 def test_array_record_reads_what_tfds_writes(prepared):
     pattern = f"array_record:{prepared}/tiny_animals/1.0.0/*-{{split}}.array_record*"
-    source = sources.open(pattern, "train")
+    source = sources.open_source(pattern, "train")
     assert source.classes == ("cat", "dog", "emu")
     assert sorted(red(source)) == list(range(10))
     assert [source[i]["label"] for i in range(10)] == [k % 3 for k in red(source)]
     assert red(pickle.loads(pickle.dumps(source))) == red(source)
-    assert len(sources.open(pattern, "validation")) == 3
+    assert len(sources.open_source(pattern, "validation")) == 3
 
 
 def test_array_record_with_other_names_of_the_features(tmp_path):
@@ -349,7 +349,7 @@ def test_array_record_with_other_names_of_the_features(tmp_path):
             example.features.feature[keys[1]].int64_list.value.append(5)
         writer.write(example.SerializeToString())
     writer.close()
-    source = sources.open(f"array_record:{tmp_path}/*", "train")
+    source = sources.open_source(f"array_record:{tmp_path}/*", "train")
     assert source[0] == {"image": b"data", "label": 5}
     assert source[1] == {"image": b"data", "label": -1}
     assert source.classes == ()
@@ -373,7 +373,7 @@ def test_damaged_array_record_is_refused_or_has_unreadable_records(tmp_path):
         data[at : at + 20] = rng.bytes(len(data[at : at + 20]))
         path.write_bytes(data)
         try:
-            source = sources.open(f"array_record:{path}", "train")
+            source = sources.open_source(f"array_record:{path}", "train")
         except ValueError as error:
             assert "cannot be read" in str(error)
             seen.add("refused")
@@ -394,16 +394,16 @@ def test_a_shard_that_is_missing_is_named(tmp_path):
     with pytest.raises(
         FileNotFoundError, match="1 of the files are missing, such .*00002-of-00004"
     ):
-        sources.open(f"array_record:{tmp_path}/{{split}}-*", "train")
-    assert len(sources.open(f"array_record:{tmp_path}/{{split}}-0000[01]-*", "train")) == 2
+        sources.open_source(f"array_record:{tmp_path}/{{split}}-*", "train")
+    assert len(sources.open_source(f"array_record:{tmp_path}/{{split}}-0000[01]-*", "train")) == 2
 
 
 def test_array_record_mistakes(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file matches '.*/test-"):
-        sources.open(f"array_record:{tmp_path}/{{split}}-*", "test")
+        sources.open_source(f"array_record:{tmp_path}/{{split}}-*", "test")
     (tmp_path / "text").write_text("no records")
     with pytest.raises(ValueError, match="cannot be read"):
-        sources.open(f"array_record:{tmp_path}/text", "train")
+        sources.open_source(f"array_record:{tmp_path}/text", "train")
 
 
 @pytest.mark.parametrize(
@@ -420,14 +420,14 @@ def test_array_record_mistakes(tmp_path):
 )
 def test_wrong_specs(spec, split, message):
     with pytest.raises(ValueError, match=message):
-        sources.open(spec, split)
+        sources.open_source(spec, split)
 
 
 def test_importing_is_cheap():
-    code = "import sys, mae_jax.data.sources, mae_jax.data.images; print(*sys.modules)"
+    code = "import sys, mae_jax.data.sources, mae_jax.data.pipeline; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
     )
     loaded = set(done.stdout.split())
-    assert "mae_jax.data.images" in loaded, done.stderr
+    assert "mae_jax.data.pipeline" in loaded, done.stderr
     assert not loaded & {"grain", "tensorflow_datasets", "sklearn", "skimage", "array_record"}

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.image_io import crop
 from mae_jax.data.modalities import video
-from mae_jax.data.sources import folders
-from mae_jax.data.unreadable import Unreadable
+from mae_jax.data.sources import folders, video_files
 
 STEP = 4  # gray levels between frames, so that a lossy codec cannot mix them up
 FRAMES = 60
@@ -78,14 +78,15 @@ def coordinates(height, width, count=1):
 
 
 def train(clip, seed=0, **changes):
-    options = {"size": (4, 8, 8), "channels": 1, "stride": 3, "scale": (0.5, 1), "ratio": (0.75, 4)}
-    return video.train(clip, np.random.default_rng(seed), **(options | changes))
-
-
-def center(clip, **changes):
-    return video.test(
-        clip, **({"size": (4, 8, 8), "channels": 1, "stride": 3, "share": 1} | changes)
+    data = dict(
+        size=(4, 8, 8), channels=1, stride=3, crop_scale=(0.5, 1), crop_ratio=(0.75, 4), repeats=1
     )
+    return video.train_views(clip, data | changes, np.random.default_rng(seed))
+
+
+def center(clip, clips=1, crops=1, **changes):
+    data = dict(size=(4, 8, 8), channels=1, stride=3, center_crop=1)
+    return video.eval_views(clip, data | changes, clips, crops)
 
 
 def save_frames(folder, pictures, pattern="frame{}.png"):
@@ -133,7 +134,7 @@ def test_starting_at_a_key_frame_equals_decoding_from_the_first(clip_of, kind):
         whole = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(whole) == FRAMES
     for needed in ([0], [59], [7, 8, 31], [13], [24], [35, 58], range(60), range(40, 60, 4)):
-        with video._video(clip) as (count, read):
+        with video.open_video(clip) as (count, read):
             assert count == FRAMES
             for k, frame in zip(needed, read(np.array(needed)), strict=True):
                 np.testing.assert_array_equal(frame, whole[k])
@@ -166,10 +167,10 @@ def test_the_generator_alone_decides(clip_of):
 
 def test_repeats_and_crops_open_the_file_once_and_decode_no_frame_twice(clip_of, monkeypatch):
     av = pytest.importorskip("av")
-    clip, open, upright = clip_of("b_frames.mp4"), av.open, video._upright
+    clip, open, upright = clip_of("b_frames.mp4"), av.open, video.upright
     opened, read = [], []
     monkeypatch.setattr(av, "open", lambda *a, **k: opened.append(open(*a, **k)) or opened[-1])
-    monkeypatch.setattr(video, "_upright", lambda f, c: read.append(f.pts) or upright(f, c))
+    monkeypatch.setattr(video, "upright", lambda f, c: read.append(f.pts) or upright(f, c))
     train(clip, repeats=20)
     assert len(opened) == 1 and len(read) == len(set(read)) > 20
     center(clip, clips=5, crops=3)
@@ -180,12 +181,12 @@ def test_repeats_and_crops_open_the_file_once_and_decode_no_frame_twice(clip_of,
 
 
 def test_decoding_stops_after_the_last_frame_that_is_needed(clip_of):
-    with video._video(clip_of("vp9.webm")) as (_, read):
+    with video.open_video(clip_of("vp9.webm")) as (_, read):
         av, stream, size, packets = read.args
         fed = []
         decode = lambda packet: fed.append(packets.index(packet)) or stream.decode(packet)
         spy = SimpleNamespace(codec_context=stream.codec_context, decode=decode)
-        assert len([*video._decode(av, spy, size, packets, np.array([25, 30]))]) == 2
+        assert len([*video.decode_frames(av, spy, size, packets, np.array([25, 30]))]) == 2
         assert stream.codec_context.thread_count == 1
     assert fed == list(range(20, 31))  # the key frames are 0, 20 and 40
 
@@ -204,7 +205,7 @@ def test_one_crop_is_that_of_pictures():
     for height, width, share in [(40, 60, 0.875), (61, 40, 1), (33, 33, 0.5)]:
         clip = coordinates(height, width, 12)
         expected = crop.center_crop(clip[0], (8, 12), share)
-        clips = center(clip, size=(2, 8, 12), channels=3, share=share)
+        clips = center(clip, size=(2, 8, 12), channels=3, center_crop=share)
         np.testing.assert_array_equal(clips, np.broadcast_to(expected, clips.shape))
 
 
@@ -243,7 +244,7 @@ def test_frames_that_the_header_promises_but_do_not_come(tmp_path):
     "damage, expected", [(range(30, 33), [29, 29, 33]), (range(30), [30, 31, 33])]
 )
 def test_a_damaged_part_shows_the_frame_before_it(clip_of, damage, expected):
-    with video._video(clip_of("intra.mov")) as (_, read):
+    with video.open_video(clip_of("intra.mov")) as (_, read):
         av, stream, size, packets = read.args
         bad = [packets[i] for i in damage]
 
@@ -254,7 +255,7 @@ def test_a_damaged_part_shows_the_frame_before_it(clip_of, damage, expected):
 
         spy = SimpleNamespace(codec_context=stream.codec_context, decode=decode)
         needed = np.array([29, 31, 33])
-        shown = [frame[0, 0, 0] for frame in video._decode(av, spy, size, packets, needed)]
+        shown = [frame[0, 0, 0] for frame in video.decode_frames(av, spy, size, packets, needed)]
     assert np.rint(np.array(shown) / STEP).tolist() == expected
 
 
@@ -266,12 +267,13 @@ def test_frames_of_uneven_length_are_counted(tmp_path):
 
 
 def test_files_without_times_are_counted_from_the_first_frame(clip_of):
-    with video._video(clip_of("b_frames.mp4")) as (_, read):
+    with video.open_video(clip_of("b_frames.mp4")) as (_, read):
         av, stream, size, packets = read.args
         for packet in packets:
             packet.pts = None
         shown = [
-            f[0, 0, 0] for f in video._decode(av, stream, size, packets, np.array([0, 30, 59]))
+            f[0, 0, 0]
+            for f in video.decode_frames(av, stream, size, packets, np.array([0, 30, 59]))
         ]
     assert np.rint(np.array(shown) / STEP).tolist() == [0, 30, 59]
 
@@ -281,7 +283,7 @@ def test_a_video_may_change_its_size_and_start_its_clock_again(tmp_path):
     parts = [Path(write(tmp_path / "old.mpg", levels(30, *size))).read_bytes() for size in sizes]
     clip = tmp_path / "both.mpg"
     clip.write_bytes(b"".join(parts))
-    with video._video(str(clip)) as (count, read):
+    with video.open_video(str(clip)) as (count, read):
         assert count == 60
         frames = list(read(np.array([0, 28, 59])))
     assert [frame.shape for frame in frames] == [(16, 24, 3)] * 3
@@ -295,7 +297,7 @@ def test_odd_sizes(tmp_path, height, width):
     assert center(clip, size=(2, 7, 11), channels=3, crops=3).shape == (3, 2, 7, 11, 3)
 
 
-def test_colours_and_gray(tmp_path):
+def test_colors_and_gray(tmp_path):
     red = np.broadcast_to(np.uint8((204, 51, 0)), (8, 16, 24, 3))
     luma = round(0.299 * 204 + 0.587 * 51)
     paths = write(tmp_path / "red.mkv", red), save_frames(tmp_path / "red", red)
@@ -393,7 +395,7 @@ def test_damaged_files_give_one_sentence(tmp_path, kind):
 def test_giant_frames_are_not_decoded(tmp_path, monkeypatch, name):
     clip = write(tmp_path / name, levels(height=64, width=96))
     center(clip)
-    monkeypatch.setattr(video, "_MOST", 64 * 96 // 2)
+    monkeypatch.setattr(video, "_MAX_PIXELS", 64 * 96 // 2)
     with pytest.raises(Unreadable, match="frame of the video|not a readable video"):
         center(clip)
 
@@ -425,8 +427,8 @@ def test_a_damaged_picture_among_the_frames_is_named(tmp_path):
 def test_without_pyav_only_video_files_fail(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     clip = save_frames(tmp_path / "train" / "clip", levels(4))
-    assert center(video.frames(str(tmp_path), "train")[0]["image"]).shape == (1, 4, 8, 8, 1)
-    for read in (lambda: center(clip[0]), lambda: video.files(str(tmp_path), "train")):
+    assert center(video_files.frames(str(tmp_path), "train")[0]["image"]).shape == (1, 4, 8, 8, 1)
+    for read in (lambda: center(clip[0]), lambda: video_files.videos(str(tmp_path), "train")):
         with pytest.raises(ImportError, match=r"needs PyAV: pip install 'mae_jax\[video\]'"):
             read()
 
@@ -435,36 +437,38 @@ def test_frames_come_in_natural_order(tmp_path):
     save_frames(tmp_path / "all" / "clip", levels(12), "frame{}.png")
     (tmp_path / "all" / "clip" / "notes.txt").touch()
     (tmp_path / "all" / "clip" / ".frame3.png").touch()
-    source = video.frames(str(tmp_path), "all")
+    source = video_files.frames(str(tmp_path), "all")
     clip = source[0]["image"]
     assert [os.path.basename(path) for path in clip] == [f"frame{i}.png" for i in range(12)]
     assert numbers(center(clip, size=(12, 8, 8), stride=1))[0].tolist() == list(range(12))
     odd = ["1.png", "01.png", "a.png", "a1b2.png", "a1b10.png", "a02.png", "10.png", "2.JPG"]
+    (tmp_path / "odd" / "clip").mkdir(parents=True)
     for name in odd:
-        (tmp_path / name).touch()
-    ordered = [os.path.basename(path) for path in video._in_order(tmp_path)]
+        (tmp_path / "odd" / "clip" / name).touch()
+    clip = video_files.frames(str(tmp_path / "odd"), "all")[0]["image"]
+    ordered = [os.path.basename(path) for path in clip]
     assert ordered == "01.png 1.png 2.JPG 10.png a1b2.png a1b10.png a02.png a.png".split()
 
 
 def tree(root, kind, *names):
     """Empty videos, or folders with an empty picture, of these relative names."""
     for name in names:
-        path = root / (f"{name}.mp4" if kind == "files" else f"{name}/1.jpg")
+        path = root / (f"{name}.mp4" if kind == "videos" else f"{name}/1.jpg")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
 
-@pytest.fixture(params=["files", "frames"])
+@pytest.fixture(params=["videos", "frames"])
 def kind(request):
-    if request.param == "files":
+    if request.param == "videos":
         pytest.importorskip("av")
     return request.param
 
 
 def test_folders_are_splits_and_classes(tmp_path, kind):
     tree(tmp_path, kind, "train/run/a", "train/run/deep/b", "train/jump/c", "val/jump/d", "train/e")
-    ending = ".mp4" if kind == "files" else ""
-    opened = lambda split: getattr(video, kind)(str(tmp_path), split)
+    ending = ".mp4" if kind == "videos" else ""
+    opened = lambda split: getattr(video_files, kind)(str(tmp_path), split)
     source = opened("train")
     assert source.classes == ("jump", "run") == opened("test").classes
     expected = {"train/e": -1, "train/jump/c": 0, "train/run/a": 1, "train/run/deep/b": 1}
@@ -473,7 +477,7 @@ def test_folders_are_splits_and_classes(tmp_path, kind):
     assert [source[i]["label"] for i in range(len(source))] == list(expected.values())
     assert [opened("test").name(0), len(opened("test"))] == ["val/jump/d" + ending, 1]
     assert len(opened("all")) == 5
-    path = source[1]["image"] if kind == "files" else source[1]["image"][0]
+    path = source[1]["image"] if kind == "videos" else source[1]["image"][0]
     assert path == str(tmp_path / ("train/jump/c" + (ending or "/1.jpg")))
     with pytest.raises(ValueError, match="no split 'dev': use train or test"):
         opened("dev")
@@ -482,7 +486,7 @@ def test_folders_are_splits_and_classes(tmp_path, kind):
 def test_one_in_ten_is_held_out_as_in_folders(tmp_path, kind):
     tree(tmp_path, kind, *(f"{'ab'[i % 2]}/{i}" for i in range(100)))
     train, test, all = (
-        getattr(video, kind)(str(tmp_path), split) for split in ("train", "test", "all")
+        getattr(video_files, kind)(str(tmp_path), split) for split in ("train", "test", "all")
     )
     assert train.classes == test.classes == ("a", "b")
     assert sorted([*train.files, *test.files]) == list(all.files)
@@ -493,15 +497,15 @@ def test_one_in_ten_is_held_out_as_in_folders(tmp_path, kind):
 def test_clips_without_classes(tmp_path, kind):
     tree(tmp_path, kind, "one", "two")
     (tmp_path / "loose.jpg").touch()  # the root itself is no clip
-    source = getattr(video, kind)(str(tmp_path), "all")
+    source = getattr(video_files, kind)(str(tmp_path), "all")
     assert source.classes == () and [source[i]["label"] for i in range(2)] == [-1, -1]
     assert len(source) == 2
 
 
 def test_folders_without_clips(tmp_path, kind):
     (tmp_path / "empty").mkdir()
-    spec = {"files": "video", "frames": "frames"}[kind]
-    opened = getattr(video, kind)
+    spec = {"videos": "video", "frames": "frames"}[kind]
+    opened = getattr(video_files, kind)
     with pytest.raises(FileNotFoundError, match=f"data '{spec}:.*no (videos|folders of frames) in"):
         opened(str(tmp_path), "train")
     with pytest.raises(FileNotFoundError, match="there is no folder"):
@@ -513,7 +517,7 @@ def test_sources_are_picklable_and_read_alike_from_many_threads(tmp_path):
         (tmp_path / "x").mkdir(exist_ok=True)
         path = tmp_path / "x" / "b_frames.mp4"
         Path(write(path, levels()[i:])).rename(tmp_path / "x" / f"{i}.mp4")
-    source = pickle.loads(pickle.dumps(video.files(str(tmp_path), "all")))
+    source = pickle.loads(pickle.dumps(video_files.videos(str(tmp_path), "all")))
     assert len(source) == 3
     read = lambda i: train(source[i % 3]["image"], i, repeats=2, channels=3)
     expected = [read(i) for i in range(24)]

@@ -30,15 +30,15 @@ class Batch(NamedTuple):
 
 
 def opened(spec: str, split: str = "all", modality: str = "image") -> Any:
-    return sources.open(spec, split, modality)
+    return sources.open_source(spec, split, modality)
 
 
 def read(source, place: Path, data: dict, threads: int = 0, at_most: float = 1.0) -> Batch:
     """Every example of a source once, in one batch, by the reader that training uses."""
     path = place / f"unreadable_{time.monotonic_ns()}.txt"
-    bad = bad_examples.Damage(source, at_most, path)
+    bad = bad_examples.BadExamples(source, at_most, path)
     transform = transforms.train_transform({"repeats": 1} | data)
-    options: Any = dict(batch_size=len(source), seed=0, threads=threads, damage=bad)
+    options: Any = dict(batch_size=len(source), seed=0, threads=threads, bad_examples=bad)
     batches: Any = pipeline.training_batches(source, transform, **options)
     with within_memory(), contextlib.closing(batches):
         batch = next(batches)

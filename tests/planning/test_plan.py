@@ -235,7 +235,7 @@ def test_the_batch_of_a_plan_is_that_of_training(magnitude):
     config = ConfigDict(config)
     mesh, part = device_mesh.make_mesh(), config.data.train
     made = estimate.program(config, estimate.source_of(config, None), mesh)
-    source = sources.open(part.source, part.split)
+    source = sources.open_source(part.source, part.split)
     transform = classify.transform_of(config, (0.5,) * 3, len(source.classes))
     with contextlib.closing(
         pipeline.training_batches(source, transform, batch_size=config.batch_size, seed=0)
@@ -243,7 +243,7 @@ def test_the_batch_of_a_plan_is_that_of_training(magnitude):
         batch = partitioning.place(next(batches), mesh)
     form = lambda x: (x.shape, x.dtype, x.sharding)
     assert jax.tree.map(form, made.batch) == jax.tree.map(form, batch)
-    assert ("colour" in batch) == bool(magnitude)
+    assert ("color" in batch) == bool(magnitude)
 
 
 def test_a_plan_for_gpus_that_are_not_here():

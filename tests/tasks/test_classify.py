@@ -16,8 +16,8 @@ from mae_jax.config import command_line
 from mae_jax.config.errors import UserError
 from mae_jax.data import pipeline, sources
 from mae_jax.data.augment import randaugment, randaugment_color
+from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.modalities import transforms
-from mae_jax.data.unreadable import Unreadable
 from mae_jax.distributed import device_mesh, partitioning
 from mae_jax.evaluators import heldout, linear_probe
 from mae_jax.evaluators import scores as scoress
@@ -159,7 +159,7 @@ def test_the_curve_does_not_depend_on_devices_or_accumulation():
         pixels = rng.integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
         drawn = [randaugment.randaugment(pixels[0], rng, probability=0.9)[1] for _ in pixels]
         label = np.arange(16, dtype=np.int32) % 4
-        batches.append({"image": pixels, "label": label, "colour": np.stack(drawn)})
+        batches.append({"image": pixels, "label": label, "color": np.stack(drawn)})
 
     def run(devices, accumulation):
         options = config(**EVERYTHING, accumulation=accumulation)
@@ -283,13 +283,13 @@ def test_every_example_counts_once(batch_size, devices):
     model, variables = classifier()
     view = heldout.View(SMALL, MEAN, STD)
     mesh = device_mesh.make_mesh(devices, devices=jax.devices()[:devices])
-    source = sources.open("synthetic", "test")
+    source = sources.open_source("synthetic", "test")
     predict = classify.predictor(model, view, mesh)
     labels, scores, losses = predict(variables, source, 30, batch_size)
     predicted = scores.argmax(-1)
     assert len(labels) == 30
-    transform = transforms.test_transform(SMALL)
-    examples = [transform(source[int(i)]) for i in pipeline._choose(len(source), 30)]
+    transform = transforms.eval_transform(SMALL)
+    examples = [transform(source[int(i)]) for i in sources.fixed_choice(len(source), 30)]
     pictures = view.normalize(jnp.stack([jnp.asarray(e["image"]) for e in examples]))
     logits = np.asarray(jax.jit(model.apply)(variables, pictures))
     expected = [e["label"] for e in examples]
@@ -314,13 +314,13 @@ def test_the_summary_by_hand():
 
 
 def test_few_labels_are_a_part_of_more():
-    source = sources.open("photos", "train")
-    few, more = sources.part(source, 20), sources.part(source, 100)
+    source = sources.open_source("photos", "train")
+    few, more = sources.subset(source, 20), sources.subset(source, 100)
     names = [{part.name(i) for i in range(len(part))} for part in (few, more)]
     assert len(names[0]) == 20 and names[0] < names[1]
-    assert few.classes == source.classes and sources.part(source, 0) is source
+    assert few.classes == source.classes and sources.subset(source, 0) is source
     with pytest.raises(ValueError, match="only 2000"):
-        sources.part(source, 2001)
+        sources.subset(source, 2001)
 
 
 def two_classes(tmp_path) -> dict:
@@ -371,33 +371,33 @@ def test_bad_classes_end_in_one_sentence(tmp_path, pretraining):
 
 
 @pytest.mark.parametrize("repeats", [1, 2])
-def test_the_host_moves_and_the_device_colours(repeats):
-    """Each row of a batch comes with the colours of its own crop, and they are applied to it."""
+def test_the_host_moves_and_the_device_colors(repeats):
+    """Each row of a batch comes with the colors of its own crop, and they are applied to it."""
     changes = {"regularize.randaugment": 9.0, "data.repeats": repeats, "batch_size": 8}
     off = {f"regularize.{name}": 0.0 for name in ("mixup", "cutmix", "erase", "drop_path")}
     options = config(**changes, **off, **{"data.flip": False})
-    source = sources.open("synthetic", "train")
+    source = sources.open_source("synthetic", "train")
     make = functools.partial(pipeline.training_batches, source, batch_size=8, seed=3)
     read = lambda transform: next(make(transform, repeats=repeats, threads=2))
     batch = read(classify.transform_of(options, MEAN, 4))
-    assert batch["colour"].shape == (8, 2, 2) and batch["colour"].dtype == np.float32
+    assert batch["color"].shape == (8, 2, 2) and batch["color"].dtype == np.float32
 
     def by_hand(example, rng):
         example = transforms.train_transform(options["data"])(example, rng)
         pictures = example["image"] if repeats > 1 else example["image"][None]
         fill = tuple(round(255 * x) for x in MEAN)
         rows = [randaugment.randaugment(x, rng, fill=fill) for x in pictures]
-        moved, colours = (np.stack(x) for x in zip(*rows, strict=True))
-        return {"image": np.squeeze(moved), "label": 0, "colour": np.squeeze(colours)}
+        moved, colors = (np.stack(x) for x in zip(*rows, strict=True))
+        return {"image": np.squeeze(moved), "label": 0, "color": np.squeeze(colors)}
 
     expected = read(by_hand)
     np.testing.assert_array_equal(batch["image"], expected["image"])
-    np.testing.assert_array_equal(batch["colour"], expected["colour"])
-    assert len({x.tobytes() for x in batch["colour"]}) > 4
+    np.testing.assert_array_equal(batch["color"], expected["color"])
+    assert len({x.tobytes() for x in batch["color"]}) > 4
 
     augmented = tasks.build(options, FourClasses(), MEAN, STD).augment
     seen = augmented(jax.random.key(0), batch)["image"]
-    pixels = randaugment_color.apply(jnp.asarray(batch["image"]), batch["colour"])
+    pixels = randaugment_color.apply(jnp.asarray(batch["image"]), batch["color"])
     expected = (np.asarray(pixels) / 255 - MEAN) / STD
     np.testing.assert_allclose(seen, expected, atol=1e-5)
     assert (pixels != batch["image"]).any((1, 2, 3)).sum() > 2

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from mae_jax import tasks
 from mae_jax.config import command_line
-from mae_jax.data import pipeline, sources
+from mae_jax.data import sources
 from mae_jax.data.augment import batch as augment
 from mae_jax.data.modalities import transforms
 from mae_jax.distributed import device_mesh
@@ -62,7 +62,7 @@ class Damaged:
     """The test pictures, of which some cannot be read."""
 
     def __init__(self, *bad):
-        self.bad, self.source = set(bad), sources.open("synthetic", "test")
+        self.bad, self.source = set(bad), sources.open_source("synthetic", "test")
         self.classes, self.name = self.source.classes, self.source.name
 
     def __len__(self):
@@ -109,8 +109,8 @@ def test_heldout_losses_by_hand(mesh):
     losses, _ = reconstructed(config(), mesh)
     figures = losses(variables())
 
-    source = sources.open("synthetic", "test")
-    transform = transforms.test_transform(SMALL)
+    source = sources.open_source("synthetic", "test")
+    transform = transforms.eval_transform(SMALL)
     model, hide = pretrain.model_of(config()), pretrain.hiding_of(config())
     apply = jax.jit(lambda x, mask: model.apply(variables(), x, mask).loss)
     ours, baseline = [], []
@@ -143,11 +143,11 @@ def test_the_probe_of_pixels_is_scikit_learns(mesh):
     figures = probe(config(**changes), mesh)(None)
     assert 0 <= figures["linear"] <= 1
 
-    transform = transforms.test_transform(SMALL)
+    transform = transforms.eval_transform(SMALL)
     parts = []
     for split in ("train", "test"):
-        source = sources.open("photos", split)
-        chosen = pipeline._choose(len(source), 90)
+        source = sources.open_source("photos", split)
+        chosen = sources.fixed_choice(len(source), 90)
         rows = [transform(source[int(i)]) for i in chosen]
         parts.append(
             [np.stack([r["image"].ravel() / 255 for r in rows]), [r["label"] for r in rows]]

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image
 
 from mae_jax.data.image_io import decode, jpeg, resize
 
@@ -40,7 +39,7 @@ def random_crops(
         pixels, reduction = decode.decode(image, channels), 1
     for box in boxes or draw(pixels.shape[0], pixels.shape[1]):
         y, x, h, w = (side // reduction for side in box)
-        yield decode.convert_channels(_shrink(pixels[y : y + h, x : x + w], size), channels)
+        yield decode.convert_channels(resize.bicubic(pixels[y : y + h, x : x + w], size), channels)
 
 
 def random_resized_crop(
@@ -52,7 +51,7 @@ def random_resized_crop(
 ) -> np.ndarray:
     """Resize a `random_box` of `image` [h, w, c] to uint8 [*size, c] by antialiased bicubic."""
     y, x, h, w = random_box(image.shape[0], image.shape[1], size, scale, ratio, rng)
-    return _shrink(image[y : y + h, x : x + w], size)
+    return resize.bicubic(image[y : y + h, x : x + w], size)
 
 
 def random_box(
@@ -90,11 +89,6 @@ def random_box(
     return offset((height - h) // step) * step, offset((width - w) // step) * step, h, w
 
 
-def _shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    resized = resize.bicubic(image, size)
-    return _resize(image, size, (0, 0, *image.shape[1::-1])) if resized is None else resized
-
-
 def center_crop(
     image: np.ndarray,
     size: tuple[int, int],
@@ -111,16 +105,5 @@ def center_crop(
     unit = share * min(height / size[0], width / size[1])
     h, w = size[0] * unit, size[1] * unit
     y, x = (height - h) * position[0], (width - w) * position[1]
-    return _resize(image, size, (max(0, x), max(0, y), min(width, x + w), min(height, y + h)))
-
-
-def _resize(
-    image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]
-) -> np.ndarray:
-    channels = image.shape[-1]
-    if channels not in (1, 3):  # Pillow's RGBA would darken by the fourth channel
-        parts = [_resize(image[..., c : c + 1], size, box) for c in range(channels)]
-        return np.concatenate(parts, axis=-1)
-    picture = Image.fromarray(np.ascontiguousarray(image[..., 0] if channels == 1 else image))
-    resized = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(resized).reshape(*size, channels)
+    box = (max(0, x), max(0, y), min(width, x + w), min(height, y + h))
+    return resize.pillow_bicubic(image, size, box)

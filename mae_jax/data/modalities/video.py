@@ -202,16 +202,17 @@ def decode_frames(
             time = frame.pts if timed else next(numbers)
             before, shown = shown or frame, frame
             while wanted and wanted[0] <= time:
-                yield _upright(frame if wanted.pop(0) == time else before, size)
+                yield upright(frame if wanted.pop(0) == time else before, size)
             if not wanted:
                 return
     if shown is None:
         raise Unreadable(f"no frame of the video can be decoded{reason}")
     for _ in wanted:
-        yield _upright(shown, size)
+        yield upright(shown, size)
 
 
-def _upright(frame: Any, size: tuple[int | None, int | None]) -> np.ndarray:
+def upright(frame: Any, size: tuple[int | None, int | None]) -> np.ndarray:
+    """Return a frame of PyAV as uint8 [*size, 3], turned as its metadata says."""
     try:
         pixels = frame.to_ndarray(format="rgb24", width=size[0], height=size[1])
     except Exception as error:

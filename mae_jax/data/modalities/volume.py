@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mae_jax.data.bad_examples import Unreadable
+from mae_jax.data.image_io import resize
 
 # numpy parses headers by `ast`, whose recursion counter threads share in Python 3.11: without a
 # lock a good file sometimes fails with a SystemError.
@@ -74,9 +75,8 @@ def train_views(
     for _ in range(data["repeats"]):
         factor = np.exp(rng.uniform(*np.log(data["zoom"])))
         sides = [max(1, round(side * factor)) for side in size]
-        yield _resize(
-            _crop(array, rng.integers(0, _room(array, sides), endpoint=True), sides), size
-        )
+        starts = rng.integers(0, _room(array, sides), endpoint=True)
+        yield resize.linear(_crop(array, starts, sides), size)
 
 
 def eval_views(
@@ -136,17 +136,3 @@ def _crop(array: np.ndarray, starts: np.ndarray, sides: Sequence[int]) -> np.nda
     if any(short):
         part = np.pad(part, [*((gap // 2, gap - gap // 2) for gap in short), (0, 0)], "edge")
     return part
-
-
-def _resize(part: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Resize by a triangle as wide as two samples of the coarser grid: Pillow's BILINEAR."""
-    if part.shape[:-1] == tuple(size):
-        return part
-    dtype = part.dtype
-    for axis, (have, side) in enumerate(zip(part.shape[:-1], size, strict=True)):
-        step = have / side
-        distance = np.arange(have) - ((np.arange(side) + 0.5) * step - 0.5)[:, None]
-        weights = np.maximum(0, 1 - np.abs(distance) / max(1, step))  # [side have]
-        weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
-        part = np.moveaxis(np.tensordot(weights, part, (1, axis)), 0, axis)
-    return np.ascontiguousarray(np.rint(part) if dtype == np.uint8 else part, dtype)

@@ -1,4 +1,4 @@
-"""Colours on the device: each picture's own operations are Pillow's, wherever it lies."""
+"""Colors on the device: each picture's own operations are Pillow's, wherever it lies."""
 
 import functools
 import re
@@ -77,7 +77,7 @@ def agree(name, image, number, result):
 def everything(channels):
     """Of each name, in one batch: [(picture, number, result)] for all amounts and pictures."""
     rows = [
-        (name, randaugment.COLOURS[name](amount), image)
+        (name, randaugment.COLORS[name](amount), image)
         for name in PILLOW
         for amount in AMOUNTS
         for image in pictures(channels)
@@ -93,7 +93,7 @@ def everything(channels):
 
 def test_what_the_host_draws_is_what_the_device_knows():
     assert (
-        list(randaugment.COLOURS)
+        list(randaugment.COLORS)
         == [*randaugment_color.TABLES, *randaugment_color.BLENDS]
         == list(PILLOW)
     )
@@ -124,7 +124,7 @@ def test_auto_contrast_of_any_range():
 def test_small_pictures(shape):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (len(PILLOW), *shape), dtype=np.uint8)
-    numbers = [randaugment.COLOURS[name](0.7) for name in PILLOW]
+    numbers = [randaugment.COLORS[name](0.7) for name in PILLOW]
     drawn = np.array([[[KINDS[name], n]] for name, n in zip(PILLOW, numbers, strict=True)])
     results = np.asarray(apply(images, drawn.astype(np.float32)))
     for name, number, image, result in zip(PILLOW, numbers, images, results, strict=True):

@@ -9,9 +9,9 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
+from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.image_io import crop as cropping
-from mae_jax.data.image_io import decode
-from mae_jax.data.unreadable import Unreadable
+from mae_jax.data.image_io import decode, jpeg
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -30,13 +30,13 @@ def smooth(height, width, channels=3):
     return np.stack(planes, -1).astype(np.uint8)
 
 
-RED = (204, 51, 0)  # one of the 216 colours of the standard palette
+RED = (204, 51, 0)  # one of the 216 colors of the standard palette
 LUMA = round(0.299 * 204 + 0.587 * 51)
 
 
 @pytest.mark.parametrize("channels, expected", [(1, [LUMA]), (3, RED), (4, (*RED, 255))])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK"])
-def test_every_colour_mode_gives_the_same_colour(mode, channels, expected):
+def test_every_color_mode_gives_the_same_color(mode, channels, expected):
     picture = Image.new("RGB", (6, 4), RED).convert(mode)
     pixels = decode.decode(encoded(picture, "TIFF"), channels)
     assert pixels.dtype == np.uint8 and pixels.shape == (4, 6, channels)
@@ -49,7 +49,7 @@ def test_cmyk_jpeg_is_not_inverted():
     np.testing.assert_allclose(decode.decode(data, 3)[8, 8], RED, atol=4)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB with a transparent colour"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB with a transparent color"])
 def test_transparent_pixels_are_white(mode):
     picture = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
     picture.putpixel((1, 0), (10, 10, 10, 0))
@@ -336,7 +336,7 @@ def test_several_crops_of_one_decoding():
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("kind", ["turned", "mirrored by XMP", "cmyk", "gray", "colour", "mended"])
+@pytest.mark.parametrize("kind", ["turned", "mirrored by XMP", "cmyk", "gray", "color", "mended"])
 def test_unusual_jpegs_are_cropped_as_they_are_decoded(kind, channels):
     picture, options = Image.fromarray(smooth(60, 85)), {}
     if kind == "turned":
@@ -353,7 +353,7 @@ def test_unusual_jpegs_are_cropped_as_they_are_decoded(kind, channels):
             simplejpeg.decode_jpeg(data)
     expected = crops(decode.decode(data, channels), channels)
     actual = crops(data, channels)
-    # gray of colour: converted after resizing, not before
+    # Color becomes gray after resizing, not before.
     np.testing.assert_allclose(actual[0], expected[0], atol=2 if channels == 1 else 0)
     assert actual[1] == expected[1]
 
@@ -363,7 +363,7 @@ def test_damaged_jpegs_are_what_pillow_alone_makes_of_them(monkeypatch):
     picture, rng = Image.fromarray(smooth(51, 70)), np.random.default_rng(0)
     options = [{}, {"progressive": True}, {"subsampling": 0, "exif": Image.Exif()}]
     whole = [encoded(picture, "JPEG", **option) for option in options]
-    plain, seen = decode._plain_jpeg, {True: 0, False: 0}
+    read_header, seen = jpeg.read_header, {True: 0, False: 0}
 
     def outcome(data):
         try:
@@ -383,9 +383,9 @@ def test_damaged_jpegs_are_what_pillow_alone_makes_of_them(monkeypatch):
                 data[at % 700] = rng.integers(256)
             case 3:
                 data[at:at] = rng.bytes(3)
-        monkeypatch.setattr(decode, "_plain_jpeg", plain)
+        monkeypatch.setattr(jpeg, "read_header", read_header)
         fast = outcome(bytes(data))
-        monkeypatch.setattr(decode, "_plain_jpeg", lambda data: None)
+        monkeypatch.setattr(jpeg, "read_header", lambda data: None)
         same = fast == outcome(bytes(data))
         assert same
         seen[fast is None] += 1
@@ -447,11 +447,13 @@ MEASURE = """
 import resource, sys
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
-from mae_jax.data import images
+from mae_jax.data import image_io
+from mae_jax.data.image_io import crop
+image_io.configure_libraries()
 megabytes = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 def read(name):
     box = dict(size=(64, 64), scale=(0.2, 1), ratio=(1, 1), rng=np.random.default_rng(0))
-    return next(images.random_crops(open(name, "rb").read(), 3, **box)).shape
+    return next(crop.random_crops(open(name, "rb").read(), 3, **box)).shape
 before = megabytes()
 with ThreadPoolExecutor(4) as pool:
     assert set(pool.map(read, sys.argv[1:])) == {(64, 64, 3)}

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.modalities import text
-from mae_jax.data.unreadable import Unreadable
+from mae_jax.data.sources import text_files
 
 
 def write(root, **sizes):
@@ -23,7 +24,7 @@ def write(root, **sizes):
 def test_files_follow_the_rules_of_folders(tmp_path):
     root = write(tmp_path, train__en__a_txt=10, train__fr__b_MD=20, test__fr__c_py=30, x_txt=5)
     write(tmp_path, train__en__picture_jpg=10, train__en__empty_txt=0)
-    train, test = text.files(root, "train"), text.files(root, "test")
+    train, test = text_files.texts(root, "train"), text_files.texts(root, "test")
     assert [train.name(i) for i in range(len(train))] == [
         "train/en/a.txt[0:10]",
         "train/fr/b.MD[0:20]",
@@ -38,13 +39,15 @@ def test_files_follow_the_rules_of_folders(tmp_path):
 
 
 def test_pieces_are_the_file(tmp_path):
-    root = write(tmp_path, a_txt=3 * text._PIECE + 5, b_txt=text._PIECE)
-    source = text.files(root, "all")
+    root = write(tmp_path, a_txt=3 * text_files.PIECE + 5, b_txt=text_files.PIECE)
+    source = text_files.texts(root, "all")
     parts = [source[i]["image"] for i in range(len(source))]
     assert len(parts) == 5
     assert b"".join(parts[:4]) == (tmp_path / "a.txt").read_bytes()
     assert parts[4] == (tmp_path / "b.txt").read_bytes()
-    assert max(map(len, parts)) <= text._PIECE and min(map(len, parts)) > 0.7 * text._PIECE
+    assert (
+        max(map(len, parts)) <= text_files.PIECE and min(map(len, parts)) > 0.7 * text_files.PIECE
+    )
     assert source.labels == (-1,) * 5
 
 
@@ -53,7 +56,7 @@ def test_a_single_file_is_split_by_its_bytes(tmp_path):
     whole = (tmp_path / "corpus").read_bytes()
     read = {}
     for split in ("train", "test", "validation", "all"):
-        source = text.files(f"{tmp_path}/corpus", split)
+        source = text_files.texts(f"{tmp_path}/corpus", split)
         read[split] = b"".join(source[i]["image"] for i in range(len(source)))
     assert read["train"] + read["test"] == read["all"] == whole
     assert read["validation"] == read["test"] and len(read["test"]) == 30_000
@@ -61,19 +64,19 @@ def test_a_single_file_is_split_by_its_bytes(tmp_path):
 
 def test_files_mistakes(tmp_path):
     with pytest.raises(FileNotFoundError, match="no texts in .*would end in txt, md"):
-        text.files(str(tmp_path), "train")
+        text_files.texts(str(tmp_path), "train")
     with pytest.raises(FileNotFoundError, match="there is no folder"):
-        text.files(f"{tmp_path}/missing", "train")
+        text_files.texts(f"{tmp_path}/missing", "train")
     root = write(tmp_path, a_txt=0)
     for place in (root, f"{root}/a.txt"):
         with pytest.raises(ValueError, match="has no bytes for split 'all'"):
-            text.files(place, "all")
+            text_files.texts(place, "all")
         with pytest.raises(ValueError, match="no split 'dev'"):
-            text.files(place, "dev")
+            text_files.texts(place, "dev")
 
 
 def test_stdlib_is_the_library_without_its_tests():
-    train, test = text.stdlib("train"), text.stdlib("test")
+    train, test = text_files.stdlib("train"), text_files.stdlib("test")
     names = [{name for name, _, _ in source.pieces} for source in (train, test)]
     assert not names[0] & names[1]
     assert names[1] == {n for n in names[0] | names[1] if zlib.crc32(n.encode()) < 2**32 / 10}
@@ -86,12 +89,12 @@ def test_stdlib_is_the_library_without_its_tests():
     i = [name for name, _, _ in train.pieces].index("heapq.py")
     assert train[i]["image"] == (root / "heapq.py").read_bytes()
     with pytest.raises(ValueError, match="no split 'val'"):
-        text.stdlib("val")
+        text_files.stdlib("val")
 
 
 def test_stdlib_is_the_same_in_another_process():
     code = (
-        "import zlib; from mae_jax.data import texts; s = texts.stdlib('test'); "
+        "import zlib; from mae_jax.data.sources import text_files; s = text_files.stdlib('test'); "
         "print(zlib.crc32(repr([(s.name(i), s[i]) for i in range(len(s))]).encode()))"
     )
     printed = {
@@ -104,28 +107,38 @@ def test_stdlib_is_the_same_in_another_process():
 def test_a_python_without_sources(tmp_path, monkeypatch):
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(FileNotFoundError, match="this Python has no .py files"):
-        text.stdlib("train")
+        text_files.stdlib("train")
+
+
+def train(data, rng, length):
+    (window,) = text.train_views(data, dict(size=(length,), repeats=1), rng)
+    return window
+
+
+def middle(data, length):
+    (window,) = text.eval_views(data, dict(size=(length,)))
+    return window
 
 
 def test_windows_lie_in_the_text_and_reach_all_of_it():
     data, rng, starts = bytes(range(10, 30)), np.random.default_rng(0), set()
     for _ in range(200):
-        window = text.train(data, rng, size=(16,))
-        assert (window.shape, window.dtype, window.flags.writeable) == ((16, 1), np.uint8, True)
-        assert window.tobytes() in data
+        window = train(data, rng, 16)
+        assert (window.shape, window.dtype, window.flags.writeable) == ((16, 1), np.int32, True)
+        assert window.astype(np.uint8).tobytes() in data
         starts.add(int(window[0, 0]))
     assert starts == set(range(10, 15))
-    assert text.test(data, size=(16,)).tobytes() == data[2:18]
+    assert middle(data, 16).astype(np.uint8).tobytes() == data[2:18]
 
 
 def test_short_texts_are_filled_up_with_zeros():
     expected = [[97], [98], [99], [0], [0]]
-    np.testing.assert_array_equal(text.test(b"abc", size=(5,)), expected)
-    np.testing.assert_array_equal(text.train(b"abc", np.random.default_rng(0), size=(5,)), expected)
+    np.testing.assert_array_equal(middle(b"abc", 5), expected)
+    np.testing.assert_array_equal(train(b"abc", np.random.default_rng(0), 5), expected)
 
 
 def test_an_empty_text_is_unreadable():
     with pytest.raises(Unreadable, match="an empty text"):
-        text.test(b"", size=(5,))
+        middle(b"", 5)
     with pytest.raises(Unreadable, match="an empty text"):
-        text.train(b"", np.random.default_rng(0), size=(5,))
+        train(b"", np.random.default_rng(0), 5)

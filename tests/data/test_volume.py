@@ -3,14 +3,25 @@ import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.modalities import volume
-from mae_jax.data.unreadable import Unreadable
+from mae_jax.data.sources import array_files
 
 
 def numbers(*shape, dtype=np.float32):
     return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+
+
+def train(array, rng, size, zoom=(1, 1)):
+    data = dict(size=size, channels=array.shape[-1], zoom=zoom, repeats=1)
+    (crop,) = volume.train_views(array, data, rng)
+    return crop
+
+
+def middle(array, size):
+    (crop,) = volume.eval_views(array, dict(size=size, channels=array.shape[-1]))
+    return crop
 
 
 def save(path, array=None):
@@ -26,7 +37,7 @@ def test_files_follow_the_rules_of_folders(tmp_path):
     (tmp_path / "val/well").mkdir()
     np.savez(tmp_path / "val/well/d.npz", numbers(4, 4))
     (tmp_path / "train/ill/notes.txt").write_text("no array")
-    train, test = (volume.files(str(tmp_path), split) for split in ("train", "test"))
+    train, test = (array_files.arrays(str(tmp_path), split) for split in ("train", "test"))
     assert (train.files, train.labels) == (("train/ill/a.npy", "train/well/b.NPY"), (0, 1))
     assert (test.files, test.labels) == (("val/ill/c.npy", "val/well/d.npz"), (0, 1))
     assert train.classes == test.classes == ("ill", "well")
@@ -39,12 +50,12 @@ def test_files_follow_the_rules_of_folders(tmp_path):
 
 def test_files_mistakes(tmp_path):
     with pytest.raises(FileNotFoundError, match="no arrays in .*would end in npy, npz"):
-        volume.files(str(tmp_path), "train")
+        array_files.arrays(str(tmp_path), "train")
     save(tmp_path / "a.npy")
     with pytest.raises(ValueError, match="too few arrays for split 'test'"):
-        volume.files(str(tmp_path), "test")
+        array_files.arrays(str(tmp_path), "test")
     with pytest.raises(ValueError, match="no split 'dev'"):
-        volume.files(str(tmp_path), "dev")
+        array_files.arrays(str(tmp_path), "dev")
 
 
 @pytest.mark.parametrize("dtype", ["u1", "<i2", ">i4", "f2", "<f8", "?"])
@@ -52,7 +63,7 @@ def test_a_crop_of_a_mapped_file_is_a_slice_of_the_array(tmp_path, dtype):
     array = numbers(7, 8, 9, 2, dtype=dtype)
     mapped = volume.decode(save(tmp_path / "a.npy", array), 3, 2)
     assert isinstance(mapped, np.memmap) and not mapped.flags.writeable
-    crop = volume.test(mapped, size=(3, 4, 5))
+    crop = middle(mapped, size=(3, 4, 5))
     np.testing.assert_array_equal(crop, array[2:5, 2:6, 2:7])
     assert crop.dtype == (np.uint8 if dtype == "u1" else np.float32)
     assert type(crop) is np.ndarray and crop.flags.writeable and crop.flags.owndata
@@ -91,7 +102,7 @@ def test_a_small_npz_does_not_unpack_to_anything(tmp_path, monkeypatch):
     path = tmp_path / "a.npz"
     np.savez_compressed(path, image=np.zeros((40, 40, 40)))
     assert volume.decode(path, 3, 1).shape == (40, 40, 40, 1)
-    monkeypatch.setattr(volume, "_MOST", 500_000)
+    monkeypatch.setattr(volume, "_MAX_UNPACKED", 500_000)
     monkeypatch.setattr(np.lib.format, "read_array", lambda *args, **options: pytest.fail("read"))
     with pytest.raises(Unreadable, match="unpacks to 512128 bytes: .* save it as .npy"):
         volume.decode(path, 3, 1)
@@ -169,18 +180,18 @@ def test_damaged_files(tmp_path):
 def test_values_must_be_finite_where_they_are_used(bad):
     array = np.zeros((6, 6, 1))
     array[0, 0] = bad
-    assert volume.test(array, size=(4, 4)).max() == 0
+    assert middle(array, size=(4, 4)).max() == 0
     with pytest.raises(Unreadable, match="values that are not finite"):
-        volume.test(array, size=(6, 6))
+        middle(array, size=(6, 6))
     with pytest.raises(Unreadable, match="values that are not finite"):
-        volume.train(array, np.random.default_rng(0), size=(6, 6))
+        train(array, np.random.default_rng(0), size=(6, 6))
 
 
 def test_random_crops_are_slices_from_every_start():
     array = numbers(5, 6, 7, 2)
     rng, seen = np.random.default_rng(0), set()
     for _ in range(300):
-        crop = volume.train(array, rng, size=(3, 6, 5))
+        crop = train(array, rng, size=(3, 6, 5))
         start = np.unravel_index(int(crop.flat[0]), array.shape)
         z, y, x, _ = (int(s) for s in start)
         np.testing.assert_array_equal(crop, array[z : z + 3, y : y + 6, x : x + 5])
@@ -190,20 +201,17 @@ def test_random_crops_are_slices_from_every_start():
 
 def test_a_crop_is_a_function_of_its_generator():
     array = numbers(9, 9, 1)
-    crops = [
-        volume.train(array, np.random.default_rng(s), size=(4, 4), scale=(0.5, 2))
-        for s in (1, 1, 2)
-    ]
+    crops = [train(array, np.random.default_rng(s), size=(4, 4), zoom=(0.5, 2)) for s in (1, 1, 2)]
     np.testing.assert_array_equal(crops[0], crops[1])
     assert np.any(crops[0] != crops[2])
 
 
 def test_small_arrays_are_continued_by_their_edges():
     array = numbers(3, 8, 1, dtype=np.uint8)
-    crop = volume.test(array, size=(6, 4))
+    crop = middle(array, size=(6, 4))
     np.testing.assert_array_equal(crop, array[[0, 0, 1, 2, 2, 2], 2:6])
-    assert volume.train(array, np.random.default_rng(0), size=(6, 4)).shape == (6, 4, 1)
-    wide = volume.train(array, np.random.default_rng(0), size=(6, 10))
+    assert train(array, np.random.default_rng(0), size=(6, 4)).shape == (6, 4, 1)
+    wide = train(array, np.random.default_rng(0), size=(6, 10))
     np.testing.assert_array_equal(wide, array[[0, 0, 1, 2, 2, 2]][:, [0, *range(8), 7]])
 
 
@@ -211,37 +219,16 @@ def test_small_arrays_are_continued_by_their_edges():
 def test_scale_is_how_much_a_crop_shows(factor):
     ramp = np.stack(np.meshgrid(np.arange(40), np.arange(40), indexing="ij"), axis=-1)
     rng = np.random.default_rng(0)
-    crop = volume.train(ramp, rng, size=(12, 16), scale=(factor, factor))
+    crop = train(ramp, rng, size=(12, 16), zoom=(factor, factor))
     assert crop.shape == (12, 16, 2)
     inner = crop[2:-2, 2:-2]  # away from the edges, where the weights are cut
     np.testing.assert_allclose(np.diff(inner[..., 0], axis=0), factor, rtol=1e-5)
     np.testing.assert_allclose(np.diff(inner[..., 1], axis=1), factor, rtol=1e-5)
 
 
-def test_scale_is_log_uniform(monkeypatch):
-    sides, real = [], volume._crop
-    monkeypatch.setattr(volume, "_crop", lambda a, s, side: sides.append(side) or real(a, s, side))
-    rng, array = np.random.default_rng(0), np.zeros((300, 1), np.uint8)
-    for _ in range(2000):
-        volume.train(array, rng, size=(100,), scale=(0.5, 2))
-    shares = np.quantile(np.log2(np.array(sides) / 100), [0, 0.25, 0.5, 0.75, 1])
+def test_zoom_is_log_uniform():
+    rng, ramp = np.random.default_rng(0), np.arange(300.0).reshape(300, 1)
+    crops = [train(ramp, rng, size=(100,), zoom=(0.5, 2)) for _ in range(2000)]
+    steps = [crop[51, 0] - crop[50, 0] for crop in crops]
+    shares = np.quantile(np.log2(steps), [0, 0.25, 0.5, 0.75, 1])
     np.testing.assert_allclose(shares, [-1, -0.5, 0, 0.5, 1], atol=0.07)
-
-
-@pytest.mark.parametrize("size", [(9, 30), (31, 17), (40, 50)])
-def test_resizing_is_pillows_bilinear(size):
-    part = np.random.default_rng(0).normal(size=(23, 29, 1)).astype(np.float32)
-    resized = volume._resize(part, size)
-    pillow = Image.fromarray(part[..., 0]).resize(size[::-1], Image.Resampling.BILINEAR)
-    np.testing.assert_allclose(resized[..., 0], pillow, atol=1e-5)
-    assert resized.flags.c_contiguous and resized.dtype == np.float32
-
-
-def test_resizing_keeps_constants_bytes_and_axes():
-    part = np.random.default_rng(0).integers(0, 256, (8, 9, 10, 3), np.uint8)
-    resized = volume._resize(part, (5, 12, 7))
-    assert (resized.shape, resized.dtype) == ((5, 12, 7, 3), np.uint8)
-    flat = np.full((8, 9, 10, 1), 255, np.uint8)
-    assert (volume._resize(flat, (5, 12, 7)) == 255).all()
-    turned = volume._resize(part.transpose(2, 1, 0, 3), (7, 12, 5)).transpose(2, 1, 0, 3)
-    np.testing.assert_allclose(turned.astype(int), resized, atol=1)

@@ -54,7 +54,7 @@ def test_examples_are_fixed_and_differ(kind):
 
 def test_examples_are_the_same_in_another_process():
     code = (
-        "import zlib; from mae_jax.data import generated as g\n"
+        "import zlib; from mae_jax.data.sources import synthetic as g\n"
         "for f in (g.pans, g.tones, g.phantoms, g.spectra):\n"
         "  x = f('test')[5]['image']; x = x[0] if isinstance(x, tuple) else x\n"
         "  print(zlib.crc32(x.tobytes()))"
@@ -72,24 +72,24 @@ def test_labels_are_balanced(kind, count):
 
 
 def test_the_splits_share_no_pixel_of_a_photo():
-    for index, place in enumerate(samples._PHOTOS.values()):
-        whole = samples._photo(*place)
-        parts = [synthetic._part(index, split) for split in ("train", "test")]
+    for name in samples.PHOTOS:
+        whole = samples.photo(name)
+        parts = [samples.photo_part(name, split) for split in ("train", "test")]
         np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
 
 
 @pytest.mark.parametrize("kind", ["pans", "spectra"])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_only_the_part_of_the_split_is_seen(kind, split, monkeypatch):
-    real = samples._photo
+    real = samples.photo
 
-    def marked(*place):
-        photo = np.zeros_like(real(*place))
+    def marked(name):
+        photo = np.zeros_like(real(name))
         cut = int(photo.shape[1] * 0.7)
         photo[:, cut:] = 255
         return photo
 
-    monkeypatch.setattr(synthetic, "_photo", marked)
+    monkeypatch.setattr(samples, "photo", marked)
     source = SOURCES[kind][0](split)
     for i in range(0, len(source), 5):
         array = values(source[i])
@@ -150,7 +150,7 @@ def test_a_single_frame_does_not_tell_the_motion():
     ramp[..., 1] = np.arange(width) * 255 // width
     rng, views = np.random.default_rng(0), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "_part", lambda index, split: ramp)
+        patch.setattr(samples, "photo_part", lambda name, split: ramp)
         source = synthetic.pans("train")
         for i in range(800):
             frame = source[i]["image"][rng.integers(20)].astype(float)
@@ -261,7 +261,7 @@ def test_spectra_are_mixtures_of_four_materials():
 def test_spectra_show_a_window_of_their_photo():
     source = synthetic.spectra("test")
     for i in range(10):
-        photo = synthetic._part(i, "test").astype(float)
+        photo = samples.photo_part(source.classes[i], "test").astype(float)
         red, green, blue = np.moveaxis(ndimage.uniform_filter(photo, (3, 3, 0)) / 255, -1, 0)
         logits = np.stack([red, green, blue, 1 - np.maximum(np.maximum(red, green), blue)], -1)
         expected = special.softmax(6 * logits, axis=-1) @ synthetic.materials()

@@ -21,10 +21,12 @@ def error(a, b):
 @pytest.mark.parametrize("down", [1, 1.7])
 def test_photographs_look_as_by_pillow(down, across):
     size = (round(300 / down), round(300 / across))
-    for place in samples._PHOTOS.values():
-        photo = np.ascontiguousarray(samples._photo(*place)[:300, :300])
+    for name in samples.PHOTOS:
+        photo = np.ascontiguousarray(samples.photo(name)[:300, :300])
         resized = resize.bicubic(photo, size)
-        assert resized is not None and resized.dtype == np.uint8
+        assert resized.dtype == np.uint8 and (
+            max(down, across) == 1 or (resized != pillow(photo, size)).any()
+        )
         # JPEG of quality 90 is 5 to 10 times as far from what it encodes
         assert error(resized, pillow(photo, size)) < 1.4  # PSNR 45 dB
 
@@ -55,11 +57,32 @@ def test_flat_areas_and_pictures_of_the_right_size_stay():
     flat = np.full((90, 70, 3), 201, np.uint8)
     for size in [(40, 60), (90, 41), (120, 30), (90, 70)]:
         resized = resize.bicubic(flat, size)
-        assert resized is not None and resized.shape == (*size, 3) and (resized == 201).all()
+        assert resized.shape == (*size, 3) and (resized == 201).all()
     noise = np.random.default_rng(0).integers(0, 256, (40, 50, 1), np.uint8)
     np.testing.assert_array_equal(resize.bicubic(noise, (40, 50)), noise)
 
 
-def test_what_it_leaves_to_others():
-    assert resize.bicubic(np.zeros((100, 100, 3), np.uint8), (90, 33)) is None
-    assert resize.bicubic(np.zeros((100, 100, 5), np.uint8), (90, 90)) is None
+@pytest.mark.parametrize("channels, size", [(3, (90, 33)), (5, (90, 90))])
+def test_many_channels_and_a_strong_shrink_are_left_to_pillow(channels, size):
+    noise = np.random.default_rng(0).integers(0, 256, (100, 100, channels), np.uint8)
+    planes = [pillow(np.ascontiguousarray(noise[..., c]), size) for c in range(channels)]
+    np.testing.assert_array_equal(resize.bicubic(noise, size), np.stack(planes, -1))
+
+
+@pytest.mark.parametrize("size", [(9, 30), (31, 17), (40, 50)])
+def test_linear_resizing_is_pillows_bilinear(size):
+    values = np.random.default_rng(0).normal(size=(23, 29, 1)).astype(np.float32)
+    resized = resize.linear(values, size)
+    expected = Image.fromarray(values[..., 0]).resize(size[::-1], Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(resized[..., 0], expected, atol=1e-5)
+    assert resized.flags.c_contiguous and resized.dtype == np.float32
+
+
+def test_linear_resizing_keeps_constants_bytes_and_axes():
+    values = np.random.default_rng(0).integers(0, 256, (8, 9, 10, 3), np.uint8)
+    resized = resize.linear(values, (5, 12, 7))
+    assert (resized.shape, resized.dtype) == ((5, 12, 7, 3), np.uint8)
+    flat = np.full((8, 9, 10, 1), 255, np.uint8)
+    assert (resize.linear(flat, (5, 12, 7)) == 255).all()
+    turned = resize.linear(values.transpose(2, 1, 0, 3), (7, 12, 5)).transpose(2, 1, 0, 3)
+    np.testing.assert_allclose(turned.astype(int), resized, atol=1)

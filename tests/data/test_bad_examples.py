@@ -4,13 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from etils import epath
 
-from mae_jax.data.bad_examples import Damage
-from mae_jax.data.unreadable import Unreadable
+from mae_jax.data.bad_examples import BadExamples, Unreadable
 
 
 def test_each_example_is_counted_and_written_once(tmp_path):
     log = tmp_path / "unreadable.txt"
-    found = Damage(range(1000), 0.5, log)
+    found = BadExamples(range(1000), 0.5, log)
     assert not log.exists() and (found.count, found.share) == (0, 0)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda k: found.add(f"{k % 40}.jpg", "broken"), range(400)))
@@ -26,11 +25,11 @@ NAMES = ["a\nb.jpg", "tab\t.jpg", "größe 🙂.jpg", os.fsdecode(b"\xff.jpg"), 
 def test_a_run_that_goes_on_counts_on(tmp_path, end):
     log = tmp_path / "unreadable.txt"
     for name in NAMES:
-        Damage(range(100), 0.5, log).add(name, "one\nreason\tonly")
-    assert Damage(range(100), 0.5, log).count == len(NAMES)
+        BadExamples(range(100), 0.5, log).add(name, "one\nreason\tonly")
+    assert BadExamples(range(100), 0.5, log).count == len(NAMES)
     with log.open("a") as f:
         f.write(end)  # the process died while it wrote
-    again = Damage(range(100), 0.5, str(log))
+    again = BadExamples(range(100), 0.5, str(log))
     for name in [*NAMES, "new.jpg"]:
         again.add(name, "another reason")
     assert again.count == len(NAMES) + 1
@@ -42,27 +41,27 @@ def test_a_run_that_goes_on_counts_on(tmp_path, end):
 
 def test_too_many_are_one_sentence(tmp_path):
     log = tmp_path / "unreadable.txt"
-    found = Damage(range(100), 0.04, log)
+    found = BadExamples(range(100), 0.04, log)
     for k in range(4):
         found.add(f"{k}.jpg", "broken")
     with pytest.raises(Unreadable) as error:
         found.add("4.jpg", "broken")
     assert str(error.value) == (
         "5 of 100 examples cannot be read: '0.jpg' (broken), '1.jpg' (broken), '2.jpg' (broken), "
-        f"...; {log} lists all that were met. That is more than data.max_bad_fraction = 0.04 "
-        "allows: mend the files and delete unreadable.txt, remove them and begin in another work "
+        f"...; {log} lists all of them. That is more than data.max_bad_fraction = 0.04 allows: "
+        "repair the files and delete unreadable.txt, remove them and start in another work "
         "directory, or raise data.max_bad_fraction"
     )
     with pytest.raises(Unreadable, match="5 of 100"):  # before the first step of the next start
-        Damage(range(100), 0.04, log)
-    assert Damage(range(100), 0.05, log).count == 5
+        BadExamples(range(100), 0.04, log)
+    assert BadExamples(range(100), 0.05, log).count == 5
     with pytest.raises(Unreadable, match=r"1 of 9 examples cannot be read: 'x' \(y\). That is"):
-        Damage(range(9), 0.0).add("x", "y")
+        BadExamples(range(9), 0.0).add("x", "y")
 
 
 def test_a_log_that_cannot_be_written_is_written_later(tmp_path, caplog):
     log = tmp_path / "later" / "unreadable.txt"
-    found = Damage(range(10), 1, log)
+    found = BadExamples(range(10), 1, log)
     found.add("a", "x")
     assert "cannot write" in caplog.text and found.count == 1
     log.parent.mkdir()
@@ -82,5 +81,5 @@ def test_a_bucket_gets_the_whole_log_each_time(monkeypatch):
 
     monkeypatch.setattr(epath, "Path", lambda path: Bucket())
     for name in "ab":
-        Damage(range(9), 1, "gs://bucket/unreadable.txt").add(name, "x")
+        BadExamples(range(9), 1, "gs://bucket/unreadable.txt").add(name, "x")
     assert written["text"] == "a\tx\nb\tx\n"
