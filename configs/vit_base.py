@@ -117,7 +117,7 @@ def evaluators(
 
 def new() -> ConfigDict:
     """An empty config, whose values may be replaced by those of other types (mean="auto")."""
-    return ConfigDict(type_safe=False)
+    return ConfigDict(type_safe=False, sort_keys=False)  # evaluations run and report in this order
 
 
 def with_argument(config: ConfigDict, arg: str) -> ConfigDict:

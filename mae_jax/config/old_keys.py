@@ -77,8 +77,11 @@ def renamed(config: dict, place: str) -> dict:
             nested.remove(config, name)
         elif value != flat[name]:
             said.append(f"{name} = {flat[name]!r} is now {value!r}")
-        for new in names if value is not None else ():
-            nested.put(config, new, value)
+        for new in names:
+            if value is None:  # no linear probe
+                evaluators.pop("linear", None)
+            else:
+                nested.put(config, new, value)
     if said:
         more = f"; and {len(said) - 3} others, see docs/config.md" if len(said) > 3 else ""
         logging.warning("%s has keys of an earlier version: %s", place, "; ".join(said[:3]) + more)

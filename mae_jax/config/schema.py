@@ -78,7 +78,7 @@ def validate(config: Mapping, rules: Sequence[Rule] = (), problems: Iterable[str
       UserError: all that is wrong, each with its value and a way out.
     """
     values = _read(config)
-    found, checked = _problems(values, (*checks.RULES, *rules))
+    found, checked = examined(values, (*checks.RULES, *rules))
     if problems := sorted({*problems, *found}):
         raise UserError("; ".join(problems))
     assert checked is not None
@@ -102,8 +102,8 @@ def _left_out(entry: Any) -> bool:
     return entry is None or any(k.endswith(".source") and x == "" for k, x in flat.items())
 
 
-def _problems(values: dict, rules: Sequence[Rule]) -> tuple[list[str], Config | None]:
-    """All that is wrong with nested values, or else the config."""
+def examined(values: dict, rules: Sequence[Rule]) -> tuple[list[str], Config | None]:
+    """All that is wrong with nested values of today's names by these rules, or else the config."""
     if wrong := _wrong_kinds(values):
         return wrong, None
     known, problems, wrong = keys(values), [], set()
