@@ -17,7 +17,7 @@ import pytest
 
 pytest.register_assert_rewrite("runs", "reading")
 
-from runs import NO_PROBE, STARTED, Command, locked  # noqa: E402
+from runs import NO_PROBES, STARTED, Command, locked  # noqa: E402
 
 TABLES = ("fault", "bad input", "bad config", "flipped bit")
 HEAD = """# What happens when things go wrong
@@ -142,14 +142,14 @@ def workdir(tmp_path):
 @pytest.fixture(scope="session")
 def pretraining(shared):
     """120 steps, saved at 30, 60, 90 and 120, evaluated at 60 and 120."""
-    changes = ("--config.evaluate.every=60", *NO_PROBE)
+    changes = ("--config.evaluators.reconstruction.every=60", *NO_PROBES)
     return Command(shared, "pretraining", "vit_base", changes, 120, 30)
 
 
 @pytest.fixture(scope="session")
 def wide(shared):
     """48 steps, saved every 12, of a network wide enough that fsdp cuts its parameters."""
-    changes = ("--config.evaluate.every=0", "--config.model.width=192", *NO_PROBE)
+    changes = ("--config.model.width=192", "--config.evaluators.reconstruction.every=0", *NO_PROBES)
     return Command(shared, "wide", "vit_base", changes, 48, 12)
 
 
@@ -157,5 +157,5 @@ def wide(shared):
 def from_a_checkpoint(shared, pretraining):
     """Make a command that starts from the undisturbed pre-training."""
     init = f"--config.init.checkpoint={pretraining.undisturbed}"
-    changes = (init, "--config.evaluate.every=24")
+    changes = (init, "--config.evaluators.classification.every=24")
     return lambda config: Command(shared, config, config, changes, 48, 12)

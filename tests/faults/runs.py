@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 600  # seconds in which a run of this size ends, also on a busy machine
 TERM, KILL, INT = signal.SIGTERM, signal.SIGKILL, signal.SIGINT
 STARTED: list["Process"] = []  # processes that the current case has started
-NO_PROBE = ("--config.probe.train.source=", "--config.probe.test.source=")
+NO_PROBES = ("--noconfig.evaluators.knn", "--noconfig.evaluators.linear")
+NO_EVALUATORS = (*NO_PROBES, "--noconfig.evaluators.reconstruction")
 COMPARED = ("loss", "gradient_norm", "learning_rate", "test_loss", "accuracy", "test_accuracy")
 
 

@@ -30,11 +30,11 @@ def on_noise(tmp_path):
             if position % 8 == 3:
                 x *= np.float32(scale(position // 8))
             np.save(folder / f"{order[position]:04}.npy", x)
-        data = "test.source= examples=0 channels=1 mean=(0.0,) std=(1.0,)".split()
+        data = "examples=0 channels=1 mean=(0.0,) std=(1.0,)".split()
         data = [f"--config.data.{change}" for change in data]
         source = f"--config.data.train.source=arrays:{folder.parent}"
-        model = ("--config.model.groups=()", "--noconfig.model.norm_pix")
-        changes = (source, *data, *model, "--config.evaluate.every=0", *runs.NO_PROBE, *changes)
+        model = ("--config.model.channel_groups=()", "--noconfig.model.norm_pix")
+        changes = (source, *data, *model, *runs.NO_EVALUATORS, *changes)
         return runs.Command(
             tmp_path, "undisturbed", "multispectral_small", changes, 50, 10, steps_per_epoch=50
         )
@@ -49,7 +49,9 @@ def counted(found):
 
 def test_one_bad_batch(on_noise, workdir, happened):
     """a batch that overflows"""
-    bad = on_noise(lambda step: HUGE if step == 23 else 1, "--config.recovery.skips=5")
+    bad = on_noise(
+        lambda step: HUGE if step == 23 else 1, "--config.recovery.max_skipped_updates=5"
+    )
     assert "skipped" in events(bad.undisturbed)
     finite(bad.undisturbed, bad.steps)
     run = bad.run(workdir)
@@ -97,7 +99,7 @@ def test_absurd_learning_rate(pretraining, workdir, happened):
 
 def test_spike(on_noise, workdir, happened):
     """a spike of the loss"""
-    changes = ("--config.recovery.spike=10", "--config.recovery.skips=5")
+    changes = ("--config.recovery.max_loss_ratio=10", "--config.recovery.max_skipped_updates=5")
     run = on_noise(lambda step: 1e4 if step == 33 else 1, *changes).run(workdir)
     run.ends(0)
     found = events(workdir)

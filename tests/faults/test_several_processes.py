@@ -64,7 +64,7 @@ GONE = {
 @runs.cases("which, number", GONE)
 def test_one_is_gone(wide, workdir, happened, which, number):
     """One is killed or frozen: the other ends soon, and both can be started again."""
-    processes = pair(wide, workdir, f"--config.recovery.heartbeat={HEARTBEAT}")
+    processes = pair(wide, workdir, f"--config.recovery.heartbeat_timeout={HEARTBEAT}")
     processes[0].at(40)
     began = time.monotonic()
     processes[which].send(number)

@@ -34,7 +34,7 @@ def on_pictures(tmp_path, pictures):
     """Make a command of two epochs, 74 steps, on these pictures."""
 
     source = f"--config.data.train.source=folder:{tmp_path / 'pictures'}"
-    given = (source, "--config.data.test.source=", "--config.evaluate.every=0", *runs.NO_PROBE)
+    given = (source, *runs.NO_EVALUATORS)
 
     def make(*changes) -> runs.Command:
         more = (*given, *changes)
@@ -155,7 +155,7 @@ def feeding(pictures, kept):
 @pytest.mark.faults("fault", alone=True)
 def test_stall(on_pictures, pictures, tmp_path, workdir, happened):
     """data that never come"""
-    run, kept = on_pictures("--config.recovery.stall=4").run(workdir), tmp_path / "kept"
+    run, kept = on_pictures("--config.recovery.stall_timeout=4").run(workdir), tmp_path / "kept"
     block(run, pictures, kept)
     began = time.monotonic()
     run.wait(r"File \".*\", line \d+", 60)

@@ -38,7 +38,7 @@ CHANGES = {
     "a folder that is not there": ("data.train.source=folder:/no/such", "/no/such / no folder"),
     "an unknown kind of data": ("data.train.source=foldr:x", "foldr / folder:PATH"),
     "held-out data that are not there": (
-        "data.test.source=folder:/no/such",
+        "evaluators.reconstruction.source=folder:/no/such",
         "/no/such / no folder",
     ),
     "a negative learning rate": (
@@ -67,7 +67,10 @@ CHANGES = {
         "data.channels=2 data.mean=(0.5,0.5) data.std=(0.2,0.2)",
         "2 / 1, 3 or 4",
     ),
-    "a heartbeat of one second": ("recovery.heartbeat=1", "recovery.heartbeat / 1 / at least 5"),
+    "a heartbeat of one second": (
+        "recovery.heartbeat_timeout=1",
+        "recovery.heartbeat_timeout / 1 / at least 5",
+    ),
     "a crop scale the wrong way round": (
         "data.crop_scale=(0.9,0.1)",
         "crop_scale / 0.9 / smallest",
@@ -76,7 +79,10 @@ CHANGES = {
     "a negative seed": ("seed=-1", "seed / -1 / from 0"),
     "a patch for one axis": ("model.patch=(16,)", "model.patch / 16 / data.size|axes"),
     "a share of bad files above 1": ("data.max_bad_fraction=2.0", "max_bad_fraction / 2 / 0 to 1"),
-    "a spike factor below 1": ("recovery.spike=0.5", "recovery.spike / 0.5 / above 1"),
+    "a loss ratio below 1": (
+        "recovery.max_loss_ratio=0.5",
+        "recovery.max_loss_ratio / 0.5 / above 1",
+    ),
     "no such mask": ("mask.name=rnadom", "mask.name / rnadom / random"),
     "three mistakes at once": (
         "mask.ratio=2.0 keep=0 optimizer.clip=-1.0",
