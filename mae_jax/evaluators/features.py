@@ -1,21 +1,23 @@
-"""Frozen features of an encoder, and how good they are for classifying."""
+"""Frozen features of an encoder."""
 
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from mae_jax.data import sources
 from mae_jax.distributed import partitioning
-from mae_jax.evaluators import heldout, knn, linear_probe
+from mae_jax.evaluators import held_out
 from mae_jax.models import layers
 
 
 class Feature(NamedTuple):
-    """What is taken from an encoder as the feature of a picture."""
+    """What is taken from an encoder as the feature of an example."""
 
     block: int = -1  # after which block; -1 is the last one
     pooling: str = "mean"  # over the patch tokens, or "cls", or "both" side by side
@@ -33,7 +35,11 @@ class Table(NamedTuple):
     index: np.ndarray  # [n] in the source
 
     def labelled(self) -> tuple[dict[Feature, np.ndarray], np.ndarray]:
-        """Features and labels of the examples that have a label; ValueError: none has."""
+        """Return the features and labels of the examples that have a label.
+
+        Raises:
+          ValueError: none has one.
+        """
         chosen = self.labels >= 0
         if chosen.all():
             return self.features, self.labels
@@ -42,47 +48,51 @@ class Table(NamedTuple):
         return {name: x[chosen] for name, x in self.features.items()}, self.labels[chosen]
 
 
-def extractor(
-    model: Any, wanted: Sequence[Feature], view: heldout.View, mesh: Mesh
-) -> Callable[[dict | None, sources.Source, int | None, int], Table]:
-    """A function of `variables, source, examples, batch_size`: a table of all `wanted` features.
-
-    Of (at most `examples`) whole pictures of a source, in one pass. Without variables a feature is
-    the pixels, scaled down to at most 32 a side.
+class Extractor:
+    """Extracts features of a source in one pass.
 
     Args:
       model: anything with a method `encode`, see `vit.Encoder`. A classifier that normalises after
         pooling does so for features after the norm.
+      wanted: the features.
     """
 
-    def features(variables, batch):
-        images = view.normalize(batch["image"])
-        if variables is None:
-            small = tuple(min(side, 32) for side in view.size)
-            shape = (len(images), *small, images.shape[-1])
-            pixels = jax.image.resize(images.astype(jnp.float32), shape, "linear")
-            pixels = pixels.reshape(len(images), -1)
-            found = [pixels] * len(wanted)
-        else:
-            _, intermediates = model.apply(variables, images, method="encode")
-            found = [_feature(model, variables["params"], intermediates, f) for f in wanted]
-        return found, batch["label"], batch["index"], batch["valid"]
+    def __init__(
+        self, model: Any, wanted: Sequence[Feature], transform: held_out.EvalTransform, mesh: Mesh
+    ):
+        self.model, self.wanted, self.transform, self.mesh = model, list(wanted), transform, mesh
+        self._features = jax.jit(
+            self._features_of_batch, out_shardings=partitioning.replicated(mesh)
+        )
 
-    features = jax.jit(features, out_shardings=partitioning.replicated(mesh))
+    def __call__(
+        self, variables: dict | None, source: sources.Source, examples: int, batch_size: int
+    ) -> Table:
+        """Return the features of (at most `examples`; 0 means all) whole examples of a source.
 
-    def table(variables, source, examples, batch_size) -> Table:
-        rows = [
-            jax.tree.map(np.asarray, features(variables, batch))
-            for batch in heldout.batches(source, view, examples, batch_size, mesh)
-        ]
+        Without variables a feature is the input, scaled down to at most 32 a side.
+        """
+        batches = held_out.batches(source, self.transform, examples, batch_size, self.mesh)
+        rows = [jax.tree.map(np.asarray, self._features(variables, batch)) for batch in batches]
         found, labels, index, valid = jax.tree.map(lambda *xs: np.concatenate(xs), *rows)
-        columns = dict(zip(wanted, (x[valid] for x in found), strict=True))
+        columns = dict(zip(self.wanted, (x[valid] for x in found), strict=True))
         return Table(columns, labels[valid], index[valid])
 
-    return table
+    def _features_of_batch(self, variables, batch):
+        inputs = self.transform.normalize(batch["image"])
+        if variables is None:
+            small = tuple(min(side, 32) for side in self.transform.size)
+            shape = (len(inputs), *small, inputs.shape[-1])
+            pixels = jax.image.resize(inputs.astype(jnp.float32), shape, "linear")
+            found = [pixels.reshape(len(inputs), -1)] * len(self.wanted)
+        else:
+            _, intermediates = self.model.apply(variables, inputs, method="encode")
+            params = variables["params"]
+            found = [_feature(self.model, params, intermediates, f) for f in self.wanted]
+        return found, batch["label"], batch["index"], batch["valid"]
 
 
-def _feature(model, params, intermediates, feature: Feature) -> jax.Array:
+def _feature(model, params, intermediates, feature: Feature) -> Float[jax.Array, "b d"]:
     tokens = intermediates[f"block_{feature.block % model.depth}"]
 
     def norm(x, scale_and_bias) -> Any:
@@ -98,53 +108,81 @@ def _feature(model, params, intermediates, feature: Feature) -> jax.Array:
     return jnp.concatenate([x.astype(jnp.float32) for x in chosen], axis=-1)
 
 
-def probe(config, mean, std, model: Any, mesh: Mesh):
-    """A function of the variables: kNN and linear accuracy of the features, as a config asks.
+class Tables:
+    """Features that the evaluators of a list share: each is extracted once for a network.
 
-    A feature is the mean over the patch tokens after the last norm, on the whole image,
-    standardised on the training examples; without variables it is the pixels. Examples without a
-    label are left out.
-
-    Returns:
-      The function; None when the config names no labelled source.
+    The newest `KEPT` tables are remembered, as long as the arrays of their networks live.
     """
-    parts = [config.probe.train, config.probe.test]
-    if not any(part.source for part in parts):
-        return None
-    train, *test = [heldout.opened(config, part) for part in parts if part.source]
-    if sources.is_multilabel(train):
-        return None  # several labels for an example: these probes are for one
-    if not test or min(len(train.classes), len(test[0].classes)) < 2:
-        if all(part.source == "same" for part in parts):
-            return None  # a folder of pictures without labels
-        raise ValueError(
-            f"probe.train.source = {parts[0].source!r} and probe.test.source = {parts[1].source!r} "
-            'must both have two classes or more: name such sources, or "" for both to go without a '
-            "probe"
-        )
-    if train.classes != test[0].classes:
-        raise ValueError(
-            f"probe.train.source = {parts[0].source!r} and probe.test.source = {parts[1].source!r} "
-            f"have different classes: {different(train.classes, test[0].classes)}"
-        )
-    table = extractor(model, [Feature()], heldout.view_of(config, mean, std), mesh)
 
-    def labelled(variables, source) -> tuple[np.ndarray, np.ndarray]:
-        found = table(variables, source, config.probe.examples, config.evaluate.batch_size)
-        columns, labels = found.labelled()
-        return columns[Feature()], labels
+    KEPT = 6  # two splits of three networks: none (pixels), an untrained and a trained one
 
-    def accuracies(variables) -> dict[str, float]:
-        (x, labels), (test_x, test_labels) = (labelled(variables, s) for s in (train, *test))
-        x, test_x = knn.standardize(x, test_x)
-        data = (x, labels, test_x, test_labels)
-        figures = {"knn": knn.knn(*data, ks=(20,))[20]}
-        return figures | ({"linear": linear_probe.linear(*data)} if config.probe.linear else {})
+    def __init__(self, model: Any, transform: held_out.EvalTransform, mesh: Mesh):
+        self.model, self.transform, self.mesh = model, transform, mesh
+        self._sources: dict[tuple, sources.Source] = {}
+        self._extractors: dict[Feature, Extractor] = {}
+        self._kept: list[tuple[list[weakref.ref], tuple, Table]] = []
 
-    return accuracies
+    def open(self, part: Mapping[str, str]) -> sources.Source:
+        """Open the source of a part of a config, once."""
+        spec = part["source"], part["split"]
+        if spec not in self._sources:
+            self._sources[spec] = held_out.open_part(part, self.transform.data)
+        return self._sources[spec]
+
+    def table(
+        self,
+        variables: dict | None,
+        part: Mapping[str, str],
+        feature: Feature,
+        examples: int,
+        batch_size: int,
+    ) -> Table:
+        """Return one feature of the examples of a part, see `Extractor`."""
+        leaves = jax.tree.leaves(variables)
+        key = (part["source"], part["split"], feature, examples)
+        self._kept = [kept for kept in self._kept if all(ref() is not None for ref in kept[0])]
+        for refs, other, table in self._kept:
+            same = len(refs) == len(leaves) and all(
+                ref() is x for ref, x in zip(refs, leaves, strict=True)
+            )
+            if key == other and same:
+                return table
+        if feature not in self._extractors:
+            self._extractors[feature] = Extractor(self.model, [feature], self.transform, self.mesh)
+        table = self._extractors[feature](variables, self.open(part), examples, batch_size)
+        self._kept = [*self._kept, (list(map(weakref.ref, leaves)), key, table)][-self.KEPT :]
+        return table
+
+
+def save(path: str, feature: Feature, tables: Mapping[str, Table], classes: Sequence[str]) -> None:
+    """Write one feature of the splits of a source to an .npz file, without pickles.
+
+    A split `test` becomes `test_features` [n, d], `test_labels` and `test_index`, in the source.
+    """
+    arrays: dict[str, Any] = {
+        "feature": np.array(str(feature)),
+        "classes": np.array(classes, dtype=str),
+    }
+    for name, table in tables.items():
+        arrays |= {
+            f"{name}_features": table.features[feature],
+            f"{name}_labels": table.labels,
+            f"{name}_index": table.index,
+        }
+    with open(path, "wb") as f:  # np.savez would add an ending of its own
+        np.savez(f, **arrays)
+
+
+def standardize(train: Float[np.ndarray, "n d"], *others: Float[np.ndarray, "m d"]):
+    """Give every dimension zero mean and unit variance on `train`, and map `others` alike.
+
+    MAE features need it before distances: a few high-variance dimensions carry little.
+    """
+    mean, std = train.mean(0), train.std(0)
+    return tuple((x - mean) / (std + 1e-6) for x in (train, *others))
 
 
 def different(classes: Sequence[str], others: Sequence[str]) -> str:
-    """The first few names that only one of both has, or their numbers if the order differs."""
+    """The first few names that only one of both has, or what differs if the names do not."""
     names = sorted(set(classes) ^ set(others))[:5]
     return ", ".join(names) or "the same names in another order"

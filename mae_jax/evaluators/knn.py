@@ -1,21 +1,37 @@
 """Nearest neighbours of frozen features."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from mae_jax.evaluators.evaluator import Context
+from mae_jax.evaluators.feature_accuracy import FeatureAccuracy, Score, labelled
 
-def standardize(train: Float[np.ndarray, "n d"], *others: Float[np.ndarray, "m d"]):
-    """Every dimension with zero mean and unit variance on `train`, the same map for `others`.
 
-    MAE features need it before distances: a few high-variance dimensions carry little.
+def build(section: Mapping[str, Any], context: Context) -> FeatureAccuracy | None:
+    """The evaluator of a section; None if its sources have no classes to tell apart.
+
+    Its `k` is a number of neighbours, or several of them.
     """
-    mean, std = train.mean(0), train.std(0)
-    return tuple((x - mean) / (std + 1e-6) for x in (train, *others))
+    if not labelled(section, context):
+        return None
+    k = section.get("k", 20)
+    ks = [k] if isinstance(k, int) else list(k)
+
+    def score(*data) -> Score:
+        found = accuracies(*data, ks=ks)
+        return Score({"knn" if isinstance(k, int) else f"knn_{k}": x for k, x in found.items()})
+
+    titles = ["kNN"] if isinstance(k, int) else [f"kNN k={k}" for k in ks]
+    return FeatureAccuracy(section, context, score, titles)
 
 
-def knn(
+def accuracies(
     train: Float[np.ndarray, "n d"],
     train_labels: Int[np.ndarray, "n"],
     test: Float[np.ndarray, "m d"],
@@ -30,20 +46,66 @@ def knn(
     Returns:
       The accuracy for each of `ks`; all `n` vote where there are fewer than k.
     """
-    unit = lambda x: x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-12)
-    train, test = unit(train), unit(test)
-    classes, most = int(train_labels.max()) + 1, min(max(ks), len(train))
-    correct = dict.fromkeys(ks, 0)
-    for start in range(0, len(test), 1024):  # a block of queries at a time bounds the memory
-        similarity = test[start : start + 1024] @ train.T
-        nearest = np.argpartition(-similarity, most - 1, axis=1)[:, :most]
-        weights = np.take_along_axis(similarity, nearest, 1)
-        order = np.argsort(-weights, axis=1, kind="stable")
-        nearest, weights = (np.take_along_axis(x, order, 1) for x in (nearest, weights))
-        weights = np.exp(weights / temperature)
-        rows = np.arange(len(nearest))[:, None]
-        for k in ks:
-            votes = np.zeros((len(nearest), classes))
-            np.add.at(votes, (rows, train_labels[nearest[:, :k]]), weights[:, :k])
-            correct[k] += int((votes.argmax(1) == test_labels[start : start + 1024]).sum())
-    return {k: count / len(test) for k, count in correct.items()}
+    similarity, index = nearest(train, test, min(max(ks), len(train)))
+    weights = np.exp(similarity.astype(np.float64) / temperature)
+    found, classes = {}, int(train_labels.max()) + 1
+    for k in ks:
+        right = 0
+        for start in range(0, len(test), QUERIES):
+            part = slice(start, start + QUERIES)
+            votes = np.zeros((len(index[part]), classes))
+            np.add.at(
+                votes,
+                (np.arange(len(votes))[:, None], train_labels[index[part, :k]]),
+                weights[part, :k],
+            )
+            right += int((votes.argmax(1) == test_labels[part]).sum())
+        found[k] = right / len(test)
+    return found
+
+
+QUERIES, KEYS = 1024, 2**16  # rows of `test` and of `train` that are compared at a time
+
+
+def nearest(
+    train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m d"], k: int
+) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, "m k"]]:
+    """Find the `k` rows of `train` with the largest cosine similarity to each row of `test`.
+
+    The search is exact, and of equally similar rows the first one comes first. A block of `train`
+    is on the device at a time, which bounds its memory; the device is the first one of the process,
+    so that their number does not matter.
+
+    Returns:
+      Their similarities, in descending order, and their numbers.
+    """
+    similarity = np.full((len(test), k), -np.inf, np.float32)
+    index = np.zeros((len(test), k), np.int32)
+    keys, queries = min(KEYS, len(train)), min(QUERIES, len(test))
+    for offset in range(0, len(train), keys):
+        block = jnp.asarray(_padded(train[offset : offset + keys], keys))
+        for start in range(0, len(test), queries):
+            part = slice(start, start + queries)
+            so_far = [_padded(x[part], queries) for x in (test, similarity, index)]
+            better = _merge(*so_far, block, offset, len(train))
+            count = len(index[part])
+            similarity[part], index[part] = (np.asarray(x)[:count] for x in better)
+    return similarity, index
+
+
+def _padded(x: np.ndarray, rows: int) -> np.ndarray:
+    return np.pad(x, ((0, rows - len(x)), (0, 0)))
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _merge(test, similarity, index, block, offset, n):
+    """The best of those so far and of a block of `train` that begins at row `offset` of `n`."""
+    unit = lambda x: x / (jnp.linalg.norm(x, axis=1, keepdims=True) + 1e-12)
+    test, block = (unit(x.astype(jnp.float32)) for x in (test, block))
+    new = jnp.matmul(test, block.T, precision=jax.lax.Precision.HIGHEST)
+    rows = offset + jnp.arange(len(block))
+    new = jnp.where(rows[None] < n, new, -jnp.inf)
+    both = jnp.concatenate([similarity, new], axis=1)
+    best, chosen = jax.lax.top_k(both, similarity.shape[1])  # equal ones in their order
+    rows = jnp.concatenate([index, jnp.broadcast_to(rows[None].astype(index.dtype), new.shape)], 1)
+    return best, jnp.take_along_axis(rows, chosen, axis=1)

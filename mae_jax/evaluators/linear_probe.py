@@ -1,6 +1,9 @@
 """Linear classifiers of frozen features."""
 
+import logging
 import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,24 +11,61 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
+from mae_jax.evaluators import features
+from mae_jax.evaluators.evaluator import Context
+from mae_jax.evaluators.feature_accuracy import FeatureAccuracy, Score, labelled
 
-def linear(
+SMALL = 2_000_000  # examples times classes up to which scikit-learn takes minutes at most
+ITERATIONS = 1000  # of scikit-learn's solver, at most
+_log = logging.getLogger(__name__)
+
+
+def build(section: Mapping[str, Any], context: Context) -> FeatureAccuracy | None:
+    """The evaluator of a section; None if its sources have no classes to tell apart.
+
+    Its `solver` is "sklearn", "lars" or "auto", which is the first one where that takes minutes at
+    most.
+    """
+    if not labelled(section, context):
+        return None
+    solver = section.get("solver", "auto")
+    if solver == "auto":
+        train = context.open(section["train"])
+        count = min(len(train), section["examples"] or len(train))
+        solver = "sklearn" if count * len(train.classes) <= SMALL else "lars"
+    title = f"linear ({solver})"
+    if solver == "lars" and not section.get("standardize", True):
+        title = "linear (lars, standardised)"
+    return FeatureAccuracy(section, context, SOLVERS[solver], [title])
+
+
+class Probe(NamedTuple):
+    """The accuracy of a linear classifier, and whether its solver converged."""
+
+    accuracy: float
+    converged: bool
+
+
+def logistic_regression(
     train: Float[np.ndarray, "n d"],
     train_labels: Int[np.ndarray, "n"],
     test: Float[np.ndarray, "m d"],
     test_labels: Int[np.ndarray, "m"],
-) -> float:
-    """Accuracy of a logistic regression (scikit-learn, L2 with C = 1); standardise first."""
+    iterations: int = 1000,
+) -> Probe:
+    """Fit a logistic regression (scikit-learn, L2 with C = 1); standardise its features first."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        probe = LogisticRegression(max_iter=200).fit(train, train_labels)
-    return float(probe.score(test, test_labels))
+        # The accuracy is settled long before scikit-learn's own tolerance of 1e-4.
+        probe = LogisticRegression(max_iter=iterations, tol=1e-3).fit(train, train_labels)
+    converged = bool(np.max(probe.n_iter_) < iterations)
+    return Probe(float(probe.score(test, test_labels)), converged)
 
 
-def fit_lars(
+def lars_probe(
     train: Float[np.ndarray, "n d"],
     train_labels: Int[np.ndarray, "n"],
     test: Float[np.ndarray, "m d"],
@@ -35,13 +75,14 @@ def fit_lars(
     learning_rate: float = 6.4,
     seed: int = 0,
 ) -> float:
-    """Accuracy of a linear classifier trained as He et al. 2021 do (table 10); standardise first.
+    """Accuracy of a linear classifier trained as He et al. 2021 do (table 10).
 
-    Standardised features are what the recipe's BatchNorm makes of features that do not change. With
-    fewer than ImageNet's examples the batch is smaller than the recipe's 16,384, for as many steps
-    in an epoch (78), and the learning rate stays that of the recipe, 6.4: LARS does not feel the
-    size of a gradient, and with the linear rule it would hardly move.
+    Features are standardised, which is what the recipe's BatchNorm makes of features that do not
+    change. With fewer than ImageNet's examples the batch is smaller than the recipe's 16,384, for
+    as many steps in an epoch (78), and the learning rate stays that of the recipe, 6.4: LARS does
+    not feel the size of a gradient, and with the linear rule it would hardly move.
     """
+    train, test = features.standardize(train, test)
     n, classes = len(train), int(train_labels.max()) + 1
     batch = min(n, 16_384, max(256, n // 78))
     steps = n // batch
@@ -94,3 +135,15 @@ def lars(
         optax.trace(momentum),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+def _sklearn(*data) -> Score:
+    accuracy, converged = logistic_regression(*data, iterations=ITERATIONS)
+    if converged:
+        return Score({"linear": accuracy})
+    note = f"the linear probe did not converge in {ITERATIONS:,} iterations"
+    _log.warning(note)
+    return Score({"linear": accuracy}, note)
+
+
+SOLVERS = {"sklearn": _sklearn, "lars": lambda *data: Score({"linear": lars_probe(*data)})}

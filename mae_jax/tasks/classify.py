@@ -1,24 +1,18 @@
 """Classification: fine-tuning, partial fine-tuning and linear probing are its configs."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from mae_jax.data import sources
 from mae_jax.data.augment import batch as augment
 from mae_jax.data.augment import randaugment, randaugment_color
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.modalities import transforms
-from mae_jax.distributed import partitioning
-from mae_jax.evaluators import heldout
-from mae_jax.evaluators import scores as scoress
 from mae_jax.models import layers, vit
-from mae_jax.output import tables
 from mae_jax.tasks.task import Task, module_fields
 
 
@@ -138,103 +132,3 @@ def losses_of(logits: jax.Array, target: jax.Array, kind: str) -> jax.Array:
     if kind == "softmax":
         return optax.softmax_cross_entropy(logits, target)
     return optax.sigmoid_binary_cross_entropy(logits, target).mean(-1)
-
-
-class Predicted(NamedTuple):
-    """Of each labelled example of a source once, in its order."""
-
-    labels: np.ndarray  # [n], or [n classes]
-    scores: np.ndarray  # [n classes]: the probability of each class
-    losses: np.ndarray  # [n]
-
-
-def predictor(model: vit.Classifier, view: heldout.View, mesh: Mesh, kind: str = "softmax"):
-    """A function of `variables, source, examples, batch_size`, of at most so many: `Predicted`.
-
-    The probabilities are means over the views of an example, and the losses those of the means.
-
-    Args:
-      kind: see `losses_of`.
-    """
-
-    def forward(variables, batch):
-        x = batch["image"]
-        several = x.ndim > len(view.size) + 2
-        flat = x.reshape(-1, *x.shape[2:]) if several else x
-        logits: Any = model.apply(variables, view.normalize(flat))
-        labels = batch["label"]
-        target = jax.nn.one_hot(labels, model.classes) if labels.ndim == 1 else labels
-
-        def mean(log):  # of the probabilities of all views, as logarithms: these have no tails
-            log = log.reshape(len(x), -1, model.classes)
-            return jax.nn.logsumexp(log, axis=1) - jnp.log(log.shape[1])
-
-        if kind == "softmax":
-            logits = mean(jax.nn.log_softmax(logits))
-            scores = jnp.exp(logits)
-        else:
-            logits = mean(jax.nn.log_sigmoid(logits)) - mean(jax.nn.log_sigmoid(-logits))
-            scores = jax.nn.sigmoid(logits)
-        losses = losses_of(logits, target.astype(jnp.float32), kind)
-        return labels, scores, losses, batch["valid"]
-
-    forward = jax.jit(forward, out_shardings=partitioning.replicated(mesh))
-
-    def predict(variables, source, examples, batch_size) -> Predicted:
-        rows = [
-            jax.tree.map(np.asarray, forward(variables, batch))
-            for batch in heldout.batches(source, view, examples, batch_size, mesh)
-        ]
-        labels, scores, losses, valid = (np.concatenate(x) for x in zip(*rows, strict=True))
-        chosen = valid & (labels >= 0 if labels.ndim == 1 else True)
-        if not chosen.any():
-            raise ValueError("no example of the test data has a label")
-        labels = labels[chosen]
-        if labels.ndim == 2 and not labels.any():
-            raise ValueError("no class is true of any example of the test data")
-        if labels.ndim == 1 and labels.max() >= model.classes:
-            raise ValueError(f"label {labels.max()} is not one of {model.classes} classes")
-        return Predicted(labels, scores[chosen], losses[chosen])
-
-    return predict
-
-
-HEADLINES = ("test_loss", "test_accuracy", "test_map")  # figures during the training
-
-
-def summary(
-    labels, scores, losses, classes, kind: str = "softmax"
-) -> tuple[str, dict[str, float], dict[str, dict]]:
-    """Accuracy, and precision, recall, F1 and support of each class; or average precisions.
-
-    Args:
-      labels, scores, losses: see `Predicted`.
-      kind: "binary": several classes may be true at once, and then the figure is the mean over the
-        classes of the average precision (mAP).
-
-    Returns:
-      A table, the figures of all classes together, and those of each by its name.
-    """
-    if kind == "binary":
-        rows, names = scoress.average_precision(labels, scores), ("average_precision",)
-    else:
-        rows = scoress.per_class(labels, scores.argmax(-1), len(classes))
-        names = scoress.SCORES
-    seen = [row for row in rows if row["support"]]
-    means = {name: float(np.mean([row[name] for row in seen])) for name in names}
-    cells = [
-        [name, *(f"{row[score]:.3f}" for score in names), f"{row['support']:,}"]
-        for name, row in zip(classes, rows, strict=True)
-    ]
-    last = ["mean", *(f"{means[score]:.3f}" for score in names), f"{len(labels):,}"]
-    titles = [name.replace("_", " ") for name in names]
-    table = tables.table([["class", *titles, "support"], *cells, last])
-    figures = {"test_loss": float(losses.mean())}
-    if kind == "binary":
-        figures["test_map"] = means["average_precision"]
-        head = f"mAP {figures['test_map']:.4f} (of {len(labels):,} examples)"
-    else:
-        right = int((labels == scores.argmax(-1)).sum())
-        figures |= {"test_accuracy": right / len(labels)} | means
-        head = f"accuracy {figures['test_accuracy']:.4f} ({right:,} of {len(labels):,})"
-    return f"{head}\n\n{table}", figures, dict(zip(classes, rows, strict=True))

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from mae_jax.config import command_line
 from mae_jax.data import sources
 from mae_jax.data.augment import batch as augment
 from mae_jax.data.modalities import transforms
-from mae_jax.evaluators import knn, linear_probe
+from mae_jax.evaluators import features, knn
 from mae_jax.train import train
 
 SMALL = dict(modality="image", size=(32, 32), channels=3, repeats=1, center_crop=0.875, threads=2)
@@ -72,8 +71,8 @@ def test_features_are_what_they_say(plain, workdir):
     np.testing.assert_array_equal(stored["test_labels"], np.arange(32) % 4)
     np.testing.assert_array_equal(stored["train_index"], np.arange(64))
     assert stored["classes"].tolist() == ["disc", "ring", "square", "triangle"]
-    x, y = knn.standardize(stored["train_features"], stored["test_features"])
-    again = knn.knn(x, stored["train_labels"], y, stored["test_labels"], ks=(5,))[5]
+    x, y = features.standardize(stored["train_features"], stored["test_features"])
+    again = knn.accuracies(x, stored["train_labels"], y, stored["test_labels"], ks=(5,))[5]
     assert figures["knn_5"] == again
 
 
@@ -87,39 +86,6 @@ def test_a_sweep_chooses_on_training_examples(plain):
     best = max(figures["sweep"], key=lambda row: row["knn_train"])
     assert best["knn_train"] == pytest.approx(float(text.split("*")[1][:5]), abs=1e-3)
     assert len({row["knn_train"] for row in figures["sweep"]}) > 1
-
-
-def test_features_of_each_kind(workdir):
-    """Blocks, poolings and norms by hand."""
-    from mae_jax.distributed import device_mesh
-    from mae_jax.evaluators import features, heldout
-    from mae_jax.models import layers
-
-    model, params = mae_jax.load(workdir)
-    Feature = features.Feature
-    wanted = [Feature(0, "cls", False), Feature(1, "mean", False), Feature(0, "both", True)]
-    view = heldout.View(SMALL, (0.5,) * 3, (0.25,) * 3)
-    source, mesh = sources.open_source("synthetic", "test"), device_mesh.make_mesh(-1, 1)
-    table = features.extractor(model, wanted, view, mesh)({"params": params}, source, 8, 8)
-    batch = next(heldout.batches(source, view, 8, 8, mesh))
-    images = view.normalize(jax.device_get(batch["image"]))
-    _, blocks = model.apply({"params": params}, images, method="encode")
-    norm = layers.Norm(1e-6)
-    normed = norm.apply({"params": params["encoder"]["norm"]}, blocks["block_0"])
-    both = np.concatenate([normed[:, 0], normed[:, 1:].mean(1)], axis=-1)
-    expected = [blocks["block_0"][:, 0], blocks["block_1"][:, 1:].mean(1), both]
-    for feature, x in zip(wanted, expected, strict=True):
-        np.testing.assert_allclose(table.features[feature], x, atol=1e-4)
-
-
-def test_lars_learns_what_is_there_and_not_what_is_not():
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    train, test = knn.standardize(x[:1200], x[1200:])
-    assert linear_probe.fit_lars(train, y[:1200], test, y[1200:]) > 0.85
-    noise = np.random.default_rng(0).permutation(y[:1200])
-    assert linear_probe.fit_lars(train, noise, test, y[1200:], epochs=20) < 0.3
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,14 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from mae_jax import evaluate
+from mae_jax import evaluate, evaluators
 from mae_jax.config import command_line
 from mae_jax.config.errors import UserError
 from mae_jax.data import pipeline, sources
 from mae_jax.data.augment import batch as augment
 from mae_jax.data.modalities import transforms
 from mae_jax.distributed import device_mesh
-from mae_jax.evaluators import heldout, visualize
+from mae_jax.evaluators import reconstruction, visualize
 from mae_jax.models import mae, mask_sampler, masking, patches, vit
 from mae_jax.tasks import classify, pretrain
 from mae_jax.train import schedule_of, train
@@ -220,7 +220,7 @@ def test_the_trivial_guess_by_hand(groups, key):
     images = jax.random.normal(key, (2, 8, 12, 3))
     n = 6 * max(1, len(groups))
     mask = masking.from_scores(masking.random(key, 2, (n,)), 3)
-    ours = heldout.trivial(model, images, mask)
+    ours = reconstruction.trivial(model, images, mask)
     for sample in range(2):
         x = np.asarray(images[sample]).reshape(2, 4, 3, 4, 3).swapaxes(1, 2).reshape(6, 16, 3)
         chosen = lambda token, x=x: (
@@ -244,7 +244,7 @@ def test_the_trivial_guess_of_bytes_is_their_share(key):
     mask = masking.from_scores(jnp.arange(6.0)[None], 4)  # sees 0 0 1 2, not 0 3
     shares = np.array([3, 2, 2, 1]) / 8
     expected = -np.log(shares[[0, 3]]).mean()
-    np.testing.assert_allclose(heldout.trivial(model, x, mask), [expected], rtol=1e-5)
+    np.testing.assert_allclose(reconstruction.trivial(model, x, mask), [expected], rtol=1e-5)
 
 
 # --- data
@@ -312,39 +312,25 @@ def test_actions_are_averaged_over_clips_and_crops(tmp_path):
     )
     report = (tmp_path / "report.txt").read_text()
     assert "zoom in" in report and "accuracy" in report
-    view = heldout.View(config.data, (0.5,) * 3, (0.25,) * 3, clips=2, crops=3)
-    model = classify.model_of(config, 8)
-    predict = classify.predictor(model, view, device_mesh.make_mesh(-1, 1))
+    model, mesh = classify.model_of(config, 8), device_mesh.make_mesh(-1, 1)
+    section = dict(type="classification", source="same", split="test", clips=2, crops=3)
+    section |= dict(examples=5, batch_size=4)
+    context = evaluators.Context(
+        model, config.data, (0.5,) * 3, (0.25,) * 3, mesh, jax.random.key(0)
+    )
+    (entry,) = evaluators.build({"classification": section}, context)
+    found = entry.evaluator.predict(state.best)
     source = sources.open_source("pans", "test", "video")
-    found = predict(state.best, source, 5, 4)
     chosen = sources.fixed_choice(len(source), 5)
     views = transforms.eval_transform(config.data, 2, 3)
     for row, i in enumerate(chosen):
         x = views(source[int(i)])["image"]
         assert x.shape == (6, *config.data.size, 3)
-        logits = jax.jit(model.apply)(state.best, view.normalize(jnp.asarray(x)))
+        logits = jax.jit(model.apply)(state.best, context.transform.normalize(jnp.asarray(x)))
         expected = jax.nn.softmax(logits).mean(0)
-        np.testing.assert_allclose(found.scores[row], expected, atol=1e-5)
+        np.testing.assert_allclose(found.probabilities[row], expected, atol=1e-5)
         loss = -np.log(expected[source[int(i)]["label"]])
         np.testing.assert_allclose(found.losses[row], loss, rtol=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["softmax", "binary"])
-def test_confident_views_have_a_finite_loss(kind):
-    """Of probabilities that float32 calls 1."""
-    logits = np.array([[[90.0, -90.0], [40.0, -3.0]]])
-    model = type("Fixed", (), {"classes": 2, "apply": lambda self, v, x: jnp.asarray(x[:, 0, 0])})()
-    view = heldout.View(dict(size=(1, 1)), (0.0,), (1.0,), clips=2)
-    mesh = device_mesh.make_mesh(1, 1) if jax.device_count() == 1 else device_mesh.make_mesh(-1, 1)
-    label = np.array([[1, 0]]) if kind == "binary" else np.array([0])
-    batch = {"image": logits[:, :, None, None], "label": label, "valid": np.array([True])}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heldout, "batches", lambda *args: [batch])
-        found = classify.predictor(model, view, mesh, kind)({}, None, None, 1)
-    p = (1 / (1 + np.exp(-logits))).mean(1)[0]
-    assert np.isfinite(found.losses).all()
-    expected = -np.log1p(-p[1]) / 2 if kind == "binary" else 0.0
-    np.testing.assert_allclose(found.losses, [expected], rtol=1e-3, atol=1e-6)
 
 
 def test_separable_positions_are_of_the_first_layer_and_decay_with_it():

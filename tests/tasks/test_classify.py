@@ -19,8 +19,6 @@ from mae_jax.data.augment import randaugment, randaugment_color
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.modalities import transforms
 from mae_jax.distributed import device_mesh, partitioning
-from mae_jax.evaluators import heldout, linear_probe
-from mae_jax.evaluators import scores as scoress
 from mae_jax.models import layers, vit
 from mae_jax.tasks import classify
 from mae_jax.train import train
@@ -211,29 +209,6 @@ def test_layer_decay_is_the_references():
         np.testing.assert_allclose(x, expected, rtol=1e-5, err_msg=name)
 
 
-def test_lars_by_hand():
-    """Two steps with another learning rate each: momentum is kept of scaled gradients."""
-    rng = np.random.default_rng(0)
-    params = {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=2)}
-    rates = [0.3, 0.7]
-    tx = linear_probe.lars(lambda i: jnp.array(rates)[i], momentum=0.9, weight_decay=0.01)
-    ours = jax.tree.map(jnp.asarray, params)
-    state = tx.init(ours)
-    velocity = {name: np.zeros_like(x) for name, x in params.items()}
-    for rate in rates:
-        gradients = {name: rng.normal(size=x.shape) for name, x in params.items()}
-        updates, state = tx.update(jax.tree.map(jnp.asarray, gradients), state, ours)
-        ours = jax.tree.map(jnp.add, ours, updates)
-        for name, g in gradients.items():
-            if name == "kernel":
-                g = g + 0.01 * params[name]
-                g = g * 0.001 * np.linalg.norm(params[name]) / np.linalg.norm(g)
-            velocity[name] = 0.9 * velocity[name] + g
-            params[name] = params[name] - rate * velocity[name]
-    for name, x in params.items():
-        np.testing.assert_allclose(ours[name], x, rtol=1e-5)
-
-
 def test_drop_path():
     """Deeper blocks are left out more often, the mean of the factors is 1, none is left at 0."""
     factors = np.asarray(layers.drop_path(jax.random.key(0), 4000, 5, 0.4))
@@ -268,49 +243,6 @@ def test_pooling_is_what_it_says():
         expected = pooled @ head["kernel"] + head["bias"]
         ours = jax.jit(model.apply)({"params": params}, x)
         np.testing.assert_allclose(ours, expected, atol=1e-4)
-
-
-@functools.cache
-def classifier():
-    options = config(**{"model.head_std": 0.5})
-    task = tasks.build(options, FourClasses(), MEAN, STD)
-    return task.model, jax.jit(task.init)(jax.random.key(0))
-
-
-@pytest.mark.parametrize("batch_size, devices", [(5, 4), (64, 4), (7, 1)])
-def test_every_example_counts_once(batch_size, devices):
-    """Accuracy and loss by hand, one picture at a time."""
-    model, variables = classifier()
-    view = heldout.View(SMALL, MEAN, STD)
-    mesh = device_mesh.make_mesh(devices, devices=jax.devices()[:devices])
-    source = sources.open_source("synthetic", "test")
-    predict = classify.predictor(model, view, mesh)
-    labels, scores, losses = predict(variables, source, 30, batch_size)
-    predicted = scores.argmax(-1)
-    assert len(labels) == 30
-    transform = transforms.eval_transform(SMALL)
-    examples = [transform(source[int(i)]) for i in sources.fixed_choice(len(source), 30)]
-    pictures = view.normalize(jnp.stack([jnp.asarray(e["image"]) for e in examples]))
-    logits = np.asarray(jax.jit(model.apply)(variables, pictures))
-    expected = [e["label"] for e in examples]
-    np.testing.assert_array_equal(labels, expected)
-    np.testing.assert_array_equal(predicted, logits.argmax(-1))
-    log = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    np.testing.assert_allclose(losses, -log[np.arange(30), expected], rtol=1e-4)
-
-
-def test_the_summary_by_hand():
-    labels, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 0, 2])
-    rows = scoress.per_class(labels, predicted, 4)
-    assert rows[0] == pytest.approx(dict(precision=2 / 3, recall=2 / 3, f1=2 / 3, support=3))
-    assert rows[1] == pytest.approx(dict(precision=1 / 2, recall=1 / 2, f1=1 / 2, support=2))
-    assert rows[3] == dict(precision=0, recall=0, f1=0, support=0)
-    text, figures, each = classify.summary(
-        labels, np.eye(4)[predicted], np.ones(6), ("a", "b", "c", "d")
-    )
-    assert list(each.values()) == rows
-    assert "accuracy 0.6667 (4 of 6)" in text
-    assert figures["recall"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)  # of the classes there are
 
 
 def test_few_labels_are_a_part_of_more():

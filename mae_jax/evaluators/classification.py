@@ -1,0 +1,143 @@
+"""How well a classifier knows the classes of held-out examples."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mae_jax.data import sources
+from mae_jax.distributed import partitioning
+from mae_jax.evaluators import features, held_out, scores
+from mae_jax.evaluators.evaluator import Context, Evaluator, Result
+
+HEADLINES = ("test_loss", "test_accuracy", "test_map")  # the metrics during a training
+
+
+class Predictions(NamedTuple):
+    """Of each labelled example of a source once, in its order."""
+
+    labels: np.ndarray  # [n], or [n classes] where several may be true
+    probabilities: np.ndarray  # [n classes]
+    losses: np.ndarray  # [n]
+
+
+class Classification(Evaluator):
+    """The accuracy of a classifier, and the precision, recall and F1 of each class.
+
+    Where several classes may be true of an example, these are average precisions and their mean
+    (mAP). With several clips or crops of an example its probabilities are the means over these, and
+    its loss is that of the means.
+
+    Raises:
+      ValueError: the classes, or the kind of the labels, are not those of the model.
+    """
+
+    def __init__(self, section: Mapping[str, Any], context: Context):
+        self.source = context.open(section)
+        self.model, self.mesh = context.model, context.mesh
+        self.examples, self.batch_size = section["examples"], section["batch_size"]
+        views = {name: section.get(name, 1) for name in ("clips", "crops")}
+        self.transform = context.transform._replace(**views)
+        self.classes = tuple(context.classes or self.source.classes)
+        spec = section["source"]
+        if not len(self.source.classes) == len(self.classes) == self.model.classes:
+            raise ValueError(
+                f"the model tells {self.model.classes} classes apart, but {spec!r} has "
+                f"{len(self.source.classes)}: evaluate it on data of the same classes, or its "
+                "features alone (evaluate --without='head/.*')"
+            )
+        if self.classes != tuple(self.source.classes):
+            raise ValueError(
+                f"the model and {spec!r} have different classes: "
+                f"{features.different(self.classes, self.source.classes)}"
+            )
+        self.loss = "binary" if sources.is_multilabel(self.source) else "softmax"
+        if context.loss not in (None, self.loss):
+            kind = "several labels" if self.loss == "binary" else "one label"
+            raise ValueError(
+                f"the model was trained with loss = {context.loss!r}, but {spec!r} has {kind} for "
+                "an example"
+            )
+        everywhere = partitioning.replicated(self.mesh)
+        self._forward = jax.jit(self._forward_batch, out_shardings=everywhere)
+
+    def evaluate(self, variables: dict) -> Result:
+        metrics = self.report(variables).metrics
+        return Result({name: x for name, x in metrics.items() if name in HEADLINES})
+
+    def report(self, variables: dict, untrained: dict | None = None) -> Result:
+        return summary(*self.predict(variables), self.classes)
+
+    def predict(self, variables: dict) -> Predictions:
+        """Return what the classifier says of each labelled example."""
+        batches = held_out.batches(
+            self.source, self.transform, self.examples, self.batch_size, self.mesh
+        )
+        rows = [jax.tree.map(np.asarray, self._forward(variables, batch)) for batch in batches]
+        labels, probabilities, losses, valid = map(np.concatenate, zip(*rows, strict=True))
+        chosen = valid & (labels >= 0 if labels.ndim == 1 else True)
+        if not chosen.any():
+            raise ValueError("no example of the test data has a label")
+        labels = labels[chosen]
+        if labels.ndim == 2 and not labels.any():
+            raise ValueError("no class is true of any example of the test data")
+        return Predictions(labels, probabilities[chosen], losses[chosen])
+
+    def _forward_batch(self, variables, batch) -> tuple[jax.Array, ...]:
+        x, labels, classes = batch["image"], batch["label"], self.model.classes
+        views = x.ndim > len(self.transform.size) + 2
+        flat = x.reshape(-1, *x.shape[2:]) if views else x
+        logits: Any = self.model.apply(variables, self.transform.normalize(flat))
+
+        def mean(log):  # over the views, of probabilities given as logarithms, which have no tails
+            log = log.reshape(len(x), -1, classes)
+            return jax.nn.logsumexp(log, axis=1) - jnp.log(log.shape[1])
+
+        if self.loss == "softmax":
+            logits = mean(jax.nn.log_softmax(logits))
+            losses = optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, classes))
+            return labels, jnp.exp(logits), losses, batch["valid"]
+        logits = mean(jax.nn.log_sigmoid(logits)) - mean(jax.nn.log_sigmoid(-logits))
+        target = labels.astype(jnp.float32)
+        losses = optax.sigmoid_binary_cross_entropy(logits, target).mean(-1)
+        return labels, jax.nn.sigmoid(logits), losses, batch["valid"]
+
+
+def build(section: Mapping[str, Any], context: Context) -> Classification | None:
+    """The evaluator of a section; None without a source."""
+    return Classification(section, context) if section["source"] else None
+
+
+def summary(
+    labels: np.ndarray, probabilities: np.ndarray, losses: np.ndarray, classes: Sequence[str]
+) -> Result:
+    """Accuracy, and precision, recall, F1 and support of each class; or average precisions.
+
+    Args:
+      labels, probabilities, losses: see `Predictions`; with labels `[n classes]` several classes
+        may be true at once, and the metric is mAP.
+    """
+    metrics = {"test_loss": float(losses.mean())}
+    if labels.ndim == 2:
+        each, names = scores.average_precision(labels, probabilities), ("average_precision",)
+    else:
+        predicted = probabilities.argmax(-1)
+        each, names = scores.per_class(labels, predicted, len(classes)), scores.SCORES
+    present = [row for row in each if row["support"]]
+    means = {name: float(np.mean([row[name] for row in present])) for name in names}
+    if labels.ndim == 2:
+        metrics["test_map"] = means["average_precision"]
+        head = f"mAP {metrics['test_map']:.4f} (of {len(labels):,} examples)"
+    else:
+        right = int((labels == predicted).sum())
+        metrics |= {"test_accuracy": right / len(labels)} | means
+        head = f"accuracy {metrics['test_accuracy']:.4f} ({right:,} of {len(labels):,})"
+    line = lambda name, row, n: [name, *(f"{row[score]:.3f}" for score in names), f"{n:,}"]
+    rows = [["class", *(name.replace("_", " ") for name in names), "support"]]
+    rows += [line(name, row, row["support"]) for name, row in zip(classes, each, strict=True)]
+    rows += [line("mean", means, len(labels))]
+    details = {"classes": dict(zip(classes, each, strict=True))}
+    return Result(metrics, head, rows, details=details)

@@ -1,0 +1,76 @@
+"""Held-out examples: each counts exactly once, whatever the batch size and the devices."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from mae_jax.data import pipeline, sources
+from mae_jax.data.augment import batch as augment
+from mae_jax.data.modalities import transforms
+from mae_jax.distributed import device_mesh, partitioning
+
+
+class EvalTransform(NamedTuple):
+    """How an example is shown to a network when it is evaluated."""
+
+    data: Mapping[str, Any]  # the section of a config
+    mean: tuple[float, ...]  # per channel, of values in [0, 1]
+    std: tuple[float, ...]
+    clips: int = 1  # views of an example along the time, see `transforms.eval_transform`
+    crops: int = 1
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        return tuple(self.data["size"])
+
+    @property
+    def on_host(self) -> Callable[[dict], dict]:
+        """The part that decodes and crops a single example."""
+        return transforms.eval_transform(self.data, self.clips, self.crops)
+
+    def normalize(self, inputs: jax.Array) -> jax.Array:
+        """The part that runs on the device, on a batch."""
+        return augment.normalize(inputs, self.mean, self.std)
+
+
+def open_part(part: Mapping[str, str], data: Mapping[str, Any]) -> sources.Source:
+    """Open the `source` and `split` of a config; the source "same" is that of `data.train`."""
+    same, spec = part["source"] == "same", part["source"]
+    if same:
+        spec = data["train"]["source"]
+        if spec.startswith("array_record:") and "{split}" not in spec:
+            raise ValueError(
+                f"{spec!r} names the same records for every split: write {{split}} where the file "
+                'names differ, or name the other sources too ("" = none)'
+            )
+    return sources.open_source(spec, part["split"], data["modality"])
+
+
+def batches(
+    source: sources.Source,
+    transform: EvalTransform,
+    examples: int,
+    batch_size: int,
+    mesh: Mesh,
+) -> Iterator[dict[str, jax.Array]]:
+    """Read each example once, without augmentation, in padded batches on the mesh.
+
+    An example that cannot be read is not valid, see `pipeline.evaluation_batches`.
+
+    Args:
+      examples: at most so many, a fixed random choice; 0 means all.
+      batch_size: of all devices together; it is rounded up to a multiple of them.
+    """
+    shares = device_mesh.batch_shares(mesh)
+    found = pipeline.evaluation_batches(
+        source,
+        transform.on_host,
+        batch_size=-(-batch_size // shares) * shares,
+        limit=examples or None,
+        threads=transform.data["threads"],
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+    )
+    return (partitioning.place(batch, mesh) for batch in found)
