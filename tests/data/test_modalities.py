@@ -13,7 +13,7 @@ from PIL import Image
 from mae_jax import evaluate, evaluators
 from mae_jax.config import command_line
 from mae_jax.config.errors import UserError
-from mae_jax.data import pipeline, sources
+from mae_jax.data import pipeline, sources, statistics
 from mae_jax.data.augment import batch as augment
 from mae_jax.data.modalities import transforms
 from mae_jax.distributed import device_mesh

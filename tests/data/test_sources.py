@@ -431,11 +431,23 @@ def test_wrong_specs(spec, split, message):
         sources.open_source(spec, split)
 
 
-def test_importing_is_cheap():
-    code = "import sys, mae_jax.data.sources, mae_jax.data.pipeline; print(*sys.modules)"
+def test_importing_is_cheap_and_changes_nothing():
+    code = (
+        "import sys, cv2; from PIL import Image\n"
+        "before = cv2.getNumThreads(), Image.core.get_block_size(), Image.MAX_IMAGE_PIXELS\n"
+        "import mae_jax.data.pipeline, mae_jax.data.statistics, mae_jax.data.prepare.writer\n"
+        "from mae_jax.data.augment import randaugment\n"
+        "from mae_jax.data import image_io\n"
+        "core = Image.core\n"
+        "read = lambda: (cv2.getNumThreads(), core.get_block_size(), Image.MAX_IMAGE_PIXELS)\n"
+        "assert read() == before, read()\n"
+        "print(*sys.modules)\n"
+        "image_io.configure_libraries()\n"
+        "assert read() == (1, 2**26, before[2]), read()\n"
+    )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
     )
     loaded = set(done.stdout.split())
-    assert "mae_jax.data.pipeline" in loaded, done.stderr
+    assert done.returncode == 0 and "mae_jax.data.pipeline" in loaded, done.stderr
     assert not loaded & {"grain", "tensorflow_datasets", "sklearn", "skimage", "array_record"}

@@ -245,16 +245,6 @@ def test_pooling_is_what_it_says():
         np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
-def test_few_labels_are_a_part_of_more():
-    source = sources.open_source("photos", "train")
-    few, more = sources.subset(source, 20), sources.subset(source, 100)
-    names = [{part.name(i) for i in range(len(part))} for part in (few, more)]
-    assert len(names[0]) == 20 and names[0] < names[1]
-    assert few.classes == source.classes and sources.subset(source, 0) is source
-    with pytest.raises(ValueError, match="only 2000"):
-        sources.subset(source, 2001)
-
-
 def two_classes(tmp_path) -> dict:
     """The keys for a folder of pictures in two classes."""
     for i in range(20):

@@ -20,7 +20,7 @@ def train_transform(
     `[repeats, *size, c]`: repeated sampling (Hoffer et al., arXiv 1901.09335; MAE-ST, arXiv
     2205.09113).
     """
-    return functools.partial(_train, dict(data))
+    return functools.partial(_apply, MODALITIES[data["modality"]].train_views, dict(data), ())
 
 
 def eval_transform(
@@ -31,23 +31,18 @@ def eval_transform(
     With several `clips` or `crops` the result has views spread over it,
     `[clips * crops, *size, c]`.
     """
-    return functools.partial(_evaluate, dict(data), clips, crops)
+    eval_views = MODALITIES[data["modality"]].eval_views
+    return functools.partial(_apply, eval_views, dict(data), (clips, crops))
 
 
-def _train(data: dict[str, Any], example: Example, rng: np.random.Generator) -> Example:
-    return _with_views(
-        example, MODALITIES[data["modality"]].train_views(example["image"], data, rng)
-    )
-
-
-def _evaluate(data: dict[str, Any], clips: int, crops: int, example: Example) -> Example:
-    return _with_views(
-        example, MODALITIES[data["modality"]].eval_views(example["image"], data, clips, crops)
-    )
-
-
-def _with_views(example: Example, views: Iterable[np.ndarray]) -> Example:
-    views = list(views)
+def _apply(
+    make_views: Callable[..., Iterable[np.ndarray]],
+    data: dict[str, Any],
+    counts: tuple[int, ...],
+    example: Example,
+    *rng: np.random.Generator,
+) -> Example:
+    views = list(make_views(example["image"], data, *counts, *rng))
     return {**example, "image": views[0] if len(views) == 1 else np.stack(views)}
 
 
