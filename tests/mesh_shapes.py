@@ -6,12 +6,11 @@ import sys
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 jax.config.update("jax_num_cpu_devices", 8)
 
 from mae_jax import tasks  # noqa: E402
-from mae_jax.config import command_line  # noqa: E402
+from mae_jax.config import command_line, schema  # noqa: E402
 from mae_jax.distributed import device_mesh, partitioning  # noqa: E402
 from mae_jax.training import optimizer, program  # noqa: E402
 
@@ -41,13 +40,13 @@ def directed(x: np.ndarray) -> list[float]:
 def train(data=1, fsdp=1, tensor=1, shard=False, **model) -> dict:
     """Losses, the first gradients, and how much of the state device 0 holds."""
     config = command_line.load("configs/quickstart.py:debug")
-    config["data"]["size"] = (32, 32)
-    config["model"] |= dict(width=32, depth=2, heads=4) | model
-    config["model"] |= dict(decoder_width=32, decoder_depth=1, decoder_heads=4)
+    model = dict(width=32, depth=2, heads=4) | model
+    model |= dict(decoder_width=32, decoder_depth=1, decoder_heads=4)
+    changes = {f"model.{name}": value for name, value in model.items()}
+    changes |= {"data.size": (32, 32), "optimizer.shard": shard}
+    config = schema.updated(config, changes)
     devices = jax.devices()[: data * fsdp * tensor]
     mesh = device_mesh.make_mesh(data, fsdp, tensor, devices=devices)
-    config["optimizer"]["shard"] = shard
-    config = ConfigDict(config)
     task = tasks.build(config, None, (0.5,) * 3, (0.25,) * 3)
     schedule = optimizer.cosine_schedule(0.05, BATCH, 10, 0)
     init, update, _ = program.make_program(config, task, mesh, schedule, jax.random.key(1))

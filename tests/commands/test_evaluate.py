@@ -8,7 +8,6 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
 import mae_jax
@@ -27,8 +26,7 @@ SMALL = dict(modality="image", size=(32, 32), channels=3, repeats=1, center_crop
 def workdir(tmp_path_factory):
     """A finished pre-training in debug size."""
     workdir = tmp_path_factory.mktemp("run")
-    config = ConfigDict(command_line.load("configs/quickstart.py:debug"))
-    train(config, workdir)
+    train(command_line.load("configs/quickstart.py:debug"), workdir)
     return workdir
 
 

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
-from ml_collections import ConfigDict
 from PIL import Image
 
 from mae_jax import tasks
-from mae_jax.config import command_line
+from mae_jax.config import command_line, schema
 from mae_jax.config.errors import UserError
 from mae_jax.data import pipeline, sources
 from mae_jax.data.augment import randaugment, randaugment_color
@@ -42,11 +41,8 @@ class FourClasses:
 SMALL = dict(modality="image", size=(32, 32), channels=3, repeats=1, center_crop=0.875, threads=2)
 
 
-def config(name="finetune_quickstart", **changes) -> ConfigDict:
-    config = ConfigDict(command_line.load(f"configs/{name}.py:debug"))
-    config.update_from_flattened_dict(changes)
-    command_line.check(config)
-    return config
+def config(name="finetune_quickstart", **changes) -> schema.Config:
+    return schema.updated(command_line.load(f"configs/{name}.py:debug"), changes)
 
 
 def flat(params) -> dict:
@@ -260,7 +256,7 @@ def test_bad_classes_end_in_one_sentence(tmp_path, pretraining):
     with pytest.raises(UserError, match=r"'train/none.png' \(its label -1 is not one"):
         train(config(**changes, epochs=4.0), tmp_path / "a")
     with pytest.raises(UserError, match="have different classes: a, "):
-        other = {"data.test.source": "synthetic"}
+        other = {"evaluators.classification.source": "synthetic"}
         train(config(**changes, **other), tmp_path / "b")
     shutil.rmtree(tmp_path / "pictures" / "train" / "b")
     shutil.rmtree(tmp_path / "pictures" / "test" / "b")
@@ -271,7 +267,10 @@ def test_bad_classes_end_in_one_sentence(tmp_path, pretraining):
     with pytest.raises(UserError, match="only 64: use 0"):
         train(config(**{"data.examples": 65}), tmp_path / "e")
     assert not list(tmp_path.glob("[b-h]/config.json"))  # none of them began
-    small = {"data.examples": 8, "evaluate.every": 0}  # and so none of them rules the next start
+    small = {
+        "data.examples": 8,
+        "evaluators.classification.every": 0,
+    }  # and so none of them rules the next start
     train(config(**small), tmp_path / "c")
     with pytest.raises(UserError, match="nothing"):
         train(config(**{"init.checkpoint": "nothing"}), tmp_path / "f")
@@ -285,7 +284,7 @@ def test_bad_classes_end_in_one_sentence(tmp_path, pretraining):
             train(config(**other), tmp_path / "g")
     with pytest.raises(UserError, match="drops encoder/norm, which model.pooling"):
         config(**{"init.checkpoint": "x", "model.pooling": "cls"})
-    with pytest.raises(UserError, match="clip is of adamw: use 0 with lars"):
+    with pytest.raises(UserError, match="clip is an option of adamw: use 0 with lars"):
         config("linear_probe_quickstart", **{"optimizer.clip": 1.0})
     with pytest.raises(UserError, match="decoder/"):
         wanted = {"init.checkpoint": str(pretraining[0]), "init.without": "head/.*|norm/.*"}

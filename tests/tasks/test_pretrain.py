@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from mae_jax import tasks
-from mae_jax.config import command_line
+from mae_jax.config import command_line, schema
 from mae_jax.data.augment import batch as augment
 
 KEY = jax.random.key(7)
@@ -15,10 +14,8 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 SMALL = dict(modality="image", size=(32, 32), channels=3, repeats=1, center_crop=0.875, threads=2)
 
 
-def config(**changes) -> ConfigDict:
-    config = ConfigDict(command_line.load("configs/quickstart.py:debug"))
-    config.update_from_flattened_dict(changes)
-    return config
+def config(**changes) -> schema.Config:
+    return schema.updated(command_line.load("configs/quickstart.py:debug"), changes)
 
 
 def test_flips_and_masks_are_drawn_per_sample():

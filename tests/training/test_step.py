@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
 
 from mae_jax import tasks
-from mae_jax.config import command_line
+from mae_jax.config import command_line, schema
 from mae_jax.distributed import device_mesh, partitioning
 from mae_jax.training import optimizer, program, step
 
@@ -21,10 +20,8 @@ MEAN, STD = (0.5,) * 3, (0.25,) * 3
 
 
 @functools.cache
-def config(**changes) -> ConfigDict:
-    config = ConfigDict(command_line.load("configs/quickstart.py:debug"))
-    config.update_from_flattened_dict(dict(changes))
-    return config
+def config(**changes) -> schema.Config:
+    return schema.updated(command_line.load("configs/quickstart.py:debug"), changes)
 
 
 @functools.cache

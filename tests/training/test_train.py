@@ -14,11 +14,10 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from ml_collections import ConfigDict
 from PIL import Image
 
 import mae_jax
-from mae_jax.config import command_line
+from mae_jax.config import command_line, schema
 from mae_jax.config.errors import UserError
 from mae_jax.train import train
 from mae_jax.training import loop, metric_writer, progress
@@ -27,10 +26,8 @@ from mae_jax.training import run_directory as workdir
 ROOT = Path(__file__).parents[2]
 
 
-def debug(name: str = "vit_base", **changes) -> ConfigDict:
-    config = ConfigDict(command_line.load(f"{ROOT}/configs/{name}.py:debug"))
-    config.update_from_flattened_dict(changes)
-    return config
+def debug(name: str = "vit_base", **changes) -> schema.Config:
+    return schema.updated(command_line.load(f"{ROOT}/configs/{name}.py:debug"), changes)
 
 
 def losses(workdir) -> dict[int, float]:
@@ -207,12 +204,10 @@ def arrays(tmp_path_factory):
     return folder
 
 
-def of_arrays(folder, **changes) -> ConfigDict:
+def of_arrays(folder, **changes) -> schema.Config:
     changes = {
         "data.train.source": f"arrays:{folder}",
-        "data.test.source": "",
-        "probe.train.source": "",
-        "probe.test.source": "",
+        "evaluators": {},
         "data.mean": (0.0, 0.0, 0.0),
         "data.std": (1.0, 1.0, 1.0),
         "data.size": (16, 16),
@@ -225,10 +220,7 @@ def of_arrays(folder, **changes) -> ConfigDict:
         "save_every": 2,
         "epochs": 2.0,
     } | changes
-    config = debug("volume_small")
-    with config.unlocked(), config.data.ignore_type():
-        config.update_from_flattened_dict(changes)
-    return config
+    return debug("volume_small", **changes)
 
 
 def events(workdir) -> list[tuple[int, str]]:
@@ -371,9 +363,7 @@ def test_pictures_without_labels_of_any_size_and_kind(tmp_path):
     place = f"folder:{tmp_path}/pictures"
     changes = {"data.train.source": place, "data.mean": "auto", "data.std": "auto"}
     changes |= {"epochs": 2.0, "data.size": (32, 48)}
-    config = debug()
-    with config.data.ignore_type():
-        config.update_from_flattened_dict(changes)
+    config = debug(**changes)
     train(config, tmp_path / "run")
     Image.new("RGB", (9, 9)).save(tmp_path / "pictures" / "another.png")
     Image.new("RGB", (9, 9)).save(tmp_path / "pictures" / "another2.png")
