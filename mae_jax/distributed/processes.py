@@ -1,12 +1,19 @@
 """The processes of a run on several hosts."""
 
+import logging
 import os
+import signal
 import sys
+import threading
+import time
+from typing import NoReturn
 
 import jax
 
+_log = logging.getLogger(__name__)
 
-def start_processes(heartbeat: int = 100) -> None:
+
+def start_processes(heartbeat: int = 30) -> None:
     """Join the other hosts where the environment names them; on one host do nothing.
 
     Asked for by `JAX_COORDINATOR_ADDRESS` (with `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`), by a
@@ -14,7 +21,7 @@ def start_processes(heartbeat: int = 100) -> None:
     and by `MAE_JAX_DISTRIBUTED=1` where jax can find them by itself, as on a plain slice.
 
     Args:
-      heartbeat: seconds of silence after which all others give one up, and end.
+      heartbeat: seconds without a sign of a process, after which all others end.
 
     Raises:
       ValueError: these variables are no numbers, or not of one another.
@@ -32,7 +39,7 @@ def start_processes(heartbeat: int = 100) -> None:
             raise ValueError(f"JAX_COORDINATOR_ADDRESS = {address!r} must be HOST:PORT")
         if count is not None and index is None:
             raise ValueError("JAX_NUM_PROCESSES is set, so JAX_PROCESS_ID must be, from 0 up")
-        print(f"waiting for {count or 'all'} processes at {address}", file=sys.stderr, flush=True)
+        _log.info("waiting for %s processes at %s", count or "all", address)
         if None not in numbers and index >= count:
             raise ValueError(f"JAX_PROCESS_ID = {index} must be below JAX_NUM_PROCESSES = {count}")
         jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=heartbeat)
@@ -43,3 +50,24 @@ def start_processes(heartbeat: int = 100) -> None:
         or env.get("MAE_JAX_DISTRIBUTED") == "1"
     ):
         jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
+
+
+def exit_in_any_case(status: int) -> None:
+    """Make sure that the process, which is exiting, ends soon.
+
+    A thread that reads what never comes would keep it for ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is leaving already
+    timer = threading.Timer(5, os._exit, [status])
+    timer.daemon = True
+    timer.start()
+
+
+def leave(status: int) -> NoReturn:
+    """Exit; among several processes without waiting for the others, which wait for this one."""
+    exit_in_any_case(status)
+    if jax.process_count() > 1:
+        if jax.process_index() == 0:
+            time.sleep(3)  # it holds the connection: let the others say why they end
+        os._exit(status)
+    sys.exit(status)

@@ -1,10 +1,49 @@
-"""Lines for the person at the screen."""
+"""What a person at the screen reads: the lines of the logger `mae_jax`."""
 
 import contextlib
+import logging
+import os
 import sys
+
+
+class LineHandler(logging.Handler):
+    """Writes plain lines: warnings and errors to stderr, all else to stdout.
+
+    A line does not tear a progress bar. A line that cannot be written, as on a full disk, is lost.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            tqdm.write(self.format(record), file=stream)
+            stream.flush()
+
+
+def install() -> None:
+    """Show the lines of `mae_jax` on the screen. For commands: it changes the whole process."""
+    logger = logging.getLogger("mae_jax")
+    if not any(isinstance(handler, LineHandler) for handler in logger.handlers):
+        logger.addHandler(LineHandler())
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # orbax installs a handler of the root logger
+    # orbax logs a page for each save, and a traceback for each error that it raises later anyway
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def tell(text: str, error: bool = True) -> None:
     """A line on stderr, or on stdout; what cannot be written there, as on a full disk, is lost."""
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def flush() -> None:
+    """Write what is buffered, so that an exit does not fail on a full disk or a closed pipe."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

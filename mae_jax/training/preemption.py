@@ -1,79 +1,82 @@
-"""What happens to a process from outside: it is asked to stop, or nothing moves any more."""
+"""A process is asked to stop: by a scheduler (SIGTERM), Ctrl-C, or a closed terminal (SIGHUP)."""
 
 import contextlib
-import faulthandler
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
-PREEMPTED, STOPPED = 42, 130  # exit statuses after SIGTERM and Ctrl-C: the same command continues
-STATUS = {"SIGTERM": PREEMPTED, "SIGINT": STOPPED, "SIGHUP": 129}
+PREEMPTED, INTERRUPTED = 42, 130  # exit statuses after which the same command continues
+EXIT_STATUS = {"SIGTERM": PREEMPTED, "SIGINT": INTERRUPTED, "SIGHUP": 129}
 
 
-class Interruption:
-    """SIGTERM and the first Ctrl-C ask for a stop; `status` is then what to exit with, else 0.
+class StopSignal:
+    """Whether the process was asked to stop: `status` is then the exit status, and 0 before.
 
-    While there is nothing to finish, `with at_once()`, the signal itself ends the process. A second
-    Ctrl-C ends it in any case.
+    The trainer looks at `agreed()` after each step, saves, and exits. Inside `exits_at_once()` the
+    signal itself ends the process. A second Ctrl-C raises KeyboardInterrupt anywhere.
 
     Args:
-      own: the process is there for this alone: it may be ended within a compilation, too, where an
-        exception would wait for minutes and then crash it.
+      own_process: this process only trains, so `os._exit` may end it. An exception raised during
+        a compilation is delivered only when XLA returns, and then aborts the process.
     """
 
-    def __init__(self, own: bool = False):
-        self.own, self.status, self.interrupts, self.polls = own, 0, 0, 0
-        self.finish: Callable[[], bool] | None = None
+    def __init__(self, own_process: bool = False):
+        self.own_process, self.status = own_process, 0
+        self._interrupts = self._polls = 0
+        self._is_saved: Callable[[], bool] | None = None
 
     @contextlib.contextmanager
-    def at_once(self, finish: Callable[[], bool] = lambda: True) -> Iterator[None]:
-        """Inside, a signal ends the process where it stands; one from before, at the beginning.
+    def exits_at_once(self, is_saved: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """Inside, a signal ends the process where it stands; an earlier one ends it at the start.
 
-        That is by SystemExit if the process is not our own, or if `finish()`, which may be called
-        by another thread, says that there is something left to do.
+        It ends by SystemExit if the process is not our own, or if `is_saved()`, which any thread
+        may call, says that something has yet to be saved.
         """
-        before, self.finish = self.finish, finish
+        before, self._is_saved = self._is_saved, is_saved
         try:
             if self.status:
                 raise SystemExit(self.status)
             yield
         finally:
-            self.finish = before
+            self._is_saved = before
 
     def handle(self, number: int, frame: Any = None) -> None:
+        """Python's handler of the signals, which runs in the main thread between two bytecodes."""
         again = self.status
-        self.status = again or STATUS[signal.Signals(number).name]
-        self.interrupts += number == signal.SIGINT
-        if self.finish and not again:
-            _say(b"\nstopping; the same command continues\n")
-            if self.own and self.finish():
-                os._exit(self.status)
+        self.status = again or EXIT_STATUS[signal.Signals(number).name]
+        self._interrupts += number == signal.SIGINT
+        if self._is_saved and not again:
+            self._exit_if_saved()
             raise SystemExit(self.status)
-        if self.interrupts > 1:
+        if self._interrupts > 1:
             raise KeyboardInterrupt
         if not again:
             _say(b"\nstopping after this step; Ctrl-C again stops at once, without saving\n")
 
-    def watch(self, pipe: int) -> None:
-        """Of the numbers of signals: `handle` waits for Python, which a compilation keeps."""
-        while number := os.read(pipe, 1):
-            name = signal.Signals(number[0]).name
-            if name in STATUS and self.finish and self.finish():
-                _say(b"\nstopping; the same command continues\n")
-                os._exit(self.status or STATUS[name])
+    def watch(self, wakeup: int) -> None:
+        """Read the numbers of signals as they come, in a thread; `handle` waits for XLA."""
+        with open(wakeup, "rb", buffering=0) as numbers:
+            while number := numbers.read(1):
+                name = signal.Signals(number[0]).name
+                if name in EXIT_STATUS and self._is_saved:
+                    self._exit_if_saved(EXIT_STATUS[name])
+
+    def _exit_if_saved(self, status: int = 0) -> None:
+        if self.own_process and self._is_saved and self._is_saved():
+            _say(b"\nstopping; the same command continues\n")
+            os._exit(self.status or status)
 
     def agreed(self) -> int:
-        """The status, once every process has come to this call as often as the first to know."""
+        """The status, in all processes of a run at the same call."""
         if jax.process_count() > 1:
-            self.polls += 1
-            if multihost_utils.reached_preemption_sync_point(self.polls):
+            self._polls += 1
+            if multihost_utils.reached_preemption_sync_point(self._polls):
                 self.status = PREEMPTED
         return self.status
 
@@ -84,65 +87,30 @@ def _say(text: bytes) -> None:
 
 
 @contextlib.contextmanager
-def handled(own: bool = False) -> Iterator[Interruption]:
-    """An `Interruption` that knows of the signals inside; SIGHUP, too, unless it is ignored.
+def handled(own_process: bool = False) -> Iterator[StopSignal]:
+    """A `StopSignal` for SIGTERM, SIGINT, and SIGHUP unless that is ignored.
 
     Several processes learn of SIGTERM by jax's own handler, and a Ctrl-C counts as one. In other
     threads than the main one nothing is handled.
     """
-    asked = Interruption(own)
-    numbers = [getattr(signal, name) for name in STATUS if hasattr(signal, name)]
-    numbers = [x for x in numbers if signal.getsignal(x) is not signal.SIG_IGN]
-    handlers: dict[int, Callable] = {number: asked.handle for number in numbers}
-    if jax.process_count() > 1:
-
-        def hand_on(number, frame):
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        handlers = {signal.SIGINT: hand_on}
-    if threading.current_thread() is not threading.main_thread():
-        handlers = {}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    written = None
-    if own and handlers and jax.process_count() == 1:
-        read, written = os.pipe()
-        os.set_blocking(written, False)
-        signal.set_wakeup_fd(written, warn_on_full_buffer=False)
-        threading.Thread(target=asked.watch, args=(read,), daemon=True, name="signals").start()
-    try:
-        yield asked
-    finally:
-        if written is not None:
-            signal.set_wakeup_fd(-1)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    stop, several = StopSignal(own_process), jax.process_count() > 1
+    with contextlib.ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():
+            for name in ["SIGINT"] if several else EXIT_STATUS:
+                number = getattr(signal, name, None)  # Windows has no SIGHUP
+                if number and signal.getsignal(number) is not signal.SIG_IGN:
+                    handler = _pass_on_as_sigterm if several else stop.handle
+                    stack.callback(signal.signal, number, signal.signal(number, handler))
+            if own_process and not several:
+                read, write = os.pipe()
+                os.set_blocking(write, False)
+                stack.callback(os.close, write)  # which ends the thread
+                before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+                stack.callback(signal.set_wakeup_fd, before)
+                threading.Thread(target=stop.watch, args=(read,), daemon=True).start()
+        yield stop
 
 
-class Watch:
-    """Says on stderr what every thread does when nothing has been done for `seconds`."""
-
-    def __init__(self, seconds: float, told: Callable[[str], None]):
-        self.seconds, self.told, self.ended = seconds, told, threading.Event()
-        self.does("starting")
-        threading.Thread(target=self._look, daemon=True, name="watch").start()
-
-    def does(self, what: str) -> None:
-        """Something else begins."""
-        self.now = (time.monotonic(), what)
-
-    def _look(self) -> None:
-        said = None
-        while not self.ended.wait(min(1.0, self.seconds / 4)):
-            began, what = now = self.now
-            if time.monotonic() - began > self.seconds and now is not said:
-                said = now
-                self.told(
-                    f"{what} for more than {self.seconds:g} s (recovery.stall): the stacks of all "
-                    "threads follow; training goes on if that ever ends"
-                )
-                with contextlib.suppress(Exception):  # a stderr that is no file
-                    faulthandler.dump_traceback(sys.__stderr__ or sys.stderr, all_threads=True)
-
-    def close(self) -> None:
-        self.ended.set()
+def _pass_on_as_sigterm(number: int, frame: Any) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.kill(os.getpid(), signal.SIGTERM)

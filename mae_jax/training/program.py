@@ -43,8 +43,8 @@ def make_program(
         key,
         accumulation=config.accumulation,
         ema=options.ema,
-        max_loss_ratio=recovery.spike,
-        guard=recovery.skips > 0,
+        max_loss_ratio=recovery.max_loss_ratio,
+        guard=recovery.max_skipped_updates > 0,
     )
     return jit_program(init, step, mesh, options.shard)
 

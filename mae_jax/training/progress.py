@@ -1,37 +1,50 @@
-"""The progress of a run, on a terminal or in a log."""
+"""The progress of a run: a bar on a terminal, lines in a log elsewhere."""
 
 import contextlib
+import logging
 import sys
 import time
 
 from tqdm import tqdm
 
-from mae_jax.output import console, tables
+from mae_jax.output import tables
+
+_log = logging.getLogger(__name__)
 
 
 class Progress:
-    """A bar with speed and time left on a terminal, plain lines elsewhere, nothing if `quiet`."""
+    """Shows how far a run is, its speed and the time left; nothing if `quiet`.
 
-    def __init__(self, start: int, total: int, images: int, quiet: bool):
-        self.total, self.images, self.quiet = total, images, quiet
+    Args:
+      start, total: steps.
+      examples: in a step.
+    """
+
+    def __init__(self, start: int, total: int, examples: int, quiet: bool):
+        self.total, self.examples, self.quiet = total, examples, quiet
         self.shown, self.shown_at, self.waited = start, time.perf_counter(), 0.0
         terminal = sys.stderr.isatty() and not quiet
         self.bar = tqdm(total=total, initial=start, unit="step") if terminal else None
 
-    def again(self, step: int) -> None:
-        """The run has gone back to `step`."""
+    def rewind(self, step: int) -> None:
+        """Go back to `step`."""
         self.shown, self.shown_at, self.waited = step, time.perf_counter(), 0.0
         self.advance(step)
 
     def advance(self, step: int) -> None:
+        """Move the bar to `step`."""
         if self.bar is not None:
             self.bar.update(step - self.bar.n)
 
     def show(self, step: int, loss: float, learning_rate: float) -> dict[str, float]:
-        """Show these numbers and, since numbers were last shown, the images per second and the
-        share of the time that the devices waited for data; returns these two."""
+        """Show these numbers and the speed since numbers were last shown.
+
+        Returns:
+          `images_per_second`, and `input_wait`, the share of the time in which the devices waited
+          for data.
+        """
         now = time.perf_counter()
-        rate = (step - self.shown) * self.images / (now - self.shown_at)
+        rate = (step - self.shown) * self.examples / (now - self.shown_at)
         wait = self.waited / (now - self.shown_at)
         self.shown, self.shown_at, self.waited = step, now, 0.0
         text = f"loss {loss:.4f}  lr {learning_rate:.2e}  {rate:,.0f} images/s"
@@ -39,32 +52,25 @@ class Progress:
             text += f"  input-bound: the devices wait for data {wait:.0%} of the time"
         if self.bar is not None:
             self.bar.set_postfix_str(text)
-        else:
-            left = tables.duration((self.total - step) * self.images / rate)
-            self.say(f"step {step}/{self.total}  {text}  {left} left")
+        elif not self.quiet:
+            left = tables.duration((self.total - step) * self.examples / rate)
+            _log.info("step %d/%d  %s  %s left", step, self.total, text, left)
         return {"images_per_second": rate, "input_wait": wait}
 
     @contextlib.contextmanager
     def waiting(self):
-        """What happens inside is waiting for data."""
+        """Count what happens inside as waiting for data."""
         began = time.perf_counter()
         yield
         self.waited += time.perf_counter() - began
 
     @contextlib.contextmanager
     def paused(self):
-        """What happens inside (an evaluation, a save) is not counted as training time."""
+        """Do not count what happens inside (an evaluation, a save) as training time."""
         began, waited = time.perf_counter(), self.waited
         yield
         self.shown_at += time.perf_counter() - began
         self.waited = waited
-
-    def say(self, text: str) -> None:
-        """A line that does not tear the bar."""
-        if self.bar is not None:
-            tqdm.write(text, file=sys.stderr)
-        elif not self.quiet:
-            console.tell(text, error=False)
 
     def close(self) -> None:
         if self.bar is not None:

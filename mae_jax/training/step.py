@@ -24,7 +24,7 @@ class TrainState:
     opt_state: Any
     ema: Any = None  # moving average of the parameters, when the config asks for one
     stats: Any = None  # running statistics of a BatchNorm, where the model has one
-    usual: Any = None  # the usual loss, a moving average; 0 before the first
+    loss_ema: Any = None  # moving average of the loss; 0 before the first step
 
     @property
     def best(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def make_step(
         squares = squares_of(gradients)
         norm = jnp.sqrt(sum(squares.values()))
         good = jnp.isfinite(value) & jnp.isfinite(norm)
-        loss_ema = state.usual
+        loss_ema = state.loss_ema
         if max_loss_ratio:
             good &= (loss_ema == 0) | (value <= max_loss_ratio * loss_ema)
         loss_ema = jnp.where(loss_ema == 0, value, 0.99 * loss_ema + 0.01 * value)
@@ -113,7 +113,7 @@ def make_step(
         average = optax.incremental_update(updated, state.ema, 1 - ema) if ema else None
         new = updated, opt_state, average, stats, loss_ema
         if guard:
-            old = trained, state.opt_state, state.ema, state.stats, state.usual
+            old = trained, state.opt_state, state.ema, state.stats, state.loss_ema
             new = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
         updated, opt_state, average, stats, loss_ema = new
         metrics |= {

@@ -1,0 +1,78 @@
+"""Training batches on the devices, taken there ahead of time."""
+
+import collections
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from mae_jax.data import bad_examples, pipeline
+from mae_jax.distributed import partitioning
+
+AHEAD = 2  # batches on the devices beside the one that is trained on
+
+
+class Batches:
+    """The training batches of a config, from any position in their order.
+
+    Args:
+      source, transform: see `pipeline.training_batches`.
+      bad: counts the examples that cannot be read.
+    """
+
+    def __init__(self, config, source, transform, mesh: Mesh, bad: bad_examples.BadExamples):
+        self.source, self.transform, self.mesh, self.bad_examples = source, transform, mesh, bad
+        self.threads, self.repeats = config.data.threads, config.data.repeats
+        self.order: dict[str, Any] = dict(
+            batch_size=config.batch_size, seed=config.seed, repeats=self.repeats
+        )
+
+    def at(self, position: int) -> Iterator[dict[str, jax.Array]]:
+        """The batches from `position` on, on the devices."""
+        share = dict(host=jax.process_index(), hosts=jax.process_count(), threads=self.threads)
+        found = self._read(start=position, **share, **self.order)
+        return (partitioning.place(batch, self.mesh) for batch in found)
+
+    def names(self, position: int) -> list[str]:
+        """The names of the examples of the batch at `position`."""
+        return pipeline.names(self.source, step=position, **self.order)
+
+    def check(self) -> None:
+        """Read an example: can any be read? Before minutes of compiling."""
+        next(self._read(threads=0, **self.order | dict(batch_size=self.repeats)))
+
+    def _read(self, **options: Any) -> Iterator[dict]:
+        return pipeline.training_batches(self.source, self.transform, bad_examples=self.bad_examples, **options)
+
+
+class Prefetcher:
+    """Takes the next `count` batches to the devices, a few at a time, in a thread of its own."""
+
+    def __init__(self, batches: Iterator[dict[str, jax.Array]], count: int):
+        self.batches, self.left = batches, count
+        self.reader, self.ahead = futures.ThreadPoolExecutor(1), collections.deque()
+        for _ in range(AHEAD):
+            self._read()
+
+    def _read(self) -> None:
+        if self.left:
+            self.left -= 1
+            self.ahead.append(self.reader.submit(next, self.batches))
+
+    @property
+    def is_ready(self) -> bool:
+        return self.ahead[0].done()
+
+    def next(self, stopped: Callable[[], Any]) -> dict[str, jax.Array] | None:
+        """The next batch, which is waited for; None if it is not there and `stopped()`."""
+        self._read()
+        while not self.is_ready:
+            if stopped():
+                return None
+            futures.wait([self.ahead[0]], timeout=1)  # which may be for ever
+        return self.ahead.popleft().result()
+
+    def close(self) -> None:
+        self.reader.shutdown(wait=False, cancel_futures=True)

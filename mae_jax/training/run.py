@@ -1,0 +1,223 @@
+"""A run from its config to its report."""
+
+import contextlib
+import logging
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from mae_jax import evaluators, tasks
+from mae_jax.config import nested, schema
+from mae_jax.config.errors import user_errors
+from mae_jax.data import bad_examples, sources
+from mae_jax.data.bad_examples import Unreadable
+from mae_jax.distributed import device_mesh
+from mae_jax.models import attention, rules
+from mae_jax.training import optimizer, preemption
+from mae_jax.training.batches import Batches
+from mae_jax.training.program import Program, make_program
+from mae_jax.training.run_directory import RunDirectory
+from mae_jax.training.step import TrainState, start_from
+from mae_jax.training.trainer import Trainer
+from mae_jax.weights import load
+
+_log = logging.getLogger(__name__)
+# what a checkpoint to start from must have in common with the config
+SAME = {"patch", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads"}
+SAME |= {"groups", "categories", "decoder_cross"}
+
+
+def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> TrainState:
+    """Train as `config` says, writing to `workdir`; continue if that holds a checkpoint.
+
+    Args:
+      own_process: this process does nothing else, so a signal may end it where it stands.
+
+    Returns:
+      The last state.
+
+    Raises:
+      UserError: in one sentence, something that the user can mend.
+      SystemExit: after SIGTERM (status 42) or Ctrl-C (130), when the state is saved.
+    """
+    config = schema.validate(config, rules.RULES)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(preemption.handled(own_process))
+        stack.enter_context(user_errors(Unreadable))
+        with stop.exits_at_once():  # nothing is trained yet
+            run = open_run(config, workdir)
+            with user_errors():
+                stack.enter_context(run.locked())
+            trainer, untrained = make_trainer(config, run, stop)
+            stack.callback(trainer.close)
+        if trainer.is_finished:
+            _log.info("%s is finished:\n\n%s", run, run.report.read_text())
+            return trainer.state
+        state = trainer.fit()
+        with stop.exits_at_once(), user_errors(OSError):  # all is saved
+            trainer.write_report(untrained)
+    return state
+
+
+def open_run(config, workdir: epath.PathLike) -> RunDirectory:
+    """The work directory, if all processes mean it and it is of no other config."""
+    run = RunDirectory(workdir)
+    with user_errors():
+        refuse_other_processes(f"{run} {schema.to_json(config)}")
+        run.check_config(config)
+    return run
+
+
+def make_trainer(
+    config, run: RunDirectory, stop: preemption.StopSignal
+) -> tuple[Trainer, Callable[[], dict]]:
+    """The trainer of a config, and a function that makes the variables it would begin with."""
+    init_key, step_key, test_key = jax.random.split(jax.random.key(config.seed), 3)
+    with user_errors():  # what the config names must be there and fit
+        mesh, source = open_devices_and_data(config, run.draws_balanced)
+        mean, std = run.statistics(source, config.data)
+        task = tasks.build(config, source, mean, std)
+        context = evaluators.Context(
+            task.model,
+            config.data,
+            mean,
+            std,
+            mesh,
+            test_key,
+            mask=config.get("mask"),
+            loss=config.get("loss"),
+            classes=source.classes,
+        )
+        entries = evaluators.build(config.evaluators, context)
+        schedule, total = make_schedule(config, len(source), task.rate)
+        program = make_program(config, task, mesh, schedule, step_key)
+        batches = open_batches(config, source, task, mesh, run)
+
+    def begin() -> TrainState:
+        first_save = config.save_every * max(2, config.recovery.max_failed_saves)
+        with user_errors():
+            run.check_unlost(first_save)
+        return first_state(config, program, task.trainable, init_key)
+
+    trainer = Trainer(config, total, program, begin, batches, entries, run, stop)
+    with user_errors(OSError):
+        run.write_config(config)  # all is in order: from here on this is the run's own directory
+    if not trainer.is_finished:
+        _log.info(banner(trainer, mesh, task.trainable))
+    shardings = jax.tree.map(lambda x: x.sharding, program.abstract.params)
+    untrained = jax.jit(lambda key: task.init(key)["params"], out_shardings=shardings)
+    return trainer, lambda: {"params": untrained(init_key)}
+
+
+def open_devices_and_data(config, balanced: bool) -> tuple[Mesh, sources.Source]:
+    """The devices and the training data of a config; `balanced` as in `sources.subset`.
+
+    Raises:
+      ValueError: all that is wrong with them.
+    """
+    problems = []
+
+    def attempt(make: Callable, *arguments, **named) -> Any:
+        try:
+            return make(*arguments, **named)
+        except (ValueError, OSError, ImportError) as error:
+            problems.append(str(error))
+
+    part, data = config.data.train, config.data
+    mesh = attempt(device_mesh.make_mesh, **config.mesh)
+    if mesh:
+        attempt(device_mesh.check_batch, config.batch_size, config.accumulation, mesh)
+    attempt(attention.check, config.model.attention, jax.default_backend())
+    source = attempt(sources.open_source, part.source, part.split, data.modality)
+    if source is not None:
+        source = attempt(sources.subset, source, data.examples, balanced)
+    if problems:
+        raise ValueError("; ".join(problems))
+    return mesh, source  # pyright: ignore[reportReturnType]
+
+
+def open_batches(config, source, task: tasks.Task, mesh: Mesh, run: RunDirectory) -> Batches:
+    """The training batches, of which an example can be read."""
+    host = jax.process_index()
+    log = run.path / f"unreadable{f'.{host}' * bool(host)}.txt"
+    bad = bad_examples.BadExamples(source, config.data.max_bad_fraction, log)
+    batches = Batches(config, source, task.transform, mesh, bad)
+    batches.check()
+    return batches
+
+
+def refuse_other_processes(command: str) -> None:
+    """Raise ValueError, in all processes, if they were not all started by the same command."""
+    if jax.process_count() > 1:
+        sums = multihost_utils.process_allgather(np.uint32(zlib.crc32(command.encode())))
+        if (sums != sums[0]).any():
+            raise ValueError(
+                "the processes have different configs or work directories: start all of them with "
+                "the same command"
+            )
+
+
+def make_schedule(config, examples: int, rate: float) -> tuple[optax.Schedule, int]:
+    """The learning rate of each step, `rate` times the config's, and how many steps there are.
+
+    An epoch is as many full batches as the data hold. ValueError: more than an int32 can count.
+    """
+    options = config.optimizer
+    steps_per_epoch = max(1, examples * config.data.repeats // config.batch_size)
+    total = max(1, round(min(config.epochs * steps_per_epoch, 2**31)))
+    if total == 2**31:
+        raise ValueError(f"epochs = {config.epochs} are more than 2,147,483,647 steps: use fewer")
+    schedule = optimizer.cosine_schedule(
+        options.base_learning_rate * rate,
+        config.batch_size,
+        total,
+        min(round(options.warmup_epochs * steps_per_epoch), total - 1),
+        options.get("final_learning_rate", 0.0),
+    )
+    return schedule, total
+
+
+def first_state(config, program: Program, trainable: str, key: jax.Array) -> TrainState:
+    """The state at step 0, with the parameters of `init.checkpoint` where there is one."""
+    if not config.init.checkpoint:
+        return program.init(key)
+    with user_errors():
+        loaded = load_parameters(config, program.abstract.params)
+    state = program.init(key)
+    return start_from(state, optimizer.merge(loaded, state.params), trainable)
+
+
+def load_parameters(config, wanted: Mapping) -> dict:
+    """Those of `wanted` that are in `init.checkpoint`, placed as these are to be."""
+    found = load.find(config.init.checkpoint, without=config.init.without)
+    # Shapes do not tell the heads, nor (8, 32) patches from (16, 16) ones.
+    there = {f"model.{name}": x for name, x in found.fields.items() if name in SAME}
+    if found.fields.get("separable_positions"):  # which no other table can start from
+        there |= {f"model.{name}_positions": True for name in ("learned", "separable")}
+    there["data.channels"] = found.channels
+    here = nested.flatten(config)
+    if different := [
+        f"{name}: {x} there, {here[name]} here"
+        for name, x in there.items()
+        if x is not None and name in here and x != here[name]
+    ]:
+        raise ValueError(f"init.checkpoint = {found.path} is another model: {'; '.join(different)}")
+    return load.fit(found, wanted, without=config.init.without, size=config.data.size)
+
+
+def banner(trainer: Trainer, mesh: Mesh, trainable: str) -> str:
+    """What is about to run."""
+    size = lambda tree: f"{sum(x.size for x in jax.tree.leaves(tree)) / 1e6:.1f} M"
+    start, total = int(trainer.state.step), trainer.total
+    trained, frozen = optimizer.split(trainer.state.params, trainable)
+    what = f"{size(trained)} parameters" + (f" (and {size(frozen)} frozen)" if frozen else "")
+    devices = f"{mesh.size} {mesh.devices.flat[0].device_kind} device(s)"
+    action = f"continuing from step {start} of {total}" if start else f"{total} steps"
+    return f"{what} on {devices}, batch {trainer.config.batch_size}, {action}"
