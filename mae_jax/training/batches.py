@@ -44,7 +44,9 @@ class Batches:
         next(self._read(threads=0, **self.order | dict(batch_size=self.repeats)))
 
     def _read(self, **options: Any) -> Iterator[dict]:
-        return pipeline.training_batches(self.source, self.transform, bad_examples=self.bad_examples, **options)
+        return pipeline.training_batches(
+            self.source, self.transform, bad_examples=self.bad_examples, **options
+        )
 
 
 class Prefetcher:

@@ -52,7 +52,7 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
         stop = stack.enter_context(preemption.handled(own_process))
         stack.enter_context(user_errors(Unreadable))
         with stop.exits_at_once():  # nothing is trained yet
-            run = open_run(config, workdir)
+            run, config = open_run(config, workdir)
             with user_errors():
                 stack.enter_context(run.locked())
             trainer, untrained = make_trainer(config, run, stop)
@@ -66,13 +66,19 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
     return state
 
 
-def open_run(config, workdir: epath.PathLike) -> RunDirectory:
-    """The work directory, if all processes mean it and it is of no other config."""
+def open_run(config, workdir: epath.PathLike) -> tuple[RunDirectory, schema.Config]:
+    """The work directory, if all processes mean it and it is of no other config.
+
+    Returns:
+      The directory, and the config with the precision that `model.dtype="auto"` means there: a run
+      keeps the precision that it began with.
+    """
     run = RunDirectory(workdir)
     with user_errors():
         refuse_other_processes(f"{run} {schema.to_json(config)}")
+        config = schema.resolved(config, jax.default_backend(), run.stored_config())
         run.check_config(config)
-    return run
+    return run, config
 
 
 def make_trainer(

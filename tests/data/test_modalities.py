@@ -19,8 +19,9 @@ from mae_jax.distributed import device_mesh
 from mae_jax.evaluators import reconstruction, visualize
 from mae_jax.models import mae, mask_sampler, masking, patches, vit
 from mae_jax.tasks import classify, pretrain
-from mae_jax.train import schedule_of, train
+from mae_jax.train import train
 from mae_jax.training import metric_writer, optimizer
+from mae_jax.training.run import make_schedule
 from mae_jax.weights import load as pretrained
 
 ROOT = Path(__file__).parents[2]
@@ -175,7 +176,7 @@ def test_the_audio_recipe():
 def test_the_rate_follows_the_share_that_is_decoded(name):
     config = debug(name, **{"mask.decode": 0.5, "optimizer.warmup_epochs": 0.0})
     task = pretrain.build(config, None, (0.5,) * 3, (0.25,) * 3)
-    schedule, total = schedule_of(config, 8, task.rate)
+    schedule, total = make_schedule(config, 8, task.rate)
     assert total == config.epochs and config.batch_size == 8
     assert schedule(0) == pytest.approx(0.5 * 1.5e-4 * 8 / 256)
 

@@ -1,6 +1,7 @@
 """Sixty flipped bits of the newest of two checkpoints, spread over its files: none is silent."""
 
 import contextlib
+import logging
 import random
 import re
 import shutil
@@ -24,9 +25,12 @@ class Captured(Exception):
 
 def restore(checkpoints, abstract):
     """What training goes on from: the step, the bits of all arrays, and what is said."""
-    said = []
+    said, handler = [], logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("mae_jax").addHandler(handler)
     with contextlib.closing(checkpoints_module.Checkpoints(checkpoints, 9)) as manager:
-        state, _ = manager.newest(abstract, said.append)
+        state, _ = manager.restore_newest(abstract)
+    logging.getLogger("mae_jax").removeHandler(handler)
     named = jax.tree_util.tree_leaves_with_path(jax.device_get(state))
     return int(state.step), {str(path): np.asarray(x).tobytes() for path, x in named}, said
 
@@ -46,7 +50,7 @@ def abstract(pretraining, halfway):
 
     arguments = [*pretraining.arguments, f"--workdir={halfway.parent}"]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Captured) as captured:
-        patch.setattr(checkpoints_module.Checkpoints, "newest", capture)
+        patch.setattr(checkpoints_module.Checkpoints, "restore_newest", capture)
         train(*command_line.parse(arguments))
     return captured.value.args[0]
 
