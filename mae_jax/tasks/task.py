@@ -33,7 +33,7 @@ class Task(NamedTuple):
     """
 
     model: Any  # the network, a flax module
-    init: Callable[[jax.Array], dict]  # key -> variables
+    init: Callable[[jax.Array], Any]  # key -> variables
     transform: Callable[[dict, np.random.Generator], dict]  # on the host: example -> array
     augment: Callable[
         [jax.Array, dict], dict

@@ -193,7 +193,8 @@ class Checkpoints:
         if int(state.step) != step:
             raise ValueError(f"{name} holds step {int(state.step)}")
         sums, _ = fingerprint.of(state)
-        expected = {_OLD_NAMES.get(n, n): x for n, x in metadata.pop("fingerprints").items()}
+        expected: dict[str, list[int]] = metadata.pop("fingerprints")
+        expected = {_OLD_NAMES.get(name, name): x for name, x in expected.items()}
         if wrong := sorted(
             x for x in sums.keys() | expected.keys() if sums.get(x) != expected.get(x)
         ):

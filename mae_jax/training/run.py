@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -200,7 +200,7 @@ def first_state(config, program: Program, trainable: str, key: jax.Array) -> Tra
     return start_from(state, optimizer.merge(loaded, state.params), trainable)
 
 
-def load_parameters(config, wanted: Mapping) -> dict:
+def load_parameters(config, wanted: dict) -> dict:
     """Those of `wanted` that are in `init.checkpoint`, placed as these are to be."""
     found = load.find(config.init.checkpoint, without=config.init.without)
     # Shapes do not tell the heads, nor (8, 32) patches from (16, 16) ones.

@@ -132,7 +132,7 @@ class RunDirectory:
         began = path.exists() and self.has_begun
         return not began or files.read_json(path).get("balanced", False)
 
-    def statistics(self, source, data) -> tuple[list[float], list[float]]:
+    def statistics(self, source, data) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per channel: of the config, or measured once if "auto".
 
         They are kept in `statistics.json`, with the names of the classes and the number of
@@ -151,7 +151,7 @@ class RunDirectory:
             if jax.process_index() == 0:
                 self.path.mkdir(parents=True, exist_ok=True)
                 files.write_whole(path, json.dumps(kept, indent=2) + "\n")
-            return kept["mean"], kept["std"]
+            return tuple(kept["mean"]), tuple(kept["std"])
         if not path.exists():
             raise ValueError(
                 f"{path} is gone, which says how the inputs were normalised: put it back, or give "
@@ -173,7 +173,7 @@ class RunDirectory:
                 f"{data.train.source!r} has other classes than when {self} began: give another "
                 "--workdir"
             )
-        return kept["mean"], kept["std"]
+        return tuple(kept["mean"]), tuple(kept["std"])
 
 
 def _measured(source, data) -> dict[str, Any]:

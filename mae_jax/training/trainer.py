@@ -50,7 +50,7 @@ class Trainer:
     program: Program
     begin: Callable[[], TrainState]
     batches: Batches
-    evaluators: Sequence[evaluators.Entry]
+    evaluations: Sequence[evaluators.Entry]
     run: RunDirectory
     stop: StopSignal
 
@@ -150,7 +150,9 @@ class Trainer:
 
     def due(self, step: int) -> list[evaluators.Entry]:
         """The evaluators to run after this step; after the last one, the report runs all."""
-        return [x for x in self.evaluators if x.every and step % x.every == 0 and step < self.total]
+        return [
+            x for x in self.evaluations if x.every and step % x.every == 0 and step < self.total
+        ]
 
     def save_and_evaluate(self, step: int) -> None:
         with self.progress.paused():
@@ -308,8 +310,8 @@ class Trainer:
           untrained: makes the variables of step 0, as a baseline.
         """
         self.watch()
-        baseline = untrained() if self.evaluators else None
-        result = evaluators.report(self.evaluators, self.state.best, baseline)
+        baseline = untrained() if self.evaluations else None
+        result = evaluators.report(self.evaluations, self.state.best, baseline)
         if result.metrics and not self.writer.is_evaluated(self.total):
             self.writer.write(self.total, result.metrics)
         self.writer.picture("reconstruction.png", result.picture)
