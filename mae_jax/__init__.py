@@ -1,6 +1,6 @@
 """Masked autoencoders (He et al., arXiv 2111.06377) in JAX/Flax."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str):
