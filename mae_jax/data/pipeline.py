@@ -36,7 +36,8 @@ def training_batches(
     Each epoch is another permutation of the source. Row r of global batch s, with its augmentation,
     is a function of (seed, s, r): `start=s` equals skipping s batches, the concatenated batches of
     the hosts equal the batch of a single host, and `threads` changes only the speed. The iterator
-    has a `close()`, which ends its threads; so does dropping it.
+    has a `close()`, which ends its threads; so does dropping it. There are many parameters because
+    all of them except the first two and the last are single numbers of a config or a process.
 
     Args:
       source: where the examples come from.
@@ -67,18 +68,7 @@ def training_batches(
     def load(i: int) -> Example:
         step, row = divmod(i, share)
         position = (start + step) * batch_size + host * share + row
-        index = order[position]
-        for attempt in range(1, _ATTEMPTS + 1):
-            rng = np.random.default_rng((seed, position))
-            try:
-                return read(source, index, lambda example, rng=rng: transform(example, rng))
-            except Unreadable as error:
-                if bad_examples is None:
-                    raise
-                last = error
-                bad_examples.add(source.name(index), str(error.__cause__))
-            index = int(np.random.default_rng((seed, position, attempt)).integers(len(source)))
-        raise Unreadable(f"{_ATTEMPTS} examples in turn cannot be read; the last: {last}")
+        return _read_or_replace(source, order[position], transform, (seed, position), bad_examples)
 
     return _batches(load, sys.maxsize, share, threads, repeats)
 
@@ -152,6 +142,27 @@ def evaluation_batches(
             _log.warning(text, len(left_out), len(chosen), first, more)
 
     return batches_and_warning()
+
+
+def _read_or_replace(
+    source: Source,
+    index: int,
+    transform: Callable[[Example, np.random.Generator], Example],
+    key: tuple[int, int],
+    bad_examples: BadExamples | None,
+) -> Example:
+    """Read an example, or count it and read others, whose indices are a function of `key`."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        rng = np.random.default_rng(key)
+        try:
+            return read(source, index, lambda example, rng=rng: transform(example, rng))
+        except Unreadable as error:
+            if bad_examples is None:
+                raise
+            last = error
+            bad_examples.add(source.name(index), str(error.__cause__))
+        index = int(np.random.default_rng((*key, attempt)).integers(len(source)))
+    raise Unreadable(f"{_ATTEMPTS} examples in turn cannot be read; the last: {last}")
 
 
 def _share(batch_size: int, host: int, hosts: int) -> int:

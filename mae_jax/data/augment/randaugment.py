@@ -53,17 +53,8 @@ def randaugment(
     Raises:
       ValueError: the picture is not uint8 with 1 or 3 channels, or the fill has other channels.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
-        raise ValueError(
-            f"RandAugment needs uint8 pictures of 1 or 3 channels, not {image.dtype} of shape"
-            f" {image.shape}: turn it off for other data"
-        )
-    height, width, channels = image.shape
-    border = (fill,) * channels if isinstance(fill, int) else tuple(fill)
-    if len(border) != channels:
-        raise ValueError(
-            f"fill {border} has {len(border)} numbers for {channels} channel(s): give one for each"
-        )
+    border = _checked_fill(image, fill)
+    height, width, _ = image.shape
     names = [*COLORS, *MOVES]
     chosen = rng.integers(len(names), size=operations)
     applied = rng.random(operations) < probability
@@ -78,6 +69,21 @@ def randaugment(
         else:
             image = moved(image, MOVES[name](amount, height, width), border)
     return image, colors
+
+
+def _checked_fill(image: np.ndarray, fill: int | Sequence[int]) -> tuple[int, ...]:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"RandAugment needs uint8 pictures of 1 or 3 channels, not {image.dtype} of shape"
+            f" {image.shape}: turn it off for other data"
+        )
+    channels = image.shape[-1]
+    border = (fill,) * channels if isinstance(fill, int) else tuple(fill)
+    if len(border) != channels:
+        raise ValueError(
+            f"fill {border} has {len(border)} numbers for {channels} channel(s): give one for each"
+        )
+    return border
 
 
 def moved(image: np.ndarray, rows: Rows, fill: Sequence[int]) -> np.ndarray:

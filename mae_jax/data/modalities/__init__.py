@@ -18,13 +18,13 @@ class Modality(Protocol):
     """
 
     def train_views(
-        self, given: Any, data: Mapping[str, Any], rng: np.random.Generator
+        self, given: Any, /, data: Mapping[str, Any], rng: np.random.Generator
     ) -> Iterable[np.ndarray]:
         """Yield `data.repeats` random crops, windows or clips `[*size, c]` of one example."""
         ...
 
     def eval_views(
-        self, given: Any, data: Mapping[str, Any], clips: int = 1, crops: int = 1
+        self, given: Any, /, data: Mapping[str, Any], clips: int = 1, crops: int = 1
     ) -> Iterable[np.ndarray]:
         """Yield the middle `[*size, c]` of an example, or several views spread over it.
 

@@ -63,38 +63,36 @@ def prepare(
     begin, source, out = time.time(), sources.open_source(spec, split), Path(out).expanduser()
     if not len(source):
         raise ValueError(f"data {spec!r} has no pictures in split {split!r}")
-    files = files or -(-len(source) // _MAX_PER_SHARD)
-    if files > len(source):
-        raise ValueError(f"--shards={files}, but there are only {len(source)} pictures")
+    count = len(source)
+    files = files or -(-count // _MAX_PER_SHARD)
+    if files > count:
+        raise ValueError(f"--shards={files}, but there are only {count} pictures")
     name = file_name(split)
     identity = {
         "source": spec,
         "split": split,
-        "pictures": len(source),
-        "names_crc32": _crc32(f"{source.name(i)}\n" for i in range(len(source))),
+        "pictures": count,
+        "names_crc32": _crc32(f"{source.name(i)}\n" for i in range(count)),
         "shorter_side": shorter_side,
         "quality": quality if shorter_side else None,
         "shards": files,
     }
     manifest = _open_manifest(out, name, identity)
     _write_classes(out, source.classes)
-    edges = [len(source) * k // files for k in range(files + 1)]
+    edges = [count * k // files for k in range(files + 1)]
     shares = {_shard(name, k, files): range(*edges[k : k + 2]) for k in range(files)}
     done = manifest["files"]
-    missing = [file for file in shares if shards.find_damage(out / file, done.get(file))]
+    missing = {f: share for f, share in shares.items() if shards.find_damage(out / f, done.get(f))}
     if len(missing) < files:
         print(f"{files - len(missing)} of {files} shards are there", file=sys.stderr)
-    for file in missing:
-        done.pop(file, None)
-    record = functools.partial(shards.record, source, side=shorter_side, quality=quality)
-    _write_shards(
-        out, name, manifest, {file: shares[file] for file in missing}, record, max_bad, threads
-    )
-
-    seconds = time.time() - begin
-    said = check(out, split, threads) if missing else _summary(out, name, manifest)
     if missing:
-        said += f"; written in {seconds:,.0f} s"
+        manifest["files"] = {f: entry for f, entry in done.items() if f not in missing}
+        record = functools.partial(shards.record, source, side=shorter_side, quality=quality)
+        _write_shards(out, name, manifest, missing, record, max_bad, threads)
+        seconds = time.time() - begin
+        said = f"{check(out, split, threads)}; written in {seconds:,.0f} s"
+    else:
+        said = _summary(out, name, manifest)
     place = re.sub(r"([*?[])", r"[\1]", str(out.resolve()))
     spec = f"array_record:{place}/{{split}}-*.array_record"
     return f'{said}\ndata.train = dict(source="{spec}", split="{name}")'
