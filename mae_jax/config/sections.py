@@ -75,10 +75,9 @@ class Section(BaseModel, Mapping):
     )
 
     def __getitem__(self, key: str) -> Any:
-        try:
-            return getattr(self, key)
-        except AttributeError:
-            raise KeyError(key) from None
+        if key not in type(self).model_fields:
+            raise KeyError(key)
+        return getattr(self, key)
 
     def __iter__(self) -> Iterator[str]:
         return iter(type(self).model_fields)
@@ -522,9 +521,6 @@ class Config(Section):
     recovery: Recovery = Recovery()
     """What the run does about faults."""
 
-    def model_post_init(self, context: Any) -> None:  # goes with `_before`
-        TESTS[id(self.data)] = self
-
 
 class Pretrain(Config):
     """Masked pre-training."""
@@ -566,56 +562,3 @@ TASKS: dict[str, type[Config]] = dict(pretrain=Pretrain, classify=Classify)
 # What may be another when a run goes on: where and how it is computed, and when it gives up.
 MAY_CHANGE = r"(mesh|recovery)\..*|model\.(attention|remat|scan)|optimizer\.shard|accumulation"
 MAY_CHANGE += r"|data\.(threads|max_bad_fraction)|(log|save)_every|keep"
-
-
-# --- Names of before, until all rooms have moved ------------------------------------------------
-def _before() -> None:
-    from ml_collections import ConfigDict
-
-    def alias(kind, **names):
-        for old, new in names.items():
-            setattr(kind, old, property(lambda self, new=new: getattr(self, new)))
-
-    alias(Model, groups="channel_groups", categories="vocab_size")
-    alias(
-        Recovery,
-        skips="max_skipped_updates",
-        rewinds="max_rewinds",
-        spike="max_loss_ratio",
-        failed_saves="max_failed_saves",
-        canary="check_determinism",
-        stall="stall_timeout",
-        heartbeat="heartbeat_timeout",
-    )
-    first = lambda self: {
-        **dict(source="", split="", every=0, batch_size=8, examples=1, pictures=1),
-        **dict(clips=1, crops=1),
-        **next(
-            (x for x in self.evaluators.values() if x.type in ("reconstruction", "classification")),
-            {},
-        ),
-    }
-    typed = lambda self, name: [x for x in self.evaluators.values() if x.type == name]
-
-    def evaluate(self):
-        found = ConfigDict(first(self))
-        if not typed(self, "reconstruction") + typed(self, "classification"):
-            found.update({k: x for e in typed(self, "knn") for k, x in e.items() if k == "every"})
-        found.examples = found.examples or 10**9
-        return found
-
-    def probe(self):
-        none = dict(source="", split="")
-        found = dict(train=none, test=none, examples=1, linear=bool(typed(self, "linear_probe")))
-        for x in typed(self, "knn"):
-            found |= dict(train=dict(x.train), test=dict(x.test), examples=x.examples or 10**9)
-        return ConfigDict(found)
-
-    Config.evaluate = property(evaluate)  # pyright: ignore
-    Config.probe = property(probe)  # pyright: ignore
-    of = lambda self: {k: first(TESTS[id(self)])[k] for k in ("source", "split")}
-    Data.test = property(lambda self: ConfigDict(of(self)))  # pyright: ignore
-
-
-TESTS: dict = {}
-_before()
