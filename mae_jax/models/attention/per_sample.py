@@ -1,0 +1,49 @@
+"""Attention that takes one sample at a time, whose weights then stay in the cache of a CPU."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+LEAST = 128 * 128  # weights of a head, from where on the loop pays
+
+
+def attend(
+    query: Float[Array, "b n h d"], key: Float[Array, "b s h d"], value: Float[Array, "b s h d"]
+) -> Float[Array, "b n h d"]:
+    """Return `softmax(query @ key / sqrt(d)) @ value` for each head."""
+    return _attend(query * query.shape[-1] ** -0.5, key, value)
+
+
+@jax.custom_vjp
+def _attend(query, key, value):
+    def one(sample):
+        query, key, value = map(_swap_heads, sample)
+        return _swap_heads(_softmax(query, key) @ value)
+
+    return jax.lax.map(one, (query, key, value))
+
+
+def _backward(residuals, dy):
+    def one(sample):
+        query, key, value, dy = map(_swap_heads, sample)
+        weights = _softmax(query, key)  # computing them again is faster than keeping those of all
+        d_weights = jnp.einsum("hnd,hsd->hns", dy, value, preferred_element_type=jnp.float32)
+        d_logits = weights * (d_weights - (d_weights * weights).sum(-1, keepdims=True))
+        d_logits = d_logits.astype(query.dtype)
+        transposed = lambda x: x.swapaxes(1, 2)
+        gradients = d_logits @ key, transposed(d_logits) @ query, transposed(weights) @ dy
+        return tuple(map(_swap_heads, gradients))
+
+    return jax.lax.map(one, (*residuals, dy))
+
+
+_attend.defvjp(lambda *inputs: (_attend(*inputs), inputs), _backward)
+
+
+def _softmax(query, key):
+    logits = jnp.einsum("hnd,hsd->hns", query, key, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(logits).astype(query.dtype)
+
+
+def _swap_heads(x: Float[Array, "n h d"]) -> Float[Array, "h n d"]:
+    return x.swapaxes(0, 1)  # and back

@@ -1,0 +1,37 @@
+"""Masks: a strategy scores the patches, one argsort cuts at a static count.
+
+A strategy only says how much it wants to keep each patch. `from_scores` sorts and cuts, so all
+strategies have the same shapes and one compiled step serves them all.
+"""
+
+from mae_jax.models.masking.mask import Mask, from_scores, keep_count, masked_map, partial
+from mae_jax.models.masking.sampler import NAMES, MaskSampler, make_mask_sampler
+from mae_jax.models.masking.strategies import (
+    along,
+    block,
+    importance,
+    joint,
+    lattice,
+    partition,
+    pixels,
+    random,
+)
+
+__all__ = [
+    "NAMES",
+    "Mask",
+    "MaskSampler",
+    "along",
+    "block",
+    "from_scores",
+    "importance",
+    "joint",
+    "keep_count",
+    "lattice",
+    "make_mask_sampler",
+    "masked_map",
+    "partial",
+    "partition",
+    "pixels",
+    "random",
+]

@@ -1,0 +1,80 @@
+"""A stack of Transformer blocks: the only owner of width, depth, heads and how to compute them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from mae_jax.distributed import partitioning
+from mae_jax.models.layers import Block, Compute
+
+# What each block keeps for its gradient; the rest is computed again.
+REMAT = {
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "inputs": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Transformer(nn.Module):
+    """Blocks one after another, called `block_0`, `block_1` ...
+
+    With `compute.remat` a block keeps less for its gradient (`REMAT`). With `compute.scan` one
+    block is compiled, and a loop runs over the stacked parameters of all: a shorter compilation for
+    slower steps. The names of the parameters are the same either way.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    eps: float = 1e-6
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n width"],
+        drop_path_scale: Float[Array, "b depth 2"] | None = None,
+        contexts: Sequence[Float[Array, "b s e"]] | None = None,
+    ) -> list[Float[Array, "b n width"]]:
+        """Return the output of every block, the last one last; `[x]` if there is no block.
+
+        Args:
+          drop_path_scale: see `layers.drop_path`.
+          contexts: what each block attends to, for cross-attention.
+        """
+        lifted: Any = Block
+        if self.compute.remat != "none":
+            policy = REMAT[self.compute.remat]
+            lifted = nn.remat(Block, policy=policy, prevent_cse=not self.compute.scan)
+        make = lambda **where: lifted(self.heads, self.mlp_ratio, self.eps, self.compute, **where)
+        plain = self.is_initializing() or self.is_mutable_collection("attention")
+        if self.compute.scan and self.depth and not plain:
+            return self._scanned(make(parent=None), x, drop_path_scale, contexts)
+        outputs = []
+        for i in range(self.depth):
+            scale = None if drop_path_scale is None else drop_path_scale[:, i]
+            x = make(name=f"block_{i}")(x, scale, None if contexts is None else contexts[i])
+            outputs.append(x)
+        return outputs or [x]
+
+    def _scanned(self, block, x, drop_path_scale, contexts) -> list[jax.Array]:
+        cast = lambda p: p.astype(self.compute.dtype) if p.ndim > 1 else p  # as products use them
+        params = self.variables["params"]
+        params = [jax.tree.map(cast, params[f"block_{i}"]) for i in range(self.depth)]
+        stacked = (
+            jax.tree.map(lambda *parts: jnp.stack(parts), *params),
+            None if drop_path_scale is None else drop_path_scale.swapaxes(0, 1),
+            None if contexts is None else jnp.stack(contexts),
+        )
+
+        def body(x, of_block):
+            params, scale, context = of_block
+            x = partitioning.spread(block.apply({"params": params}, x, scale, context))
+            return x, x
+
+        last, outputs = jax.lax.scan(body, x, stacked)
+        return [*outputs[:-1], last]

@@ -1,0 +1,51 @@
+"""Learned tables of positions, resized to another grid."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def resize(
+    positions: Float[Array | np.ndarray, "s d"], old: Sequence[int], new: Sequence[int]
+) -> np.ndarray:
+    """Resize a learned table to another grid, `[t, d]`, by cubic interpolation along each axis.
+
+    The first row, of cls, stays as it is. In 2-D the result equals that of PyTorch's
+    `interpolate(mode="bicubic")`, which the reference uses.
+
+    Raises:
+      ValueError: the table does not belong to the grid `old`.
+    """
+    old, new = tuple(old), tuple(new)
+    table = np.asarray(positions)
+    count, width = table.shape
+    if count != 1 + math.prod(old):
+        raise ValueError(f"a table of {count} positions is not one of cls and a grid {old}")
+    places = table[1:].reshape(*old, width)
+    for axis, sides in enumerate(zip(old, new, strict=True)):
+        places = np.moveaxis(np.tensordot(_cubic(*sides), places, (1, axis)), 0, axis)
+    return np.concatenate([table[:1], places.reshape(-1, width)]).astype(table.dtype)
+
+
+def resize_named(name: str, table: np.ndarray, old: Sequence[int], new: Sequence[int]):
+    """Resize the parameter `positions`, `positions_time` or `positions_space` of `name`."""
+    if name.endswith("_time"):  # this table has no row of cls
+        return resize(np.concatenate([table[:1], table]), old[:1], new[:1])[1:]
+    if name.endswith("_space"):
+        old, new = old[1:], new[1:]
+    return resize(table, old, new)
+
+
+def _cubic(old: int, new: int) -> np.ndarray:
+    """Return the weights `[new, old]` of cubic convolution with a = -.75; the ends are repeated."""
+    at = (np.arange(new) + 0.5) * old / new - 0.5
+    weights, a = np.zeros((new, old)), -0.75
+    for tap in range(-1, 3):
+        source = np.floor(at).astype(int) + tap
+        x = np.abs(at - source)
+        near = ((a + 2) * x - (a + 3)) * x**2 + 1
+        far = a * (((x - 5) * x + 8) * x - 4)
+        np.add.at(weights, (np.arange(new), source.clip(0, old - 1)), np.where(x <= 1, near, far))
+    return weights
