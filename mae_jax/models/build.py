@@ -41,6 +41,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "Classifier": _ENCODER | dict(classes=0, pooling="mean", batch_norm=False, head_std=2e-5),
 }
 FIELDS = {kind: frozenset(names) for kind, names in DEFAULTS.items()}
+OLD_NAMES = {"groups": "channel_groups", "categories": "vocab_size"}  # in older files
 SPEED = frozenset({"attention", "remat", "scan"})  # of the machine, not of the network
 
 

@@ -68,7 +68,7 @@ class SelfDecoder(nn.Module):
 
 
 def mask_tokens(decoder: nn.Module, width: int, mask: Mask, table: jax.Array) -> jax.Array:
-    """Return the decoder's one learned token at the position of each masked patch, `[b m width]`."""
+    """Return the one learned token at the position of each masked patch, `[b m width]`."""
     token = decoder.param("mask_token", nn.initializers.normal(0.02), (1, width))
     token = jnp.broadcast_to(token.astype(table.dtype), (*mask.masked.shape, width))
     return token + table[1:][mask.masked]

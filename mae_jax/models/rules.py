@@ -3,22 +3,28 @@
 import math
 from collections.abc import Iterator
 
-from mae_jax.models import mask_sampler, patches
+from mae_jax.models import channel_groups, masking, patches
 
 
 def sizes(config) -> Iterator[str]:
-    size, patch, groups = config.data.size, config.model.patch, config.model.channel_groups
+    groups, mask = config.model.channel_groups, config.get("mask")
     try:
-        patches.grid_of(size, patch, groups)
-        if config.task == "pretrain":
-            mask_sampler.of(config.mask, size, patch, groups)
+        grid = patches.grid_of(config.data.size, config.model.patch)
+        if mask is not None:
+            options = dict(side=mask.side, decode=mask.decode, group_axis=bool(groups))
+            grid = (len(groups), *grid) if groups else grid
+            masking.make_mask_sampler(
+                mask.name, mask.ratio, grid, contrast=lambda inputs, n: inputs, **options
+            )
     except ValueError as error:
         yield f"data.size and model.patch: {error}"
 
 
 def channels(config) -> Iterator[str]:
+    groups = config.model.channel_groups
     try:
-        patches.weights_of(config.model.channel_groups, config.model.patch, config.data.channels)
+        if groups:
+            channel_groups.group_members(groups, config.model.patch, config.data.channels)
     except ValueError as error:
         yield f"model.channel_groups: {error}"
 
@@ -65,6 +71,8 @@ def target(config) -> Iterator[str]:
         yield "model.norm_pix needs patches of two values: use --noconfig.model.norm_pix"
     if model.norm_pix and model.vocab_size:
         yield "model.norm_pix needs pixels: use --noconfig.model.norm_pix with vocab_size"
+    if model.target_stride and model.vocab_size:
+        yield "model.target_stride needs pixels: use () with vocab_size"
 
 
 RULES = (sizes, channels, positions, encoder, decoder, target)

@@ -12,6 +12,7 @@ import jax
 from jax.interpreters import partial_eval
 
 from mae_jax.models import mae
+from mae_jax.models.cross_decoder import CrossDecoder
 
 
 def forward_flops(
@@ -24,21 +25,20 @@ def forward_flops(
       decode: how many of the others are predicted, by default all.
     """
     decode = patches - keep if decode is None else decode
-    width, seen = model.decoder_width, 1 + keep
-    pixels = math.prod(model.patch) * channels  # values in a patch
-    if model.decoder_cross:
-        into = "feature maps", _product(model.depth + 1, seen * model.width, model.decoder_depth)
-        decoder_block = _block(decode, width, model.mlp_ratio, seen, model.width)
+    encoder, decoder, seen = model.encoder.trunk, model.decoder.trunk, 1 + keep
+    values = math.prod(model.patch) * channels * getattr(model.target, "vocab_size", 1)
+    if isinstance(model.decoder, CrossDecoder):
+        into = "feature maps", _product(encoder.depth + 1, seen * encoder.width, decoder.depth)
+        block = _block(decode, decoder.width, decoder.mlp_ratio, seen, encoder.width)
     else:
-        into = "decoder embedding", _product(seen, model.width, width)
-        decoder_block = _block(seen + decode, width, model.mlp_ratio)
-    target = pixels // math.prod(model.target_stride or (1,)) * (model.categories or 1)
+        into = "decoder embedding", _product(seen, encoder.width, decoder.width)
+        block = _block(seen + decode, decoder.width, decoder.mlp_ratio)
     return {
-        "patch embedding": _product(keep, pixels * (model.categories or 1), model.width),
-        "encoder blocks": model.depth * _block(seen, model.width, model.mlp_ratio),
+        "patch embedding": _product(keep, values, encoder.width),
+        "encoder blocks": encoder.depth * _block(seen, encoder.width, encoder.mlp_ratio),
         into[0]: into[1],
-        "decoder blocks": model.decoder_depth * decoder_block,
-        "head": _product(decode, width, target),
+        "decoder blocks": decoder.depth * block,
+        "head": _product(decode, decoder.width, model.target.size(channels)),
     }
 
 
@@ -53,7 +53,7 @@ def reference_flops(
     pixels = math.prod(model.patch) * channels
     return parts | {
         "patch embedding": _product(patches, pixels, model.width),
-        "head": _product(1 + patches, model.decoder_width, pixels),
+        "head": _product(1 + patches, model.decoder.trunk.width, pixels),
     }
 
 

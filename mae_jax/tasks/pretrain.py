@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from mae_jax.data.augment import batch as augment
 from mae_jax.data.modalities import transforms
-from mae_jax.models import mae, mask_sampler, masking
-from mae_jax.tasks.task import Task, module_fields
+from mae_jax.models import build as networks
+from mae_jax.models import mae, masking
+from mae_jax.tasks.task import Task
 
 # Weight decay is on matrices and, as in the reference, on tokens; never on norms and biases.
 DECAYED = frozenset({"kernel", "cls", "mask_token", "maps"})
@@ -17,15 +18,12 @@ DECAYED |= {"positions", "positions_time", "positions_space"}  # where they are 
 
 def model_of(config) -> mae.MaskedAutoencoder:
     """The network that a config describes."""
-    return mae.MaskedAutoencoder(**module_fields(config))
+    return networks.autoencoder(config["model"], custom_gradients=True)
 
 
-def hiding_of(config) -> mask_sampler.Hiding:
+def hiding_of(config) -> masking.MaskSampler:
     """The mask sampler that a config describes."""
-    model = config["model"]
-    return mask_sampler.of(
-        config["mask"], config["data"]["size"], model["patch"], model["channel_groups"]
-    )
+    return networks.mask_sampler(config["mask"], model_of(config), config["data"]["size"])
 
 
 def build(config, source, mean, std) -> Task:

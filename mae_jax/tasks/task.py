@@ -6,24 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mae_jax.models import attention
-
-
-def module_fields(config) -> dict[str, Any]:
-    """The fields of a module that a config's section `model` describes."""
-    fields: dict[str, Any] = dict(config["model"])
-    for old, new in (("groups", "channel_groups"), ("categories", "vocab_size")):
-        if new in fields:
-            fields[old] = fields.pop(new)
-    forms = {"reference": "plain", "recompute": "light", "per_sample": "mapped"}
-    fields["attention"] = forms.get(fields["attention"], fields["attention"])
-    if fields["dtype"] == "auto":
-        fields["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    if fields["attention"] == "auto":
-        fields["attention"] = attention.suited()
-    nested = lambda x: tuple(map(nested, x)) if isinstance(x, list | tuple) else x
-    return {name: nested(x) for name, x in fields.items()}
-
 
 class Task(NamedTuple):
     """A model and the functions that its training consists of.
@@ -35,9 +17,7 @@ class Task(NamedTuple):
     model: Any  # the network, a flax module
     init: Callable[[jax.Array], Any]  # key -> variables
     transform: Callable[[dict, np.random.Generator], dict]  # on the host: example -> array
-    augment: Callable[
-        [jax.Array, dict], dict
-    ]  # key, global batch -> the batch, all randomness drawn
+    augment: Callable[[jax.Array, dict], dict]  # key, global batch -> all randomness drawn
     # parameters, batch_stats, augmented batch -> loss, (metrics, new batch_stats)
     loss: Callable[[Any, Any, dict], tuple[jax.Array, tuple[dict, Any]]]
     trainable: str = ".*"  # regular expression that the whole names of trained parameters match

@@ -11,17 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from mae_jax.models import attention, mae, patches, positions, vit
+from mae_jax.models import build, patches, positions
 from mae_jax.output import files
 from mae_jax.weights import parameter_names, torch_pickle
 
 Abstract = dict[str, jax.ShapeDtypeStruct]  # name -> shape, dtype and, maybe, sharding
-MODELS: dict[str, Any] = {x.__name__: x for x in (mae.MaskedAutoencoder, vit.Classifier)}
-SPEED = {"attention", "remat", "scan"}  # not of a checkpoint, but of the machine
-KINDS = {
-    name: set(x.__dataclass_fields__) - {"parent", "name"} - SPEED for name, x in MODELS.items()
-}
-HEADS = {size["width"]: size["heads"] for size in vit.SIZES.values()}
+SPEED, KINDS = build.SPEED, build.FIELDS
+HEADS = {size["width"]: size["heads"] for size in build.VARIANTS.values()}
 DECODER_HEADS = {512: 16}
 REFERENCE_EPS = 1e-6  # of its LayerNorms; its files do not say so
 
@@ -54,7 +50,7 @@ class Found(NamedTuple):
                 )
             if heads < 1 or width % heads:
                 raise ValueError(f"{part}heads = {heads} does not divide {part}width = {width}")
-        return MODELS[self.kind](**self.fields, attention=attention.suited())
+        return build.model(self.kind, self.fields | {"attention": "auto"})
 
 
 def reduced(kind: str, fields: dict, present: Iterable[str]) -> tuple[str, dict]:
@@ -79,13 +75,18 @@ def matcher(without: str) -> Callable[[str], Any]:
 def fixed_tables(model: Any, size: Sequence[int]) -> dict[str, np.ndarray]:
     """`encoder/positions` and, with a decoder, `decoder/positions`: what a model without learned
     ones adds to its tokens; of separable ones the two parts."""
-    grid = patches.grid_of(size, model.patch, model.groups)
-    widths = {"encoder": model.width, "decoder": getattr(model, "decoder_width", None)}
+    grid = model.grid(size)
+    widths = {
+        "encoder": model.width,
+        "decoder": model.decoder.trunk.width if hasattr(model, "decoder") else None,
+    }
     return {
         f"{part}/{name}": table
         for part, width in widths.items()
         if width
-        for name, table in positions.tables(grid, width, model.separable_positions)
+        for name, table in positions.initial_tables(
+            grid, width, isinstance(model.encoder.position_table, positions.Separable)
+        ).items()
     }
 
 
@@ -129,7 +130,8 @@ def in_file(path: epath.Path, without: str = "", size: Sequence[int] | None = No
             about = json.loads(torch_pickle.metadata(str(path))["mae_jax"])
             kind, fields = about["kind"], dict(about["fields"])
             fields = {name: tuples(x) for name, x in fields.items() if name not in SPEED}
-            MODELS[kind](**fields)
+            fields = {build.OLD_NAMES.get(name, name): x for name, x in fields.items()}
+            build.model(kind, fields)
         except (KeyError, ValueError, TypeError) as error:
             raise ValueError(f"{path} does not say what model it holds: export it again") from error
         if fields.get("learned_positions"):
@@ -156,7 +158,7 @@ def in_file(path: epath.Path, without: str = "", size: Sequence[int] | None = No
 
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in params.items()}
     embedding = shapes.get("encoder/embedding/kernel")
-    values = math.prod(fields["patch"]) * (fields.get("categories") or 1)
+    values = math.prod(fields["patch"]) * (fields.get("vocab_size") or 1)
     channels = embedding.shape[0] // values if embedding else 3
     return Found(
         str(path),

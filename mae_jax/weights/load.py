@@ -16,8 +16,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mae_jax.distributed import partitioning
-from mae_jax.models import mae, masking, patches, positions
-from mae_jax.weights import checkpoint_info, run_checkpoint
+from mae_jax.models import mae, masking, positions
+from mae_jax.weights import checkpoint_info, resize_positions, run_checkpoint
 from mae_jax.weights.checkpoint_info import Found
 
 ACCEPTED = (
@@ -70,7 +70,9 @@ def parameters(
     size, model = tuple(size or found.size or ()) or None, found.model
     wanted = abstract(model, size, found.channels, mesh)
     params = fit(found, wanted, without=without, size=size)
-    if model.learned_positions and size:  # where the file has fixed ones
+    if (
+        not isinstance(model.encoder.position_table, positions.SinCos) and size
+    ):  # where the file has fixed ones
         for name, table in checkpoint_info.fixed_tables(model, size).items():
             part, leaf = name.split("/")
             if part in params:
@@ -83,7 +85,7 @@ def abstract(
 ) -> dict:
     """Shapes, dtypes and places on `mesh` of a model's parameters, nested."""
     size = size or tuple(2 * side for side in model.patch)  # any will do without learned positions
-    n = math.prod(patches.grid_of(size, model.patch, model.groups))
+    n = math.prod(model.grid(size))
 
     def init(key):
         mask = masking.from_scores(jnp.zeros((1, n)), max(1, n // 4))
@@ -133,15 +135,13 @@ def fit(
         way = ". What may be missing or left over is named by without=" * bool(missing or extra)
         raise ValueError(f"{found.path} does not fit the model: {'; '.join(problems)}{way}")
     arrays = found.read({n: flat[n] for n in common if n not in resized})
-    patch = found.fields["patch"]
     for n in resized:
         place = flat[n].sharding
         if isinstance(place, NamedSharding):  # as a whole, wherever its shares will be
             place = NamedSharding(place.mesh, P())
         whole = jax.ShapeDtypeStruct(found.params[n].shape, flat[n].dtype, sharding=place)
-        groups = found.fields.get("groups", ())
-        old, new = (patches.grid_of(side or (), patch, groups) for side in (found.size, size))
-        new = positions.resize_named(n, np.asarray(found.read({n: whole})[n]), old, new)
+        old, new = (found.model.grid(side or ()) for side in (found.size, size))
+        new = resize_positions.resize_named(n, np.asarray(found.read({n: whole})[n]), old, new)
         arrays[n] = checkpoint_info.place(new, flat[n])
     return traverse_util.unflatten_dict(arrays, sep="/")
 

@@ -10,6 +10,7 @@ from etils import epath
 from flax import traverse_util
 
 from mae_jax.config import schema
+from mae_jax.models import build
 from mae_jax.weights import checkpoint_info, fingerprint
 
 
@@ -18,8 +19,6 @@ def in_work_directory(
 ) -> checkpoint_info.Found:
     """The best parameters of a checkpoint: the moving average of those that have one."""
     import orbax.checkpoint as ocp  # here: files need none of these
-
-    from mae_jax.tasks import classify, pretrain
 
     config = checkpoint_info.read_json(path / "config.json")
     if config.get("task") not in ("pretrain", "classify"):
@@ -64,13 +63,13 @@ def in_work_directory(
     named = checkpoint_info.matcher(without)
     params = {n: on_disk[at] for n, at in place_of.items() if not named(n)}
 
-    if config["task"] == "classify":
-        classes = on_disk["params/head/bias"].shape[0]
-        model: Any = classify.model_of(config, classes).clone(batch_norm=False)  # see `stored.fold`
-    else:
-        model = pretrain.model_of(config)
-    fields = {name: getattr(model, name) for name in checkpoint_info.KINDS[type(model).__name__]}
-    kind, fields = checkpoint_info.reduced(type(model).__name__, fields, params)
+    fields = {build.OLD_NAMES.get(name, name): x for name, x in config["model"].items()}
+    fields = {name: checkpoint_info.tuples(x) for name, x in fields.items()}
+    kind = "Classifier" if config["task"] == "classify" else "MaskedAutoencoder"
+    fields = {name: x for name, x in fields.items() if name in build.FIELDS[kind]}
+    if kind == "Classifier":
+        fields |= dict(classes=on_disk["params/head/bias"].shape[0], batch_norm=False)
+    kind, fields = checkpoint_info.reduced(kind, fields, params)
 
     def restore(wanted: checkpoint_info.Abstract) -> dict[str, Any]:
         args = {
