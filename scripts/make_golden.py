@@ -15,7 +15,7 @@ import numpy as np
 import parity  # pyright: ignore[reportMissingImports]
 import torch  # pyright: ignore[reportMissingImports]
 
-from mae_jax.models import mae
+from mae_jax.models import build
 
 SMALL = dict(width=24, depth=2, heads=3, decoder_width=16, decoder_depth=2, decoder_heads=2)
 OTHER = dict(width=16, depth=3, heads=2, decoder_width=24, decoder_depth=2, decoder_heads=3)
@@ -32,7 +32,7 @@ def main() -> None:
     folder = Path(__file__).resolve().parent.parent / "tests" / "golden"
     for seed, (name, (size, channels, ratio, fields)) in enumerate(CASES.items()):
         torch.manual_seed(seed)
-        model = mae.MaskedAutoencoder(**fields)
+        model = build.autoencoder(fields)
         oracle = parity.huggingface(model, size, channels, ratio)
         images, noise = parity.draw(seed, model, 2, size, channels)
         figures, _ = parity.run_huggingface(oracle, images, noise)

@@ -49,6 +49,7 @@ def huggingface(
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
     from transformers.models.vit_mae import modeling_vit_mae
 
+    encoder, narrow = model.encoder.trunk, model.decoder.trunk
     patch, grid = model.patch[0], [side // p for side, p in zip(size, model.patch, strict=True)]
     config = ViTMAEConfig(
         image_size=max(size),
@@ -56,14 +57,14 @@ def huggingface(
         num_channels=channels,
         hidden_size=model.width,
         num_hidden_layers=model.depth,
-        num_attention_heads=model.heads,
-        intermediate_size=int(model.width * model.mlp_ratio),
-        decoder_hidden_size=model.decoder_width,
-        decoder_num_hidden_layers=model.decoder_depth,
-        decoder_num_attention_heads=model.decoder_heads,
-        decoder_intermediate_size=int(model.decoder_width * model.mlp_ratio),
+        num_attention_heads=encoder.heads,
+        intermediate_size=int(model.width * encoder.mlp_ratio),
+        decoder_hidden_size=narrow.width,
+        decoder_num_hidden_layers=narrow.depth,
+        decoder_num_attention_heads=narrow.heads,
+        decoder_intermediate_size=int(narrow.width * narrow.mlp_ratio),
         mask_ratio=ratio,
-        norm_pix_loss=model.norm_pix,
+        norm_pix_loss=model.target.norm,
         layer_norm_eps=1e-6,  # the reference's; its own default is 1e-12
         attn_implementation="eager",
     )
@@ -93,7 +94,7 @@ def huggingface(
 
     if size[0] != size[1]:  # the path of other sizes, with a table in the place of the resize
         embeddings.position_embeddings = table(model.width)
-        decoder.decoder_pos_embed = table(model.decoder_width)
+        decoder.decoder_pos_embed = table(narrow.width)
         embeddings.interpolate_pos_encoding = lambda *args: embeddings.position_embeddings
         decoder.interpolate_pos_encoding = lambda *args: decoder.decoder_pos_embed
     return oracle

@@ -11,7 +11,7 @@ def sizes(config) -> Iterator[str]:
     try:
         grid = patches.grid_of(config.data.size, config.model.patch)
         if mask is not None:
-            options = dict(side=mask.side, decode=mask.decode, group_axis=bool(groups))
+            options: dict = dict(side=mask.side, decode=mask.decode, group_axis=bool(groups))
             grid = (len(groups), *grid) if groups else grid
             masking.make_mask_sampler(
                 mask.name, mask.ratio, grid, contrast=lambda inputs, n: inputs, **options

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from mae_jax.models import mae, masking, patches, positions, vit
+from mae_jax.models import build, channel_groups, masking, patches, positions
 
 TINY = dict(width=24, depth=1, heads=3, decoder_width=16, decoder_depth=1, decoder_heads=2)
 
@@ -17,12 +17,12 @@ TINY = dict(width=24, depth=1, heads=3, decoder_width=16, decoder_depth=1, decod
 @functools.cache
 def built(size=(12, 16), channels=3, b=4, ratio=0.75, **fields):
     """A model, random parameters, images and a mask."""
-    model = mae.MaskedAutoencoder(**({"patch": (4, 4)} | TINY | fields))
+    model = build.autoencoder({"patch": (4, 4)} | TINY | fields)
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(b, *size, channels)), jnp.float32)
-    if model.categories:
-        images = jnp.asarray(rng.integers(0, model.categories, (b, *size, channels)), jnp.int32)
-    n = math.prod(patches.grid_of(size, model.patch, model.groups))
+    if vocab_size := fields.get("vocab_size"):
+        images = jnp.asarray(rng.integers(0, vocab_size, (b, *size, channels)), jnp.int32)
+    n = math.prod(model.grid(size))
     mask = masking.from_scores(jnp.asarray(rng.random((b, n))), masking.keep_count(n, ratio))
     shapes = jax.eval_shape(model.init, jax.random.key(0), images, mask)["params"]
     draw = lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), jnp.float32)
@@ -40,11 +40,11 @@ def gradients(model, params, images, mask) -> dict:
 
 KINDS = {
     "cross": dict(decoder_cross=True),
-    "groups": dict(groups=((0, 2), (1,))),
-    "groups, pixels": dict(groups=((0, 2), (1,)), norm_pix=False),
+    "groups": dict(channel_groups=((0, 2), (1,))),
+    "groups, pixels": dict(channel_groups=((0, 2), (1,)), norm_pix=False),
     "every second row": dict(target_stride=(2, 1)),
     "separable": dict(learned_positions=True, separable_positions=True),
-    "categories": dict(categories=5, norm_pix=False),
+    "bytes": dict(vocab_size=5),
 }
 
 
@@ -70,7 +70,7 @@ def test_hidden_tokens_of_the_cross_decoder_do_not_see_each_other():
             return (model.apply({"params": moved}, images, mask).prediction[0, row] ** 2).sum()
 
         gradient = np.abs(jax.jit(jax.grad(predicted))(places, 2)).max(-1)[1:]
-        hidden, at = np.asarray(mask.hidden[0]), int(mask.hidden[0, 2])
+        hidden, at = np.asarray(mask.masked[0]), int(mask.masked[0, 2])
         assert gradient[at] > 1e-5
         others = gradient[[place for place in hidden if place != at]]
         assert (others == 0).all() if cross else (others > 1e-7).all()
@@ -81,7 +81,7 @@ def test_partial_decoding(cross):
     """Of the cross decoder the same numbers as of all; of the other one, finite and its own."""
     model, params, images, mask = built(decoder_cross=cross)
     full = run(model, params, images, mask)
-    noise = jax.random.uniform(jax.random.key(1), mask.hidden.shape)
+    noise = jax.random.uniform(jax.random.key(1), mask.masked.shape)
     part = masking.partial(mask, noise, 3)
     out = run(model, params, images, part)
     assert out.prediction.shape == (4, 3, full.prediction.shape[-1])
@@ -95,7 +95,7 @@ def test_partial_decoding_is_unbiased():
     and over random draws nearly."""
     model, params, images, mask = built(decoder_cross=True)
     full = run(model, params, images, mask).loss
-    m = mask.hidden.shape[1]
+    m = mask.masked.shape[1]
     apply = lambda part: model.apply({"params": params}, images, part).loss
     loss = jax.jit(jax.vmap(lambda noise: apply(masking.partial(mask, noise, 3))))
     turns = jnp.stack([(jnp.arange(m) - 3 * i) % m for i in range(m // 3)])
@@ -111,8 +111,7 @@ def test_the_cross_decoder_sees_all_feature_maps_in_learned_shares():
     assert weights.shape == (3, 2)  # the embedding, two blocks; for each of two decoder blocks
     out = run(model, params, images, mask)
     maps = [out.intermediates[f"encoder/{name}"] for name in ("embedding", "block_0", "norm")]
-    decoder = mae.Decoder(16, 2, 2, cross=True)
-    apply = lambda maps, params: decoder.apply({"params": params}, maps, mask, (3, 4), 48)
+    apply = lambda maps, params: model.decoder.apply({"params": params}, maps, mask, (3, 4), 48)
     ours = apply(maps, params["decoder"])
     np.testing.assert_allclose(ours, out.prediction, atol=1e-5)
     # a map without weight is not seen
@@ -127,22 +126,20 @@ def test_the_cross_decoder_sees_all_feature_maps_in_learned_shares():
 
 def test_a_group_sees_and_predicts_its_own_channels_alone():
     groups = ((0, 2), (1,))
-    model, params, images, mask = built(groups=groups, norm_pix=False)
-    assert patches.grid_of((12, 16), (4, 4), groups) == (2, 3, 4) and mask.n == 24
+    model, params, images, mask = built(channel_groups=groups, norm_pix=False)
+    assert model.grid((12, 16)) == (2, 3, 4) and mask.n == 24
     out = run(model, params, images, mask)
     x = np.asarray(patches.patchify(images, (4, 4))).reshape(4, 12, 16, 3)
     errors = []
     for sample in range(4):
-        for row, token in enumerate(np.asarray(mask.hidden[sample])):
+        for row, token in enumerate(np.asarray(mask.masked[sample])):
             group, place = divmod(int(token), 12)
             chosen = list(groups[group])
             guess = np.asarray(out.prediction[sample, row]).reshape(16, 3)[:, chosen]
             errors.append(np.mean((guess - x[sample, place][:, chosen]) ** 2))
     np.testing.assert_allclose(out.loss, np.mean(errors), rtol=1e-5)
     # the hidden values of a picture do not reach the latent
-    hidden = mae.reconstruct(
-        jnp.zeros(images.shape), jnp.ones(out.prediction.shape), mask, (4, 4), False, groups=groups
-    )
+    hidden = model.target.masked_values(images, mask).astype(jnp.float32)
     noise = 9.0 * hidden
     again = run(model, params, images + noise, mask)
     np.testing.assert_allclose(again.prediction, out.prediction, atol=1e-5)
@@ -155,15 +152,14 @@ def test_a_group_sees_and_predicts_its_own_channels_alone():
 @pytest.mark.parametrize("groups", [((0, 1),), ((0, 1), (1, 2)), ((0, 1, 2), (3,)), ((0, 1, -1),)])
 def test_groups_that_do_not_hold_each_channel_once_are_refused(groups):
     with pytest.raises(ValueError, match="must hold each of the 3 channels 0 to 2 once"):
-        patches.weights_of(groups, (4, 4), 3)
+        channel_groups.group_members(groups, (4, 4), 3)
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
 @pytest.mark.parametrize("groups", [(), ((0, 2), (1,))])
 def test_a_perfect_prediction_is_reconstructed(groups, norm_pix):
-    model, _, images, mask = built(groups=groups, norm_pix=norm_pix)
-    target, _ = model.target(images, mask.hidden)
-    full = mae.reconstruct(images, target, mask, (4, 4), norm_pix, groups=groups)
+    model, _, images, mask = built(channel_groups=groups, norm_pix=norm_pix)
+    full = model.target.to_inputs(model.target(images, mask.masked), images, mask)
     np.testing.assert_allclose(full, images, atol=1e-5)
 
 
@@ -177,37 +173,37 @@ def test_every_second_frame_is_predicted():
     out = run(model, params, images, mask)
     assert out.prediction.shape[-1] == 4 * 4 * 2
     frames = patches.patchify(images[:, ::2], (1, 4, 4))
-    target = patches.take(frames, mask.hidden)
+    target = patches.take(frames, mask.masked)
     np.testing.assert_allclose(out.loss, jnp.square(out.prediction - target).mean(), rtol=1e-5)
-    full = mae.reconstruct(images, target, mask, (2, 4, 4), False, target_stride=(2, 1, 1))
+    full = model.target.to_inputs(target, images, mask)
     np.testing.assert_array_equal(full, images[:, ::2])
     with pytest.raises(ValueError, match=r"target_stride \(3, 1, 1\) does not divide patch"):
-        run(model.clone(target_stride=(3, 1, 1)), params, images, mask)
+        built((8, 8, 8), 2, patch=(2, 4, 4), target_stride=(3, 1, 1))
 
 
 # --- categories
 
 
-def test_categories_are_looked_up_and_their_loss_is_the_cross_entropy():
-    model, params, images, mask = built((24,), 1, patch=(2,), categories=5, norm_pix=False)
+def test_bytes_are_looked_up_and_their_loss_is_the_cross_entropy():
+    model, params, images, mask = built((24,), 1, patch=(2,), vocab_size=5)
     out = run(model, params, images, mask)
     assert out.prediction.shape == (4, 9, 2 * 5)
     logits = np.asarray(out.prediction, np.float64).reshape(4, 9, 2, 5)
     log = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    values = np.asarray(patches.take(images.reshape(4, 12, 2), mask.hidden))
+    values = np.asarray(patches.take(images.reshape(4, 12, 2), mask.masked))
     chosen = np.take_along_axis(log, values[..., None], -1)
     np.testing.assert_allclose(out.loss, -chosen.mean(), rtol=1e-5)
     # the embedding is one table of categories for each place in a patch
     kernel = np.asarray(params["encoder"]["embedding"]["kernel"]).reshape(2, 5, 24)
     places = positions.sincos((12,), 24)
-    first = np.asarray(images).reshape(4, 12, 2)[0, int(mask.keep[0, 0])]
+    first = np.asarray(images).reshape(4, 12, 2)[0, int(mask.visible[0, 0])]
     expected = kernel[0, first[0]] + kernel[1, first[1]]
-    expected = expected + params["encoder"]["embedding"]["bias"] + places[int(mask.keep[0, 0])]
+    expected = expected + params["encoder"]["embedding"]["bias"] + places[int(mask.visible[0, 0])]
     np.testing.assert_allclose(out.intermediates["encoder/embedding"][0, 1], expected, atol=1e-5)
-    best = mae.reconstruct(images, out.prediction, mask, (2,), False, categories=5)
+    best = model.target.to_inputs(out.prediction, images, mask)
     assert best.dtype == images.dtype and best.shape == images.shape
     perfect = jax.nn.one_hot(values, 5).reshape(4, 9, -1)
-    again = mae.reconstruct(images, perfect, mask, (2,), False, categories=5)
+    again = model.target.to_inputs(perfect, images, mask)
     np.testing.assert_array_equal(again, images)
 
 
@@ -216,8 +212,8 @@ def test_categories_are_looked_up_and_their_loss_is_the_cross_entropy():
 
 @pytest.mark.parametrize("grid, width", [((4, 3, 5), 24), ((4, 3, 5), 32), ((6, 7), 16)])
 def test_separable_positions_start_as_the_fixed_ones(grid, width):
-    (_, fixed), = positions.tables(grid, width)  # fmt: skip
-    tables = dict(positions.tables(grid, width, separable=True))
+    fixed = positions.initial_tables(grid, width)["positions"]
+    tables = positions.initial_tables(grid, width, separable=True)
     time, space = tables["positions_time"], tables["positions_space"]
     assert time.shape == (grid[0], width) and space.shape == (1 + math.prod(grid[1:]), width)
     np.testing.assert_array_equal(space[0], fixed[0])
@@ -242,20 +238,9 @@ def test_separable_positions_are_parameters_that_the_model_adds():
     )
 
 
-def test_parts_of_separable_positions_are_resized_along_their_own_axes():
-    (_, time), (_, space) = positions.tables((4, 3, 5), 24, separable=True)
-    old, new = (4, 3, 5), (8, 6, 5)
-    later = positions.resize_named("encoder/positions_time", time, old, new)
-    wider = positions.resize_named("encoder/positions_space", space, old, new)
-    assert later.shape == (8, 24) and wider.shape == (1 + 30, 24)
-    same = positions.resize(np.concatenate([time[:1], time]), (4,), (8,))[1:]
-    np.testing.assert_array_equal(later, same)
-    np.testing.assert_array_equal(wider, positions.resize(space, (3, 5), (6, 5)))
-    np.testing.assert_array_equal(positions.resize_named("x/positions_time", time, old, old), time)
-
-
 def test_a_classifier_takes_groups_and_clips_too(key):
-    model = vit.Classifier((2, 4, 4), 24, 1, 3, classes=3, groups=((0,), (1, 2)))
+    fields = dict(patch=(2, 4, 4), width=24, depth=1, heads=3, channel_groups=((0,), (1, 2)))
+    model = build.classifier(fields, 3)
     clips = jax.random.normal(key, (2, 4, 8, 8, 3))
     params = jax.jit(model.init)(key, clips)["params"]
     assert model.apply({"params": params}, clips).shape == (2, 3)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mae_jax.models import attention, attention_tpu, layers, mae, masking
+from mae_jax.models import attention, build, gradients, layers, masking
+from mae_jax.models.attention import pallas_tpu
 
 
 def close(a, b, rtol=1e-5, atol=1e-6):
@@ -32,14 +33,14 @@ def textbook(query, key, value):
 
 
 @pytest.mark.parametrize("n, s", [(5, 5), (5, 7), (150, 150), (150, 131)])
-@pytest.mark.parametrize("form", ["plain", "light", "mapped"])
-def test_forms_of_attention(form, n, s):
+@pytest.mark.parametrize("form", ["reference", "recompute", "per_sample"])
+def test_implementations_of_attention(form, n, s):
     three = normal(0, 2, n, 3, 8), normal(1, 2, s, 3, 8), normal(2, 2, s, 3, 8)
     np.testing.assert_allclose(attention.attend(*three, form), textbook(*three), atol=2e-6)
     graph = lambda form: jax.grad(
         lambda *x: (attention.attend(*x, form) * normal(3, 2, n, 3, 8)).sum(), argnums=(0, 1, 2)
     )(*three)
-    close(graph(form), graph("plain"), atol=5e-6)
+    close(graph(form), graph("reference"), atol=5e-6)
 
 
 @pytest.mark.parametrize("n, s, size", [(5, 5, 16), (50, 50, 64), (9, 20, 80), (20, 9, 48)])
@@ -48,40 +49,45 @@ def test_the_kernel_for_tpus(n, s, size):
     shapes = ((2, n, 4, size), (2, s, 4, size), (2, s, 4, size), (2, n, 4, size))
     four = [normal(i, *shape) for i, shape in enumerate(shapes)]
     flat = [x.reshape(2, -1, 4 * size) for x in four]
-    y = attention_tpu.forward(*flat[:3], size, interpret=True)
+    y = pallas_tpu.forward(*flat[:3], size, interpret=True)
     np.testing.assert_allclose(y.reshape(shapes[0]), textbook(*four[:3]), atol=2e-6)
-    _, gradients = jax.vjp(lambda *x: attention.attend(*x, "plain"), *four[:3])
-    ours = attention_tpu.backward(*flat, size, interpret=True)
+    _, gradients = jax.vjp(lambda *x: attention.attend(*x, "reference"), *four[:3])
+    ours = pallas_tpu.backward(*flat, size, interpret=True)
     for x, expected in zip(ours, gradients(four[3]), strict=True):
         np.testing.assert_allclose(x.reshape(expected.shape), expected, atol=5e-6)
 
 
 def test_the_kernel_is_for_short_sequences():
-    assert attention_tpu.fits(197, 197, 512, 2) and attention_tpu.fits(257, 257, 1280, 2)
-    assert not attention_tpu.fits(1568, 1568, 384, 2)
+    assert pallas_tpu.fits(197, 197, 512, 2) and pallas_tpu.fits(257, 257, 1280, 2)
+    assert not pallas_tpu.fits(1568, 1568, 384, 2)
     three = [normal(i, 1, 600, 2, 8) for i in range(3)]
     traced = lambda form: str(jax.make_jaxpr(lambda *x: attention.attend(*x, form))(*three))
-    assert traced("pallas") == traced("light")
+    assert traced("pallas") == traced("recompute")
 
 
 def test_an_unknown_form():
     with pytest.raises(
-        ValueError, match="attention 'flash' is none of plain, light, mapped, cudnn, pallas"
+        ValueError,
+        match="attention 'flash' is none of reference, recompute, per_sample, cudnn, pallas",
     ):
         attention.attend(*[normal(0, 1, 2, 1, 8)] * 3, "flash")
 
 
-def test_the_norm_is_that_of_flax():
+@pytest.mark.parametrize("custom", [False, True])
+def test_the_norm_is_that_of_flax(custom):
     x, weights = 3 + 2 * normal(0, 2, 5, 16), normal(1, 2, 5, 16)
     variables = {"params": {"scale": normal(2, 16), "bias": normal(3, 16)}}
-    ours, flax = layers.Norm(1e-6), nn.LayerNorm(1e-6, use_fast_variance=False)
+    ours = layers.Norm(1e-6, layers.Compute(custom_gradients=custom))
+    flax = nn.LayerNorm(1e-6, use_fast_variance=False)
     shapes = lambda tree: jax.tree.map(jnp.shape, tree)
     assert shapes(ours.init(jax.random.key(0), x)) == shapes(flax.init(jax.random.key(0), x))
     graph = lambda norm: jax.value_and_grad(
         lambda variables, x: (norm.apply(variables, x) * weights).sum(), argnums=(0, 1)
     )(variables, x)
     close(graph(ours), graph(flax), atol=5e-6)
-    low = layers.Norm(1e-6, jnp.bfloat16).apply(variables, x)
+    low = layers.Norm(1e-6, layers.Compute(jnp.bfloat16, custom_gradients=custom)).apply(
+        variables, x
+    )
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(
         low.astype(jnp.float32), ours.apply(variables, x), rtol=2e-2, atol=0.05
@@ -91,7 +97,7 @@ def test_the_norm_is_that_of_flax():
 def test_products_have_the_usual_gradients():
     x, kernel, weights = normal(0, 2, 5, 4), normal(1, 4, 3), normal(2, 2, 5, 3)
     graph = lambda product: jax.grad(lambda *x: (product(*x) * weights).sum(), argnums=(0, 1))
-    close(graph(layers.product)(x, kernel), graph(jnp.matmul)(x, kernel))
+    close(graph(gradients.product)(x, kernel), graph(jnp.matmul)(x, kernel))
 
 
 def low_of(x):
@@ -108,14 +114,15 @@ def test_gelu_is_exact():
     np.testing.assert_array_equal(low, layers.gelu(low_of(x)).astype(jnp.bfloat16))
 
 
-PLAIN = dict(attention="plain", remat="none", scan=False)
+PLAIN = dict(attention="reference", remat="none", scan=False, custom=False)
 SAME = [
-    dict(attention="light"),
-    dict(attention="mapped"),
+    dict(custom=True),
+    dict(attention="recompute", custom=True),
+    dict(attention="per_sample", custom=True),
     dict(scan=True),
     dict(remat="products"),
     dict(remat="inputs"),
-    dict(attention="mapped", remat="inputs", scan=True),
+    dict(attention="per_sample", custom=True, remat="inputs", scan=True),
 ]
 
 
@@ -128,7 +135,10 @@ def plain():
     sizes |= dict(decoder_width=12, decoder_depth=2, decoder_heads=3)
 
     def run(cross, **options):
-        model = mae.MaskedAutoencoder(**sizes, decoder_cross=cross, **(PLAIN | options))
+        options = PLAIN | options
+        custom = options.pop("custom")
+        fields = sizes | options | dict(decoder_cross=cross)
+        model = build.autoencoder(fields, custom_gradients=custom)
         params = jax.jit(model.init)(jax.random.key(2), images, mask)["params"]
 
         def loss(params):
@@ -155,12 +165,53 @@ def test_remat_keeps_less():
     mask = masking.from_scores(jax.random.uniform(jax.random.key(1), (2, 16)), 4)
 
     def kept(remat):
-        model = mae.MaskedAutoencoder(
-            (4, 4), 16, 3, 2, decoder_width=16, decoder_depth=2, decoder_heads=2, remat=remat
-        )
+        fields = dict(patch=(4, 4), width=16, depth=3, heads=2, remat=remat)
+        fields |= dict(decoder_width=16, decoder_depth=2, decoder_heads=2)
+        model = build.autoencoder(fields, custom_gradients=True)
         params = jax.eval_shape(model.init, jax.random.key(2), images, mask)["params"]
         loss = lambda params: model.apply({"params": params}, images, mask).loss
         backward = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], params)
         return sum(x.size for x in jax.tree.leaves(backward))
 
     assert kept("inputs") < 0.7 * kept("products") < 0.6 * kept("none")
+
+
+@pytest.mark.parametrize("implementation", ["reference", "recompute", "per_sample"])
+def test_forward_mode_works_without_custom_gradients(implementation):
+    images = normal(0, 2, 48, 48, 3)
+    mask = masking.from_scores(jax.random.uniform(jax.random.key(1), (2, 144)), 20)
+    fields = dict(patch=(4, 4), width=16, depth=1, heads=2, attention=implementation)
+    fields |= dict(decoder_width=12, decoder_depth=1, decoder_heads=3)
+    model = build.autoencoder(fields)
+    params = jax.jit(model.init)(jax.random.key(2), images, mask)["params"]
+    loss = lambda images: model.apply({"params": params}, images, mask).loss
+    direction = normal(3, *images.shape)
+    _, slope = jax.jit(lambda x, d: jax.jvp(loss, (x,), (d,)))(images, direction)
+    expected = (jax.jit(jax.grad(loss))(images) * direction).sum()
+    np.testing.assert_allclose(slope, expected, rtol=1e-4)
+
+
+def test_recomputed_attention_keeps_its_bits_in_bfloat16():
+    """Its gradients are as near to float64 as those of `reference`."""
+    shapes = [(2, 150, 4, 64)] * 4
+    query, key, value, dy = (normal(i, *s).astype(jnp.bfloat16) for i, s in enumerate(shapes))
+
+    def gradients_of(attend, *inputs):
+        return jax.vjp(attend, *inputs[:3])[1](inputs[3])
+
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(x, np.float64)) for x in (query, key, value, dy)]
+
+        def exact(q, k, v):
+            weights = jax.nn.softmax(jnp.einsum("bnhd,bshd->bhns", q, k) / 8)
+            return jnp.einsum("bhns,bshd->bnhd", weights, v)
+
+        wanted = [np.asarray(x) for x in gradients_of(exact, *wide)]
+
+    def errors(name):
+        ours = gradients_of(lambda *x: attention.attend(*x, name), query, key, value, dy)
+        norm = np.linalg.norm
+        return [norm(np.float64(a) - b) / norm(b) for a, b in zip(ours, wanted, strict=True)]
+
+    for recomputed, plain in zip(errors("recompute"), errors("reference"), strict=True):
+        assert recomputed < 1.15 * plain

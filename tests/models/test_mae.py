@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mae_jax.models import mae, masking, patches, vit
+from mae_jax.models import build, masking, patches, targets
 
 TINY = dict(width=24, depth=2, heads=3, decoder_width=16, decoder_depth=2, decoder_heads=2)
 
@@ -15,7 +15,7 @@ TINY = dict(width=24, depth=2, heads=3, decoder_width=16, decoder_depth=2, decod
 @functools.cache
 def tiny(patch=(4, 4), size=(12, 16), channels=3, b=4, norm_pix=True):
     """A model, its parameters moved away from their special initial values, images and a mask."""
-    model = mae.MaskedAutoencoder(patch=patch, norm_pix=norm_pix, **TINY)
+    model = build.autoencoder(dict(patch=patch, norm_pix=norm_pix, **TINY))
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(b, *size, channels)), jnp.float32)
     n = int(np.prod(patches.grid_of(size, patch)))
@@ -37,12 +37,12 @@ def run(model, params, *inputs, method=None):
 def test_the_loss_is_the_mean_squared_error_on_hidden_patches(patch, size, channels, norm_pix):
     model, params, images, mask = tiny(patch, size, channels, norm_pix=norm_pix)
     out, mask = jax.device_get((run(model, params, images, mask), mask))
-    b, m = mask.hidden.shape
+    b, m = mask.masked.shape
     assert out.prediction.shape == (b, m, np.prod(patch) * channels)
     errors = []
     for sample in range(b):
         x = np.asarray(patches.patchify(images, patch)[sample], np.float64)
-        for row, place in enumerate(mask.hidden[sample]):
+        for row, place in enumerate(mask.masked[sample]):
             target = x[place]
             if norm_pix:
                 target = (target - target.mean()) / np.sqrt(target.var(ddof=1) + 1e-6)
@@ -60,7 +60,7 @@ def test_hidden_patches_have_no_gradient_into_the_latent():
 
     gradient = patches.patchify(jax.jit(jax.grad(latent))(images), model.patch)
     size = jnp.abs(gradient).max(-1)  # [b n]
-    hidden = np.asarray(masking.hidden_map(mask)) == 1
+    hidden = np.asarray(masking.masked_map(mask)) == 1
     assert (size[hidden] == 0).all()
     assert (size[~hidden] > 0).all()
 
@@ -68,7 +68,7 @@ def test_hidden_patches_have_no_gradient_into_the_latent():
 def test_hidden_patches_do_not_change_the_prediction():
     model, params, images, mask = tiny()
     x = patches.patchify(images, model.patch)
-    noise = 9.0 * masking.hidden_map(mask)[..., None] * jnp.ones_like(x)
+    noise = 9.0 * masking.masked_map(mask)[..., None] * jnp.ones_like(x)
     other = patches.unpatchify(x + noise, model.patch, images.shape[1:-1])
     a, b = (run(model, params, i, mask).prediction for i in (images, other))
     np.testing.assert_array_equal(a, b)
@@ -87,7 +87,7 @@ def test_every_parameter_receives_a_gradient():
 
 def test_the_order_of_the_visible_patches_does_not_matter():
     model, params, images, mask = tiny()
-    shuffled = masking.Mask(mask.keep[:, ::-1], mask.hidden[:, ::-1], mask.n)
+    shuffled = masking.Mask(mask.visible[:, ::-1], mask.masked[:, ::-1], mask.n)
     a = run(model, params, images, mask)
     b = model.apply({"params": params}, images, shuffled)
     np.testing.assert_allclose(a.prediction, b.prediction[:, ::-1], atol=2e-5)
@@ -103,7 +103,7 @@ def test_a_mask_for_other_samples_or_another_grid_is_refused():
 
 def test_samples_do_not_see_each_other():
     model, params, images, mask = tiny()
-    alone = run(model, params, images[:1], masking.Mask(mask.keep[:1], mask.hidden[:1], mask.n))
+    alone = run(model, params, images[:1], masking.Mask(mask.visible[:1], mask.masked[:1], mask.n))
     together = run(model, params, images, mask)
     np.testing.assert_allclose(alone.prediction[0], together.prediction[0], atol=1e-5)
 
@@ -112,7 +112,7 @@ def test_the_encoder_on_a_whole_image_and_on_all_patches_agree():
     model, params, images, _ = tiny()
     n = 12
     everything = masking.Mask(
-        keep=jnp.tile(jnp.arange(n)[::-1], (4, 1)), hidden=jnp.zeros((4, 0), jnp.int32), n=n
+        visible=jnp.tile(jnp.arange(n)[::-1], (4, 1)), masked=jnp.zeros((4, 0), jnp.int32), n=n
     )
     whole, blocks = run(model, params, images, method="encode")
     masked, _ = run(model, params, images, everything, method="encode")
@@ -124,8 +124,7 @@ def test_the_encoder_on_a_whole_image_and_on_all_patches_agree():
 def test_the_encoder_works_on_another_size():
     """Positions are computed from the input, so a square model takes a non-square picture."""
     model, params, _, _ = tiny()
-    encoder = vit.Encoder(model.patch, model.width, model.depth, model.heads)
-    tokens, _ = run(encoder, params["encoder"], jnp.ones((1, 8, 40, 3)))
+    tokens, _ = run(model.encoder, params["encoder"], jnp.ones((1, 8, 40, 3)))
     assert tokens.shape == (1, 21, TINY["width"])
 
 
@@ -142,21 +141,18 @@ def test_reconstruct(norm_pix):
     """A perfect prediction gives the picture; a wrong one leaves the visible patches alone."""
     model, _, images, mask = tiny()
     x = patches.patchify(images, model.patch)
-    target = patches.take(patches.normalize(x) if norm_pix else x, mask.hidden)
-    perfect = mae.reconstruct(images, target, mask, model.patch, norm_pix)
+    target = patches.take(targets.normalize(x) if norm_pix else x, mask.masked)
+    perfect = model.target.to_inputs(target, images, mask)
     np.testing.assert_allclose(perfect, images, atol=1e-5)
-    wrong = patches.patchify(
-        mae.reconstruct(images, target + 1, mask, model.patch, norm_pix), model.patch
-    )
+    wrong = patches.patchify(model.target.to_inputs(target + 1, images, mask), model.patch)
     changed = np.abs(np.asarray(wrong - x)).max(-1) > 1e-3
-    np.testing.assert_array_equal(changed, np.asarray(masking.hidden_map(mask)) == 1)
+    np.testing.assert_array_equal(changed, np.asarray(masking.masked_map(mask)) == 1)
 
 
 def test_initial_values(key):
     """Xavier on every matrix, as if q, k and v were one; bias 0; tokens N(0, .02)."""
-    model = mae.MaskedAutoencoder(
-        patch=(4, 4), width=64, depth=1, heads=4, decoder_width=64, decoder_depth=1, decoder_heads=4
-    )
+    sizes = dict(width=64, depth=1, heads=4, decoder_width=64, decoder_depth=1, decoder_heads=4)
+    model = build.autoencoder(dict(patch=(4, 4), **sizes))
     images = jnp.zeros((1, 16, 16, 3))
     mask = masking.from_scores(jnp.zeros((1, 16)), 4)
     params = jax.jit(model.init)(key, images, mask)["params"]
@@ -181,7 +177,7 @@ def test_initial_values(key):
 
 def test_bfloat16_computes_close_to_float32_and_keeps_float32_parameters():
     model, params, images, mask = tiny()
-    half = mae.MaskedAutoencoder(patch=(4, 4), dtype="bfloat16", **TINY)
+    half = build.autoencoder(dict(patch=(4, 4), dtype="bfloat16", **TINY))
     a, b = (run(m, params, images, mask) for m in (model, half))
     assert b.loss.dtype == b.prediction.dtype == jnp.float32
     assert b.intermediates["encoder/norm"].dtype == jnp.bfloat16

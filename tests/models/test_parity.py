@@ -15,7 +15,8 @@ import tiny_models
 
 import mae_jax
 from mae_jax import convert
-from mae_jax.models import mae, masking, vit
+from mae_jax.models import build, mae, masking
+from mae_jax.models.heads import classification
 from mae_jax.weights import torch_pickle
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.npz"))
@@ -24,7 +25,7 @@ TOLERANCE = 1e-5  # of the largest value of an array, in float32
 TINY = dict(
     patch=(4, 4), width=24, depth=2, heads=3, decoder_width=16, decoder_depth=2, decoder_heads=2
 )
-BASE = dict(patch=(16, 16), **vit.SIZES["base"])  # its decoder is the default
+BASE = dict(patch=(16, 16), **build.VARIANTS["base"])  # its decoder is the default
 LARGER = dict(
     patch=(16, 16), width=192, depth=4, heads=3, decoder_width=128, decoder_depth=2, decoder_heads=4
 )
@@ -41,7 +42,7 @@ def golden(path):
     """The model, images, noise and state dict of a golden file, and what came out there."""
     stored = dict(np.load(path))
     fields = json.loads(str(stored.pop("fields")))
-    model = mae.MaskedAutoencoder(**fields | {"patch": tuple(fields["patch"])})
+    model = build.autoencoder(fields)
     state = {k.removeprefix("state/"): x for k, x in stored.items() if k.startswith("state/")}
     return model, stored["images"], stored["noise"], state, stored
 
@@ -56,14 +57,14 @@ def masked(noise, theirs) -> masking.Mask:
     keep = int((1 - theirs["mask"][0]).sum())
     mask = masking.from_scores(jnp.asarray(noise), keep)
     order = np.argsort(theirs["ids_restore"], axis=1)
-    np.testing.assert_array_equal(mask.keep, order[:, :keep])
-    np.testing.assert_array_equal(masking.hidden_map(mask), theirs["mask"])
+    np.testing.assert_array_equal(mask.visible, order[:, :keep])
+    np.testing.assert_array_equal(masking.masked_map(mask), theirs["mask"])
     return mask
 
 
 def check(out: mae.Output, theirs) -> str:
     """All that both compute on the way to the loss; returns the worst errors as a text."""
-    hidden = np.asarray(out.mask.hidden)[..., None]
+    hidden = np.asarray(out.mask.masked)[..., None]
     pairs = {
         f"encoder/{name}": (out.intermediates[f"encoder/{name}"], x)
         for name, x in zip(
@@ -92,7 +93,7 @@ def test_golden(path):
 
 def test_golden_files_cover_the_model():
     models, images, *_ = zip(*map(golden, GOLDEN), strict=True)
-    kinds = {(model.patch[0], model.norm_pix) for model in models}
+    kinds = {(model.patch[0], model.target.norm) for model in models}
     assert kinds == {(patch, norm_pix) for patch in (4, 8) for norm_pix in (False, True)}
     sizes = [x.shape[1:] for x in images]
     assert {channels for *_, channels in sizes} == {1, 3}
@@ -160,7 +161,7 @@ def test_live(torch, fields, norm_pix, size, channels, ratio, request):
     as theirs a deep network is rounded more: at the base size one of two draws was 1.4e-5 off.
     """
     torch.manual_seed(0)
-    model = mae.MaskedAutoencoder(**fields, norm_pix=norm_pix)
+    model = build.autoencoder(fields | dict(norm_pix=norm_pix))
     gain = 0.8 if fields is BASE else 1.2
     oracle = parity.huggingface(model, size, channels, ratio, gain)
     images, noise = parity.draw(0, model, 1 if fields is BASE else 2, size, channels)
@@ -202,7 +203,7 @@ def exported(torch, tmp_path_factory):
     from transformers import ViTMAEForPreTraining
 
     folder = tmp_path_factory.mktemp("exported")
-    model = mae.MaskedAutoencoder(**TINY, norm_pix=True, mlp_ratio=3.0)
+    model = build.autoencoder(TINY | dict(norm_pix=True, mlp_ratio=3.0))
     params = tiny_models.random_params(model)
     ours = tiny_models.export(folder / "x.safetensors", model, params)
     convert.convert(str(ours), folder / "there")
@@ -230,7 +231,7 @@ def test_an_exported_encoder_has_the_same_features_there(exported):
     assert not any(info.values()), info
     encoder, again = mae_jax.load(folder / "encoder")
     tiny_models.equal(again, {"encoder": params["encoder"]})
-    assert encoder.encode and isinstance(encoder, vit.Classifier)
+    assert encoder.encode and isinstance(encoder, classification.Classifier)
     ours = mae_jax.load(folder / "there", without="decoder/.*")[1]
     tiny_models.equal(ours, again)
     state = parity.state_of(there)
@@ -251,7 +252,7 @@ def test_every_naming_of_theirs_is_read_bit_for_bit(exported, torch):
     assert any("decoder_encoder.layer.0" in name for name in torch_pickle.read(folder / "saved"))
     model, again = mae_jax.load(folder / "saved")
     tiny_models.equal(again, params)
-    assert model.clone(attention="plain") == exported[0]
+    assert model.target == exported[0].target
     (folder / "saved" / "model.safetensors").unlink()
     torch.save(there.state_dict(), folder / "saved" / "pytorch_model.bin")
     tiny_models.equal(mae_jax.load(folder / "saved"), (model, params))

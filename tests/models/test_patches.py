@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mae_jax.models import patches
+from mae_jax.models import patches, targets
 
 SHAPES = [
     ((12,), (3,), 2),
@@ -35,11 +35,11 @@ def test_normalize_uses_the_unbiased_variance(key):
     expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(
         np.var(x, axis=-1, ddof=1, keepdims=True) + 1e-6
     )
-    np.testing.assert_allclose(patches.normalize(x), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(targets.normalize(x), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_flat_patch_stays_finite():
-    assert jnp.isfinite(patches.normalize(jnp.ones((1, 2, 8)))).all()
+    assert jnp.isfinite(targets.normalize(jnp.ones((1, 2, 8)))).all()
 
 
 def test_size_that_the_patch_does_not_divide():
