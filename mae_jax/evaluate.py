@@ -16,7 +16,8 @@ from mae_jax.data import image_io, sources
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.distributed import device_mesh, processes
 from mae_jax.evaluators import features
-from mae_jax.models import mae, patches, vit
+from mae_jax.models import mae
+from mae_jax.models.heads.classification import Classifier
 from mae_jax.weights import checkpoint_info, load
 
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -88,7 +89,8 @@ def context_of(found: checkpoint_info.Found, options, mesh) -> evaluators.Contex
         data["center_crop"] = options.center_crop or data.get("center_crop", 0.875)
     if options.size and len(options.size) != len(model.patch):
         raise ValueError(f"--size={options.size} is not one of {len(model.patch)} axes")
-    if len(data["size"]) != len(model.patch) or model.categories and not found.config:
+    unknown = found.fields.get("vocab_size") and not found.config
+    if len(data["size"]) != len(model.patch) or unknown:
         raise ValueError(
             f"{found.path} is no model of pictures, and only a work directory says how its "
             "examples are read: evaluate that"
@@ -105,7 +107,7 @@ def context_of(found: checkpoint_info.Found, options, mesh) -> evaluators.Contex
     mask = {"ratio": 0.75} | config.get("mask", {})
     if options.mask_ratio is not None:
         mask["ratio"] = options.mask_ratio
-    patches.grid_of(data["size"], model.patch)
+    model.grid(data["size"])  # raises ValueError if the patch does not fit
     return evaluators.Context(
         model,
         data,
@@ -130,7 +132,7 @@ def model_sections(context, options, config, labelled: bool) -> dict[str, dict[s
     sections = {}
     if isinstance(context.model, mae.MaskedAutoencoder):
         sections["reconstruction"] = dict(shared, **part(options, "test"))
-    if isinstance(context.model, vit.Classifier) and context.model.classes:
+    if isinstance(context.model, Classifier) and context.model.classes:
         views = config.get("evaluate", {}) | config.get("evaluators", {}).get("classification", {})
         views = {name: views[name] for name in ("clips", "crops") if name in views}
         sections["classification"] = dict(shared, **part(options, "test"), **views)

@@ -6,16 +6,16 @@ import numpy as np
 from flax import traverse_util
 
 from mae_jax import convert
-from mae_jax.models import mae, vit
+from mae_jax.models import build
 from mae_jax.weights import checkpoint_info, load
 
 TINY = dict(patch=(4, 4), width=24, depth=2, heads=3)
 DECODER = dict(decoder_width=16, decoder_depth=2, decoder_heads=2)
 MODELS = {
-    "autoencoder": mae.MaskedAutoencoder(**TINY, **DECODER, norm_pix=False, mlp_ratio=3.0),
-    "learned": mae.MaskedAutoencoder(**TINY, **DECODER, learned_positions=True),
-    "classifier": vit.Classifier(**TINY, classes=5, learned_positions=True),
-    "encoder": vit.Classifier(**TINY, classes=0, pooling="cls"),
+    "autoencoder": build.autoencoder(TINY | DECODER | dict(norm_pix=False, mlp_ratio=3.0)),
+    "learned": build.autoencoder(TINY | DECODER | dict(learned_positions=True)),
+    "classifier": build.classifier(TINY | dict(learned_positions=True), 5),
+    "encoder": build.classifier(TINY | dict(pooling="cls"), 0),
 }
 
 

@@ -93,10 +93,10 @@ class Extractor:
 
 
 def _feature(model, params, intermediates, feature: Feature) -> Float[jax.Array, "b d"]:
-    tokens = intermediates[f"block_{feature.block % model.depth}"]
+    tokens, trunk = intermediates[f"block_{feature.block % model.depth}"], model.encoder.trunk
 
     def norm(x, scale_and_bias) -> Any:
-        return layers.Norm(model.eps, model.dtype).apply({"params": scale_and_bias}, x)
+        return layers.Norm(trunk.eps, trunk.compute).apply({"params": scale_and_bias}, x)
 
     early = feature.norm and "norm" in params["encoder"]  # the usual place, before pooling
     if early:

@@ -1,6 +1,5 @@
 """How well a masked autoencoder reconstructs held-out examples."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,8 @@ from PIL import Image
 from mae_jax.distributed import partitioning
 from mae_jax.evaluators import held_out, visualize
 from mae_jax.evaluators.evaluator import Context, Evaluator, Result
-from mae_jax.models import mae, mask_sampler, masking, patches
+from mae_jax.models import build as networks
+from mae_jax.models import masking
 
 
 class Reconstruction(Evaluator):
@@ -29,9 +29,7 @@ class Reconstruction(Evaluator):
         self.pictures = section.get("pictures", 0)
         self.model, self.mesh, self.key = context.model, context.mesh, context.key
         self.ratio = (context.mask or {})["ratio"]
-        self.sampler = mask_sampler.of(
-            context.mask or {}, self.transform.size, self.model.patch, self.model.groups
-        )
+        self.sampler = networks.mask_sampler(context.mask or {}, self.model, self.transform.size)
         everywhere = partitioning.replicated(self.mesh)
         self._sums = jax.jit(self._sums_of_batch, out_shardings=everywhere)
         self._reconstructions = jax.jit(self._reconstruct_batch, out_shardings=everywhere)
@@ -42,11 +40,13 @@ class Reconstruction(Evaluator):
     def report(self, variables: dict, untrained: dict | None = None) -> Result:
         trained, baseline, count = self.losses(variables)
         losses = {"visible_mean": baseline}
-        names = {"visible_mean": trivial_name(self.model)}
+        names = {"visible_mean": self.model.target.baseline_name}
         if untrained is not None:
             losses["untrained"], names["untrained"] = self.losses(untrained)[0], "untrained network"
         losses["trained"], names["trained"] = trained, "trained network"
-        title = f"held-out loss on the {self.ratio:.0%} masked patches ({loss_name(self.model)})"
+        title = (
+            f"held-out loss on the {self.ratio:.0%} masked patches ({self.model.target.loss_name})"
+        )
         return Result(
             {f"loss_{name}": loss for name, loss in losses.items()},
             rows=[[title, ""], *([f"  {names[name]}", f"{x:.4f}"] for name, x in losses.items())],
@@ -83,53 +83,21 @@ class Reconstruction(Evaluator):
 
     def _sums_of_batch(self, variables, batch) -> jax.Array:
         inputs, out = self._forward(variables, batch)
-        losses, baselines = out.losses, trivial(self.model, inputs, out.mask)
+        losses, baselines = out.losses, self.model.target.baseline_losses(inputs, out.mask)
         valid = batch["valid"]
         return jnp.stack([*((x * valid).sum() for x in (losses, baselines)), valid.sum()])
 
     def _reconstruct_batch(self, variables, batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        model = self.model
-        images, out = self._forward(variables, batch)
-        options = dict(groups=model.groups, target_stride=model.target_stride)
-        shape = (*out.mask.hidden.shape, out.prediction.shape[-1] // (model.categories or 1))
-        place = functools.partial(mae.reconstruct, mask=out.mask, patch=model.patch, **options)
-        hidden = place(jnp.zeros(images.shape), jnp.ones(shape), norm_pix=False) > 0
-        full = place(images, out.prediction, norm_pix=model.norm_pix, categories=model.categories)
-        return mae.strided(images, model.target_stride), hidden, full
+        inputs, out = self._forward(variables, batch)
+        target = self.model.target
+        masked = target.masked_values(inputs, out.mask)
+        return (
+            target.visible_part(inputs),
+            masked,
+            target.to_inputs(out.prediction, inputs, out.mask),
+        )
 
 
 def build(section: Mapping[str, Any], context: Context) -> Reconstruction | None:
     """The evaluator of a section; None without a source."""
     return Reconstruction(section, context) if section["source"] else None
-
-
-def loss_name(model: mae.MaskedAutoencoder) -> str:
-    """What the loss of a model is of."""
-    if model.categories:
-        return "cross-entropy in nats"
-    return "normalised patches" if model.norm_pix else "pixels"
-
-
-def trivial_name(model: mae.MaskedAutoencoder) -> str:
-    """What `trivial` guesses."""
-    return "shares among the visible bytes" if model.categories else "mean of the visible patches"
-
-
-def trivial(model: mae.MaskedAutoencoder, images: jax.Array, mask: masking.Mask) -> jax.Array:
-    """Loss of each sample `[b]` of a guess without a network: the mean of the visible patches.
-
-    Of categories, the shares that they have among the visible values, each counted once more.
-    """
-    seen, seen_weights = model.target(images, mask.keep)
-    target, weights = model.target(images, mask.hidden)
-    if model.categories:
-        seen = jax.nn.one_hot(seen.astype(jnp.int32), model.categories)  # [b k d categories]
-        guess = jnp.log((seen.sum((1, 2)) + 1) / (seen.sum((1, 2, 3))[:, None] + model.categories))
-        guess = jnp.broadcast_to(guess[:, None, None], (*target.shape, model.categories)).reshape(
-            *target.shape[:2], -1
-        )
-    else:
-        seen_weights, seen = jnp.broadcast_arrays(seen_weights, seen)
-        total = (seen * seen_weights).sum(1, keepdims=True)
-        guess = total / jnp.maximum(seen_weights.sum(1, keepdims=True), 1)
-    return patches.mean(model.errors(guess, target), weights).mean(1)

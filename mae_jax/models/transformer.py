@@ -40,7 +40,7 @@ class Transformer(nn.Module):
         drop_path_scale: Float[Array, "b depth 2"] | None = None,
         contexts: Sequence[Float[Array, "b s e"]] | None = None,
     ) -> list[Float[Array, "b n width"]]:
-        """Return the output of every block, the last one last; `[x]` if there is no block.
+        """Return the output of every block.
 
         Args:
           drop_path_scale: see `layers.drop_path`.
@@ -59,7 +59,7 @@ class Transformer(nn.Module):
             scale = None if drop_path_scale is None else drop_path_scale[:, i]
             x = make(name=f"block_{i}")(x, scale, None if contexts is None else contexts[i])
             outputs.append(x)
-        return outputs or [x]
+        return outputs
 
     def _scanned(self, block, x, drop_path_scale, contexts) -> list[jax.Array]:
         cast = lambda p: p.astype(self.compute.dtype) if p.ndim > 1 else p  # as products use them

@@ -49,7 +49,7 @@ class Encoder(nn.Module):
         x = jnp.concatenate([cls, x], axis=1)
         blocks = self.trunk(x, drop_path_scale)
         intermediates = {"embedding": x} | {f"block_{i}": y for i, y in enumerate(blocks)}
-        x = blocks[-1]
+        x = [x, *blocks][-1]
         if self.final_norm:
             x = layers.Norm(self.trunk.eps, self.trunk.compute, name="norm")(x)
         return x, intermediates

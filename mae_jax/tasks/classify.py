@@ -12,13 +12,15 @@ from mae_jax.data.augment import batch as augment
 from mae_jax.data.augment import randaugment, randaugment_color
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.modalities import transforms
-from mae_jax.models import layers, vit
-from mae_jax.tasks.task import Task, module_fields
+from mae_jax.models import build as networks
+from mae_jax.models import layers
+from mae_jax.models.heads.classification import Classifier
+from mae_jax.tasks.task import Task
 
 
-def model_of(config, classes: int) -> vit.Classifier:
+def model_of(config, classes: int) -> Classifier:
     """The network that a config describes."""
-    return vit.Classifier(classes=classes, **module_fields(config))
+    return networks.classifier(config["model"], classes, custom_gradients=True)
 
 
 def build(config, source, mean, std) -> Task:

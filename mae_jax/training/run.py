@@ -31,7 +31,7 @@ from mae_jax.weights import load
 _log = logging.getLogger(__name__)
 # what a checkpoint to start from must have in common with the config
 SAME = {"patch", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads"}
-SAME |= {"groups", "categories", "decoder_cross"}
+SAME |= {"channel_groups", "vocab_size", "decoder_cross"}
 
 
 def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> TrainState:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mae_jax.config import command_line, nested, schema
-from mae_jax.models import rules, vit
+from mae_jax.models import rules
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -33,7 +33,7 @@ def test_every_config_is_possible_and_has_the_same_keys_in_debug_size(name):
 def test_the_papers_recipe(size, patch):
     """He et al. 2021, table 8, one number at a time."""
     config = load(f"vit_{size}")
-    assert encoder(config) == vit.SIZES[size]
+    assert encoder(config) == build.VARIANTS[size]
     model, options, data = config.model, config.optimizer, config.data
     assert model.patch == (patch, patch) and model.norm_pix
     assert (model.decoder_width, model.decoder_depth, model.decoder_heads) == (512, 8, 16)
@@ -69,7 +69,7 @@ def test_a_number_of_epochs_keeps_the_share_of_the_warm_up():
 def test_the_papers_fine_tuning(size, rate, decay, drop, epochs):
     """He et al. 2021, table 9."""
     config = load(f"finetune_vit_{size}")
-    assert encoder(config) == vit.SIZES[size]
+    assert encoder(config) == build.VARIANTS[size]
     model, options = config.model, config.optimizer
     assert model.patch == ((14, 14) if size == "huge" else (16, 16))
     assert model.pooling == "mean" and model.learned_positions
@@ -88,7 +88,7 @@ def test_the_papers_fine_tuning(size, rate, decay, drop, epochs):
 def test_the_papers_linear_probe(size, epochs):
     """He et al. 2021, table 10."""
     config = load(f"linear_probe_vit_{size}")
-    assert encoder(config) == vit.SIZES[size]
+    assert encoder(config) == build.VARIANTS[size]
     model, options = config.model, config.optimizer
     assert model.pooling == "cls" and model.batch_norm
     assert model.head_std == 0.01 and not model.learned_positions

@@ -16,8 +16,8 @@ from mae_jax.data import pipeline, sources, statistics
 from mae_jax.data.augment import batch as augment
 from mae_jax.data.modalities import transforms
 from mae_jax.distributed import device_mesh
-from mae_jax.evaluators import reconstruction, visualize
-from mae_jax.models import mae, mask_sampler, masking, patches, vit
+from mae_jax.evaluators import visualize
+from mae_jax.models import build, byte_values, channel_groups, masking, patches, targets
 from mae_jax.tasks import classify, pretrain
 from mae_jax.train import train
 from mae_jax.training import metric_writer, optimizer
@@ -116,7 +116,7 @@ def test_their_checkpoints_are_loaded_and_evaluated(name, runs, tmp_path):
     convert.convert(str(workdir), target)
     model, params = pretrained.load(target)
     there, same = pretrained.load(workdir)
-    assert model == there.clone(dtype=model.dtype)
+    assert type(model) is type(there) and model.target == there.target
     jax.tree.map(np.testing.assert_array_equal, params, same)
     options[0] = f"--checkpoint={target}"
     _, again = evaluate.evaluate(evaluate.parser().parse_args([*options, "--batch-size=8"]))
@@ -149,7 +149,7 @@ def test_the_video_recipes():
     base, large = load("video_vit_base"), load("video_vit_large")
     for config, size in ((base, "base"), (large, "large")):
         model = config.model
-        assert {k: model[k] for k in ("width", "depth", "heads")} == vit.SIZES[size]
+        assert {k: model[k] for k in ("width", "depth", "heads")} == build.VARIANTS[size]
         assert (config.data.size, config.data.stride) == ((16, 224, 224), 4)
         assert model.patch == (2, 16, 16) and config.mask.ratio == 0.9 and model.norm_pix
         assert config.optimizer.b2 == 0.95 and config.optimizer.weight_decay == 0.05
@@ -188,14 +188,17 @@ def test_every_strategy_of_a_config_hides_its_count(key):
     """And what a name says is hidden together is."""
     sizes = {2: ((32, 48), (8, 8)), 3: ((8, 16, 16), (2, 4, 4))}
     together = {"tube": (0,), "frame": (1, 2), "time": (1,), "frequency": (0,)}
-    for name in mask_sampler.NAMES:
+    for name in masking.NAMES:
         axes = 3 if name in ("tube", "frame") else 2
         size, patch = sizes[axes]
-        hide = mask_sampler.of({"ratio": 0.5, "name": name, "side": 2}, size, patch)
+        contrast = targets.PixelTarget(patch).contrast
+        hide = masking.make_mask_sampler(
+            name, 0.5, patches.grid_of(size, patch), side=2, contrast=contrast
+        )
         images = jax.random.normal(key, (4, *size, 3))
         mask = masking.from_scores(hide.scores(key, images), hide.keep)
         shape = patches.grid_of(size, patch)
-        hidden = np.asarray(masking.hidden_map(mask)).reshape(4, *shape)
+        hidden = np.asarray(masking.masked_map(mask)).reshape(4, *shape)
         np.testing.assert_array_equal(hidden.reshape(4, -1).sum(1), hide.n - hide.keep)
         assert hide.decode == hide.n - hide.keep == hide.n // 2
         for axis in together.get(name, ()):
@@ -208,43 +211,46 @@ def test_every_strategy_of_a_config_hides_its_count(key):
 
 def test_importance_hides_what_has_contrast(key):
     images = jnp.zeros((64, 16, 16, 1)).at[:, :8].set(jax.random.normal(key, (64, 8, 16, 1)))
-    hide = mask_sampler.of({"ratio": 0.5, "name": "importance"}, (16, 16), (4, 4))
+    contrast = targets.PixelTarget((4, 4)).contrast
+    hide = masking.make_mask_sampler("importance", 0.5, (4, 4), contrast=contrast)
     mask = masking.from_scores(hide.scores(key, images), hide.keep)
-    hidden = np.asarray(masking.hidden_map(mask)).reshape(64, 2, 8).mean((0, 2))
+    hidden = np.asarray(masking.masked_map(mask)).reshape(64, 2, 8).mean((0, 2))
     assert hidden[0] > 0.7 > 0.3 > hidden[1]
 
 
 @pytest.mark.parametrize("groups", [(), ((0,), (1, 2))])
 def test_the_trivial_guess_by_hand(groups, key):
-    model = mae.MaskedAutoencoder((4, 4), 24, 1, 3, norm_pix=False, groups=groups)
+    target = targets.PixelTarget((4, 4), norm=False)
+    if groups:
+        target = channel_groups.ChannelGroupTarget((4, 4), False, (), groups)
     images = jax.random.normal(key, (2, 8, 12, 3))
     n = 6 * max(1, len(groups))
     mask = masking.from_scores(masking.random(key, 2, (n,)), 3)
-    ours = reconstruction.trivial(model, images, mask)
+    ours = target.baseline_losses(images, mask)
     for sample in range(2):
         x = np.asarray(images[sample]).reshape(2, 4, 3, 4, 3).swapaxes(1, 2).reshape(6, 16, 3)
         chosen = lambda token, x=x: (
             x[token % 6][:, list(groups[token // 6])] if groups else x[token]
         )
         shown = lambda token: list(groups[token // 6]) if groups else [0, 1, 2]
-        seen = [(t, c) for t in np.asarray(mask.keep[sample]) for c in shown(t)]
+        seen = [(t, c) for t in np.asarray(mask.visible[sample]) for c in shown(t)]
         values = np.zeros((16, 3))
         for c in range(3):
             rows = [x[t % 6][:, c] for t, channel in seen if channel == c]
             values[:, c] = np.mean(rows, 0) if rows else 0
         errors = [
-            np.mean((chosen(t) - values[:, shown(t)]) ** 2) for t in np.asarray(mask.hidden[sample])
+            np.mean((chosen(t) - values[:, shown(t)]) ** 2) for t in np.asarray(mask.masked[sample])
         ]
         np.testing.assert_allclose(ours[sample], np.mean(errors), rtol=1e-4)
 
 
 def test_the_trivial_guess_of_bytes_is_their_share(key):
-    model = mae.MaskedAutoencoder((1,), 24, 1, 3, norm_pix=False, categories=4)
+    target = byte_values.ByteTarget((1,), 4)
     x = jnp.array([0, 0, 1, 2, 0, 3])[None, :, None]
     mask = masking.from_scores(jnp.arange(6.0)[None], 4)  # sees 0 0 1 2, not 0 3
     shares = np.array([3, 2, 2, 1]) / 8
     expected = -np.log(shares[[0, 3]]).mean()
-    np.testing.assert_allclose(reconstruction.trivial(model, x, mask), [expected], rtol=1e-5)
+    np.testing.assert_allclose(target.baseline_losses(x, mask), [expected], rtol=1e-5)
 
 
 # --- data

@@ -10,7 +10,7 @@ from mae_jax.data import sources
 from mae_jax.data.augment import batch as augment
 from mae_jax.data.modalities import transforms
 from mae_jax.evaluators import features, held_out
-from mae_jax.models import mask_sampler, masking, patches
+from mae_jax.models import build, masking, patches
 
 SECTION = dict(type="reconstruction", source="same", split="test", examples=32, batch_size=8)
 
@@ -66,7 +66,7 @@ def test_losses_by_hand(autoencoder, context):
     loss, guess_loss, _ = built(given).losses(variables)
     source = sources.open_source("synthetic", "test")
     transform = transforms.eval_transform(given.data)
-    sampler = mask_sampler.of(given.mask, (32, 32), (8, 8))
+    sampler = build.mask_sampler(given.mask, model, (32, 32))
     apply = jax.jit(lambda x, mask: model.apply(variables, x, mask).loss)
     ours, baseline = [], []
     for i in range(32):
@@ -76,8 +76,8 @@ def test_losses_by_hand(autoencoder, context):
         mask = masking.from_scores(scores[None], sampler.keep)
         ours.append(apply(image, mask))
         x = np.asarray(patches.patchify(image, (8, 8))[0])
-        guess = x[mask.keep[0]].mean(0)
-        baseline.append(np.square(x[mask.hidden[0]] - guess).mean())
+        guess = x[mask.visible[0]].mean(0)
+        baseline.append(np.square(x[mask.masked[0]] - guess).mean())
     np.testing.assert_allclose(loss, np.mean(ours), rtol=1e-5)
     np.testing.assert_allclose(guess_loss, np.mean(baseline), rtol=1e-5)
 

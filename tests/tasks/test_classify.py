@@ -18,7 +18,7 @@ from mae_jax.data.augment import randaugment, randaugment_color
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.modalities import transforms
 from mae_jax.distributed import device_mesh, partitioning
-from mae_jax.models import layers, vit
+from mae_jax.models import build, layers
 from mae_jax.tasks import classify
 from mae_jax.train import train
 from mae_jax.training import metric_writer, optimizer, program
@@ -224,7 +224,8 @@ def test_pooling_is_what_it_says():
     """By hand from the tokens: the mean of the patches normalised, or the normalised cls."""
     x = jax.random.normal(jax.random.key(0), (2, 16, 16, 1))
     for pooling in ("mean", "cls"):
-        model = vit.Classifier((4, 4), 24, 2, 3, classes=5, pooling=pooling, head_std=1.0)
+        fields = dict(patch=(4, 4), width=24, depth=2, heads=3, pooling=pooling, head_std=1.0)
+        model = build.classifier(fields, 5)
         params = jax.jit(model.init)(jax.random.key(1), x)["params"]
         assert ("norm" in params) == (pooling == "mean") != ("norm" in params["encoder"])
         tokens, blocks = jax.jit(functools.partial(model.apply, method="encode"))(
