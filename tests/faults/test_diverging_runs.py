@@ -10,6 +10,7 @@ from runs import committed, events, finite
 
 pytestmark = pytest.mark.faults("fault")
 EXAMPLES = 400  # fifty steps of eight
+SKIPPED = "--config.recovery.max_skipped_updates"
 HUGE = 1e38  # finite, its square is not
 # what the report of a run that diverged names
 REPORT = (r"step \d+", r"(?i)learning.rate", r"(?i)gradient", r"encoder", r"(?i)batch|examples")
@@ -47,12 +48,16 @@ def counted(found):
     return ", ".join(f"{found.count(name)} {name}" for name in dict.fromkeys(found))
 
 
-def test_one_bad_batch(on_noise, workdir, happened):
-    """a batch that overflows"""
-    bad = on_noise(
-        lambda step: HUGE if step == 23 else 1, "--config.recovery.max_skipped_updates=5"
-    )
-    assert "skipped" in events(bad.undisturbed)
+OVERFLOW = {
+    "a batch that overflows": (0, "rewound"),
+    "a batch that overflows, where five updates may be skipped": (5, "skipped"),
+}
+
+
+@runs.cases("skipped, event", OVERFLOW)
+def test_one_bad_batch(on_noise, workdir, happened, skipped, event):
+    bad = on_noise(lambda step: HUGE if step == 23 else 1, f"{SKIPPED}={skipped}")
+    assert event in events(bad.undisturbed)
     finite(bad.undisturbed, bad.steps)
     run = bad.run(workdir)
     run.at(27)
@@ -62,14 +67,15 @@ def test_one_bad_batch(on_noise, workdir, happened):
     start = bad.finish(workdir)
     bad.same(workdir)
     assert events(workdir) == events(bad.undisturbed)
-    happened("the update is skipped and recorded; the same after SIGKILL", done - start)
+    happened(f"the update is {event} and recorded; the same after SIGKILL", done - start)
 
 
 def test_many_bad_batches(on_noise, workdir, happened):
     """five batches in a row that overflow"""
-    on_noise(lambda step: HUGE if 24 <= step < 29 else 1).run(workdir).ends(0)
+    bad = on_noise(lambda step: HUGE if 24 <= step < 29 else 1, f"{SKIPPED}=3")
+    bad.run(workdir).ends(0)
     found = events(workdir)
-    assert "rewound" in found
+    assert "skipped" in found and "rewound" in found
     finite(workdir, committed(workdir)[-1])
     happened(f"status 0; {counted(found)}")
 
@@ -99,7 +105,7 @@ def test_absurd_learning_rate(pretraining, workdir, happened):
 
 def test_spike(on_noise, workdir, happened):
     """a spike of the loss"""
-    changes = ("--config.recovery.max_loss_ratio=10", "--config.recovery.max_skipped_updates=5")
+    changes = ("--config.recovery.max_loss_ratio=10", f"{SKIPPED}=5")
     run = on_noise(lambda step: 1e4 if step == 33 else 1, *changes).run(workdir)
     run.ends(0)
     found = events(workdir)
