@@ -59,7 +59,9 @@ class Report:
     def pytest_runtest_logreport(self, report):
         if report.when == "call" or report.when == "setup" and not report.passed:
             found = dict(report.user_properties)
-            text, lost = found.get("happened", (str(report.longrepr), ""))
+            error = getattr(report.longrepr, "reprcrash", None)
+            problem = error.message if error else str(report.longrepr)
+            text, lost = found.get("happened", (problem, ""))
             self.rows.append((*found["row"], report.outcome, text, lost))
 
     def pytest_sessionfinish(self):
