@@ -1,7 +1,6 @@
 """Sixty flipped bits of the newest of two checkpoints, spread over its files: none is silent."""
 
 import contextlib
-import logging
 import random
 import re
 import shutil
@@ -11,8 +10,9 @@ import numpy as np
 import pytest
 
 from mae_jax.config import command_line
+from mae_jax.models import rules
 from mae_jax.train import train
-from mae_jax.training import checkpoints as checkpoints_module
+from mae_jax.training import checkpoints
 
 pytestmark = [pytest.mark.faults("flipped bit"), pytest.mark.usefixtures("soon")]
 FLIPS = 60
@@ -23,16 +23,12 @@ class Captured(Exception):
     pass
 
 
-def restore(checkpoints, abstract):
-    """What training goes on from: the step, the bits of all arrays, and what is said."""
-    said, handler = [], logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())
-    logging.getLogger("mae_jax").addHandler(handler)
-    with contextlib.closing(checkpoints_module.Checkpoints(checkpoints, 9)) as manager:
+def restore(folder, abstract):
+    """What training goes on from: the step and the bits of all arrays."""
+    with contextlib.closing(checkpoints.Checkpoints(folder, 9)) as manager:
         state, _ = manager.restore_newest(abstract)
-    logging.getLogger("mae_jax").removeHandler(handler)
     named = jax.tree_util.tree_leaves_with_path(jax.device_get(state))
-    return int(state.step), {str(path): np.asarray(x).tobytes() for path, x in named}, said
+    return int(state.step), {str(path): np.asarray(x).tobytes() for path, x in named}
 
 
 @pytest.fixture(scope="module")
@@ -50,18 +46,18 @@ def abstract(pretraining, halfway):
 
     arguments = [*pretraining.arguments, f"--workdir={halfway.parent}"]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Captured) as captured:
-        patch.setattr(checkpoints_module.Checkpoints, "restore_newest", capture)
-        train(*command_line.parse(arguments))
+        patch.setattr(checkpoints.Checkpoints, "restore_newest", capture)
+        train(*command_line.parse(arguments, rules.RULES))
     return captured.value.args[0]
 
 
 @pytest.fixture(scope="module")
 def bits(halfway, abstract):
     """The bits of the newest checkpoint and of the older one."""
-    step, newest, _ = restore(halfway, abstract)
+    step, newest = restore(halfway, abstract)
     assert step == NEWEST
     shutil.move(halfway / str(NEWEST), halfway.parent / "aside")
-    step, older, _ = restore(halfway, abstract)
+    step, older = restore(halfway, abstract)
     assert step == OLDER
     shutil.move(halfway.parent / "aside", halfway / str(NEWEST))
     return newest, older
@@ -80,21 +76,21 @@ def flips(halfway):
 
 
 @pytest.mark.parametrize("number", range(FLIPS))
-def test_flipped_bit(number, halfway, abstract, bits, flips, tmp_path, happened):
+def test_flipped_bit(number, halfway, abstract, bits, flips, tmp_path, happened, caplog):
     (file, place, bit), (newest, older) = flips[number], bits
-    checkpoints = tmp_path / "run" / "checkpoints"
-    shutil.copytree(halfway, checkpoints)
-    damaged = checkpoints / str(NEWEST) / file
+    folder = tmp_path / "run" / "checkpoints"
+    shutil.copytree(halfway, folder)
+    damaged = folder / str(NEWEST) / file
     data = bytearray(damaged.read_bytes())
     data[place] ^= 1 << bit
     damaged.write_bytes(data)
-    step, found, said = restore(checkpoints, abstract)
+    step, found = restore(folder, abstract)
     if step == NEWEST:
         assert found == newest, "silent: other bits are restored without a word"
         text = "carried nothing: the same bits are restored"
     else:
         assert step == OLDER and found == older, f"step {step} with other bits"
-        assert any(str(NEWEST) in line for line in said), f"silent: step {step}, said {said}"
+        assert f"checkpoints/{NEWEST}" in caplog.text, f"silent: step {step}, said {caplog.text}"
         text = f"named, step {step} is used"
     name = re.sub(r"[0-9a-f]{28,}", lambda m: m[0][:6] + "...", str(file))
     happened(f"{text} (bit {bit} of byte {place} of {name})")

@@ -8,6 +8,7 @@ import runs
 
 from mae_jax.config import command_line
 from mae_jax.config.errors import UserError
+from mae_jax.models import rules
 from mae_jax.train import train
 
 pytestmark = [pytest.mark.faults("bad config"), pytest.mark.usefixtures("soon")]
@@ -118,7 +119,7 @@ def compiled():
 def test_wrong_config(arguments, pattern, workdir, compiled, happened, monkeypatch):
     monkeypatch.chdir(runs.ROOT)
     with pytest.raises(UserError) as raised:
-        config, place = command_line.parse([f"--workdir={workdir}", *arguments])
+        config, place = command_line.parse([f"--workdir={workdir}", *arguments], rules.RULES)
         train(config, place)
     text = str(raised.value)
     assert "\n" not in text.strip(), f"not one sentence: {text!r}"
