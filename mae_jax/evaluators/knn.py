@@ -21,13 +21,12 @@ def build(section: Mapping[str, Any], context: Context) -> FeatureAccuracy | Non
     if not labelled(section, context):
         return None
     k = section.get("k", 20)
-    ks = [k] if isinstance(k, int) else list(k)
+    names = {k: "knn"} if isinstance(k, int) else {each: f"knn_{each}" for each in k}
+    titles = ["kNN"] if isinstance(k, int) else [f"kNN k={each}" for each in k]
 
     def score(*data) -> Score:
-        found = accuracies(*data, ks=ks)
-        return Score({"knn" if isinstance(k, int) else f"knn_{k}": x for k, x in found.items()})
+        return Score({names[k]: x for k, x in accuracies(*data, ks=list(names)).items()})
 
-    titles = ["kNN"] if isinstance(k, int) else [f"kNN k={k}" for k in ks]
     return FeatureAccuracy(section, context, score, titles)
 
 
