@@ -45,7 +45,7 @@ def plain(workdir, tmp_path_factory):
 def test_the_figures_do_not_depend_on_the_batch(plain, batch_size):
     arguments, (text, figures), _ = plain
     _, other = run(*arguments, f"--batch-size={batch_size}")
-    assert "checkpoint (32 examples)" in text and "(64 train and 32 test examples)" in text
+    assert "(32 examples)" in text and "(64 train and 32 test examples)" in text
     for name in ("loss", "loss_visible_mean", "knn_5", "knn_20", "linear"):
         assert other[name] == pytest.approx(figures[name], rel=1e-5), name
 
@@ -100,6 +100,7 @@ def test_a_sweep_chooses_on_training_examples(plain):
         (["--size=33,32"], r"use \(32, 32\) or \(40, 32\)"),
         (["--mean=0.5"], "mean has 1 values for 3"),
         (["--block=7"], "--block=7 is none of 2 blocks"),
+        (["--examples=-1"], "--examples=-1 must be at least 1, or 0 for all"),
         (["--mask-ratio=1"], "mask ratio 1.0 is not between"),
         (["--data=folder:{broken}"], "cannot read 'test/a/0.png'"),
     ],
@@ -120,6 +121,26 @@ def test_mistakes_end_in_one_sentence(workdir, tmp_path, changes, sentence, caps
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert re.search(sentence, error) and error.count("\n") == 1, error
+
+
+def test_a_first_example_that_cannot_be_read_does_not_end_it(workdir, tmp_path):
+    for split in ("train", "test"):
+        for i in range(6):
+            file = tmp_path / split / "ab"[i % 2] / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 40), (40 * i, 0, 250 * (i % 2))).save(file)
+        (tmp_path / split / "a" / "0.png").write_bytes(b"not a picture")
+    arguments = (f"--checkpoint={workdir}", f"--data=folder:{tmp_path}", "--threads=2")
+    text, metrics = run(*arguments, "--k=1")
+    assert "(5 examples)" in text and "(5 train and 5 test examples)" in text
+    assert metrics["knn_1"] >= 0.6 and metrics["loss"] > 0
+
+
+def test_all_examples_are_the_default(plain):
+    arguments, (_, metrics), _ = plain
+    text, fewer = run(*arguments, "--examples=20", "--linear=none")
+    assert "(20 examples)" in text and "(20 train and 20 test examples)" in text
+    assert fewer["loss"] != metrics["loss"]
 
 
 def test_pictures_without_classes(workdir, tmp_path):
