@@ -92,6 +92,3 @@ class BadExamples:
 def _escaped(text: str) -> str:
     """Return `text` on one line, without tabs, and encodable as UTF-8."""
     return repr(text)[1:-1]
-
-
-Damage = BadExamples  # until all users moved

@@ -29,7 +29,6 @@ def training_batches(
     threads: int = 16,
     repeats: int = 1,
     bad_examples: BadExamples | None = None,
-    damage: BadExamples | None = None,  # until all users moved
 ) -> Iterator[Example]:
     """Yield endless batches `{"image": [b, *size, c], "label": int32 [b]}` of this host's share.
 
@@ -62,7 +61,6 @@ def training_batches(
             f"batch size {batch_size} is not a multiple of {hosts} host(s) x {repeats} repeats"
         )
     batch_size, share = batch_size // repeats, share // repeats
-    bad_examples = bad_examples or damage
     order = _order(source, seed)
 
     def load(i: int) -> Example:
@@ -209,6 +207,3 @@ def _stack(repeats: int, examples: Sequence[Example]) -> Example:
             for key, x in batch.items()
         }
     return {**batch, "label": batch["label"].astype(np.int32)}
-
-
-_choose = fixed_choice  # until all users moved

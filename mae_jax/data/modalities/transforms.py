@@ -44,7 +44,3 @@ def _apply(
 ) -> Example:
     views = list(make_views(example["image"], data, *counts, *rng))
     return {**example, "image": views[0] if len(views) == 1 else np.stack(views)}
-
-
-test_transform = eval_transform  # until all users moved
-test_transform.__test__ = False

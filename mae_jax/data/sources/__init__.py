@@ -79,6 +79,3 @@ def open_source(spec: str, split: str, modality: str = "image") -> Source:
         return open_place(place, split)
     kinds = ", ".join([*_BUILT_IN, *(f"{kind}:{what}" for kind, (_, what, _) in _STORED.items())])
     raise ValueError(f"unknown data {spec!r}: use one of {kinds}")
-
-
-open, part, several, Part = open_source, subset, is_multilabel, Subset  # until all users moved

@@ -1,1 +1,0 @@
-from mae_jax.data.bad_examples import Unreadable  # noqa: F401
