@@ -23,3 +23,15 @@ def read_json(path: epath.Path) -> dict[str, Any]:
     except ValueError as error:
         problem = f"it is not JSON: {error}"
     raise ValueError(f"{path} is damaged ({problem}): put back what was there")
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write an indented JSON file for people and their scripts."""
+    with open(path, "w") as file:
+        file.write(json.dumps(value, indent=2) + "\n")
+
+
+def writable(path: str) -> str:
+    """Check, as the type of an argument, that a file can be written before the work is done."""
+    with open(path, "a"):
+        return path

@@ -1,16 +1,16 @@
-"""What devices offer: products, memory, links."""
+"""What accelerators offer at best: products, memory, links. From their data sheets."""
 
 from typing import NamedTuple
 
 
 class Device(NamedTuple):
-    """What one device offers at best, in what `jax` calls a device."""
+    """What one device offers at best; a device is what `jax` calls one."""
 
     flops: float  # dense bfloat16 products, FLOP/s
-    bandwidth: float  # of its memory, bytes/s
+    bandwidth: float  # of the memory, bytes/s
     memory: float  # bytes
-    links: float  # to other devices of its kind, bytes/s that it sends over all of them together
-    clock: float | None = None  # of its matrix units, Hz
+    links: float  # bytes/s that it sends over all links to devices of its kind together
+    clock: float | None = None  # of the matrix units, Hz
 
 
 _H100 = Device(989e12, 3350e9, 80e9, 450e9)
@@ -18,11 +18,12 @@ _V5E = Device(197e12, 819e9, 16e9, 200e9, 1.5e9)
 _V5P = Device(459e12, 2765e9, 95e9, 600e9, 1.75e9)
 _V6E = Device(918e12, 1638e9, 32e9, 400e9)
 
-# By the first words of `device_kind`; the longest match counts. TPUs: the pages "TPU v3" to "TPU
-# v6e" of docs.cloud.google.com, whose links are those in both directions, halved here (older
-# versions of the pages give one direction, in Gbit/s); of v3 and v4 the papers, Jouppi et al. 2020
-# ("A domain-specific supercomputer") and arXiv 2304.01433. NVIDIA: the data sheets, figures without
-# sparsity; NVLink halved in the same way, cards without a switch by their PCIe slot.
+# The keys are the first words of `device_kind`; the longest match counts. Sources for TPUs: the
+# pages "TPU v3" to "TPU v6e" of docs.cloud.google.com, which add both directions of the links, so
+# half of that stands here (older versions of the pages give one direction, in Gbit/s); for v3 and
+# v4 the papers, Jouppi et al. 2020 ("A domain-specific supercomputer") and arXiv 2304.01433. For
+# NVIDIA: the data sheets, without sparsity, half of NVLink's bandwidth, and for cards without
+# NVLink that of their PCIe slot.
 DEVICES = {
     "TPU v3": Device(61.5e12, 450e9, 16 * 2**30, 164e9),  # one of the two cores of a chip
     "TPU v4": Device(275e12, 1200e9, 32 * 2**30, 300e9, 1.05e9),
@@ -48,14 +49,8 @@ DEVICES = {
 }
 
 
-def device(kind: str) -> Device | None:
-    """What a device of this kind offers, by its `device_kind`; None if it is not known."""
+def find(kind: str) -> Device | None:
+    """What a device offers, by its `device_kind`; None if the kind is not known."""
     words = kind.replace("-", " ") + " "  # "NVIDIA A100-SXM4-80GB"; "NVIDIA L40" is no "NVIDIA L4"
     names = [name for name in DEVICES if words.startswith(name + " ")]
     return DEVICES[max(names, key=len)] if names else None
-
-
-def peak_flops(kind: str) -> float | None:
-    """Dense bfloat16 FLOP/s of a device kind, if known."""
-    known = device(kind)
-    return known.flops if known else None

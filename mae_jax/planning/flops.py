@@ -1,4 +1,4 @@
-"""Arithmetic: what a masked autoencoder costs in FLOPs, and what devices offer.
+"""Count what a masked autoencoder costs in FLOPs, by arithmetic and in a traced program.
 
 A product of matrices [a b] x [b c] is 2abc FLOPs. Nothing else is counted (biases, norms, softmax,
 GELU, the optimiser): it is bound by memory, and left out of the MFU as is usual.
@@ -12,65 +12,77 @@ import jax
 from jax.interpreters import partial_eval
 
 from mae_jax.models import mae
+from mae_jax.models.byte_values import ByteTokenizer
 from mae_jax.models.cross_decoder import CrossDecoder
+from mae_jax.models.transformer import Transformer
 
 
 def forward_flops(
-    model: mae.MaskedAutoencoder, patches: int, keep: int, channels: int, decode: int | None = None
+    model: mae.MaskedAutoencoder,
+    patches: int,
+    visible: int,
+    channels: int,
+    predicted: int | None = None,
 ) -> dict[str, int]:
-    """FLOPs of the forward pass of one picture, part by part.
+    """Count the FLOPs of the forward pass of one input, part by part.
 
     Args:
-      patches, keep: n patches in a picture, of which k are visible.
-      decode: how many of the others are predicted, by default all.
+      patches: tokens of an input, of which `visible` are seen by the encoder.
+      predicted: how many of the masked patches are predicted, by default all.
     """
-    decode = patches - keep if decode is None else decode
-    encoder, decoder, seen = model.encoder.trunk, model.decoder.trunk, 1 + keep
-    values = math.prod(model.patch) * channels * getattr(model.target, "vocab_size", 1)
-    if isinstance(model.decoder, CrossDecoder):
-        into = "feature maps", _product(encoder.depth + 1, seen * encoder.width, decoder.depth)
-        block = _block(decode, decoder.width, decoder.mlp_ratio, seen, encoder.width)
-    else:
-        into = "decoder embedding", _product(seen, encoder.width, decoder.width)
-        block = _block(seen + decode, decoder.width, decoder.mlp_ratio)
-    return {
-        "patch embedding": _product(keep, values, encoder.width),
-        "encoder blocks": encoder.depth * _block(seen, encoder.width, encoder.mlp_ratio),
-        into[0]: into[1],
-        "decoder blocks": decoder.depth * block,
-        "head": _product(decode, decoder.width, model.target.size(channels)),
+    predicted = patches - visible if predicted is None else predicted
+    encoder, decoder, seen = model.encoder.trunk, model.decoder.trunk, 1 + visible
+    parts = {
+        "patch embedding": _product(visible, _inputs(model, channels), encoder.width),
+        "encoder blocks": _blocks(encoder, seen),
     }
+    if isinstance(model.decoder, CrossDecoder):
+        maps = _product(encoder.depth + 1, seen * encoder.width, decoder.depth)
+        parts["feature maps"] = maps
+        parts["decoder blocks"] = _blocks(decoder, predicted, seen, encoder.width)
+    else:
+        parts["decoder embedding"] = _product(seen, encoder.width, decoder.width)
+        parts["decoder blocks"] = _blocks(decoder, seen + predicted)
+    head = _product(predicted, decoder.width, model.target.size(channels))
+    return parts | {"head": head}
+
+
+def _inputs(model: mae.MaskedAutoencoder, channels: int) -> int:
+    """Values that the embedding of a patch multiplies."""
+    tokenizer, values = model.encoder.tokenizer, math.prod(model.patch) * channels
+    is_bytes = isinstance(tokenizer, ByteTokenizer)
+    return values * tokenizer.vocab_size if is_bytes else values
 
 
 def reference_flops(
-    model: mae.MaskedAutoencoder, patches: int, keep: int, channels: int
+    model: mae.MaskedAutoencoder, patches: int, visible: int, channels: int
 ) -> dict[str, int]:
-    """The same for Hugging Face's ViTMAE and He et al.'s own code, which do two parts more often.
+    """Count the same for Hugging Face's ViTMAE and He et al.'s code, which do two parts more often.
 
-    They embed all patches before they drop the hidden ones, and their head runs on all tokens.
+    They embed all patches before they drop the masked ones, and their head runs on all tokens.
     """
-    parts = forward_flops(model, patches, keep, channels)
-    pixels = math.prod(model.patch) * channels
+    parts = forward_flops(model, patches, visible, channels)
+    size, width = model.target.size(channels), model.decoder.trunk.width
     return parts | {
-        "patch embedding": _product(patches, pixels, model.width),
-        "head": _product(1 + patches, model.decoder.trunk.width, pixels),
+        "patch embedding": _product(patches, _inputs(model, channels), model.width),
+        "head": _product(1 + patches, width, size),
     }
 
 
 def step_flops(parts: Mapping[str, int], batch_size: int) -> int:
-    """FLOPs of a training step whose forward pass has these parts: 3 times forward, nearly.
+    """Count the FLOPs of a training step whose forward pass has these parts: nearly 3 times theirs.
 
     Each product has two in the backward pass, one for either factor. The patch embedding has one,
-    as nobody asks for the gradient of the pixels.
+    as nobody asks for the gradient of the input.
     """
     return batch_size * (3 * sum(parts.values()) - parts["patch embedding"])
 
 
 def program_flops(traced: jax.stages.Traced) -> int | None:
-    """FLOPs of all products that a traced program does (`jax.jit(f).trace(...)`).
+    """Count the FLOPs of all products of a traced program (`jax.jit(f).trace(...)`).
 
-    A check of the arithmetic above: the backward pass, loops and recomputation are in it, and what
-    nobody needs is not. None if there are kernels that nobody sees into.
+    This checks the arithmetic above: it counts the backward pass, loops and recomputation, and not
+    what nobody needs. None if there are kernels whose products are unknown.
     """
     closed: Any = traced.jaxpr
     needed, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
@@ -115,13 +127,11 @@ def _product(a: int, b: int, c: int) -> int:
     return 2 * a * b * c
 
 
-def _block(
-    tokens: int, width: int, mlp_ratio: float, seen: int | None = None, wide: int | None = None
-) -> int:
+def _blocks(trunk: Transformer, tokens: int, seen: int | None = None, wide: int = 0) -> int:
     """Of self-attention, or of cross-attention to `seen` tokens of width `wide`."""
-    seen, wide = seen or tokens, wide or width
+    seen, wide, width = seen or tokens, wide or trunk.width, trunk.width
     projections = 2 * _product(tokens, width, width)  # query and out
     projections += 2 * _product(seen, wide, width)  # key and value
     attention = 2 * _product(tokens, width, seen)  # logits and the weighted sum, all heads
-    mlp = 2 * _product(tokens, width, int(width * mlp_ratio))
-    return projections + attention + mlp
+    mlp = 2 * _product(tokens, width, int(width * trunk.mlp_ratio))
+    return trunk.depth * (projections + attention + mlp)

@@ -1,13 +1,14 @@
-"""What a compiled program does, read from its text: how often its loops run, what it sends, moves.
+"""Read what a compiled program does from its text: loops, bytes moved, bytes sent (experimental).
 
-XLA's own cost analysis counts the body of a loop once and says nothing of collectives. The text of
-a compiled program (`compiled.as_text()`) is one instruction a line, in computations that call each
-other:
+XLA's own cost analysis counts the body of a loop once and says nothing of collectives, so this
+parses `compiled.as_text()`. The text format of XLA is not stable: another version of jax or libtpu
+may need changes here. The tests hold recorded programs. One line is one instruction, in
+computations that call each other:
 
     %name = bf16[32,768]{1,0:T(8,128)S(1)} fusion(%a, %b), kind=kLoop, calls=%fused.7
 
-Here `S(1)` is the memory space: none is the device's memory, 1 is that on a TPU's chip. What a
-kernel says of itself stands on a line of its own.
+Here `S(1)` is the memory space: without it an array is in the device's memory, 1 is the memory on a
+TPU's chip. The metadata of a kernel stand on a line of their own.
 """
 
 import math
@@ -29,7 +30,7 @@ FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while
 FREE |= {"call", "after-all", "opt-barrier", "partition-id", "replica-id", "iota"}
 
 _SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\](\{[^{}]*\})?")
-_STANDS_STILL = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast)"')  # of a TPU
+_MOVES_NOTHING = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast)"')  # on TPUs
 _OPCODE = re.compile(r"(?<=[\])}]) ([a-z][a-z0-9-]*)\(")
 
 
@@ -41,24 +42,24 @@ class Array(NamedTuple):
 class Instruction(NamedTuple):
     name: str
     opcode: str
-    arrays: list[Array]  # of its result; several in a tuple
+    arrays: list[Array]  # of the result; several in a tuple
     operands: list[str]
-    text: str  # what stands behind the operands: attributes
+    text: str  # the attributes, which stand behind the operands
     root: bool
 
 
 class Collective(NamedTuple):
     kind: str  # one of `COLLECTIVES`
-    bytes: int  # of the whole array on one device: the result, of a reduce-scatter the operand
-    group: int  # devices that do it together
-    times: int  # that it runs, with the loops around it
+    bytes: int  # of the whole array on one device: the result, or the operand of a reduce-scatter
+    group: int  # number of devices that take part
+    times: int  # how often it runs, with the loops around it
 
     @property
     def sent(self) -> float:
         """Bytes that a device sends, by the algorithms of a ring of g devices.
 
         An all-reduce is a reduce-scatter and an all-gather, and each of these sends (g - 1) / g of
-        the whole array; an all-to-all, too. A permutation and a broadcast send it once.
+        the whole array, as does an all-to-all. A permutation and a broadcast send it once.
         """
         factor = (self.group - 1) / self.group
         if "permute" in self.kind or "broadcast" in self.kind:
@@ -68,16 +69,16 @@ class Collective(NamedTuple):
 
 class Program(NamedTuple):
     computations: dict[str, list[Instruction]]
-    times: dict[str, int]  # that each one runs; those inside of fusions are not there
-    fused: dict[str, int]  # the same of those
+    times: dict[str, int]  # how often each one runs, without those inside of fusions
+    fused: dict[str, int]  # the same for those inside of fusions
 
     def collectives(self) -> list[Collective]:
-        """All that is sent, each once.
+        """List the collectives, each once.
 
-        A TPU's compiler spreads one over several fusions, some of them in loops, so that products
-        run meanwhile: all of these name it, with the same channel, and it runs as often as the one
-        that runs the least. Or it makes a loop of permutations and products of a gather or a
-        scatter behind a product: those count as permutations.
+        A TPU's compiler spreads a collective over several fusions, some of them in loops, so that
+        products run meanwhile. All of these fusions name its channel, and it runs as often as the
+        fusion that runs least. The compiler also turns a gather or scatter behind a product into a
+        loop of permutations and products; those count as permutations.
         """
         found: dict[str, Collective] = {}
         for name, times in (self.times | self.fused).items():
@@ -103,9 +104,9 @@ class Program(NamedTuple):
         return list(found.values())
 
     def cycles(self) -> int | None:
-        """Cycles that a TPU's compiler expects, where it says so: the sum over all instructions.
+        """Sum the cycles that a TPU's compiler expects over all instructions; None elsewhere.
 
-        Of a kernel it says nothing: those are the kernel's own words, see `attention_tpu`.
+        The compiler knows nothing about a Pallas kernel; there the kernel's own estimate counts.
         """
         total = 0
         for name, times in self.times.items():
@@ -115,11 +116,11 @@ class Program(NamedTuple):
         return total or None
 
     def traffic(self, loops: bool = True, everywhere: bool = False) -> float:
-        """Bytes that the instructions read and write in the device's memory, by their shapes.
+        """Sum the bytes that instructions read and write in the device's memory, by their shapes.
 
         Args:
-          loops: count the bodies of loops as often as they run, and not once.
-          everywhere: in all memories.
+          loops: count the body of a loop as often as it runs, and not once.
+          everywhere: count all memories, also that on a TPU's chip.
         """
         total = 0.0
         for name, times in self.times.items():
@@ -131,7 +132,7 @@ class Program(NamedTuple):
 
     def _moved(self, x: Instruction, arrays: dict[str, list[Array]], size) -> float:
         sources = [arrays.get(operand, []) for operand in x.operands]
-        if x.opcode in FREE or x.opcode.endswith("-done") or _STANDS_STILL.search(x.text):
+        if x.opcode in FREE or x.opcode.endswith("-done") or _MOVES_NOTHING.search(x.text):
             return 0
         if x.opcode in ("copy-start", "slice-start"):  # (from, to, flag): what arrives, at each end
             ends = [size([array]) for array in (x.arrays[0], x.arrays[1])]
@@ -145,7 +146,10 @@ class Program(NamedTuple):
         return self._of_fusion(x, sources, size)
 
     def _of_fusion(self, x: Instruction, sources: list[list[Array]], size) -> float:
-        """Of a fusion: a slice that it takes is all that it reads; an update all that it writes."""
+        """Bytes of a fusion, which reads of an array only the slice that it takes, if it does so.
+
+        In the same way an update in place writes the updated part alone.
+        """
         inside = _called(x.text, "calls")[0]
         total = 0.0
         for index, source in enumerate(sources):
@@ -164,7 +168,7 @@ class Program(NamedTuple):
         return total
 
     def _read(self, computation: str, index: int) -> float | None:
-        """Bytes that a fused computation reads of a parameter, None for all of them."""
+        """Bytes that a fused computation reads of a parameter, None for the whole parameter."""
         inside = self.computations[computation]
 
         def used(name: str) -> float | None:
@@ -174,7 +178,7 @@ class Program(NamedTuple):
                 if user.opcode in ("slice", "dynamic-slice", "gather") and first:
                     part = sum(array.bytes for array in user.arrays)
                 elif user.opcode == "dynamic-update-slice" and first:
-                    part = 0.0  # what stays is not touched
+                    part = 0.0  # the rest of the array is not touched
                 elif user.opcode == "bitcast":
                     part = used(user.name)
                 elif user.opcode == "fusion":
@@ -191,7 +195,7 @@ class Program(NamedTuple):
 
 
 def parse(text: str) -> Program:
-    """A program from its text."""
+    """Parse the text of a compiled program."""
     computations: dict[str, list[Instruction]] = {}
     current, entry = [], ""
     text = re.sub(r"(kernel_metadata=\{)\n(.*)\n(?=\})", r"\1\2", text)
@@ -217,7 +221,7 @@ def parse(text: str) -> Program:
                 for called in _called(x.text, "calls"):
                     visit(called, count, fused)
             elif x.opcode in ("call", "conditional") or x.opcode.startswith("async-start"):
-                # of the branches of a conditional one runs: what they cost is the same here
+                # one branch of a conditional runs; all branches cost the same here
                 keys = ("to_apply", "calls", "branch_computations", "called_computations")
                 for called in [c for key in keys for c in _called(x.text, key)][:1]:
                     visit(called, count, into)
@@ -264,7 +268,7 @@ def _called(text: str, key: str) -> list[str]:
 
 
 def _trips(loop: Instruction, condition: list[Instruction], body: list[Instruction]) -> int:
-    """How often a loop runs: what the compiler says, or what its counter runs up to, from 0."""
+    """Return how often a loop runs: as the compiler says, or what its counter counts up to."""
     if said := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text):
         return int(said[1])
     numbers = {
@@ -290,9 +294,10 @@ def _index(x: Instruction) -> int:
 
 
 def _group(text: str) -> int:
-    """How many devices do a collective together, from the three ways in which groups are written:
+    """Return how many devices take part in a collective.
 
-    `{{0,1},{2,3}}`, `[2,2]<=[4]` (groups of the last number), `mesh['a'=2,'b'=2] {'b'}`.
+    Groups are written in three ways: `{{0,1},{2,3}}`, `[2,2]<=[4]` (groups of the last number) and
+    `mesh['a'=2,'b'=2] {'b'}`.
     """
     groups = re.search(r"replica_groups=(.*)", text)
     if "source_target_pairs={{" in text:

@@ -1,6 +1,6 @@
-"""Devices that a topology names: those here, a slice of TPUs that is not, GPUs that are not.
+"""The devices that a topology names: those of this machine, or a slice of TPUs or GPUs elsewhere.
 
-Of a slice of TPUs the extra `tpu` has the real compiler, for which no TPU is needed.
+The extra `tpu` brings the real compiler for a slice of TPUs, which needs no TPU.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ FORMS = f"v5e:4x4, v5p:2x2x2, v6e:4x4, cpu, gpu, or N GPUs of {', '.join(GPUS)},
 
 
 @dataclasses.dataclass(frozen=True)
-class Absent:
-    """A device that is not here; enough of one for a mesh."""
+class AbsentDevice:
+    """A stand-in for a device that is not here, enough for a mesh."""
 
     id: int
     device_kind: str
@@ -33,10 +33,10 @@ class Absent:
 
 
 def devices(topology: str) -> list[Any]:
-    """The devices that the argument `--topology` names.
+    """List the devices that the argument `--topology` names.
 
     Raises:
-      ValueError: in one sentence, why there are none.
+      ValueError: why there are none, in one sentence.
     """
     topology = topology.lower()
     kind, _, count = topology.partition(":")
@@ -47,14 +47,18 @@ def devices(topology: str) -> list[Any]:
             raise ValueError(f"topology {topology!r}: there is none here ({error})") from error
     if kind in GPUS and count.isdigit() and 0 < int(count) <= 2**16:
         jax.config.update("jax_platforms", "cpu")
-        return [Absent(i, GPUS[kind], i // 8) for i in range(int(count))]
+        return [AbsentDevice(i, GPUS[kind], i // 8) for i in range(int(count))]
     if not re.fullmatch(r"v\d+[a-z]*:[1-9]\d*(x[1-9]\d*)*", topology):
         raise ValueError(f"unknown topology {topology!r}: use one of {FORMS}")
-    # The compiler looks for a TPU and would complain of what it does not find, and it allows one
-    # process at a time, as if it held one.
-    told = dict(SKIP_MDS_QUERY="1", WORKER_HOSTNAMES="localhost", MIN_LOG_LEVEL="3")
-    os.environ |= {f"TPU_{name}": x for name, x in told.items()}
-    os.environ |= {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    # Without these the compiler looks for a TPU, complains that there is none, and locks out a
+    # second process.
+    os.environ |= {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_MIN_LOG_LEVEL": "3",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }
     jax.config.update("jax_platforms", "cpu")
     try:
         import libtpu  # noqa: F401  # pyright: ignore[reportMissingImports]

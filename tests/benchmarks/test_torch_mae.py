@@ -1,7 +1,4 @@
-"""scripts/torch_mae.py: what our step is compared with does the same work."""
-
-import sys
-from pathlib import Path
+"""scripts/benchmark/torch_mae.py: what our step is compared with does the same work."""
 
 import jax
 import numpy as np
@@ -9,19 +6,18 @@ import pytest
 
 from mae_jax.config import command_line
 from mae_jax.planning import flops
-from mae_jax.tasks import pretrain
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import torch_mae  # noqa: E402
+from scripts.benchmark import step, torch_mae
 
 pytestmark = pytest.mark.parity
 
 
-@pytest.fixture
+def configured(*changes):
+    return command_line.configured("configs/vit_base.py:debug", changes)
+
+
+@pytest.fixture(scope="module")
 def tiny():
-    return command_line.load(f"{ROOT}/configs/vit_base.py:debug")
+    return configured()
 
 
 def test_torch_does_the_same_work(tiny):
@@ -30,7 +26,6 @@ def test_torch_does_the_same_work(tiny):
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    model, hide = pretrain.model_of(tiny), pretrain.hiding_of(tiny)
     oracle = torch_mae.network(tiny)
     tables = [x for x in oracle.parameters() if not x.requires_grad]
     assert len(tables) == 2 and all(x.abs().max() > 0.5 for x in tables)
@@ -40,25 +35,25 @@ def test_torch_does_the_same_work(tiny):
         value = loss(batch)
         forward = counter.get_total_flops()
         value.backward()
-    theirs = flops.reference_flops(model, hide.n, hide.keep, 3)
+    theirs = torch_mae.forward_flops(tiny)
     assert forward == 2 * sum(theirs.values())
     assert counter.get_total_flops() == flops.step_flops(theirs, 2)
 
-    init = pretrain.training(tiny, (0.5,) * 3, (0.5,) * 3)[0]
-    params = jax.eval_shape(init, jax.random.key(0))["params"]
+    params = step.training_program(tiny)[1].abstract.params
     assert torch_mae.trained(oracle) == sum(x.size for x in jax.tree.leaves(params))
 
 
-def test_torch_trains_in_a_step_and_only_then(tiny):
+def test_torch_trains_in_a_step_and_only_then():
     import torch
+
+    config = configured("--config.optimizer.base_learning_rate=0.1")
 
     ramp = np.arange(64, dtype=np.uint8)[:, None]  # down the rows: it looks the same flipped
     images = np.broadcast_to(ramp[None, :, :, None], (8, 64, 64, 3))
-    tiny["optimizer"]["base_learning_rate"] = 0.1
     losses = {}
     threads = torch.get_num_threads()
     for part in ("step", "forward"):
-        contender = torch_mae.contender(tiny, images, part, compiled=False, device="cpu")
+        contender = torch_mae.contender(config, images, part, compiled=False, device="cpu")
         losses[part] = [float(contender.wait(contender.dispatch())) for _ in range(12)]
     torch.set_num_threads(threads)
     assert losses["step"][-1] < 0.9 * losses["step"][0]
@@ -68,22 +63,13 @@ def test_torch_trains_in_a_step_and_only_then(tiny):
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"model.decoder_cross": True},
-        {"mask.decode": 0.5},
-        {"accumulation": 2},
-        {"data.size": (8, 4)},
-    ],
+    ["model.decoder_cross=True", "mask.decode=0.5", "accumulation=2", "data.size=(64, 32)"],
 )
 def test_torch_is_not_compared_with_other_work(tiny, change, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     assert torch_mae.device_of(tiny) == "cpu"
-    ((name, value),) = change.items()
-    *sections, key = name.split(".")
-    place = tiny[sections[0]] if sections else tiny
-    place[key] = value
-    with pytest.raises(ValueError, match=name):
-        torch_mae.device_of(tiny)
+    with pytest.raises(ValueError, match=change.partition("=")[0]):
+        torch_mae.device_of(configured(f"--config.{change}"))
 
 
 def test_compares_with_torch_also_without_its_compiler(tiny, monkeypatch, capsys):

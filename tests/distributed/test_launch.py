@@ -13,7 +13,8 @@ import pytest
 from mae_jax.training import metric_writer
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = sorted((ROOT / "scripts").glob("launch_*.sh"))
+LAUNCH = ROOT / "scripts" / "launch"
+SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 # Stands for the interpreter: notes its environment and arguments, then does what BEHAVIOUR says.
 STUB = """#!/usr/bin/env bash
 if [[ $1 == -c ]]; then echo 12345; exit 0; fi
@@ -39,8 +40,8 @@ def stub(tmp_path):
 
 
 def launch(name, *arguments, env=None):
-    command = ["bash", ROOT / "scripts" / f"launch_{name}.sh", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    command = ["bash", LAUNCH / f"{name}.sh", *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, cwd=ROOT, timeout=600)
 
 
 def without(*names):
@@ -97,14 +98,51 @@ def test_dry_run_on_slurm_and_all_gpus_of_a_lone_task():
     assert done.stdout.splitlines()[0] == "JAX_LOCAL_DEVICE_IDS=0,1,2,3"
 
 
+# Stands for srun: runs two processes, and returns the highest status.
+SRUN = """while [[ $1 == -* ]]; do shift; done
+"$@" & first=$!; "$@" & second=$!
+trap : TERM
+while kill -0 $first 2>/dev/null || kill -0 $second 2>/dev/null; do sleep 0.1; done
+wait $first; one=$?; wait $second; two=$?
+exit $((one > two ? one : two))
+"""
+
+
 @pytest.mark.parametrize("status, queued", [(42, True), (1, False), (0, False)])
 def test_slurm_queues_a_preempted_job_again(stub, tmp_path, status, queued):
-    stub("scontrol", "")
-    env = stub("srun", f"[[ $0 == */srun ]] && exit {status}; exit 0") | {"SLURM_JOB_ID": "77"}
+    """And only that. A preempted process looks successful to srun, which would end the others."""
+    env = slurm(stub, tmp_path, f"exit {status}")
     done = launch("slurm", "--config=a.py", env=env)
     assert done.returncode == (0 if queued else status)
-    notes = (tmp_path / "notes").read_text()
-    assert ("requeue 77" in notes) == queued
+    assert "srun --kill-on-bad-exit=1 " in done.stdout
+    assert ("requeue 77" in (tmp_path / "notes").read_text()) == queued
+    assert not list(tmp_path.glob("mae_jax_preempted_*"))
+
+
+def test_slurm_lets_all_processes_save(stub, tmp_path):
+    """Slurm signals the shells around them too."""
+    env = slurm(stub, tmp_path, "trap 'sleep 0.5; exit 42' TERM; while true; do sleep 0.1; done")
+    command = ["bash", LAUNCH / "slurm.sh", "--config=a.py"]
+    process = subprocess.Popen(command, env=env, start_new_session=True)
+    wait_for_processes(tmp_path, 2)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=20) == 0
+    assert "requeue 77" in (tmp_path / "notes").read_text()
+
+
+def slurm(stub, folder, behaviour):
+    """The environment of a job whose processes behave like that."""
+    for name, text in (("srun", SRUN), ("scontrol", 'echo "$*" >>"$NOTES"')):
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    return stub("python", behaviour) | {"SLURM_JOB_ID": "77", "TMPDIR": str(folder)}
+
+
+def wait_for_processes(folder, count):
+    notes = folder / "notes"
+    while not notes.exists() or len(notes.read_text().splitlines()) < count:
+        time.sleep(0.05)
+    time.sleep(0.3)  # until the traps are set
 
 
 def test_starts_a_preempted_run_again(stub, tmp_path):
@@ -129,12 +167,9 @@ def test_ends_all_when_one_dies(stub, tmp_path):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_passes_sigterm_on_and_does_not_start_again(stub, tmp_path, processes):
     env = stub("python", "trap 'exit 42' TERM; while true; do sleep 0.1; done")
-    command = ["bash", ROOT / "scripts/launch_gpus.sh", f"--processes={processes}", "--config=a.py"]
+    command = ["bash", LAUNCH / "gpus.sh", f"--processes={processes}", "--config=a.py"]
     process = subprocess.Popen(command, env=env)
-    notes = tmp_path / "notes"
-    while not notes.exists() or len(notes.read_text().splitlines()) < processes:
-        time.sleep(0.05)
-    time.sleep(0.3)  # until the traps are set
+    wait_for_processes(tmp_path, processes)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 42
     assert_gone(tmp_path, processes)
@@ -150,15 +185,19 @@ def assert_gone(folder, processes):
 
 def test_two_processes_train_to_the_end(tmp_path):
     """On CPUs: each has half of the batch, and one of them writes."""
-    run = tmp_path / "run"
+    run, config = tmp_path / "run", tmp_path / "without_evaluators.py"
+    config.write_text(
+        "from configs import vit_base\n"
+        "def get_config(arg=''):\n"
+        "    config = vit_base.get_config('debug')\n"
+        "    config.evaluators = {}\n"
+        "    return config\n"
+    )
     env = without("CUDA_VISIBLE_DEVICES") | {"PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
     done = launch(
         "gpus",
         "--processes=2",
-        "--config=configs/vit_base.py:debug",
-        "--config.data.test.source=",
-        "--config.probe.train.source=",
-        "--config.probe.test.source=",
+        f"--config={config}",
         "--config.model.depth=1",
         f"--workdir={run}",
         env=env | {"JAX_NUM_CPU_DEVICES": "1"},

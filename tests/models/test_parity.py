@@ -1,6 +1,6 @@
 """Hugging Face's ViTMAE and ours are one function: forward, mask, hidden states, gradients.
 
-The golden files hold what it computed (scripts/make_golden.py); the tests marked `parity` run it.
+The golden files hold what it computed (tests/make_golden.py); the tests marked `parity` run it.
 """
 
 import json

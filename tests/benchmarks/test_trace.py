@@ -1,17 +1,12 @@
-"""scripts/operations.py: what a compiled program spends its time on."""
+"""scripts/benchmark/trace.py: what a compiled program spends its time on."""
 
-import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-import operations  # noqa: E402
-import rounds  # noqa: E402
+from scripts.benchmark import alternating, trace
 
 GPU = """HloModule jit_step
 
@@ -37,7 +32,7 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 
 
 def test_an_instruction_is_what_is_fused_into_it():
-    found = operations.instructions(GPU)
+    found = trace.instructions(GPU)
     names = "gemm.1", "gemm_fusion.2", "start", "loop", "turned"
     described = {name: found[name][1:] for name in names}
     assert described == {
@@ -60,16 +55,16 @@ def test_the_time_of_a_program_is_that_of_its_products(tmp_path, loops):
 
     a = jax.device_put(jnp.ones((1000, 1000)), jax.devices()[0])
     compiled = jax.jit(program).lower(a).compile()
-    contender = rounds.Contender("products", lambda: compiled(a), jax.block_until_ready)
+    contender = alternating.Contender("products", lambda: compiled(a), jax.block_until_ready)
     begin = time.perf_counter()
-    path = operations.trace(contender, str(tmp_path))
+    path = trace.record(contender, str(tmp_path))
     taken = time.perf_counter() - begin
-    spent = operations.shares(path, compiled.as_text())
+    spent = trace.shares(path, compiled.as_text())
     total = sum(spent["kind"].values())
     assert spent["kind"]["matrix products"] > 0.5 * total
     assert next(iter(spent["kind"])) == "matrix products"
     assert all(sum(table.values()) == pytest.approx(total) for table in spent.values())
-    assert 0 < operations.STEPS * total < taken  # nothing is counted twice
+    assert 0 < trace.STEPS * total < taken  # nothing is counted twice
 
 
 def test_says_that_a_trace_has_nothing(tmp_path):
@@ -77,4 +72,4 @@ def test_says_that_a_trace_has_nothing(tmp_path):
         pass
     (path,) = tmp_path.rglob("*.xplane.pb")
     with pytest.raises(ValueError, match="names no instructions"):
-        operations.seconds(path)
+        trace.seconds(path)

@@ -1,10 +1,10 @@
 """The same work in PyTorch: Hugging Face's ViTMAE with AdamW, to be timed beside our step.
 
-What PyTorch users run: `ViTMAEForPreTraining` with SDPA attention, fused AdamW without decay on
-norms and biases, float32 or bfloat16 autocast as the config says, a uint8 batch that lies on the
-device, flipped and normalised there. Two parts of its forward pass do more than ours, which
-is the reference's own way: the patch embedding sees hidden patches too, and the head visible ones
-(`mae_jax.flops.reference_flops`).
+This is what PyTorch users run: `ViTMAEForPreTraining` with SDPA attention, fused AdamW without
+decay on norms and biases, float32 or bfloat16 autocast as the config says, and a uint8 batch that
+lies on the device, flipped and normalised there. Two parts of its forward pass do more than ours,
+as in the reference: the patch embedding sees masked patches too, and the head visible ones
+(`mae_jax.planning.flops.reference_flops`).
 """
 
 import contextlib
@@ -17,21 +17,20 @@ from typing import Any
 
 import jax
 import numpy as np
-from rounds import Contender  # beside this file
 
-from mae_jax.config import command_line
-from mae_jax.tasks import pretrain
+from mae_jax.planning import estimate, flops
+from scripts.benchmark.alternating import Contender
 
-# What the reference cannot do, by field; all else of a config is the same work or costs nothing.
-PLAIN = {
+# What the reference cannot do, by key; all else in a config is the same work or costs nothing.
+ONLY = {
     "accumulation": 1,
     "data.modality": "image",
     "model.decoder_cross": False,
     "model.target_stride": (),
     "model.learned_positions": False,
     "model.separable_positions": False,
-    "model.groups": (),
-    "model.categories": 0,
+    "model.channel_groups": (),
+    "model.vocab_size": 0,
     "mask.name": "random",
     "mask.decode": 1.0,
     "optimizer.clip": 0.0,
@@ -41,13 +40,13 @@ PLAIN = {
 
 
 def cores() -> int:
-    """Of this process, which may be fewer than the machine has."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone
+    """Return the cores of this process, which may be fewer than the machine has."""
+    affinity = getattr(os, "sched_getaffinity", None)  # on Linux alone
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def device_of(config) -> str:
-    """Torch's name of the device that jax runs on, if it can do there what a config asks for.
+    """Return torch's name of the device that jax runs on.
 
     Raises:
       ValueError: in one sentence, what is missing, or what Hugging Face's ViTMAE cannot do.
@@ -57,14 +56,14 @@ def device_of(config) -> str:
         raise ValueError(f"--against=torch needs {' and '.join(missing)}: pip install '.[parity]'")
     import torch
 
-    flat = command_line.flatten(config)
-    for name, plain in PLAIN.items():
-        value = flat.get(name, plain)
-        if (tuple(value) if isinstance(value, list) else value) != plain:
-            raise ValueError(f"PyTorch's ViTMAE has no {name} = {value!r}: compare with {plain!r}")
-    for name in ("data.size", "model.patch"):
-        if len(set(flat[name])) > 1:
-            raise ValueError(f"PyTorch's ViTMAE wants squares, and {name} = {flat[name]}")
+    for key, only in ONLY.items():
+        section, _, name = key.rpartition(".")
+        value = (config[section] if section else config)[name]
+        if value != only:
+            raise ValueError(f"PyTorch's ViTMAE has no {key} = {value!r}: compare with {only!r}")
+    for name, sides in (("data.size", config.data.size), ("model.patch", config.model.patch)):
+        if len(set(sides)) > 1:
+            raise ValueError(f"PyTorch's ViTMAE wants squares, and {name} = {sides}")
     backend = jax.default_backend()
     if jax.device_count() > 1:
         raise ValueError("--against=torch compares one device: set CUDA_VISIBLE_DEVICES=0")
@@ -73,66 +72,73 @@ def device_of(config) -> str:
     return "cuda" if backend == "gpu" else "cpu"
 
 
-def contenders(config, images: np.ndarray, part: str, device: str) -> list[Contender]:
-    """Eager and compiled, on `images` [b h w c]; what cannot be built is said in a line."""
+def forward_flops(config) -> dict[str, int]:
+    """Return the FLOPs of the reference's forward pass of one image, part by part."""
+    model, masks = estimate.network(config)
+    return flops.reference_flops(model, masks.n, masks.keep, config.data.channels)
+
+
+def contenders(config, inputs: np.ndarray, part: str, device: str) -> list[Contender]:
+    """Build the eager and the compiled one on `inputs` [b h w c]; print what cannot be built."""
     built = []
     for compiled in (False, True):
         try:
-            built.append(contender(config, images, part, compiled, device))
+            built.append(contender(config, inputs, part, compiled, device))
         except ValueError as error:
             print(error, file=sys.stderr)
     return built
 
 
 def network(config):
-    """The `ViTMAEForPreTraining` of a config's sizes, freshly initialised.
+    """Build the `ViTMAEForPreTraining` of a config's sizes, freshly initialised.
 
     transformers 5 leaves the positions zero in a model that is not loaded from a file, unless it is
     asked again, and has another eps than the reference.
     """
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-    model, hide = pretrain.model_of(config), pretrain.hiding_of(config)
+    model, masks = estimate.network(config)
+    encoder, decoder = model.encoder.trunk, model.decoder.trunk
     attention: Any = dict(attn_implementation="sdpa")
     oracle: Any = ViTMAEForPreTraining(
         ViTMAEConfig(
-            image_size=config["data"]["size"][0],
+            image_size=config.data.size[0],
             patch_size=model.patch[0],
-            num_channels=config["data"]["channels"],
-            hidden_size=model.width,
-            num_hidden_layers=model.depth,
-            num_attention_heads=model.heads,
-            intermediate_size=int(model.width * model.mlp_ratio),
-            decoder_hidden_size=model.decoder_width,
-            decoder_num_hidden_layers=model.decoder_depth,
-            decoder_num_attention_heads=model.decoder_heads,
-            decoder_intermediate_size=int(model.decoder_width * model.mlp_ratio),
-            mask_ratio=1 - (hide.keep + 0.5) / hide.n,  # it cuts n * (1 - ratio) off
-            norm_pix_loss=model.norm_pix,
-            layer_norm_eps=model.eps,
+            num_channels=config.data.channels,
+            hidden_size=encoder.width,
+            num_hidden_layers=encoder.depth,
+            num_attention_heads=encoder.heads,
+            intermediate_size=int(encoder.width * encoder.mlp_ratio),
+            decoder_hidden_size=decoder.width,
+            decoder_num_hidden_layers=decoder.depth,
+            decoder_num_attention_heads=decoder.heads,
+            decoder_intermediate_size=int(decoder.width * decoder.mlp_ratio),
+            mask_ratio=1 - (masks.keep + 0.5) / masks.n,  # it cuts n * (1 - ratio) off
+            norm_pix_loss=config.model.norm_pix,
+            layer_norm_eps=encoder.eps,
             **attention,
         )
     )
     embeddings = oracle.vit.embeddings
     embeddings.patch_embeddings.projection._is_hf_initialized = False
     embeddings.initialize_weights()
-    oracle.decoder.initialize_weights(hide.n)
+    oracle.decoder.initialize_weights(masks.n)
     return oracle
 
 
 def trained(oracle) -> int:
-    """Parameters without the fixed tables of positions."""
+    """Count the parameters without the fixed tables of positions."""
     return sum(x.numel() for x in oracle.parameters() if x.requires_grad)
 
 
 def loss_of(config, oracle, device: str) -> Callable:
-    """`uint8 [b c h w] -> loss`: flip, normalise, and the forward pass in the config's dtype."""
+    """Return `uint8 [b c h w] -> loss`: flip, normalise, and the forward pass in our dtype."""
     import torch
 
-    model, data = pretrain.model_of(config), config["data"]
+    data, dtype = config.data, estimate.network(config)[0].encoder.trunk.compute.dtype
     channels = lambda values: torch.tensor(values, device=device).reshape(-1, 1, 1) * 255
-    mean, std = (channels(data[x] if data[x] != "auto" else (0.5,)) for x in ("mean", "std"))
-    half = np.dtype(model.dtype).name == "bfloat16"
+    mean, std = (channels(x if x != "auto" else (0.5,)) for x in (data.mean, data.std))
+    half = np.dtype(dtype).name == "bfloat16"
 
     def loss(images):
         if data.get("flip"):
@@ -145,18 +151,16 @@ def loss_of(config, oracle, device: str) -> Callable:
 
 
 def optimizer_of(config, oracle):
-    """AdamW as the config has it, with one kernel for all parameters where torch has that."""
+    """Return AdamW as the config has it, with one kernel for all parameters if torch has that."""
     import torch
 
-    options = config["optimizer"]
-    named = [(name, x) for name, x in oracle.named_parameters() if x.requires_grad]
-    matrices = [x for _, x in named if x.ndim > 1]
-    others = [x for _, x in named if x.ndim <= 1]
-    decay = options["weight_decay"]
-    groups = [dict(params=matrices, weight_decay=decay), dict(params=others, weight_decay=0.0)]
+    options, params = config.optimizer, [x for x in oracle.parameters() if x.requires_grad]
+    groups = [
+        dict(params=[x for x in params if x.ndim > 1], weight_decay=options.weight_decay),
+        dict(params=[x for x in params if x.ndim <= 1], weight_decay=0.0),
+    ]
     shared: Any = dict(
-        lr=options["base_learning_rate"] * config["batch_size"] / 256,
-        betas=(options["b1"], options["b2"]),
+        lr=options.base_learning_rate * config.batch_size / 256, betas=(options.b1, options.b2)
     )
     try:
         return torch.optim.AdamW(groups, fused=True, **shared)
@@ -164,15 +168,15 @@ def optimizer_of(config, oracle):
         return torch.optim.AdamW(groups, foreach=True, **shared)
 
 
-def contender(config, images: np.ndarray, part: str, compiled: bool, device: str) -> Contender:
-    """PyTorch's step (or `part="forward"`) on `images` [b h w c], uint8.
+def contender(config, inputs: np.ndarray, part: str, compiled: bool, device: str) -> Contender:
+    """Build PyTorch's step (or `part="forward"`) on `inputs` [b h w c], uint8.
 
     Raises:
-      ValueError: torch.compile cannot build here, or there is too little memory, with the reason.
+      ValueError: torch.compile cannot build here, or there is too little memory; with the reason.
     """
     import torch
 
-    torch.manual_seed(config["seed"])
+    torch.manual_seed(config.seed)
     torch.set_num_threads(cores())
     cuda = device == "cuda"
     if cuda:
@@ -182,7 +186,7 @@ def contender(config, images: np.ndarray, part: str, compiled: bool, device: str
     oracle = network(config).to(device)
     loss = loss_of(config, oracle, device)
     optimizer = optimizer_of(config, oracle) if part == "step" else None
-    batch = torch.tensor(images.transpose(0, 3, 1, 2).copy(), device=device)
+    batch = torch.tensor(inputs.transpose(0, 3, 1, 2).copy(), device=device)
 
     def dispatch():
         if optimizer is None:
@@ -206,7 +210,7 @@ def contender(config, images: np.ndarray, part: str, compiled: bool, device: str
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own of torch
+            warnings.simplefilter("ignore")  # torch's own, about torch
             loss = torch.compile(loss) if compiled else loss
             wait(dispatch())
             wait(dispatch())

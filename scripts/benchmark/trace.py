@@ -1,8 +1,8 @@
-"""Which operations a compiled program spends its time on: a trace, joined with the program's text.
+"""What a compiled program spends its time on: a trace, joined with the program's text.
 
-The trace says how long each instruction of the compiled program ran (events with an `hlo_op`: on
-the threads of a CPU, on the streams of a GPU), the text what it is and where in the model it comes
-from. Only jax is needed to read either.
+The trace says how long each instruction of the compiled program ran (events with an `hlo_op`, on
+the threads of a CPU or the streams of a GPU). The text says what an instruction is and where in the
+model it comes from. Reading either needs jax alone.
 """
 
 import collections
@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-from rounds import Contender  # beside this file
+
+from scripts.benchmark.alternating import Contender
 
 STEPS = 3  # that are traced
 
-# What an instruction (or the instructions fused into it) is called by, the first that is found; if
-# there is none it computes values one by one, or only moves them.
+# The kind of an instruction is the first whose opcodes it, or an instruction fused into it, has; an
+# instruction without any computes values one by one, or only moves them.
 KINDS = {
     "matrix products": {"dot", "convolution", "gemm"},
     "between devices": {"all-reduce", "all-gather", "reduce-scatter", "all-to-all", "permute"},
@@ -38,8 +39,8 @@ class Instruction(NamedTuple):
     place: str  # `encoder/block_#/mlp/fc1, backward`
 
 
-def trace(contender: Contender, folder: str) -> Path:
-    """Write a trace of some steps to `folder`, for TensorBoard or Perfetto; its XSpace file."""
+def record(contender: Contender, folder: str) -> Path:
+    """Write a trace of some steps to `folder`, for TensorBoard or Perfetto; return its path."""
     contender.wait(contender.dispatch())
     with jax.profiler.trace(folder):
         for number in range(STEPS):
@@ -50,7 +51,7 @@ def trace(contender: Contender, folder: str) -> Path:
 
 
 def seconds(path: Path) -> dict[str, float]:
-    """Seconds in each instruction, over the whole trace, without those of others inside them.
+    """Return the seconds in each instruction over the whole trace, without others inside it.
 
     Raises:
       ValueError: the trace names no instructions.
@@ -79,7 +80,7 @@ def seconds(path: Path) -> dict[str, float]:
 
 
 def instructions(text: str) -> dict[str, Instruction]:
-    """The instructions of a compiled program's text (`compiled.as_text()`), by name."""
+    """Read the instructions of a compiled program (`compiled.as_text()`), by name."""
     computations: dict[str, list[re.Match]] = collections.defaultdict(list)
     inside = ""
     for line in text.splitlines():
@@ -89,7 +90,7 @@ def instructions(text: str) -> dict[str, Instruction]:
             computations[inside].append(found)
 
     def parts(found: re.Match) -> list[re.Match]:
-        """What an instruction consists of: itself, or what is fused into it."""
+        """Return what an instruction consists of: itself, or what is fused into it."""
         called = re.search(r"calls=%?([\w.\-]+)", found[3]) if found[2] == "fusion" else None
         if not called:
             return [found]
@@ -122,7 +123,7 @@ def _one_of(opcode: str, members: set[str]) -> bool:
 
 
 def _place(found: re.Match) -> str:
-    """Where in the model an instruction comes from, blocks as one; "" if it does not say."""
+    """Return where in the model an instruction comes from, all blocks as one; "" if unknown."""
     name = re.search(r'op_name="([^"]*)"', found[3])
     if not name:
         return ""
@@ -136,9 +137,10 @@ def _place(found: re.Match) -> str:
 
 
 def shares(path: Path, text: str) -> dict[str, dict[str, float]]:
-    """Seconds of a step by kind, by place in the model, and by instruction, largest first.
+    """Return the seconds of a step by kind, by place in the model, and by instruction.
 
-    Of a CPU, whose cores run several instructions at a time, they may add up to more than the step.
+    The largest come first. The cores of a CPU run several instructions at a time, so the seconds
+    may add up to more than the step.
     """
     known = instructions(text)
     tables: dict[str, dict[str, float]] = {"kind": {}, "place": {}, "instruction": {}}

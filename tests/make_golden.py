@@ -1,7 +1,7 @@
 """What Hugging Face's `ViTMAEForPreTraining` computes, written to tests/golden/NAME.npz.
 
     pip install -e '.[parity]'
-    PYTHONPATH=tests python scripts/make_golden.py
+    python tests/make_golden.py
 
 The files in the repository were written with transformers 5.23.0, torch 2.13.0 (CPU), numpy 2.4.6
 and Python 3.11. Each holds the fields of our model (`fields`, JSON), the state dict under Hugging
@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-import parity  # pyright: ignore[reportMissingImports]
+import parity  # beside this file
 import torch  # pyright: ignore[reportMissingImports]
 
 from mae_jax.models import build
@@ -29,7 +29,7 @@ CASES = {  # name: size, channels, mask ratio, fields of the model
 
 
 def main() -> None:
-    folder = Path(__file__).resolve().parent.parent / "tests" / "golden"
+    folder = Path(__file__).resolve().parent / "golden"
     for seed, (name, (size, channels, ratio, fields)) in enumerate(CASES.items()):
         torch.manual_seed(seed)
         model = build.autoencoder(fields)

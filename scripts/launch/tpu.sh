@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Train on a TPU slice: the same command on every host of it, by gcloud.
 #
-#   scripts/launch_tpu.sh --name=my-slice --zone=us-central2-b --project=my-project \
+#   scripts/launch/tpu.sh --name=my-slice --zone=us-central2-b --project=my-project \
 #       --config=configs/vit_base.py --workdir=gs://my-bucket/vit_base
-#   scripts/launch_tpu.sh --dry-run --name=...      # say what would run
+#   scripts/launch/tpu.sh --dry-run --name=...      # say what would run
 #
 # --directory=DIR is where the repository lies on the hosts (default: mae_jax, in the home directory),
 # --python=PATH the interpreter there (default: .venv/bin/python). --zone and --project may be left
@@ -13,7 +13,13 @@
 #   gcloud compute tpus tpu-vm ssh my-slice --zone=... --worker=all --command="git clone URL mae_jax \
 #       && cd mae_jax && python3 -m venv .venv && .venv/bin/pip install -e '.[tpu,gcs]'"
 #
-# After a preemption create the slice again and give the same command: it continues.
+# After a preemption create the slice again and give the same command: it continues. When the process
+# of one host dies, the others notice after `recovery.heartbeat_timeout` seconds (30) and end too.
+#
+# On Kubernetes (GKE) a JobSet does the work of this script: one Job with as many pods as the slice
+# has hosts, `MAE_JAX_DISTRIBUTED=1` in their environment, `backoffLimit: 0` in the Job, and
+# `failurePolicy: {maxRestarts: 1000}` in the JobSet. When one pod fails or is preempted, the JobSet
+# ends its siblings and starts all of them again, and the run continues.
 set -euo pipefail
 
 name="" directory=mae_jax python=.venv/bin/python dry_run=0 place=() arguments=()

@@ -1,4 +1,4 @@
-"""Time several programs in alternating rounds, so that a noisy machine hits all of them."""
+"""Time several programs in alternating rounds, so that a noisy machine hits all of them alike."""
 
 import statistics
 import time
@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 class Contender(NamedTuple):
     """A program that does one step after the other.
 
-    `dispatch` starts a step and may return before it is done; `wait` blocks until that step is and
-    returns its loss, on the device (or whatever number shows that it was computed).
+    `dispatch` starts a step and may return before the step is done. `wait` blocks until that step
+    is done, and returns its loss, on the device (or any number that shows that it was computed).
     """
 
     name: str
@@ -21,7 +21,7 @@ class Contender(NamedTuple):
 
 
 def one_round(contender: Contender, steps: int) -> tuple[float, float]:
-    """Seconds that a step takes, the mean of `steps` consecutive ones, and the last loss.
+    """Return the seconds of a step, the mean of `steps` consecutive ones, and the last loss.
 
     All steps are dispatched before the last one is waited for, so the device never waits for
     Python. A step that only fills caches comes before them. Nothing is left running.
@@ -38,7 +38,7 @@ def one_round(contender: Contender, steps: int) -> tuple[float, float]:
 def alternate(
     contenders: Sequence[Contender], rounds: int, steps: int
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of a step in every round, and the last loss, of each contender.
+    """Return the seconds of a step in every round, and the last loss, of each contender.
 
     Every second round goes through the contenders backwards, so that a slow drift hits all alike.
     A round that is not counted comes first.
@@ -54,17 +54,17 @@ def alternate(
 
 
 def ratios(other: Sequence[float], ours: Sequence[float]) -> list[float]:
-    """How many times as long the other takes, round by round."""
+    """Return how many times as long the other contender takes, round by round."""
     return [theirs / own for theirs, own in zip(other, ours, strict=True)]
 
 
-def figures(seconds: Sequence[float], images: int) -> dict:
-    """What a report needs of the rounds of one contender, whose step has so many images."""
+def metrics(seconds: Sequence[float], batch_size: int) -> dict:
+    """Summarise the rounds of one contender."""
     middle = statistics.median(seconds)
     return {
         "step_milliseconds": 1e3 * middle,
         "step_milliseconds_fastest": 1e3 * min(seconds),
         "step_milliseconds_slowest": 1e3 * max(seconds),
-        "images_per_second": images / middle,
+        "images_per_second": batch_size / middle,
         "rounds_milliseconds": [1e3 * second for second in seconds],
     }

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Train on a Slurm cluster, one process for each GPU of each node.
 #
-#   sbatch scripts/launch_slurm.sh --config=configs/vit_base.py --workdir=runs/vit_base
-#   sbatch --nodes=4 --ntasks-per-node=8 --gpus-per-node=8 scripts/launch_slurm.sh --config=...
-#   sbatch --nodes=4 --ntasks-per-node=1 --gpus-per-node=8 scripts/launch_slurm.sh --config=...
-#   bash scripts/launch_slurm.sh --dry-run --config=...      # say what the job would run
+#   sbatch scripts/launch/slurm.sh --config=configs/vit_base.py --workdir=runs/vit_base
+#   sbatch --nodes=4 --ntasks-per-node=8 --gpus-per-node=8 scripts/launch/slurm.sh --config=...
+#   sbatch --nodes=4 --ntasks-per-node=1 --gpus-per-node=8 scripts/launch/slurm.sh --config=...
+#   bash scripts/launch/slurm.sh --dry-run --config=...      # say what the job would run
 #
 # The third line has one process for each node, which drives all GPUs of it. Options of sbatch stand
 # before the script, everything behind it goes to mae_jax.train; submit from the repository. PYTHON
@@ -14,7 +14,8 @@
 # those that the task sees, so each must see all of its node.
 #
 # Five minutes before the time is over, and on preemption, the processes get SIGTERM, save, and end
-# with status 42; the job is queued again then, and the same command continues.
+# with status 42; the job is queued again then, and the same command continues. When one process
+# dies, srun ends the others, which would wait for it.
 #
 #SBATCH --job-name=mae_jax
 #SBATCH --nodes=1
@@ -46,13 +47,19 @@ if [[ $tasks == 1 && $gpus =~ ^[0-9]+$ ]]; then
     echo "JAX_LOCAL_DEVICE_IDS=$JAX_LOCAL_DEVICE_IDS"
 fi
 
-# One that fails lets the others say why, then they are ended; --kill-on-bad-exit would hide the 42.
-command=(srun --kill-on-bad-exit=0 --wait=120 --gpu-bind=none
-    "${PYTHON:-python}" -m mae_jax.train "${arguments[@]}")
+# srun ends all processes when one ends with a status other than 0. So a preempted one ends with 0
+# here, for the others to finish saving, and leaves a mark for this script, which runs on the first
+# node of the job beside some of the processes. Slurm signals the shell around a process too.
+mark=${TMPDIR:-/tmp}/mae_jax_preempted_${SLURM_JOB_ID:-0}
+# shellcheck disable=SC2016  # the shell of each process expands it
+process='trap : TERM; "$@"; status=$?; ((status == 42)) || exit "$status"; touch "$0"'
+command=(srun --kill-on-bad-exit=1 --gpu-bind=none
+    bash -c "$process" "$mark" "${PYTHON:-python}" -m mae_jax.train "${arguments[@]}")
 printf '%q ' "${command[@]}"
 echo
 ((dry_run)) && exit 0
 
+rm -f "$mark"
 # Where Slurm signals the batch script too, it goes on waiting while its processes save.
 trap 'signalled=1' TERM
 "${command[@]}" &
@@ -62,8 +69,10 @@ while ((signalled)); do
     wait "$!"
     status=$?
 done
-if ((status == PREEMPTED)); then
+if ((status == 0)) && [[ -e $mark ]]; then
+    rm -f "$mark"
     echo "preempted: all is saved, queueing again"
     scontrol requeue "$SLURM_JOB_ID" && exit 0
+    exit "$PREEMPTED"
 fi
 exit "$status"

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
 # Train on one machine with several GPUs.
 #
-#   scripts/launch_gpus.sh --config=configs/vit_base.py --workdir=runs/vit_base
-#   scripts/launch_gpus.sh --processes=8 --config=configs/vit_base.py --workdir=runs/vit_base
-#   scripts/launch_gpus.sh --processes=8 --dry-run ...      # say what would run
+#   scripts/launch/gpus.sh --config=configs/vit_base.py --workdir=runs/vit_base
+#   scripts/launch/gpus.sh --processes=8 --config=configs/vit_base.py --workdir=runs/vit_base
+#   scripts/launch/gpus.sh --processes=8 --dry-run ...      # say what would run
 #
-# One process drives all GPUs, which is jax's way; --processes=N starts one for each of N GPUs (of
+# One process drives all GPUs, which is jax's way. --processes=N starts one for each of N GPUs (of
 # those in CUDA_VISIBLE_DEVICES, if that is set), which leaves more of Python to each. They find each
 # other over loopback at --port=P, by default a free one. Everything else goes to mae_jax.train.
 # PYTHON names the interpreter.
 #
 # A run that was preempted (exit status 42: all is saved) is started again and continues. SIGTERM and
-# Ctrl-C are passed on and end it, with status 42 once all is saved. When one process dies the others
-# are given GRACE seconds (20) to say why, then ended too.
+# Ctrl-C are passed on and end it, with status 42 once all is saved. When one process dies, the others
+# would wait for it: they have GRACE seconds (10) to say what they know of it, then they are ended.
 set -uo pipefail
 
 readonly PREEMPTED=42
 python=${PYTHON:-python}
-grace=${GRACE:-20}
+grace=${GRACE:-10}
 processes=1 port="" dry_run=0 arguments=()
 for argument in "$@"; do
     case $argument in
@@ -41,7 +41,7 @@ if [[ -n ${CUDA_VISIBLE_DEVICES:-} ]]; then
     fi
 fi
 
-# The variables of process $1, one a line; none if it is the only one.
+# Print the variables of process $1, one a line; none if it is the only one.
 environment() {
     ((processes > 1)) || return 0
     echo "CUDA_VISIBLE_DEVICES=${visible[$1]:-$1}"
@@ -58,7 +58,7 @@ stop() {
 }
 trap stop TERM INT
 
-# Start all processes and wait for them; the status of the first that failed, or 0.
+# Start all processes and wait for them; return the status of the first that failed, or 0.
 run() {
     local status=0 deadline=0 index pid one left
     if [[ -z $port ]] && ((processes > 1)); then
@@ -88,7 +88,7 @@ run() {
         running=("${left[@]}")
         if ((deadline && SECONDS >= deadline && ${#running[@]})); then
             echo "one process ended with status $status: ending the others" >&2
-            kill -KILL "${running[@]}" 2>/dev/null
+            kill -KILL "${running[@]}" 2>/dev/null  # at SIGTERM they would save, for which all are needed
         fi
         sleep 0.2
     done
