@@ -44,27 +44,24 @@ def keys(config: Mapping) -> dict[str, Key]:
     """
     if _wrong_kinds(config):
         return {}
-    task = config.get("task", "pretrain")
-    return dict(_keys(sections.TASKS[task], None, config, sections.EVALUATORS[task]))
+    task, data = config.get("task", "pretrain"), config.get("data")
+    modality = data.get("modality", "image") if isinstance(data, Mapping) else "image"
+    found = dict(_keys(sections.TASKS[task], None, "", sections.MODALITIES[modality]))
+    for name, entry in config.get("evaluators", {}).items():
+        found |= _keys(sections.EVALUATORS[task][entry["type"]], None, f"evaluators.{name}.")
+    return found
 
 
-def _keys(kind, default, values, evaluators, prefix="") -> Iterator[tuple[str, Key]]:
+def _keys(kind, defaults, prefix, data=None) -> Iterator[tuple[str, Key]]:
+    """The keys of a section and of those in it; its default, if it has one, holds theirs."""
     for name, field in kind.model_fields.items():
-        value, section = values.get(name), field.annotation
-        value = value if isinstance(value, Mapping) else {}
-        if name == "evaluators":
-            for entry, x in value.items():
-                kind = evaluators[x["type"]]
-                yield from _keys(kind, None, x, evaluators, f"evaluators.{entry}.")
-            continue
-        if name == "data" and not prefix:
-            section = sections.MODALITIES[value.get("modality", "image")]
+        section = data if name == "data" and data else field.annotation
+        default = field.default if defaults is None else defaults[name]
         if isinstance(section, type) and issubclass(section, sections.Section):
-            start = None if field.is_required() else field.default
-            yield from _keys(section, start, value, evaluators, f"{prefix}{name}.")
-        else:
-            usual = field.default if default is None else getattr(default, name)
-            yield prefix + name, Key(field, usual)
+            default = None if field.is_required() else default
+            yield from _keys(section, default, f"{prefix}{name}.")
+        elif name != "evaluators":
+            yield prefix + name, Key(field, default)
 
 
 def validate(config: Mapping, rules: Sequence[Rule] = (), problems: Iterable[str] = ()) -> Config:
@@ -77,17 +74,16 @@ def validate(config: Mapping, rules: Sequence[Rule] = (), problems: Iterable[str
     Raises:
       UserError: all that is wrong, each with its value and a way out.
     """
-    values = _read(config)
-    found, checked = examined(values, (*checks.RULES, *rules))
+    found, checked = examined(_read(config), (*checks.RULES, *rules))
     if problems := sorted({*problems, *found}):
         raise UserError("; ".join(problems))
     assert checked is not None
     return checked
 
 
-def _read(config: Mapping) -> dict:
+def _read(config: Mapping, place: str = "the config") -> dict:
     """Nested dicts under the names of today, without the evaluators that have no source."""
-    values = old_keys.renamed(nested.plain(config), "the config")
+    values = old_keys.renamed(nested.plain(config), place)
     if isinstance(values.get("data"), dict):
         values["data"].setdefault("modality", "image")
     entries = values.get("evaluators")
@@ -103,37 +99,47 @@ def _left_out(entry: Any) -> bool:
 
 
 def examined(values: dict, rules: Sequence[Rule]) -> tuple[list[str], Config | None]:
-    """All that is wrong with nested values of today's names by these rules, or else the config."""
+    """All that is wrong with nested values by the schema and these rules, or else the config."""
     if wrong := _wrong_kinds(values):
         return wrong, None
-    known, problems, wrong = keys(values), [], set()
+    problems, known = {}, keys(values)
     try:
         config: Any = sections.TASKS[values.get("task", "pretrain")].model_validate(values)
     except ValidationError as error:
-        for part in error.errors(include_url=False):
-            key = _key(part["loc"], known)
-            inside = [x for x in known if x == key or x.startswith(f"{key}.")]
-            if part["type"] == "missing":
-                problems += [f"{x} is missing" for x in inside if known[x].field.is_required()]
-            elif key in known:
-                value = nested.get(values, key)
-                problems.append(f"{key} = {value!r} must be {known[key].expected}")
-            else:
-                part = nested.get(values, key)
-                leaves = nested.flatten({key: part}) if isinstance(part, dict) else [key]
-                problems += [unknown(x, known) for x in leaves]
-            wrong |= {key, *inside}
+        problems = _wrong_values(error, values, known)
         # The rules are asked about the other values.
         flat = nested.flatten(values)
-        right = {x: flat.get(x, key.default) for x, key in known.items() if x not in wrong}
-        config = ConfigDict(nested.unflatten(right))
+        right = {name: flat.get(name, key.default) for name, key in known.items()}
+        config = ConfigDict(nested.unflatten({n: x for n, x in right.items() if n not in problems}))
+    contradictions = []
     for rule in rules:
         try:
-            problems += rule(config)
+            contradictions += rule(config)
         except (AttributeError, KeyError):
-            if not wrong:
-                raise  # a mistake of ours, and not a key that is missing because it is wrong
-    return problems, None if problems else config
+            if not problems:
+                raise  # a mistake of the rule, as no value is missing
+    found = [*problems.values(), *contradictions]
+    return found, None if found else config
+
+
+def _wrong_values(error: ValidationError, values: dict, known: dict[str, Key]) -> dict[str, str]:
+    """What is wrong with each key by itself."""
+    problems = {}
+    for part in error.errors(include_url=False):
+        name = _name(part["loc"], known)
+        inside = [x for x in known if x == name or x.startswith(f"{name}.")]
+        if part["type"] == "missing":
+            required = [x for x in inside if known[x].field.is_required()]
+            problems |= {x: f"{x} is missing" for x in required}
+        elif name in known:
+            value = nested.get(values, name)
+            problems[name] = f"{name} = {value!r} must be {known[name].expected}"
+        else:
+            found = nested.get(values, name)
+            leaves = nested.flatten({name: found}) if isinstance(found, dict) else [name]
+            problems |= {x: unknown(x, known) for x in leaves}
+            problems |= {x: unknown(name, known) for x in inside}  # a value in place of a section
+    return problems
 
 
 def _wrong_kinds(values: Mapping) -> list[str]:
@@ -145,17 +151,18 @@ def _wrong_kinds(values: Mapping) -> list[str]:
         modality = data.get("modality", "image")
         if not isinstance(modality, str) or modality not in sections.MODALITIES:
             return [f"data.modality = {modality!r} must be {_one_of(sections.MODALITIES)}"]
-    entries, types, problems = values.get("evaluators", {}), sections.EVALUATORS[task], []
+    entries, types = values.get("evaluators", {}), sections.EVALUATORS[task]
     if not isinstance(entries, Mapping):
         return [f"evaluators = {entries!r} must be sections such as evaluators.knn.type='knn'"]
     typed = {k: x for k, x in entries.items() if isinstance(x, Mapping) and "type" in x}
-    for name, x in entries.items():
-        kind = x.get("type") if isinstance(x, Mapping) else None
+    known, problems = nested.flatten({"evaluators": typed}), []
+    for name, entry in entries.items():
         if name not in typed:
-            known = nested.flatten({"evaluators": typed})
-            problems += [unknown(key, known) for key in nested.flatten({"evaluators": {name: x}})]
-        elif not isinstance(kind, str) or kind not in types:
-            problems.append(f"evaluators.{name}.type = {kind!r} must be {_one_of(types)}")
+            problems += [
+                unknown(key, known) for key in nested.flatten({"evaluators": {name: entry}})
+            ]
+        elif not isinstance(entry["type"], str) or entry["type"] not in types:
+            problems.append(f"evaluators.{name}.type = {entry['type']!r} must be {_one_of(types)}")
     return problems
 
 
@@ -163,14 +170,14 @@ def _one_of(names: Iterable[str]) -> str:
     return "one of " + ", ".join(map(repr, names))
 
 
-def _key(location: tuple, known: Iterable[str]) -> str:
+def _name(location: tuple, known: Iterable[str]) -> str:
     """The dotted name of the place of an error, without pydantic's names for members of unions."""
     name = ""
-    for part in location:
+    for i, part in enumerate(location, 1):
         longer = f"{name}.{part}".lstrip(".")
         if longer in known:
             return longer
-        if part is location[-1] or any(x.startswith(f"{longer}.") for x in known):
+        if i == len(location) or any(x.startswith(f"{longer}.") for x in known):
             name = longer
     return name
 
@@ -183,9 +190,13 @@ def unknown(name: str, known: Iterable[str]) -> str:
     return f"unknown config key {name}" + (f": did you mean {near[0]}?" if near else "")
 
 
-def completed(config: Mapping) -> dict:
-    """Nested dicts under the names of today, with every key that has a default."""
-    values = _read(config)
+def completed(config: Mapping, place: str = "the config") -> dict:
+    """Nested dicts under the names of today, with every key that has a default.
+
+    Args:
+      place: where the config is from, for a warning about old names.
+    """
+    values = _read(config, place)
     if _wrong_kinds(values):
         return values
     flat = nested.flatten(values)
@@ -200,7 +211,7 @@ def completed(config: Mapping) -> dict:
 def updated(config: Mapping, changes: Mapping[str, Any], rules: Sequence[Rule] = ()) -> Config:
     """The config with some values replaced, such as `{"model.remat": "inputs"}`, and checked again.
 
-    None removes a key, such as an evaluator.
+    None removes an evaluator.
     """
     values = nested.plain(config)
     for name, value in changes.items():
@@ -239,7 +250,7 @@ def resolved(config: Config, backend: str, stored: Mapping | None = None) -> Con
 
 def differences(stored: Mapping, config: Mapping) -> list[str]:
     """`model.depth: 12 there, 8 here` for each key that is not the same and may not change."""
-    there, here = nested.flatten(to_dict(completed(stored))), nested.flatten(to_dict(config))
+    there, here = map(nested.flatten, map(to_dict, (completed(stored, "config.json"), config)))
     if there.get("model.dtype") == "auto":  # stored before it was resolved
         there["model.dtype"] = here.get("model.dtype")
     return [
