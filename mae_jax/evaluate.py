@@ -79,7 +79,7 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     return "\n\n".join(texts), metrics
 
 
-def context_of(found: checkpoint_info.Found, options, mesh) -> evaluators.Context:
+def context_of(found: checkpoint_info.CheckpointInfo, options, mesh) -> evaluators.Context:
     """How examples are shown: as asked, else as in the run that trained the checkpoint."""
     config, model = found.config or {}, found.model
     data = dict(config.get("data", {"modality": "image", "repeats": 1}))

@@ -15,8 +15,6 @@ import numpy as np
 import parity  # beside this file
 import torch  # pyright: ignore[reportMissingImports]
 
-from mae_jax.models import build
-
 SMALL = dict(width=24, depth=2, heads=3, decoder_width=16, decoder_depth=2, decoder_heads=2)
 OTHER = dict(width=16, depth=3, heads=2, decoder_width=24, decoder_depth=2, decoder_heads=3)
 CASES = {  # name: size, channels, mask ratio, fields of the model
@@ -32,19 +30,18 @@ def main() -> None:
     folder = Path(__file__).resolve().parent / "golden"
     for seed, (name, (size, channels, ratio, fields)) in enumerate(CASES.items()):
         torch.manual_seed(seed)
-        model = build.autoencoder(fields)
-        oracle = parity.huggingface(model, size, channels, ratio)
-        images, noise = parity.draw(seed, model, 2, size, channels)
-        figures, _ = parity.run_huggingface(oracle, images, noise)
+        oracle = parity.huggingface(fields, size, channels, ratio)
+        images, noise = parity.draw(seed, fields["patch"], 2, size, channels)
+        values, _ = parity.run_huggingface(oracle, images, noise)
         state = {f"state/{key}": x for key, x in parity.state_of(oracle).items()}
-        arrays = dict(images=images, noise=noise) | figures | state
+        arrays = dict(images=images, noise=noise) | values | state
         arrays = {
             key: x.astype(np.int32 if x.dtype == np.int64 else np.float32)
             for key, x in arrays.items()
         }
         path = folder / f"{name}.npz"
         np.savez_compressed(path, fields=json.dumps(fields), **arrays)
-        print(f"{path}: loss {figures['loss']:.4f}, {path.stat().st_size / 1e3:.0f} kB")
+        print(f"{path}: loss {values['loss']:.4f}, {path.stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 This module imports torch and transformers only in the functions that run the oracle.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
-from mae_jax.models import mae, positions
+from mae_jax.models import build, patches, positions
 from mae_jax.weights import parameter_names
 
 POSITIONS = {
@@ -22,7 +24,7 @@ def params_from_huggingface(state: Mapping[str, np.ndarray], grid: Sequence[int]
     Raises:
       ValueError: the positions are others.
     """
-    flat = parameter_names.read(state, "huggingface")
+    flat = parameter_names.from_format(state, "huggingface")
     for part in POSITIONS:
         if (table := flat.pop(f"{part}/positions", None)) is not None:
             fixed = positions.sincos(grid, table.shape[1])
@@ -32,13 +34,13 @@ def params_from_huggingface(state: Mapping[str, np.ndarray], grid: Sequence[int]
 
 
 def huggingface(
-    model: mae.MaskedAutoencoder,
+    fields: Mapping[str, Any],
     size: Sequence[int],
     channels: int,
     ratio: float,
     gain: float = 1.2,
 ):
-    """The `ViTMAEForPreTraining` of `model`'s sizes, every parameter random so that each matters.
+    """The `ViTMAEForPreTraining` of a model's fields, with random parameters, so that each matters.
 
     Its positions are its own; transformers 5 leaves them zero in a model that is not loaded from a
     file unless it is asked again, and makes them for square pictures only: other shapes get them
@@ -49,22 +51,22 @@ def huggingface(
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
     from transformers.models.vit_mae import modeling_vit_mae
 
-    encoder, narrow = model.encoder.trunk, model.decoder.trunk
-    patch, grid = model.patch[0], [side // p for side, p in zip(size, model.patch, strict=True)]
+    f = build.DEFAULTS["MaskedAutoencoder"] | fields
+    grid = patches.grid_of(size, f["patch"])
     config = ViTMAEConfig(
         image_size=max(size),
-        patch_size=patch,
+        patch_size=f["patch"][0],
         num_channels=channels,
-        hidden_size=model.width,
-        num_hidden_layers=model.depth,
-        num_attention_heads=encoder.heads,
-        intermediate_size=int(model.width * encoder.mlp_ratio),
-        decoder_hidden_size=narrow.width,
-        decoder_num_hidden_layers=narrow.depth,
-        decoder_num_attention_heads=narrow.heads,
-        decoder_intermediate_size=int(narrow.width * narrow.mlp_ratio),
+        hidden_size=f["width"],
+        num_hidden_layers=f["depth"],
+        num_attention_heads=f["heads"],
+        intermediate_size=int(f["width"] * f["mlp_ratio"]),
+        decoder_hidden_size=f["decoder_width"],
+        decoder_num_hidden_layers=f["decoder_depth"],
+        decoder_num_attention_heads=f["decoder_heads"],
+        decoder_intermediate_size=int(f["decoder_width"] * f["mlp_ratio"]),
         mask_ratio=ratio,
-        norm_pix_loss=model.target.norm,
+        norm_pix_loss=f["norm_pix"],
         layer_norm_eps=1e-6,  # the reference's; its own default is 1e-12
         attn_implementation="eager",
     )
@@ -93,30 +95,30 @@ def huggingface(
         return torch.nn.Parameter(rows[None], requires_grad=False)
 
     if size[0] != size[1]:  # the path of other sizes, with a table in the place of the resize
-        embeddings.position_embeddings = table(model.width)
-        decoder.decoder_pos_embed = table(narrow.width)
+        embeddings.position_embeddings = table(f["width"])
+        decoder.decoder_pos_embed = table(f["decoder_width"])
         embeddings.interpolate_pos_encoding = lambda *args: embeddings.position_embeddings
         decoder.interpolate_pos_encoding = lambda *args: decoder.decoder_pos_embed
     return oracle
 
 
 def run_huggingface(oracle, images: np.ndarray, noise: np.ndarray) -> tuple[dict, dict]:
-    """What the oracle says of `images` [b h w c], and the gradient of its loss by its own names.
+    """What the oracle computes of `images` [b h w c], and its gradients by its own names.
 
     Returns:
-      `loss`, `logits` [b n d], `mask` [b n] (1 = hidden), `ids_restore` [b n], `hidden_states`
+      `loss`, `logits` [b n d], `mask` [b n] (1 = masked), `ids_restore` [b n], `hidden_states`
       [depth + 1, b, 1 + k, width] (the embedding, then every block) and `last_hidden_state` (after
       the final norm); the gradients.
     """
     import torch
 
-    hidden = []
-    keep = lambda module, arguments, out: hidden.append(out.detach().numpy())
-    watched = [
-        layer.register_forward_hook(keep) for layer in (*oracle.vit.layers, oracle.vit.layernorm)
+    states = []
+    record = lambda module, arguments, out: states.append(out.detach().numpy())
+    hooks = [
+        layer.register_forward_hook(record) for layer in (*oracle.vit.layers, oracle.vit.layernorm)
     ]
     first = oracle.vit.layers[0].register_forward_pre_hook(
-        lambda module, arguments: hidden.append(arguments[0].detach().numpy())
+        lambda module, arguments: states.append(arguments[0].detach().numpy())
     )
     height, width = images.shape[1:3]
     out = oracle(
@@ -124,22 +126,22 @@ def run_huggingface(oracle, images: np.ndarray, noise: np.ndarray) -> tuple[dict
         noise=torch.tensor(noise),
         interpolate_pos_encoding=height != width,
     )
-    for hook in (*watched, first):
+    for hook in (*hooks, first):
         hook.remove()
     oracle.zero_grad()
     out.loss.backward()
     gradients = {
         name: x.grad.numpy().copy() for name, x in oracle.named_parameters() if x.requires_grad
     }
-    figures = {
+    values = {
         "loss": out.loss.detach().numpy(),
         "logits": out.logits.detach().numpy(),
         "mask": out.mask.numpy(),
         "ids_restore": out.ids_restore.numpy(),
-        "hidden_states": np.stack(hidden[:-1]),
-        "last_hidden_state": hidden[-1],
+        "hidden_states": np.stack(states[:-1]),
+        "last_hidden_state": states[-1],
     }
-    return figures, gradients
+    return values, gradients
 
 
 def state_of(oracle) -> dict[str, np.ndarray]:
@@ -148,7 +150,7 @@ def state_of(oracle) -> dict[str, np.ndarray]:
 
 
 def draw(
-    seed: int, model: mae.MaskedAutoencoder, batch: int, size: Sequence[int], channels: int
+    seed: int, patch: Sequence[int], batch: int, size: Sequence[int], channels: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images [b h w c] and noise [b n], float32.
 
@@ -156,7 +158,7 @@ def draw(
     variance of the normalised target are seen.
     """
     generator = np.random.default_rng(seed)
-    n = np.prod([side // p for side, p in zip(size, model.patch, strict=True)])
+    n = math.prod(patches.grid_of(size, patch))
     contrast = np.logspace(0, -1.5, size[0])[:, None, None]
     images = generator.normal(size=(batch, 1, 1, channels)) + contrast * generator.normal(
         size=(batch, *size, channels)

@@ -1,5 +1,6 @@
-"""The best parameters of a work directory, before any of them is read."""
+"""The checkpoints of a work directory: their best parameters, verified as they are read."""
 
+import dataclasses
 import os
 from typing import Any
 
@@ -11,111 +12,54 @@ from flax import traverse_util
 
 from mae_jax.config import schema
 from mae_jax.models import build
+from mae_jax.output import files
 from mae_jax.weights import checkpoint_info, fingerprint
+from mae_jax.weights.checkpoint_info import Abstract, CheckpointInfo
+
+KINDS = {"pretrain": "MaskedAutoencoder", "classify": "Classifier"}
+METADATA = ("metadata", "facts")  # the item of a checkpoint, and its name before version 0.2
 
 
-def in_work_directory(
-    path: epath.Path, step: int | None = None, without: str = ""
-) -> checkpoint_info.Found:
-    """The best parameters of a checkpoint: the moving average of those that have one."""
-    import orbax.checkpoint as ocp  # here: files need none of these
+def find(path: epath.Path, step: int | None = None, without: str = "") -> CheckpointInfo:
+    """The model of a work directory, with the moving average of those parameters that have one.
 
-    config = checkpoint_info.read_json(path / "config.json")
-    if config.get("task") not in ("pretrain", "classify"):
+    Args:
+      step: of the checkpoint; by default the newest.
+
+    Raises:
+      ValueError: in one sentence: there is no such checkpoint, it is damaged, or its config is
+        not that of the directory.
+    """
+    stored = files.read_json(path / "config.json") if (path / "config.json").exists() else {}
+    if stored.get("task") not in KINDS:
         raise ValueError(f"{path} is no work directory: its config.json does not say which task")
-    config = schema.completed(config)
-    folder = path / "checkpoints"
-    steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
-    if not steps:
-        raise ValueError(f"{path} holds no checkpoint yet")
-    step = steps[-1] if step is None else step
-    if step not in steps:
-        raise ValueError(f"{path} has no step {step}: it has {', '.join(map(str, steps))}")
-    state, handler = folder / str(step) / "state", ocp.PyTreeCheckpointHandler()
-    if "://" not in str(state):
-        state = epath.Path(os.path.abspath(state))  # orbax refuses relative paths
-    others = [other for other in steps if other != step]
-    way = f"use another step of {others}" if others else "there is no other"
-    damaged = f"checkpoint {folder / str(step)} cannot be read: {way}"
-    try:
-        tree: Any = handler.metadata(state)
-        tree = getattr(tree, "tree", tree)
-        on_disk: checkpoint_info.Abstract = {
-            f"{part}/{name}": jax.ShapeDtypeStruct(x.shape, x.dtype)
-            for part in ("params", "ema", "stats")
-            for name, x in _flat(tree.get(part)).items()
-        }
-    except Exception as error:  # tensorstore and orbax raise nearly every type on damaged files
-        raise ValueError(damaged) from error
-    facts = checkpoint_info.read_json(folder / str(step) / "facts" / "metadata")
-    expected = facts.get("fingerprints")
-    if expected is None:
-        raise ValueError(f"{damaged} (it has no fingerprints: deleted, or an older version)")
-    if different := schema.differences(facts.get("config", config), config):
+    config = schema.completed(stored)
+    step, others = _choose_step(path, step)
+    saved = _open_state(path / "checkpoints" / str(step), others)
+    if saved.config not in (None, stored) and (
+        different := schema.differences(saved.config, config)
+    ):
         raise ValueError(
             f"{path / 'config.json'} is not that of checkpoint {step} ({'; '.join(different)}): "
             "put back what was there"
         )
-    statistics = checkpoint_info.read_json(path / "statistics.json")
-    place_of = {  # the average comes last, and so wins
-        name.partition("/")[2]: name for name in on_disk if not name.startswith("stats/")
-    }
     named = checkpoint_info.matcher(without)
-    params = {n: on_disk[at] for n, at in place_of.items() if not named(n)}
-
-    fields = {build.OLD_NAMES.get(name, name): x for name, x in config["model"].items()}
-    fields = {name: checkpoint_info.tuples(x) for name, x in fields.items()}
-    kind = "Classifier" if config["task"] == "classify" else "MaskedAutoencoder"
-    fields = {name: x for name, x in fields.items() if name in build.FIELDS[kind]}
-    if kind == "Classifier":
-        fields |= dict(classes=on_disk["params/head/bias"].shape[0], batch_norm=False)
-    kind, fields = checkpoint_info.reduced(kind, fields, params)
-
-    def restore(wanted: checkpoint_info.Abstract) -> dict[str, Any]:
-        args = {
-            name: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
-            if leaf.sharding is None
-            else ocp.ArrayRestoreArgs(
-                sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype
-            )
-            for name, leaf in wanted.items()
-        }
-        nested = lambda flat: traverse_util.unflatten_dict(flat, sep="/")
-        request: Any = ocp.args.PyTreeRestore(  # pyright: ignore[reportCallIssue]
-            item=nested(wanted), restore_args=nested(args), partial_restore=True
-        )
-        try:
-            return traverse_util.flatten_dict(handler.restore(state, args=request), sep="/")
-        except Exception as error:
-            raise ValueError(damaged) from error
-
-    def read(wanted: checkpoint_info.Abstract) -> dict[str, jax.Array]:
-        where = {place_of[name]: leaf for name, leaf in wanted.items()}
-        moments = [name for name in on_disk if name.startswith("stats/")]
-        folded = moments and any(name.startswith("head/") for name in wanted)
-        if folded:
-            bias = wanted["head/bias"]  # on every device, as these
-            leaf = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=bias.sharding)
-            where |= {name: leaf(on_disk[name]) for name in moments}
-        arrays = restore(where) if where else {}
-        same = {n: x for n, x in arrays.items() if on_disk[n].dtype == x.dtype}  # none is cut here
-        sums, _ = fingerprint.of(same)
-        if wrong := [name for name in sums if sums[name] != expected.get(name)]:
-            raise ValueError(f"{damaged} ({', '.join(wrong[:3])} is not what was saved)")
-        read = {name: arrays[place_of[name]] for name in wanted}
-        if folded:
-            mean, var = (arrays[f"stats/feature_norm/{name}"] for name in ("mean", "var"))
-            head = checkpoint_info.fold(read["head/kernel"], read["head/bias"], mean, var)
-            read |= dict(zip(("head/kernel", "head/bias"), head, strict=True))
-        return {name: _put(x, wanted[name].sharding) for name, x in read.items()}
-
+    shapes = {n: saved.arrays[there].shape for n, there in saved.best().items() if not named(n)}
+    kind = KINDS[config["task"]]
+    fields = {name: x for name, x in config["model"].items() if name in build.FIELDS[kind]}
+    if kind == "Classifier":  # its BatchNorm is folded into its head
+        classes = saved.arrays["params/head/bias"].shape[0]
+        fields |= dict(classes=classes, batch_norm=False)
+    kind, fields = checkpoint_info.kind_of_parts(kind, fields, shapes)
+    statistics = path / "statistics.json"
+    statistics = files.read_json(statistics) if statistics.exists() else {}
     data = {name: x for name, x in config["data"].items() if x != "auto"}
-    return checkpoint_info.Found(
+    return CheckpointInfo(
         f"{path}:{step}",
         kind,
         fields,
-        params,
-        read,
+        shapes,
+        saved.read,
         data["channels"],
         tuple(data["size"]),
         statistics.get("classes") or None,
@@ -126,9 +70,100 @@ def in_work_directory(
     )
 
 
-def _put(x: Any, place: Any) -> jax.Array:
-    return jnp.asarray(x) if place is None else jax.device_put(x, place)
+def _choose_step(path: epath.Path, step: int | None) -> tuple[int, list[int]]:
+    """The step to read, and the others that are there."""
+    import orbax.checkpoint as ocp  # here: files of weights need no orbax
+
+    folder = path / "checkpoints"
+    steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
+    if not steps:
+        raise ValueError(f"{path} holds no checkpoint yet")
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise ValueError(f"{path} has no step {step}: it has {', '.join(map(str, steps))}")
+    return step, [other for other in steps if other != step]
 
 
-def _flat(tree: Any) -> dict[str, Any]:
-    return traverse_util.flatten_dict(tree, sep="/") if isinstance(tree, dict) else {}
+def _open_state(folder: epath.Path, others: list[int]) -> "_SavedState":
+    """The saved training state in `folder`, before its arrays are read."""
+    import orbax.checkpoint as ocp
+
+    state = folder / "state"
+    if "://" not in str(state):
+        state = epath.Path(os.path.abspath(state))  # orbax refuses relative paths
+    way_out = f"use another step of {others}" if others else "there is no other"
+    damaged = f"checkpoint {folder} cannot be read: {way_out}"
+    try:
+        tree: Any = ocp.PyTreeCheckpointHandler().metadata(state)
+        tree = getattr(tree, "tree", tree)
+        flat = traverse_util.flatten_dict(
+            {x: tree.get(x) or {} for x in ("params", "ema", "stats")}, sep="/"
+        )
+        arrays = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in flat.items()}
+    except Exception as error:  # tensorstore and orbax raise nearly every type on damaged files
+        raise ValueError(damaged) from error
+    items = [folder / item / "metadata" for item in METADATA]
+    metadata = next((files.read_json(file) for file in items if file.exists()), {})
+    if "fingerprints" not in metadata:
+        raise ValueError(f"{damaged} (it has no fingerprints: deleted, or an older version)")
+    return _SavedState(state, arrays, metadata["fingerprints"], metadata.get("config"), damaged)
+
+
+@dataclasses.dataclass(frozen=True)
+class _SavedState:
+    """The arrays of a training state on disk, each of which has a fingerprint."""
+
+    path: epath.Path
+    arrays: Abstract  # `params/...`, `ema/...` (the moving average) and `stats/...` (BatchNorm)
+    fingerprints: dict[str, list[int]]
+    config: dict[str, Any] | None  # of the run when it saved them
+    damaged: str  # the sentence for what cannot be read
+
+    def best(self) -> dict[str, str]:
+        """Our names of the parameters, and the names of the best arrays of them."""
+        best = {}
+        for part in ("params/", "ema/"):
+            best |= {n.removeprefix(part): n for n in self.arrays if n.startswith(part)}
+        return best
+
+    def read(self, wanted: Abstract) -> dict[str, jax.Array]:
+        """Parameters by our names, placed as `wanted` says."""
+        best, moments = self.best(), [name for name in self.arrays if name.startswith("stats/")]
+        requests = {best[name]: leaf for name, leaf in wanted.items()}
+        folded = bool(moments) and {"head/kernel", "head/bias"} <= wanted.keys()
+        if folded:
+            place = wanted["head/bias"].sharding  # whole on every device, as the moments
+            requests |= {name: self.arrays[name].update(sharding=place) for name in moments}
+        arrays = self._restore(requests) if requests else {}
+        read = {name: arrays[best[name]] for name in wanted}
+        if folded:
+            parts = [read["head/kernel"], read["head/bias"]]
+            parts += [arrays[f"stats/feature_norm/{name}"] for name in ("mean", "var")]
+            if all(x.is_fully_addressable for x in parts):  # the same bits on any mesh
+                parts = map(np.asarray, parts)
+            head = checkpoint_info.fold_batch_norm(*parts)
+            for name, x in zip(("head/kernel", "head/bias"), head, strict=True):
+                read[name] = jax.device_put(x, read[name].sharding)
+        return read
+
+    def _restore(self, requests: Abstract) -> dict[str, Any]:
+        """Arrays by their names on disk; those of the dtype on disk are verified."""
+        import orbax.checkpoint as ocp
+
+        here = jnp.zeros(()).sharding  # the default device
+        item = {name: x.update(sharding=x.sharding or here) for name, x in requests.items()}
+        item = traverse_util.unflatten_dict(item, sep="/")
+        args = ocp.checkpoint_utils.construct_restore_args(item)
+        request: Any = ocp.args.PyTreeRestore(  # pyright: ignore[reportCallIssue]
+            item, restore_args=args, partial_restore=True
+        )
+        try:
+            restored = ocp.PyTreeCheckpointHandler().restore(self.path, args=request)
+        except Exception as error:
+            raise ValueError(self.damaged) from error
+        arrays = traverse_util.flatten_dict(restored, sep="/")
+        same = {n: x for n, x in arrays.items() if self.arrays[n].dtype == x.dtype}
+        sums, _ = fingerprint.of(same)
+        if wrong := [name for name in sums if sums[name] != self.fingerprints.get(name)]:
+            raise ValueError(f"{self.damaged} ({', '.join(wrong[:3])} is not what was saved)")
+        return arrays

@@ -22,6 +22,7 @@ from mae_jax.tasks import classify, pretrain
 from mae_jax.train import train
 from mae_jax.training import metric_writer, optimizer
 from mae_jax.training.run import make_schedule
+from mae_jax.weights import export
 from mae_jax.weights import load as pretrained
 
 ROOT = Path(__file__).parents[2]
@@ -103,8 +104,6 @@ def test_it_resumes_bit_for_bit(name, runs, tmp_path):
 
 @pytest.mark.parametrize("name", ["video_small", "multispectral_small", "text_small"])
 def test_their_checkpoints_are_loaded_and_evaluated(name, runs, tmp_path):
-    from mae_jax import convert
-
     workdir = runs(name)
     source = {"video_small": "pans", "text_small": "stdlib"}.get(name, "spectra")
     options = [f"--checkpoint={workdir}", f"--data={source}", "--examples=8", "--linear=none"]
@@ -113,17 +112,17 @@ def test_their_checkpoints_are_loaded_and_evaluated(name, runs, tmp_path):
     assert figures["loss"] == pytest.approx(last["loss_trained"], rel=0.2)
     assert ("no classes" in text) == (name == "text_small")
     target = tmp_path / "x.safetensors"
-    convert.convert(str(workdir), target)
+    export.export(str(workdir), target)
     model, params = pretrained.load(target)
     there, same = pretrained.load(workdir)
-    assert type(model) is type(there) and model.target == there.target
+    assert model == there
     jax.tree.map(np.testing.assert_array_equal, params, same)
     options[0] = f"--checkpoint={target}"
     _, again = evaluate.evaluate(evaluate.parser().parse_args([*options, "--batch-size=8"]))
     assert again["loss"] == figures["loss"]
     why = "square patches" if name == "video_small" else "which huggingface has not: export it"
     with pytest.raises(ValueError, match=why):
-        convert.convert(str(workdir), tmp_path / "hf")
+        export.export(str(workdir), tmp_path / "hf")
 
 
 # --- the recipes in numbers

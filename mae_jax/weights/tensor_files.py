@@ -1,0 +1,75 @@
+"""Files of named arrays: `.safetensors`, PyTorch's `.pth`, and Hugging Face's folders of these."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+
+from mae_jax.weights import torch_pickle
+from mae_jax.weights.torch_pickle import damaged
+
+READABLE = {"BOOL", "BF16", "F16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32"}
+IN_FOLDER = ("model.safetensors", "pytorch_model.bin")  # or NAME.index.json and its parts
+
+
+class Tensor(NamedTuple):
+    """An array in a file, of which indexing with slices reads no more than it asks for."""
+
+    shape: tuple[int, ...]
+    values: Any  # whatever takes a tuple of slices
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        return self.values[index]
+
+    def read(self) -> np.ndarray:
+        return self[(slice(None),) * len(self.shape)]
+
+
+def open_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The named arrays of a file or of a folder, and the metadata of a `.safetensors` file.
+
+    Raises:
+      ValueError: in one sentence: what is there is damaged, of another kind, or not to be trusted.
+    """
+    if path.is_dir():
+        tensors = {n: x for file in _files_of(path) for n, x in open_tensors(file)[0].items()}
+        return tensors, {}
+    with path.open("rb") as file:
+        start = file.read(len(torch_pickle.LEGACY))
+    if not start:
+        raise ValueError(f"{path} is empty")
+    if start.startswith((torch_pickle.ZIP, torch_pickle.LEGACY)):
+        return {n: Tensor(x.shape, x) for n, x in torch_pickle.read(path).items()}, {}
+    if start[8:9] != b"{":
+        raise ValueError(f"{path} is neither a .pth file of PyTorch nor a .safetensors file")
+    try:
+        file = safetensors.safe_open(path, "np")
+    except safetensors.SafetensorError as error:
+        reason = str(error).removeprefix("Error while deserializing header: ")
+        damaged(path, f"its header cannot be used ({reason})", error)
+    tensors = {}
+    for name in file.keys():
+        values = file.get_slice(name)
+        if (dtype := values.get_dtype()) not in READABLE:
+            raise ValueError(f"{path}: {name} has the type {dtype}, which is not read here")
+        tensors[name] = Tensor(tuple(values.get_shape()), values)
+    return tensors, file.metadata() or {}
+
+
+def _files_of(folder: Path) -> list[Path]:
+    for name in IN_FOLDER:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            try:
+                parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+                files = [folder / Path(part).name for part in parts]
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                raise ValueError(f"{index} is damaged") from error
+            if absent := [file.name for file in files if not file.is_file()]:
+                raise ValueError(f"{index} names {', '.join(absent)}, which {folder} has not")
+            return files
+    raise ValueError(f"{folder} holds neither {' nor '.join(IN_FOLDER)}")

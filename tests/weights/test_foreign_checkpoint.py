@@ -1,0 +1,101 @@
+"""What files of the reference and of Hugging Face do not say is found out, or asked for."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+import tiny_models
+from tiny_models import equal, reference_state, save
+
+import mae_jax
+from mae_jax.weights import export, load
+
+HEADS = dict(heads=3, decoder_heads=2)
+
+
+@pytest.mark.parametrize("stored", [(16, 16), (16, 24)])
+def test_fixed_positions_suit_any_size(whole, stored, tmp_path):
+    path = save(tmp_path / "x.safetensors", reference_state("autoencoder", whole[0], stored))
+    if stored != (16, 16):  # nothing in a reference file says so
+        with pytest.raises(ValueError, match="24 positions, which are no square grid: give size="):
+            mae_jax.load(path, **HEADS)
+    info = load.find(path, size=stored)
+    assert not info.fields["learned_positions"] and info.size == stored
+    model, params = mae_jax.load(path, size=stored, **HEADS)
+    equal(params, whole[0])
+    images = jnp.zeros((1, 12, 20, 3))
+    tokens, _ = jax.eval_shape(lambda: model.apply({"params": params}, images, method="encode"))
+    assert tokens.shape == (1, 1 + 15, 24)
+
+
+def test_a_table_that_is_fixed_beside_one_that_is_learned(whole, tmp_path):
+    """As after fine-tuning the encoder's alone."""
+    state = reference_state("autoencoder", whole[0])
+    state["pos_embed"] = state["pos_embed"] + np.float32(1e-4)
+    _, params = mae_jax.load(save(tmp_path / "x.safetensors", state), **HEADS)
+    np.testing.assert_array_equal(params["encoder"]["positions"], state["pos_embed"][0])
+    np.testing.assert_array_equal(params["decoder"]["positions"], state["decoder_pos_embed"][0])
+
+
+def test_a_missing_table_is_named(whole, tmp_path):
+    """A format that stores its tables has lost one: nobody knows whether it was learned."""
+    state = reference_state("autoencoder", whole[0])
+    for name in ("pos_embed", "decoder_pos_embed"):
+        path = save(tmp_path / "x.safetensors", {n: x for n, x in state.items() if n != name})
+        ours = "decoder/positions" if name.startswith("decoder") else "encoder/positions"
+        with pytest.raises(ValueError, match=f"{ours} missing in"):
+            load.find(path)
+        assert "learned_positions" not in load.find(path, without=".*/positions").fields
+
+
+def test_a_decoder_in_part_is_an_error(whole, tmp_path):
+    state = reference_state("autoencoder", whole[0])
+    del state["decoder_blocks.1.mlp.fc1.weight"], state["mask_token"]
+    path = save(tmp_path / "x.safetensors", state)
+    missing = "decoder/block_1/mlp/fc1/kernel, decoder/mask_token missing there"
+    with pytest.raises(ValueError, match=missing):
+        mae_jax.load(path, **HEADS)
+    assert load.find(path, without="decoder/.*").kind == "Classifier"
+
+
+def test_a_linear_probe_of_the_reference_is_folded(tmp_path):
+    """Its BatchNorm without parameters disappears into the head."""
+    params = tiny_models.random_params(tiny_models.model("encoder"))
+    generator = np.random.default_rng(1)
+    draw = lambda *shape: generator.uniform(0.5, 2, shape).astype(np.float32)
+    state = reference_state("encoder", params) | {
+        "head.0.running_mean": draw(24),
+        "head.0.running_var": draw(24),
+        "head.0.num_batches_tracked": np.array(7),
+        "head.1.weight": draw(5, 24),
+        "head.1.bias": draw(5),
+    }
+    model, loaded = mae_jax.load(save(tmp_path / "x.safetensors", state), heads=3)
+    assert model.classes == 5 and model.pooling == "cls" and not model.batch_norm
+    feature = draw(3, 24)
+    normed = (feature - state["head.0.running_mean"]) / np.sqrt(state["head.0.running_var"] + 1e-6)
+    expected = normed @ state["head.1.weight"].T + state["head.1.bias"]
+    ours = feature @ loaded["head"]["kernel"] + loaded["head"]["bias"][None]
+    np.testing.assert_allclose(ours, expected, rtol=1e-4)
+
+
+def test_a_folder_that_contradicts_its_config(whole, tmp_path):
+    folder = tmp_path / "folder"
+    export.export(str(whole[1]), folder, size=(16, 16), **HEADS)
+    state = safetensors.numpy.load_file(folder / "model.safetensors")
+    last = max(int(n.split(".")[3]) for n in state if n.startswith("vit.encoder.layer."))
+    there = {n: x for n, x in state.items() if f"encoder.layer.{last}." not in n}
+    save(folder / "model.safetensors", there)
+    with pytest.raises(ValueError, match=f"num_hidden_layers = {last + 1}: some are missing"):
+        load.find(folder)
+    settings = json.loads((folder / "config.json").read_text())
+    for name, value, says in (
+        ("num_attention_heads", "3", "num_attention_heads = '3' cannot be"),
+        ("hidden_act", "relu", "is a model with relu, and here is only gelu"),
+    ):
+        (folder / "config.json").write_text(json.dumps(settings | {name: value}))
+        with pytest.raises(ValueError, match=says):
+            load.find(folder)
