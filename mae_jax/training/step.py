@@ -108,6 +108,7 @@ def make_step(
         if max_loss_ratio:
             good &= (loss_ema == 0) | (value <= max_loss_ratio * loss_ema)
         loss_ema = jnp.where(loss_ema == 0, value, 0.99 * loss_ema + 0.01 * value)
+        loss_ema = loss_ema.astype(jnp.float32)  # as it was, with JAX_ENABLE_X64 too
         updates, opt_state = tx.update(gradients, at_step(state.opt_state, state.step), trained)
         updated: Any = optax.apply_updates(trained, updates)
         average = optax.incremental_update(updated, state.ema, 1 - ema) if ema else None
