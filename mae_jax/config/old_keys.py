@@ -23,7 +23,7 @@ VALUES = {
 _HELD_OUT, _FEATURES = ("reconstruction", "classification"), ("knn", "linear")
 # Keys that became those of evaluators: the names of the evaluators that have them, and the new key.
 MOVED = {
-    "probe.linear": (("knn",), ""),  # the first, as it makes an evaluator
+    "probe.linear": (("linear",), ""),  # the first, as it makes an evaluator
     "probe.train.source": (_FEATURES, "train.source"),
     "probe.train.split": (_FEATURES, "train.split"),
     "probe.test.source": (_FEATURES, "test.source"),
@@ -44,11 +44,10 @@ def new_names(name: str, evaluators: Mapping) -> list[str]:
     """The names of today of a key, given the evaluators of a config; itself if it is not old."""
     if name in RENAMED:
         return [RENAMED[name]]
-    entries, key = MOVED.get(name, ((), ""))
-    entries = [entry for entry in entries if entry in evaluators]
-    if name == "probe.linear" and entries:
+    if name == "probe.linear" and "knn" in evaluators:
         return ["evaluators.linear"]
-    return [f"evaluators.{entry}.{key}" for entry in entries] or [name]
+    entries, key = MOVED.get(name, ((), ""))
+    return [f"evaluators.{entry}.{key}" for entry in entries if entry in evaluators] or [name]
 
 
 def new_value(name: str, value: Any, evaluators: Mapping) -> Any:

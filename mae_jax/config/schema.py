@@ -33,7 +33,7 @@ class Key(NamedTuple):
         for item in self.field.metadata:
             if isinstance(item, sections.Expected):
                 return item.text
-        return "one of " + ", ".join(map(repr, get_args(self.field.annotation)))
+        return _one_of(get_args(self.field.annotation))
 
 
 def keys(config: Mapping) -> dict[str, Key]:

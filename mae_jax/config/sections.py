@@ -87,6 +87,8 @@ class Section(BaseModel, Mapping):
 
 
 class Init(Section):
+    """What the run starts from."""
+
     checkpoint: Text = ""
     """The checkpoint to start from: whatever `mae_jax.load` reads, such as a work directory, an
     exported file, or a PyTorch or Hugging Face checkpoint. "" starts from random parameters."""
@@ -230,6 +232,8 @@ class ClassifierOptimizer(Optimizer):
 
 
 class TrainingSource(Section):
+    """The examples that are trained on."""
+
     source: Text
     """Where the examples are: `folder:PATH`, `tfds:NAME`, `array_record:PATH`, `idx:PATH`,
     `arrays:PATH`, `video:PATH`, `frames:PATH`, `audio:PATH`, `text:PATH`, or the name of a
@@ -267,7 +271,9 @@ class Data(Section):
     run, with its state saved."""
 
 
-class _Crops(Data):
+class Crops(Data):
+    """Random crops of pictures."""
+
     crop_scale: Annotated[
         Range,
         _where(lambda x: 0 < x[0] <= x[1] <= 1),
@@ -284,21 +290,27 @@ class _Crops(Data):
     """Share of the shorter side that evaluations see: 224 of 256 pixels by default."""
 
 
-class ImageData(_Crops):
-    modality: Literal["image"] = "image"
+class ImageData(Crops):
     """Pictures, of `size` (height, width)."""
 
+    modality: Literal["image"] = "image"
+    """Kind of the input."""
 
-class VideoData(_Crops):
-    modality: Literal["video"]
+
+class VideoData(Crops):
     """Clips, of `size` (frames, height, width). All frames of a clip have the same crop."""
+
+    modality: Literal["video"] = "video"
+    """Kind of the input."""
     stride: Count = 4
     """Frames of the file from one frame of a clip to the next. Short files repeat the last one."""
 
 
 class AudioData(Data):
-    modality: Literal["audio"]
     """Sounds as log-mel spectrograms, of `size` (frames of 10 ms, mel bands)."""
+
+    modality: Literal["audio"] = "audio"
+    """Kind of the input."""
     channels: Count = 1
     """Number of channels of the input, which is 1."""
     rate: Annotated[int, Field(ge=1000), Expected("a whole number of at least 1000")] = 16_000
@@ -310,8 +322,10 @@ class AudioData(Data):
 
 
 class VolumeData(Data):
-    modality: Literal["volume"]
     """Volumes and pictures with many channels, as arrays of any number of axes."""
+
+    modality: Literal["volume"] = "volume"
+    """Kind of the input."""
     zoom: Annotated[
         Range,
         _where(lambda x: 0.01 <= x[0] <= x[1] <= 100),
@@ -323,8 +337,10 @@ class VolumeData(Data):
 
 
 class TextData(Data):
-    modality: Literal["text"]
     """Bytes, of `size` (bytes,)."""
+
+    modality: Literal["text"] = "text"
+    """Kind of the input."""
     channels: Count = 1
     """Number of channels of the input, which is 1."""
 
@@ -405,8 +421,10 @@ class Evaluator(Section):
 
 
 class Reconstruction(Evaluator):
-    type: Literal["reconstruction"]
     """The loss on masked patches of held-out examples, and a picture of reconstructions."""
+
+    type: Literal["reconstruction"]
+    """The kind of the evaluator."""
     source: Text = "same"
     """As `data.train.source`; "same" is that one. "" leaves the evaluator out."""
     split: Text = "test"
@@ -417,7 +435,9 @@ class Reconstruction(Evaluator):
     """Number of examples in the picture."""
 
 
-class _OfFeatures(Evaluator):
+class FeatureEvaluator(Evaluator):
+    """What the evaluators of frozen features have."""
+
     train: Source = Source(split="train")
     """Labelled examples that the features of others are compared with."""
     test: Source = Source(split="test")
@@ -426,25 +446,31 @@ class _OfFeatures(Evaluator):
     """Number of examples of each source, at most. 0 takes all."""
 
 
-class Knn(_OfFeatures):
-    type: Literal["knn"]
+class Knn(FeatureEvaluator):
     """Accuracy of a nearest-neighbour classifier on frozen features."""
+
+    type: Literal["knn"]
+    """The kind of the evaluator."""
     k: Count = 20
     """Number of neighbours that vote."""
 
 
-class LinearProbe(_OfFeatures):
-    type: Literal["linear_probe"]
+class LinearProbe(FeatureEvaluator):
     """Accuracy of a linear classifier on frozen features."""
+
+    type: Literal["linear_probe"]
+    """The kind of the evaluator."""
     solver: Literal["auto", "sklearn", "lars"] = "auto"
     """"sklearn" is logistic regression on the CPU, "lars" trains on the devices. "auto" takes the
     faster one for the number of classes."""
 
 
 class Classification(Evaluator):
-    type: Literal["classification"]
     """Accuracy of a classifier on held-out examples, or mean average precision if `loss` is
     "binary"."""
+
+    type: Literal["classification"]
+    """The kind of the evaluator."""
     source: Text = "same"
     """As `data.train.source`; "same" is that one. "" leaves the evaluator out."""
     split: Text = "test"

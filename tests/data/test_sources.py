@@ -329,6 +329,14 @@ def test_tfds_mistakes(prepared):
         sources.open_source("tfds:cifar10", "train")
 
 
+@pytest.mark.parametrize("spec", ["tfds:tiny_animals", "array_record:x-{split}"])
+def test_without_the_extra_tfds_it_is_named(spec, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("tensorflow_datasets")]:
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    with pytest.raises(ImportError, match=r"pip install 'mae_jax\[tfds\]'"):
+        sources.open_source(spec, "train")
+
+
 def test_array_record_reads_what_tfds_writes(prepared):
     pattern = f"array_record:{prepared}/tiny_animals/1.0.0/*-{{split}}.array_record*"
     source = sources.open_source(pattern, "train")

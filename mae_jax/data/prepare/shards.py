@@ -17,7 +17,7 @@ from PIL import Image
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.image_io import decode
 from mae_jax.data.sources import Source
-from mae_jax.data.sources.records import Records
+from mae_jax.data.sources.records import Records, import_tfds
 
 # Each record is a chunk, so that it can be read alone; JPEGs cannot be compressed further.
 _OPTIONS = "group_size:1,uncompressed"
@@ -91,8 +91,7 @@ def record(source: Source, i: int, side: int | None, quality: int) -> tuple[byte
     Raises:
       ValueError: a record cannot hold such a label or array.
     """
-    from tensorflow_datasets.proto import tf_example_pb2
-
+    tf_example_pb2 = import_tfds("tensorflow_datasets.proto").tf_example_pb2
     try:
         example = source[i]
         data = encode(example["image"], side, quality)
@@ -100,7 +99,7 @@ def record(source: Source, i: int, side: int | None, quality: int) -> tuple[byte
         return b"", f"{source.name(i)!r}: {error}"
     if not isinstance(example["label"], int | np.integer):
         raise ValueError(f"{source.name(i)!r} has several labels: shards hold one for each picture")
-    proto: Any = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]
+    proto = tf_example_pb2.Example()
     proto.features.feature["image"].bytes_list.value.append(data)
     proto.features.feature["label"].int64_list.value.append(int(example["label"]))
     return proto.SerializeToString(deterministic=True), ""

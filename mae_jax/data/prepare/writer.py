@@ -310,7 +310,7 @@ def main() -> None:
             print(check(options["out"], options["split"], options["threads"]))
         else:
             print(prepare(options.pop("source"), options.pop("out"), **options))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         _leave(f"error: {error}", 2)
     except KeyboardInterrupt:
         _leave("stopped: the same command continues with the shards that are missing", 130)

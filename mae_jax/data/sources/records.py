@@ -3,6 +3,7 @@
 import fnmatch
 import glob
 import gzip
+import importlib
 import math
 import os
 import re
@@ -124,6 +125,21 @@ class Tfds:
         return f"{self.title}[{i}]"
 
 
+def import_tfds(module: str) -> Any:
+    """Import a module of TensorFlow Datasets, which is an extra.
+
+    Raises:
+      ImportError: it is not installed; how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            "'tfds:' and 'array_record:' need TensorFlow Datasets (they read without TensorFlow): "
+            f"pip install 'mae_jax[tfds]' ({error})"
+        ) from error
+
+
 def tfds(name: str, split: str) -> Tfds:
     """Open a prepared data set of TensorFlow Datasets in TFDS_DATA_DIR, without TensorFlow.
 
@@ -131,8 +147,7 @@ def tfds(name: str, split: str) -> Tfds:
       ValueError: the data set or split is unknown, or has no pictures.
       FileNotFoundError: it is not prepared in a format with random access.
     """
-    import tensorflow_datasets
-
+    tensorflow_datasets = import_tfds("tensorflow_datasets")
     decoders = {"image": tensorflow_datasets.decode.SkipDecoding()}
     try:
         examples: Any = tensorflow_datasets.data_source(
@@ -167,9 +182,7 @@ class Records:
         return len(self.records)
 
     def __getitem__(self, i: int) -> Example:
-        from tensorflow_datasets.proto import tf_example_pb2
-
-        parse = tf_example_pb2.Example.FromString  # pyright: ignore[reportAttributeAccessIssue]
+        parse = import_tfds("tensorflow_datasets.proto").tf_example_pb2.Example.FromString
         try:
             example = parse(self.records[i])
         except Exception as error:  # each back end of protobuf raises its own types
@@ -202,6 +215,7 @@ def array_record(pattern: str, split: str) -> Records:
     """
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+    import_tfds("tensorflow_datasets.proto")  # before examples are read
     place = os.path.expanduser(pattern.replace("{split}", split))
     files = sorted(glob.glob(place, recursive=True))
     if not files:
