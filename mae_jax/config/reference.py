@@ -49,6 +49,7 @@ PAGE = [  # heading, prefix of the keys, class whose own keys are listed
     ("Evaluator of type `reconstruction`", "evaluators.NAME.", sections.Reconstruction),
     ("Evaluator of type `knn`", "evaluators.NAME.", sections.Knn),
     ("Evaluator of type `linear_probe`", "evaluators.NAME.", sections.LinearProbe),
+    ("Evaluator of type `sweep`", "evaluators.NAME.", sections.Sweep),
     ("Evaluator of type `classification`", "evaluators.NAME.", sections.Classification),
 ]
 

@@ -444,6 +444,14 @@ class FeatureEvaluator(Evaluator):
     """Labelled examples that are classified."""
     examples: Number = 20_000
     """Number of examples of each source, at most. 0 takes all."""
+    block: Annotated[int, Expected("a whole number")] = -1
+    """The block whose tokens are the feature, counted from 0. -1 is the last one."""
+    pooling: Literal["mean", "cls", "both"] = "mean"
+    """The mean of the patch tokens, the class token, or both side by side."""
+    norm: Switch = True
+    """Take the feature after the encoder's norm, through which every block's tokens can be put."""
+    standardize: Switch = True
+    """Give each number of the feature mean 0 and deviation 1 on the examples of `train`."""
 
 
 class Knn(FeatureEvaluator):
@@ -451,8 +459,11 @@ class Knn(FeatureEvaluator):
 
     type: Literal["knn"]
     """The kind of the evaluator."""
-    k: Count = 20
-    """Number of neighbours that vote."""
+    k: Annotated[
+        Count | Annotated[tuple[Count, ...], Strict(False), Field(min_length=1)],
+        Expected("a whole number of at least 1, or a tuple of them"),
+    ] = 20
+    """Number of neighbours that vote. Several numbers give a metric each."""
 
 
 class LinearProbe(FeatureEvaluator):
@@ -463,6 +474,19 @@ class LinearProbe(FeatureEvaluator):
     solver: Literal["auto", "sklearn", "lars"] = "auto"
     """"sklearn" is logistic regression on the CPU, "lars" trains on the devices. "auto" takes the
     faster one for the number of classes."""
+
+
+class Sweep(Evaluator):
+    """kNN accuracy of every block, pooling and norm, on a fifth of the training examples."""
+
+    type: Literal["sweep"]
+    """The kind of the evaluator."""
+    train: Source = Source(split="train")
+    """Labelled examples, of which a fifth is classified by the others."""
+    examples: Number = 20_000
+    """Number of examples, at most. 0 takes all."""
+    seed: Number = 0
+    """Seed of the choice of the fifth."""
 
 
 class Classification(Evaluator):
@@ -484,9 +508,10 @@ class Classification(Evaluator):
 
 
 # The types of evaluators of each task.
+_OF_FEATURES = dict(knn=Knn, linear_probe=LinearProbe, sweep=Sweep)
 EVALUATORS: dict[str, dict[str, type[Evaluator]]] = dict(
-    pretrain=dict(reconstruction=Reconstruction, knn=Knn, linear_probe=LinearProbe),
-    classify=dict(classification=Classification),
+    pretrain=dict(reconstruction=Reconstruction, **_OF_FEATURES),
+    classify=dict(classification=Classification, **_OF_FEATURES),
 )
 
 
@@ -534,7 +559,7 @@ class Pretrain(Config):
     optimizer: Optimizer
     """The optimiser and the schedule of its learning rate."""
     evaluators: dict[
-        str, Annotated[Reconstruction | Knn | LinearProbe, Field(discriminator="type")]
+        str, Annotated[Reconstruction | Knn | LinearProbe | Sweep, Field(discriminator="type")]
     ] = {}
     """Evaluations during the run and at its end, by names of your choice."""
 
@@ -554,7 +579,9 @@ class Classify(Config):
     """The optimiser and the schedule of its learning rate."""
     regularize: Regularize = Regularize()
     """Augmentation during the training."""
-    evaluators: dict[str, Classification] = {}
+    evaluators: dict[
+        str, Annotated[Classification | Knn | LinearProbe | Sweep, Field(discriminator="type")]
+    ] = {}
     """Evaluations during the run and at its end, by names of your choice."""
 
 

@@ -53,9 +53,11 @@ def test_evaluators_are_changed_added_and_removed():
         "--config.evaluators.other.type=knn",
         "--config.evaluators.other.test.source=photos",
         "--config.evaluators.other.test.split=test",
+        "--config.evaluators.other.k=(5,10)",
     )
     assert list(config.evaluators) == ["reconstruction", "knn", "other"]
     assert config.evaluators["knn"].every == 7
+    assert config.evaluators["other"].k == (5, 10)
     assert {**config.evaluators["other"].test} == dict(source="photos", split="test")
 
 
