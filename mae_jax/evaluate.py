@@ -15,16 +15,14 @@ from mae_jax.config.errors import UserError, user_errors
 from mae_jax.data import image_io, sources
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.distributed import device_mesh, processes
-from mae_jax.evaluators import features
+from mae_jax.evaluators import checkpoint_context, features
 from mae_jax.models import mae
 from mae_jax.models.heads.classification import Classifier
 from mae_jax.weights import checkpoint_info, load
 
-IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-
 
 def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    """All that can be said of a checkpoint on some data.
+    """Evaluate a checkpoint on some data.
 
     Returns:
       Tables for the screen, and the same metrics by name.
@@ -38,87 +36,55 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     without = options.without
     found = load.find(options.checkpoint, without=without, size=options.size, **fields)
     context = context_of(found, options, mesh)
-    size = context.transform.size
-    params = load.parameters(found, without=without, size=size, mesh=mesh)
-    count = sum(x.size for x in jax.tree.leaves(params))
-    test, tables = context.tables.open(part(options, "test")), context.tables
-    about = (
-        f"{options.checkpoint}: {type(context.model).__name__}, {count / 1e6:.1f} M parameters, "
-        f"{'x'.join(map(str, size))} values in {len(test):,} test examples of {options.data}"
-    )
+    size, depth = context.transform.size, context.model.depth
+    if not -depth <= options.block < depth:
+        raise ValueError(f"--block={options.block} is none of {depth} blocks, from 0 on")
+    variables = {"params": load.parameters(found, without=without, size=size, mesh=mesh)}
+    test = context.open(part(options, "test"))
     labelled = len(test.classes) > 1 and not sources.is_multilabel(test)
-    run = lambda sections: evaluators.report(
-        evaluators.build(sections, context), {"params": params}
-    )
-    default = dict(block=options.block % context.model.depth, pooling=options.pooling)
-    default |= dict(norm=options.norm, standardize=options.standardize)
+    run = lambda sections: evaluators.report(evaluators.build(sections, context), variables)
 
     results = [run(model_sections(context, options, found.config or {}, labelled))]
+    names = ("pooling", "norm", "standardize")
+    default = dict(block=options.block % depth) | {name: getattr(options, name) for name in names}
     chosen = results[0].details.pop("chosen", default)
     if options.features:
-        feature = features.Feature(chosen["block"], chosen["pooling"], chosen["norm"])
-        of = lambda name: tables.table(
-            {"params": params}, part(options, name), feature, options.examples, options.batch_size
-        )
-        parts = {name: of(name) for name in ("train", "test")}
-        if jax.process_index() == 0:
-            features.save(options.features, feature, parts, test.classes)
+        save_features(context, options, variables, chosen)
     if labelled:
         results.append(run(probe_sections(options, default)))
         if chosen != default:
             results.append(run(probe_sections(options, chosen)).prefixed("chosen_"))
-    texts = [about, *(result.text for result in results if result.text)]
-    if not labelled:
-        texts.append(f"no classes that exclude each other in {options.data}, so no probes")
-    metrics: dict[str, Any] = dict(
-        checkpoint=options.checkpoint, data=options.data, parameters=count, size=size
-    )
+
+    count = sum(x.size for x in jax.tree.leaves(variables))
+    metrics: dict[str, Any] = dict(checkpoint=options.checkpoint, data=options.data)
+    metrics |= dict(parameters=count, size=size)
     for result in results:
         metrics |= {name.removesuffix("_trained"): x for name, x in result.metrics.items()}
         metrics |= result.details
+    about = (
+        f"{options.checkpoint}: {type(context.model).__name__}, {count / 1e6:.1f} M parameters, "
+        f"{'x'.join(map(str, size))} values in {len(test):,} test examples of {options.data}"
+    )
+    texts = [about, *(result.text for result in results if result.text)]
+    if not labelled:
+        texts.append(f"no classes that exclude each other in {options.data}, so no probes")
     return "\n\n".join(texts), metrics
 
 
 def context_of(found: checkpoint_info.CheckpointInfo, options, mesh) -> evaluators.Context:
-    """How examples are shown: as asked, else as in the run that trained the checkpoint."""
-    config, model = found.config or {}, found.model
-    data = dict(config.get("data", {"modality": "image", "repeats": 1}))
-    data |= {"size": options.size or found.size or data.get("size", (224, 224))}
-    data |= {"channels": found.channels, "threads": options.threads}
-    if data["modality"] in ("image", "video"):
-        data["center_crop"] = options.center_crop or data.get("center_crop", 0.875)
-    if options.size and len(options.size) != len(model.patch):
-        raise ValueError(f"--size={options.size} is not one of {len(model.patch)} axes")
-    unknown = found.fields.get("vocab_size") and not found.config
-    if len(data["size"]) != len(model.patch) or unknown:
-        raise ValueError(
-            f"{found.path} is no model of pictures, and only a work directory says how its "
-            "examples are read: evaluate that"
-        )
-    if not -model.depth <= options.block < model.depth:
-        raise ValueError(f"--block={options.block} is none of {model.depth} blocks, from 0 on")
-    known = {"mean": found.mean, "std": found.std}
-    known = {name: getattr(options, name) or x or IMAGENET[name] for name, x in known.items()}
-    for name, values in known.items():
-        if len(values) != found.channels:
-            raise ValueError(
-                f"{name} has {len(values)} values for {found.channels} channel(s): give --{name}"
-            )
-    mask = {"ratio": 0.75} | config.get("mask", {})
-    if options.mask_ratio is not None:
-        mask["ratio"] = options.mask_ratio
-    model.grid(data["size"])  # raises ValueError if the patch does not fit
-    return evaluators.Context(
-        model,
-        data,
-        tuple(known["mean"]),
-        tuple(known["std"]),
+    """The model and how examples are shown: as asked, else as the checkpoint was trained."""
+    context = checkpoint_context.make(
+        found,
         mesh,
-        jax.random.key(options.seed),
-        mask=mask,
-        loss=config.get("loss"),
-        classes=found.classes,
-    ).with_tables()
+        size=options.size,
+        mean=options.mean,
+        std=options.std,
+        center_crop=options.center_crop,
+        threads=options.threads,
+    )
+    ratio = {} if options.mask_ratio is None else {"ratio": options.mask_ratio}
+    context = context._replace(mask={**context.mask, **ratio}, key=jax.random.key(options.seed))
+    return context.with_tables()
 
 
 def part(options: argparse.Namespace, name: str) -> dict[str, str]:
@@ -150,6 +116,18 @@ def probe_sections(options: argparse.Namespace, feature: dict) -> dict[str, dict
     if options.linear != "none":
         sections["linear"] = dict(shared, type="linear_probe", solver=options.linear)
     return sections
+
+
+def save_features(context, options: argparse.Namespace, variables, feature: dict) -> None:
+    """Write the features of both splits to the file `--features`."""
+    kind = features.Feature(feature["block"], feature["pooling"], feature["norm"])
+    parts = {name: part(options, name) for name in ("train", "test")}
+    tables = {
+        name: context.tables.table(variables, each, kind, options.examples, options.batch_size)
+        for name, each in parts.items()
+    }
+    if jax.process_index() == 0:
+        features.save(options.features, kind, tables, context.open(parts["test"]).classes)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -186,7 +164,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--linear", choices=["auto", "sklearn", "lars", "none"], default="auto")
     p.add_argument("--seed", type=int, default=0, help="of masks and of the sweep's held-out fifth")
     p.add_argument("--features", metavar="FILE.npz", help="write the features there")
-    p.add_argument("--json", metavar="FILE", help="write the figures there")
+    p.add_argument("--json", metavar="FILE", help="write the metrics there")
     p.add_argument("--heads", type=int, help="where a file does not say it")
     p.add_argument("--decoder-heads", type=int)
     p.add_argument("--norm-pix", action=flag, default=None)
@@ -221,11 +199,11 @@ def main() -> None:
         with user_errors((ValueError, OSError, ImportError, Unreadable)):
             check(options)
             processes.start_processes()
-            text, figures = evaluate(options)
+            text, metrics = evaluate(options)
             if jax.process_index() == 0:
                 print(text)
                 if options.json:
-                    Path(options.json).write_text(json.dumps(figures, indent=2) + "\n")
+                    Path(options.json).write_text(json.dumps(metrics, indent=2) + "\n")
     except UserError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)

@@ -28,25 +28,26 @@ class Reconstruction(Evaluator):
         self.examples, self.batch_size = section["examples"], section["batch_size"]
         self.pictures = section.get("pictures", 0)
         self.model, self.mesh, self.key = context.model, context.mesh, context.key
-        self.ratio = (context.mask or {})["ratio"]
-        self.sampler = networks.mask_sampler(context.mask or {}, self.model, self.transform.size)
-        everywhere = partitioning.replicated(self.mesh)
-        self._sums = jax.jit(self._sums_of_batch, out_shardings=everywhere)
-        self._reconstructions = jax.jit(self._reconstruct_batch, out_shardings=everywhere)
+        mask = context.mask or {}
+        self.ratio = mask["ratio"]
+        self.sampler = networks.mask_sampler(mask, self.model, self.transform.size)
+        # One function for losses and pictures, which is compiled once.
+        self._measure = jax.jit(
+            self._measure_batch, out_shardings=partitioning.replicated(self.mesh)
+        )
 
     def evaluate(self, variables: dict) -> Result:
         return Result({"test_loss": self.losses(variables)[0]}, picture=self.draw(variables))
 
     def report(self, variables: dict, untrained: dict | None = None) -> Result:
+        target = self.model.target
         trained, baseline, count = self.losses(variables)
         losses = {"visible_mean": baseline}
-        names = {"visible_mean": self.model.target.baseline_name}
+        names = {"visible_mean": target.baseline_name}
         if untrained is not None:
             losses["untrained"], names["untrained"] = self.losses(untrained)[0], "untrained network"
         losses["trained"], names["trained"] = trained, "trained network"
-        title = (
-            f"held-out loss on the {self.ratio:.0%} masked patches ({self.model.target.loss_name})"
-        )
+        title = f"held-out loss on the {self.ratio:.0%} masked patches ({target.loss_name})"
         return Result(
             {f"loss_{name}": loss for name, loss in losses.items()},
             rows=[[title, ""], *([f"  {names[name]}", f"{x:.4f}"] for name, x in losses.items())],
@@ -55,47 +56,41 @@ class Reconstruction(Evaluator):
         )
 
     def losses(self, variables: dict) -> tuple[float, float, int]:
-        """The mean loss of the network and of the guess, and of how many examples that is."""
+        """Return the mean loss of the network, that of the guess, and the number of examples."""
         batches = held_out.batches(
             self.source, self.transform, self.examples, self.batch_size, self.mesh
         )
-        sums = [np.asarray(self._sums(variables, batch)) for batch in batches]
+        sums = [np.asarray(self._measure(variables, batch)[0]) for batch in batches]
         loss, baseline, count = np.sum(sums, axis=0, dtype=np.float64)
         return float(loss / count), float(baseline / count), int(count)
 
     def draw(self, variables: dict) -> Image.Image | None:
-        """The first examples, what the network sees of them, and its reconstructions."""
-        if not self.pictures:
+        """Return a picture of examples, of their visible part and of their reconstructions."""
+        count = min(self.pictures, self.batch_size, len(self.source))
+        if not count:
             return None
-        count = min(self.pictures, len(self.source))
-        batch = next(held_out.batches(self.source, self.transform, count, count, self.mesh))
-        parts = [np.asarray(x)[:count] for x in self._reconstructions(variables, batch)]
+        batches = held_out.batches(self.source, self.transform, count, self.batch_size, self.mesh)
+        parts = [np.asarray(x)[:count] for x in self._measure(variables, next(batches))[1]]
         modality, mean, std = self.transform.data["modality"], *self.transform[1:3]
         return visualize.reconstruction(*parts, modality, mean, std)
 
-    def _forward(self, variables, batch) -> tuple[jax.Array, Any]:
+    def _measure_batch(self, variables, batch) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """Sums over the valid examples, and what is drawn of the first ones."""
         inputs = self.transform.normalize(batch["image"])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self.key, batch["index"])
         scores_of_one = lambda key, x: self.sampler.scores(key, x[None])[0]
         scores = jax.vmap(scores_of_one)(keys, inputs)
         mask = masking.from_scores(scores, self.sampler.keep)
-        return inputs, self.model.apply(variables, inputs, mask)
+        out: Any = self.model.apply(variables, inputs, mask)
+        target, valid = self.model.target, batch["valid"]
+        each = (out.losses, target.baseline_losses(inputs, mask), jnp.ones(len(inputs)))
+        sums = jnp.stack([(x * valid).sum() for x in each])
 
-    def _sums_of_batch(self, variables, batch) -> jax.Array:
-        inputs, out = self._forward(variables, batch)
-        losses, baselines = out.losses, self.model.target.baseline_losses(inputs, out.mask)
-        valid = batch["valid"]
-        return jnp.stack([*((x * valid).sum() for x in (losses, baselines)), valid.sum()])
-
-    def _reconstruct_batch(self, variables, batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        inputs, out = self._forward(variables, batch)
-        target = self.model.target
-        masked = target.masked_values(inputs, out.mask)
-        return (
-            target.visible_part(inputs),
-            masked,
-            target.to_inputs(out.prediction, inputs, out.mask),
-        )
+        first = lambda x: x[: max(1, self.pictures)]
+        inputs, prediction = first(inputs), first(out.prediction)
+        mask = mask.replace(visible=first(mask.visible), masked=first(mask.masked))
+        whole = target.to_inputs(prediction, inputs, mask)
+        return sums, (target.visible_part(inputs), target.masked_values(inputs, mask), whole)
 
 
 def build(section: Mapping[str, Any], context: Context) -> Reconstruction | None:

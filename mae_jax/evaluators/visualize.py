@@ -10,7 +10,7 @@ GAP = 4
 
 
 def columns(named: dict[str, np.ndarray], side: int = 128) -> Image.Image:
-    """A contact sheet: a titled column for each name, a row for each sample.
+    """Draw a contact sheet with a titled column for each name and a row for each sample.
 
     Args:
       named: title -> `[b, h, w, c]` uint8, one, three or more channels (the first three are shown).
@@ -33,34 +33,36 @@ def columns(named: dict[str, np.ndarray], side: int = 128) -> Image.Image:
 
 def reconstruction(
     original: np.ndarray,
-    hidden: np.ndarray,
-    full: np.ndarray,
+    masked: np.ndarray,
+    reconstructed: np.ndarray,
     modality: str,
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Image.Image:
-    """What a masked autoencoder saw and what it made of it, of any modality.
+    """Draw the inputs of a masked autoencoder, their visible part and their reconstruction.
 
-    Pictures stand side by side; of clips and volumes there are strips of up to eight slices, of
-    sounds spectrograms with time to the right, of bytes text with wrong guesses in red.
+    Pictures stand side by side. Clips and volumes are strips of up to eight slices, sounds are
+    spectrograms with time to the right, bytes are text with wrong guesses in red.
 
     Args:
-      original, full: `[b, *size, c]` normalised values; bytes as they are.
-      hidden: where the network saw nothing, of the same shape.
-      mean, std: that the values were normalised with.
+      original, reconstructed: `[b, *size, c]` normalised values; bytes as they are.
+      masked: True for the values that the network did not see, of the same shape.
+      mean, std: per channel, by which the values were normalised.
     """
     if modality == "text":
-        return _texts(original[..., 0], hidden[..., 0], full[..., 0])
+        return _texts(original[..., 0], masked[..., 0], reconstructed[..., 0])
     if modality in ("image", "video"):
-        original, full = ((x * np.array(std) + mean) for x in (original, full))
-    else:  # values of any range: those of an example and channel fill it
+        original, reconstructed = ((x * np.array(std) + mean) for x in (original, reconstructed))
+    else:  # of any range: stretch those of each example and channel
         axes = tuple(range(1, original.ndim - 1))
         low, high = original.min(axes, keepdims=True), original.max(axes, keepdims=True)
-        original, full = ((x - low) / np.maximum(high - low, 1e-6) for x in (original, full))
+        original, reconstructed = (
+            (x - low) / np.maximum(high - low, 1e-6) for x in (original, reconstructed)
+        )
     shown = {
         "original": original,
-        "masked": np.where(hidden, 0.5, original),
-        "reconstruction": full,
+        "masked": np.where(masked, 0.5, original),
+        "reconstruction": reconstructed,
     }
     shown = {
         name: flat(np.rint(255 * x.clip(0, 1)).astype(np.uint8), modality == "audio")
@@ -71,11 +73,11 @@ def reconstruction(
 
 
 def flat(x: np.ndarray, sound: bool = False, most: int = 8) -> np.ndarray:
-    """Of values uint8 `[b, *size, c]` of any number of axes, pictures `[b, h, w, 1 or 3]`.
+    """Make pictures `[b, h, w, 1 or 3]` of uint8 values `[b, *size, c]` with any number of axes.
 
-    Of more than two axes the last two are shown, as a strip of at most `most` slices; of many
-    channels three, evenly spread, but of four, as of RGBA, the first three; a `sound` has its time
-    to the right and low frequencies below.
+    More than two axes become a strip of at most `most` slices along the first ones. Of many
+    channels three are shown, evenly spread; of four, as in RGBA, the first three. A `sound` has its
+    time to the right and low frequencies below.
     """
     if x.ndim == 3:  # one axis: a picture of one row
         x = x[:, None]
@@ -90,13 +92,13 @@ def flat(x: np.ndarray, sound: bool = False, most: int = 8) -> np.ndarray:
     if x.ndim == 5:
         chosen = x[:, np.linspace(0, x.shape[1] - 1, min(most, x.shape[1])).round().astype(int)]
         b, count, h, w, c = chosen.shape
-        gaps = np.full((b, count, h, 1, c), 255, np.uint8)
+        gaps = np.reconstructed((b, count, h, 1, c), 255, np.uint8)
         return np.concatenate([chosen, gaps], axis=3).swapaxes(1, 2).reshape(b, h, -1, c)
     return x
 
 
 def rows(named: dict[str, np.ndarray], width: int = 640) -> Image.Image:
-    """As `columns` for wide pictures: of each sample a titled row for each name."""
+    """Draw wide pictures one below the other: for each sample a titled row for each name."""
     sheets = [np.asarray(x) for x in named.values()]
     b, h, w, _ = sheets[0].shape
     scale = max(1, width // w)
@@ -120,8 +122,8 @@ def _tile(image: np.ndarray, scale: int) -> Image.Image:
     return Image.fromarray(rgb[..., :3]).resize((w * scale, h * scale), Image.Resampling.NEAREST)
 
 
-def _texts(original: np.ndarray, hidden: np.ndarray, full: np.ndarray) -> Image.Image:
-    """Bytes `[b, n]` as lines: what was seen, with dots for the rest, and what was made of it."""
+def _texts(original: np.ndarray, masked: np.ndarray, reconstructed: np.ndarray) -> Image.Image:
+    """Draw bytes `[b, n]` as lines: the visible ones among dots, and below them all of them."""
     wide, cell, line = 64, 8, 14
     b, n = original.shape
     lines = -(-n // wide)
@@ -135,12 +137,13 @@ def _texts(original: np.ndarray, hidden: np.ndarray, full: np.ndarray) -> Image.
                 GAP + i % wide * cell + cell // 2,
                 row * block + GAP + i // wide * line + line // 2,
             )
-            seen = not hidden[row, i]
-            colour = "black" if seen else "green" if full[row, i] == original[row, i] else "red"
-            dot = shown(original[row, i]) if seen else "\u00b7"
-            draw.text((x, y), dot, fill="black" if seen else "gray", anchor="mm", font=font)
-            made = shown(full[row, i])
-            draw.text((x, y + lines * line), made, fill=colour, anchor="mm", font=font)
+            visible = not masked[row, i]
+            right = reconstructed[row, i] == original[row, i]
+            color = "black" if visible else "green" if right else "red"
+            dot = shown(original[row, i]) if visible else "\u00b7"
+            draw.text((x, y), dot, fill="black" if visible else "gray", anchor="mm", font=font)
+            guess = shown(reconstructed[row, i])
+            draw.text((x, y + lines * line), guess, fill=color, anchor="mm", font=font)
     return sheet
 
 
@@ -151,7 +154,7 @@ def curve(
     xlabel: str = "step",
     logarithmic: bool = False,
 ) -> Image.Image:
-    """Lines over steps: name -> (steps, values); `logarithmic` is the axis of the steps."""
+    """Draw lines, name -> (steps, values); `logarithmic` is the axis of the steps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
