@@ -223,3 +223,14 @@ def test_the_parts_of_the_gradient_are_named():
     }
     squares = step.squares_of(gradients)
     assert {name: float(x) for name, x in squares.items()} == {"encoder/block_0": 37, "w": 2}
+
+
+def test_the_state_keeps_its_types_where_64_bits_are_the_default():
+    """JAX_ENABLE_X64=1: the compiled step takes the state that the step before returned."""
+    with jax.enable_x64(True):
+        mesh = device_mesh.make_mesh(1, devices=jax.devices()[:1])
+        schedule = optimizer.cosine_schedule(0.05, BATCH, 10, 2)
+        made = program.make_program(config(), task(), mesh, schedule, jax.random.key(1))
+        after, _ = jax.eval_shape(made.step, made.abstract, batch(0))
+    types = lambda state: jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert types(after) == types(made.abstract)
