@@ -16,8 +16,8 @@ def bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Pillow widens Keys' cubic (a = -1/2) by the factor s by which a picture shrinks. OpenCV's cubic
     (a = -3/4) stays narrow, so it is fast but aliases. Here a filter of five pixels (seven if s is
     at least 2) is applied before OpenCV's cubic, chosen so that both together are closest to
-    Pillow's. The script `benchmark_decode.py` measures how close they are. An axis that does not
-    shrink is not filtered. A picture that shrinks more than 3 times is left to Pillow.
+    Pillow's, which `scripts/experiments/decode.py` measures. An axis that does not shrink is not
+    filtered. A picture that shrinks more than 3 times is left to Pillow.
     """
     shrink = [image.shape[axis] / size[axis] for axis in (0, 1)]
     if max(shrink) > _MAX_SHRINK or image.shape[-1] > 4:

@@ -270,29 +270,23 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", nargs="?", help="as in data.train.source, such as folder:PATH")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the shards")
-    parser.add_argument("--split", default="train", help="as in data.train.split")
-    parser.add_argument(
-        "--shorter-side", type=count, help="pixels; larger pictures are resized to it"
+    add = parser.add_argument
+    add("source", nargs="?", help="as in data.train.source, such as folder:PATH")
+    add("--out", required=True, metavar="DIR", help="the folder of the shards")
+    add("--split", default="train", help="as in data.train.split")
+    add("--shorter-side", type=count, help="pixels; larger pictures are resized to it")
+    add("--quality", type=number(1, 100, int), default=95, help="of resized JPEGs, 1 to 100")
+    add("--shards", dest="files", type=count, help="how many; by default one for 2048 pictures")
+    add("--threads", type=count, default=16, help="how many threads read and resize")
+    share = number(0, 1, float)
+    add(
+        "--max-bad",
+        type=share,
+        default=0.001,
+        metavar="SHARE",
+        help="of pictures left out, at most",
     )
-    parser.add_argument(
-        "--quality", type=number(1, 100, int), default=95, help="of resized JPEGs, 1 to 100"
-    )
-    parser.add_argument(
-        "--shards",
-        dest="files",
-        type=count,
-        help="the number of shards, by default one for 2048 pictures",
-    )
-    parser.add_argument(
-        "--threads", type=count, default=16, help="how many threads read and resize"
-    )
-    parser.add_argument(
-        "--max-bad", type=number(0, 1, float), default=0.001, metavar="SHARE",
-        help="the share of unreadable pictures that may be left out",
-    )  # fmt: skip
-    parser.add_argument("--check", action="store_true", help="only read everything back")
+    add("--check", action="store_true", help="only read everything back")
     parsed = parser.parse_args(arguments)
     if not parsed.source and not parsed.check:
         parser.error("say what to prepare, such as folder:PATH")
@@ -319,7 +313,3 @@ def main() -> None:
 def _leave(why: str, status: int) -> NoReturn:
     print(why, file=sys.stderr, flush=True)
     sys.exit(status)
-
-
-if __name__ == "__main__":
-    main()

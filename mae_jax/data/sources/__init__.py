@@ -1,7 +1,6 @@
 """Collections of examples and how to open them by name: `open_source(spec, split)`."""
 
 from mae_jax.data.sources import (
-    array_files,
     audio_files,
     folders,
     records,
@@ -39,7 +38,7 @@ _STORED = {  # kind: (modality, what stands for the place in messages, how to op
     "video": ("video", "PATH", video_files.videos),
     "frames": ("video", "PATH", video_files.frames),
     "audio": ("audio", "PATH", audio_files.sounds),
-    "arrays": ("volume", "PATH", array_files.arrays),
+    "arrays": ("volume", "PATH", folders.arrays),
     "text": ("text", "PATH", text_files.texts),
 }
 

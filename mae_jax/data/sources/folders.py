@@ -57,6 +57,11 @@ def folder(path: str, split: str) -> Folder:
     return Folder(*list_files(path, split, EXTENSIONS, f"folder:{path}", "pictures"))
 
 
+def arrays(path: str, split: str) -> Folder:
+    """Open the `.npy` and `.npz` files under `path`, as in `folder`; an example holds the path."""
+    return Folder(*list_files(path, split, ("npy", "npz"), f"arrays:{path}", "arrays"), str)
+
+
 def list_files(
     path: str,
     split: str,
