@@ -31,10 +31,8 @@ class CheckpointInfo(NamedTuple):
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """The grid of tokens of inputs of `size`, as `model.grid`."""
-        grid, groups = (
-            patches.grid_of(size, self.fields["patch"]),
-            self.fields.get("channel_groups"),
-        )
+        groups = self.fields.get("channel_groups")
+        grid = patches.grid_of(size, self.fields["patch"])
         return (len(groups), *grid) if groups else grid
 
     @property
@@ -54,6 +52,12 @@ class CheckpointInfo(NamedTuple):
             if heads < 1 or width % heads:
                 raise ValueError(f"{part}heads = {heads} does not divide {part}width = {width}")
         return build.model(self.kind, self.fields | {"attention": "auto"})
+
+
+def read_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a model as JSON keeps them: their names of today, and tuples for lists."""
+    tuples = lambda x: tuple(map(tuples, x)) if isinstance(x, list | tuple) else x
+    return {build.OLD_NAMES.get(name, name): tuples(x) for name, x in stored.items()}
 
 
 def kind_of_parts(kind: str, fields: dict, present: Iterable[str]) -> tuple[str, dict]:

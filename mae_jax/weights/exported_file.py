@@ -47,8 +47,7 @@ def find(
     try:
         about = json.loads(metadata["mae_jax"])
         kind = about["kind"]
-        names = build.OLD_NAMES
-        fields = {names.get(n, n): _to_tuples(x) for n, x in about["fields"].items()}
+        fields = checkpoint_info.read_fields(about["fields"])
         build.model(kind, fields)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} does not say what model it holds: export it again") from error
@@ -76,8 +75,3 @@ def find(
         size=tuple(about["size"]) if about.get("size") else None,
         **{name: about.get(name) for name in ("classes", "mean", "std", "config")},
     )
-
-
-def _to_tuples(x: Any) -> Any:
-    """The lists of JSON as tuples, which the fields of a module are."""
-    return tuple(map(_to_tuples, x)) if isinstance(x, list) else x

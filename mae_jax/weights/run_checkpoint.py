@@ -46,7 +46,8 @@ def find(path: epath.Path, step: int | None = None, without: str = "") -> Checkp
     named = checkpoint_info.matcher(without)
     shapes = {n: saved.arrays[there].shape for n, there in saved.best().items() if not named(n)}
     kind = KINDS[config["task"]]
-    fields = {name: x for name, x in config["model"].items() if name in build.FIELDS[kind]}
+    fields = checkpoint_info.read_fields(config["model"])
+    fields = {name: x for name, x in fields.items() if name in build.FIELDS[kind]}
     if kind == "Classifier":  # its BatchNorm is folded into its head
         classes = saved.arrays["params/head/bias"].shape[0]
         fields |= dict(classes=classes, batch_norm=False)

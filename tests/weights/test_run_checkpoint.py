@@ -59,7 +59,7 @@ def test_a_work_directory_is_its_last_state(run):
     model, params = mae_jax.load(workdir)
     equal(params, expected)
     info = load.find(workdir)
-    assert info.step == 7 and info.config["seed"] == 0
+    assert info.step == 7 and info.config["seed"] == 0 and info.fields["patch"] == (16, 16)
     assert info.size == tuple(info.config["data"]["size"]) and info.mean == [0.1] * 3
     wanted = load.abstract(model, info.size, info.channels)
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, wanted)
