@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mae_jax.config import command_line, nested, schema
-from mae_jax.models import rules
+from mae_jax.models import build, rules
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
