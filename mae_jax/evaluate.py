@@ -103,8 +103,7 @@ def model_sections(context, options, config, labelled: bool) -> dict[str, dict[s
         views = {name: views[name] for name in ("clips", "crops") if name in views}
         sections["classification"] = dict(shared, **part(options, "test"), **views)
     if options.sweep and labelled:
-        both = {name: part(options, name) for name in ("train", "test")}
-        sections["sweep"] = dict(shared, **both, seed=options.seed)
+        sections["sweep"] = dict(shared, train=part(options, "train"), seed=options.seed)
     return {name: dict(section, type=name) for name, section in sections.items()}
 
 

@@ -92,30 +92,24 @@ class FeatureAccuracy(Evaluator):
 
 
 def labelled(section: Mapping[str, Any], context: Context) -> bool:
-    """Whether the sources of a section have classes that can be told apart.
+    """Whether the sources of a section, `train` and maybe `test`, have classes to tell apart.
 
     Raises:
       ValueError: only one of them has, or their classes are different.
     """
-    parts = [section["train"], section["test"]]
-    if not any(part["source"] for part in parts):
-        return False
-    train, *test = [context.open(part) for part in parts if part["source"]]
-    if sources.is_multilabel(train):
-        return False  # an example has several labels: these classifiers give one
-    specs = " and ".join(
-        f"{name}.source = {part['source']!r}"
-        for name, part in zip(("train", "test"), parts, strict=True)
-    )
-    if not test or min(len(train.classes), len(test[0].classes)) < 2:
-        if all(part["source"] == "same" for part in parts):
+    parts = {name: section[name] for name in ("train", "test") if name in section}
+    opened = [context.open(part) for part in parts.values() if part["source"]]
+    if not opened or sources.is_multilabel(opened[0]):
+        return False  # an example has several labels, and these classifiers give one
+    specs = " and ".join(f"{name}.source = {part['source']!r}" for name, part in parts.items())
+    if len(opened) < len(parts) or min(len(source.classes) for source in opened) < 2:
+        if all(part["source"] == "same" for part in parts.values()):
             return False  # a folder of pictures without labels
         raise ValueError(
-            f'{specs} must both have two classes or more: name such sources, or "" for both to go '
+            f'{specs} must have two classes or more: name such sources, or "" for each to go '
             "without this evaluator"
         )
-    if train.classes != test[0].classes:
-        raise ValueError(
-            f"{specs} have different classes: {features.different(train.classes, test[0].classes)}"
-        )
+    first, last = opened[0].classes, opened[-1].classes
+    if first != last:
+        raise ValueError(f"{specs} have different classes: {features.different(first, last)}")
     return True

@@ -112,7 +112,7 @@ def test_what_they_need(autoencoder, context, tmp_path):
     for i in range(4):
         Image.new("RGB", (9, 9)).save(tmp_path / f"{i}.png")
     folder = f"folder:{tmp_path}"
-    with pytest.raises(ValueError, match="evaluators.knn and evaluators.linear: .*two classes"):
+    with pytest.raises(ValueError, match="evaluators.knn and evaluators.linear: .*must have two"):
         evaluators.build(sections(folder, "train"), context(model))
     data = dict(context(model).data, train=dict(source=folder, split="train"))
     assert evaluators.build(sections("same", "train"), context(model, data=data)) == []
