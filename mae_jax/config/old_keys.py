@@ -6,6 +6,7 @@ from typing import Any
 
 from mae_jax.config import nested
 
+_log = logging.getLogger(__name__)
 RENAMED = {
     "model.groups": "model.channel_groups",
     "model.categories": "model.vocab_size",
@@ -84,7 +85,7 @@ def renamed(config: dict, place: str) -> dict:
                 nested.put(config, new, value)
     if said:
         more = f"; and {len(said) - 3} others, see docs/config.md" if len(said) > 3 else ""
-        logging.warning("%s has keys of an earlier version: %s", place, "; ".join(said[:3]) + more)
+        _log.warning("%s has keys of an earlier version: %s", place, "; ".join(said[:3]) + more)
     return config
 
 
