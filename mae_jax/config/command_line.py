@@ -58,6 +58,8 @@ def configured(
 ) -> schema.Config:
     """The checked config of a file with `--config.key=value`, `--config.key`, `--noconfig.key`.
 
+    `--noconfig.evaluators.NAME` removes an evaluator.
+
     Args:
       options: further names of options, which are offered for an unknown one.
       problems, rules: see `schema.validate`.
@@ -71,8 +73,8 @@ def configured(
         name, equals, text = (argument := left.popleft()).partition("=")
         key = name.removeprefix("--no").removeprefix("--").removeprefix("config.")
         if name.startswith("--noconfig.") and not equals:
-            # Without a value an evaluator is removed.
-            problems += _change(values, key, None if key.startswith("evaluators.") else False)
+            is_evaluator = key.startswith("evaluators.") and key.count(".") == 1
+            problems += _change(values, key, None if is_evaluator else False)
         elif name.startswith("--config."):
             if not equals and (found := _key(values, key)) and found.field.annotation is not bool:
                 if not left or left[0].startswith("--"):

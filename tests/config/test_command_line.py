@@ -49,6 +49,7 @@ def test_arguments_with_their_values_behind():
 def test_evaluators_are_changed_added_and_removed():
     config = parse(
         "--config.evaluators.knn.every=7",
+        "--noconfig.evaluators.knn.standardize",
         "--noconfig.evaluators.linear",
         "--config.evaluators.other.type=knn",
         "--config.evaluators.other.test.source=photos",
@@ -56,7 +57,8 @@ def test_evaluators_are_changed_added_and_removed():
         "--config.evaluators.other.k=(5,10)",
     )
     assert list(config.evaluators) == ["reconstruction", "knn", "other"]
-    assert config.evaluators["knn"].every == 7
+    knn = config.evaluators["knn"]
+    assert knn.every == 7 and not knn.standardize
     assert config.evaluators["other"].k == (5, 10)
     assert {**config.evaluators["other"].test} == dict(source="photos", split="test")
 
