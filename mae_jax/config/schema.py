@@ -251,8 +251,8 @@ def resolved(config: Config, backend: str, stored: Mapping | None = None) -> Con
 def differences(stored: Mapping, config: Mapping) -> list[str]:
     """`model.depth: 12 there, 8 here` for each key that is not the same and may not change."""
     there, here = map(nested.flatten, map(to_dict, (completed(stored, "config.json"), config)))
-    if there.get("model.dtype") == "auto":  # stored before it was resolved
-        there["model.dtype"] = here.get("model.dtype")
+    if "auto" in (there.get("model.dtype"), here.get("model.dtype")):
+        there["model.dtype"] = here["model.dtype"] = "auto"  # one was stored before it was resolved
     return [
         f"{name}: {there.get(name, 'missing')} there, {here.get(name, 'missing')} here"
         for name in sorted(there.keys() | here.keys())

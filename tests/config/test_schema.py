@@ -238,6 +238,8 @@ def test_a_run_keeps_the_precision_that_it_began_with():
     stored = schema.to_dict(on_tpu)
     moved = schema.resolved(here, "cpu", stored)
     assert moved.model.dtype == "bfloat16" and schema.differences(stored, moved) == []
+    before = schema.to_dict(here)  # as an earlier version stored it
+    assert schema.differences(before, on_tpu) == schema.differences(stored, here) == []
     asked = schema.resolved(config(changes={"model.dtype": "float32"}), "cpu", stored)
     assert schema.differences(stored, asked) == ["model.dtype: bfloat16 there, float32 here"]
 
