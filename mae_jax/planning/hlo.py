@@ -111,8 +111,8 @@ class Program(NamedTuple):
         total = 0
         for name, times in self.times.items():
             for x in self.computations[name]:
-                if said := re.search(r'"(?:estimated_)?cycles":"(\d+)"', x.text):
-                    total += times * int(said[1])
+                if found := re.search(r'"(?:estimated_)?cycles":"(\d+)"', x.text):
+                    total += times * int(found[1])
         return total or None
 
     def traffic(self, loops: bool = True, everywhere: bool = False) -> float:
@@ -269,8 +269,8 @@ def _called(text: str, key: str) -> list[str]:
 
 def _trips(loop: Instruction, condition: list[Instruction], body: list[Instruction]) -> int:
     """Return how often a loop runs: as the compiler says, or what its counter counts up to."""
-    if said := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text):
-        return int(said[1])
+    if found := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text):
+        return int(found[1])
     numbers = {
         x.name: int(x.text) for x in condition if x.opcode == "constant" and x.text.isdigit()
     }

@@ -154,10 +154,11 @@ def decoders(config, options: argparse.Namespace) -> dict:
 
 def implementations(config, options: argparse.Namespace) -> dict:
     """Time steps with each implementation of attention that runs on these devices."""
-    changes = {}
-    for name in attention.IMPLEMENTATIONS:
+    changes, backend = {}, jax.default_backend()
+    loops = () if backend == "cpu" else ("per_sample",)  # a loop over samples is for CPUs
+    for name in [x for x in attention.IMPLEMENTATIONS if x not in loops]:
         with contextlib.suppress(ValueError):
-            attention.check(name, jax.default_backend())
+            attention.check(name, backend)
             changes[f"{name} attention"] = {"model.attention": name}
     return variants("attention", config, options, changes)
 
