@@ -200,11 +200,11 @@ def _huggingface_config(info: CheckpointInfo) -> dict[str, Any]:
 
 
 def _huggingface_preprocessing(info: CheckpointInfo) -> dict[str, Any]:
-    height, width = info.size or ()
+    size: Any = info.size
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
-        "size": {"height": height, "width": width},
+        "size": {"height": size[0], "width": size[1]},
         "resample": 3,  # bicubic
         "do_rescale": True,
         "rescale_factor": 1 / 255,

@@ -61,7 +61,7 @@ def find(
         raise ValueError(f"{', '.join(missing)} missing in {path}: give without= to do without")
     known_size = of_inputs.get("size")
     if stored := {name: values(name) for name in tables.values() if name in shapes}:
-        grid, fixed = _recognise_positions(path, stored.values(), patch, known_size, size)
+        grid, fixed = _recognise_positions(path, [*stored.values()], patch, known_size, size)
         known_size = [side * p for side, p in zip(grid, patch, strict=True)]
         fields["learned_positions"] = not fixed
         shapes = {name: x for name, x in shapes.items() if not (fixed and name in stored)}
@@ -182,7 +182,7 @@ def _recognise_positions(
       sizes: of the inputs, as the file and the caller know them. A square grid is tried after
         the first.
     """
-    n = len(next(iter(tables))) - 1
+    n = len(tables[0]) - 1
     square = (round(n ** (1 / len(patch))),) * len(patch)
     grids = [patches.grid_of(size, patch) for size in sizes if size]
     grids.insert(1 if sizes[0] else 0, square)

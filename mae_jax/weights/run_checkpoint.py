@@ -97,9 +97,8 @@ def _open_state(folder: epath.Path, others: list[int]) -> "_SavedState":
     try:
         tree: Any = ocp.PyTreeCheckpointHandler().metadata(state)
         tree = getattr(tree, "tree", tree)
-        flat = traverse_util.flatten_dict(
-            {x: tree.get(x) or {} for x in ("params", "ema", "stats")}, sep="/"
-        )
+        parts = {part: tree.get(part) or {} for part in ("params", "ema", "stats")}
+        flat: Any = traverse_util.flatten_dict(parts, sep="/")
         arrays = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in flat.items()}
     except Exception as error:  # tensorstore and orbax raise nearly every type on damaged files
         raise ValueError(damaged) from error
@@ -138,8 +137,8 @@ class _SavedState:
         arrays = self._restore(requests) if requests else {}
         read = {name: arrays[best[name]] for name in wanted}
         if folded:
-            parts = [read["head/kernel"], read["head/bias"]]
-            parts += [arrays[f"stats/feature_norm/{name}"] for name in ("mean", "var")]
+            mean, var = (arrays[f"stats/feature_norm/{name}"] for name in ("mean", "var"))
+            parts: Any = (read["head/kernel"], read["head/bias"], mean, var)
             if all(x.is_fully_addressable for x in parts):  # the same bits on any mesh
                 parts = map(np.asarray, parts)
             head = checkpoint_info.fold_batch_norm(*parts)
@@ -162,7 +161,7 @@ class _SavedState:
             restored = ocp.PyTreeCheckpointHandler().restore(self.path, args=request)
         except Exception as error:
             raise ValueError(self.damaged) from error
-        arrays = traverse_util.flatten_dict(restored, sep="/")
+        arrays: Any = traverse_util.flatten_dict(restored, sep="/")
         same = {n: x for n, x in arrays.items() if self.arrays[n].dtype == x.dtype}
         sums, _ = fingerprint.of(same)
         if wrong := [name for name in sums if sums[name] != self.fingerprints.get(name)]:

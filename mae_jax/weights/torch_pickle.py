@@ -134,7 +134,7 @@ def _unpickle(file: BinaryIO, path: Path) -> tuple[Any, dict[str, _Storage]]:
     try:
         # The memo is a table as long as its largest index, which a hostile pickle chooses.
         for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name.endswith("PUT") and argument > size:
+            if opcode.name.endswith("PUT") and int(argument or 0) > size:
                 raise ValueError(f"memo index {argument}")
         file.seek(start)
         unpickler = _Unpickler(file, path)
