@@ -135,7 +135,8 @@ class Checkpoints:
           ValueError: there are checkpoints, and none is good; nothing is changed.
         """
         self._finish()
-        steps = sorted(self.manager.all_steps(read=True), reverse=True)
+        self.manager.reload()
+        steps = sorted(self.manager.all_steps(), reverse=True)
         if before is not None:
             steps.sort(key=lambda step: (step > before, abs(step - before)))
         problems: dict[int, str] = {}

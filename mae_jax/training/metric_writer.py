@@ -23,14 +23,14 @@ class MetricWriter:
     """Appends records to `metrics.jsonl` and to a TensorBoard file; nothing if not `primary`.
 
     A run that resumes from step `start` drops the records after it: those steps come again. Object
-    stores cannot append: for a bucket the files are written locally, and `upload` copies them.
+    stores cannot append: unless `is_local`, files are written elsewhere, and `upload` copies them.
     """
 
-    def __init__(self, directory: epath.Path, start: int, primary: bool):
+    def __init__(self, directory: epath.Path, start: int, primary: bool, is_local: bool = True):
         self.directory, self.primary, self.local = directory, primary, directory
         remote = directory / "metrics.jsonl"
         text = remote.read_bytes().decode(errors="replace") if remote.exists() else ""
-        if "://" in str(directory) and primary:
+        if primary and not is_local:
             self._temporary = tempfile.TemporaryDirectory()
             self.local = epath.Path(self._temporary.name)
             (self.local / "metrics.jsonl").write_text(text)

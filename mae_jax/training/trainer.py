@@ -63,9 +63,9 @@ class Trainer:
         self.compiled: Any = None
         self.state = self.restore() or self.begin()
         start = int(self.state.step)
-        self.writer = metric_writer.MetricWriter(self.run.path, start, jax.process_index() == 0)
-        quiet = jax.process_index() > 0
-        self.progress = Progress(start, self.total, self.config.batch_size, quiet)
+        primary, size = jax.process_index() == 0, self.config.batch_size
+        self.writer = metric_writer.MetricWriter(self.run.path, start, primary, self.run.is_local)
+        self.progress = Progress(start, self.total, size, quiet=not primary)
 
     @property
     def is_finished(self) -> bool:

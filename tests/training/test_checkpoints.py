@@ -1,14 +1,18 @@
 """What comes back from a checkpoint is what was saved, or it is named and an older one is used."""
 
 import contextlib
+import json
+import logging
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 
-from mae_jax.training import checkpoints as checkpoint
+from mae_jax.training.checkpoints import Checkpoints, NotFinite
 from mae_jax.training.step import TrainState
 
 # what orbax leaves behind when a read or a save fails: reads of other arrays, never awaited
@@ -22,6 +26,7 @@ def state(step: int) -> TrainState:
         jnp.int32(step),
         {"encoder": {"kernel": step + jnp.arange(60000.0).reshape(300, 200)}},
         {"mu": jnp.full((300, 200), 0.5 * step)},
+        loss_ema=jnp.float32(step),
     )
 
 
@@ -33,16 +38,21 @@ def abstract() -> TrainState:
 @pytest.fixture
 def kept(tmp_path):
     """A directory with steps 4 and 8, and what is said while it is read."""
-    with contextlib.closing(checkpoint.Checkpoints(tmp_path / "checkpoints", 3)) as checkpoints:
+    with contextlib.closing(Checkpoints(tmp_path / "checkpoints", 3)) as checkpoints:
         for step in (4, 8):
             checkpoints.save(state(step), {"passed": step})
     return tmp_path / "checkpoints"
 
 
 def newest(directory, **options):
-    said = []
-    with contextlib.closing(checkpoint.Checkpoints(directory, 3)) as checkpoints:
-        return checkpoints.newest(abstract(), said.append, **options), said
+    said, handler = [], logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("mae_jax")
+    logger.addHandler(handler)
+    with contextlib.closing(Checkpoints(directory, 3)) as checkpoints:
+        found = checkpoints.restore_newest(abstract(), **options)
+    logger.removeHandler(handler)
+    return found, said
 
 
 def equal(a: TrainState, b: TrainState) -> bool:
@@ -124,7 +134,7 @@ def test_damage_is_named_and_the_older_one_used(kept, damage):
     (found, _), said = newest(kept)
     assert equal(found, state(4)) and len(said) == 1 and "continuing from an older one" in said[0]
     assert sorted(path.name for path in kept.iterdir()) == ["4"]
-    with contextlib.closing(checkpoint.Checkpoints(kept, 3)) as checkpoints:
+    with contextlib.closing(Checkpoints(kept, 3)) as checkpoints:
         checkpoints.save(state(8), {})  # its number is free again
     assert equal(newest(kept)[0][0], state(8))
 
@@ -133,14 +143,14 @@ def test_an_array_of_another_run_is_named(kept):
     """Well-formed, of the right shapes, and not what was saved."""
     for step in (4, 8):
         shutil.rmtree(kept / str(step))
-    with contextlib.closing(checkpoint.Checkpoints(kept, 3)) as checkpoints:
+    with contextlib.closing(Checkpoints(kept, 3)) as checkpoints:
         checkpoints.save(state(4), {})
         other = state(8).replace(opt_state={"mu": jnp.full((300, 200), 7.0)})
         checkpoints.save(other, {})
         checkpoints.manager.wait_until_finished()
         shutil.copytree(kept / "8" / "facts", kept / "facts")
     shutil.rmtree(kept / "8")
-    with contextlib.closing(checkpoint.Checkpoints(kept, 3)) as checkpoints:
+    with contextlib.closing(Checkpoints(kept, 3)) as checkpoints:
         checkpoints.save(state(8), {})
     shutil.rmtree(kept / "8" / "facts")
     (kept / "facts").rename(kept / "8" / "facts")
@@ -164,16 +174,16 @@ def test_without_any_there_is_none(tmp_path):
 
 
 def test_what_is_not_finite_is_not_saved(kept):
-    with contextlib.closing(checkpoint.Checkpoints(kept, 3)) as checkpoints:
+    with contextlib.closing(Checkpoints(kept, 3)) as checkpoints:
         bad = state(9).replace(params={"encoder": {"kernel": jnp.full((300, 200), jnp.nan)}})
-        with pytest.raises(checkpoint.NotFinite, match="step 9 is not finite: params/encoder/kern"):
+        with pytest.raises(NotFinite, match="step 9 is not finite: params/encoder/kern"):
             checkpoints.save(bad, {})
     assert equal(newest(kept)[0][0], state(8))
 
 
-def test_failed_saves_are_errors_and_leave_nothing(kept, monkeypatch):
+def test_failed_saves_are_errors_and_leave_nothing(kept):
     """The temporary directory cannot be made: its place is taken by a file."""
-    with contextlib.closing(checkpoint.Checkpoints(kept, 3)) as checkpoints:
+    with contextlib.closing(Checkpoints(kept, 3)) as checkpoints:
         kept.rename(kept.with_name("elsewhere"))
         kept.write_text("a file")
         for count in (1, 2):
@@ -186,3 +196,55 @@ def test_failed_saves_are_errors_and_leave_nothing(kept, monkeypatch):
         assert checkpoints.failures == 0
     assert sorted(path.name for path in kept.iterdir()) == ["16", "4", "8"]
     assert equal(newest(kept)[0][0], state(16))
+
+
+class Failing:
+    """An orbax manager of which the save in the background fails once."""
+
+    def __init__(self, manager):
+        self.manager, self.fails = manager, True
+
+    def __getattr__(self, name):
+        return getattr(self.manager, name)
+
+    def wait_until_finished(self):
+        self.manager.wait_until_finished()
+        if self.fails:
+            self.fails = False
+            shutil.rmtree(self.manager.directory / "12")
+            raise RuntimeError("no space left")
+
+
+def test_a_save_that_fails_in_the_background_is_not_announced_as_saved(kept):
+    """`is_saved` is asked during an evaluation, and the save after it must try again."""
+    with contextlib.closing(Checkpoints(kept, 3)) as checkpoints:
+        checkpoints.save(state(12), {})
+        checkpoints.manager = Failing(checkpoints.manager)
+        assert not checkpoints.is_saved(12) and checkpoints.failures == 1
+        checkpoints.save(state(12), {}, wait=True)
+        assert checkpoints.is_saved(12) and checkpoints.failures == 0
+    assert equal(newest(kept)[0][0], state(12))
+
+
+@struct.dataclass
+class OldState:
+    """The state of version 0.1."""
+
+    step: Any
+    params: Any
+    opt_state: Any
+    ema: Any = None
+    stats: Any = None
+    usual: Any = None
+
+
+def test_checkpoints_of_version_0_1_are_read(tmp_path):
+    """Where the average of the loss had another name."""
+    new = state(4)
+    fields = {name: getattr(new, name) for name in ("step", "params", "opt_state", "ema", "stats")}
+    with contextlib.closing(Checkpoints(tmp_path / "checkpoints", 3)) as checkpoints:
+        checkpoints.save(OldState(**fields, usual=new.loss_ema), {"passed": 2})
+    text = (tmp_path / "checkpoints" / "4" / "facts" / "metadata").read_text()
+    assert "usual" in json.loads(text)["fingerprints"]
+    (found, metadata), said = newest(tmp_path / "checkpoints")
+    assert equal(found, new) and metadata == {"passed": 2} and not said

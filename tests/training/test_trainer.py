@@ -87,9 +87,7 @@ def make(tmp_path):
         guard = config.recovery.max_skipped_updates > 0
         entries = [evaluators.Entry("knn", 4, evaluator)] if evaluator else []
         parts = (program(guard), begin, batches or Batches(), entries)
-        made.append(
-            Trainer(config, TOTAL, *parts, RunDirectory(tmp_path), stop or StopSignal())
-        )
+        made.append(Trainer(config, TOTAL, *parts, RunDirectory(tmp_path), stop or StopSignal()))
         return made[-1]
 
     yield trainer
@@ -173,7 +171,11 @@ def test_it_saves_and_exits_when_it_is_asked_to_stop(make, tmp_path, at):
 
 
 def test_where_no_batch_comes_a_stop_still_saves(make, tmp_path):
-    stop, batches, comes = StopSignal(), Batches(), threading.Event()
+    class Stop(StopSignal):
+        def agreed(self):  # the signal comes after this was asked
+            return 0
+
+    stop, batches, comes = Stop(), Batches(), threading.Event()
 
     def hanging(position):
         yield from ({"x": jnp.float32(1)} for _ in range(3))
