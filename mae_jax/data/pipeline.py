@@ -24,17 +24,16 @@ def training_batches(
     batch_size: int,
     seed: int,
     start: int = 0,
-    host: int = 0,
-    hosts: int = 1,
+    rows: Sequence[int] | None = None,
     threads: int = 16,
     repeats: int = 1,
     bad_examples: BadExamples | None = None,
 ) -> Iterator[Example]:
-    """Yield endless batches `{"image": [b, *size, c], "label": int32 [b]}` of this host's share.
+    """Yield endless batches `{"image": [b, *size, c], "label": int32 [b]}` of a host's rows.
 
     Each epoch is another permutation of the source. Row r of global batch s, with its augmentation,
-    is a function of (seed, s, r): `start=s` equals skipping s batches, the concatenated batches of
-    the hosts equal the batch of a single host, and `threads` changes only the speed. The iterator
+    is a function of (seed, s, r): `start=s` equals skipping s batches, the rows of a
+    host are the same whoever reads the others, and `threads` changes only the speed. The iterator
     has a `close()`, which ends its threads; so does dropping it. There are many parameters because
     all of them except the first two and the last are single numbers of a config or a process.
 
@@ -44,7 +43,7 @@ def training_batches(
       batch_size: the size of the global batch, over all hosts.
       seed: the seed of the order and of the augmentations, 0 <= seed < 2**32.
       start: the first step.
-      host: the index of this host among `hosts`.
+      rows: those of the global batch that this host reads, in ascending order; None means all.
       threads: how many threads read and decode; with 0 the calling thread reads, only when asked.
       repeats: how many consecutive rows come from one example; above 1, `transform` stacks the
         values that `OF_ROWS` names.
@@ -52,20 +51,16 @@ def training_batches(
         a function of the row alone: threads, hosts and `start` do not matter.
 
     Raises:
-      ValueError: the hosts cannot share the batch, or the source is empty; from the iterator, an
+      ValueError: the rows split an example, or the source is empty; from the iterator, an
         example cannot be read, with its name, or with `bad_examples` too many of them.
     """
-    share = _share(batch_size, host, hosts)
-    if share % repeats:
-        raise ValueError(
-            f"batch size {batch_size} is not a multiple of {hosts} host(s) x {repeats} repeats"
-        )
-    batch_size, share = batch_size // repeats, share // repeats
+    examples = _examples_of(rows, batch_size, repeats)
+    batch_size, share = batch_size // repeats, len(examples)
     order = _order(source, seed)
 
     def load(i: int) -> Example:
         step, row = divmod(i, share)
-        position = (start + step) * batch_size + host * share + row
+        position = (start + step) * batch_size + int(examples[row])
         return _read_or_replace(source, order[position], transform, (seed, position), bad_examples)
 
     return _batches(load, sys.maxsize, share, threads, repeats)
@@ -86,8 +81,7 @@ def evaluation_batches(
     transform: Callable[[Example], Example],
     *,
     batch_size: int,
-    host: int = 0,
-    hosts: int = 1,
+    rows: Sequence[int] | None = None,
     limit: int | None = None,
     threads: int = 16,
 ) -> Iterator[Example]:
@@ -104,7 +98,8 @@ def evaluation_batches(
     Raises:
       ValueError: as `training_batches`; from the iterator, no example can be read.
     """
-    share = _share(batch_size, host, hosts)
+    places = _examples_of(rows, batch_size)
+    share = len(places)
     chosen = fixed_choice(length_of(source), limit)
     batches = -(-len(chosen) // batch_size)
     left_out: dict[int, Unreadable] = {}
@@ -122,7 +117,7 @@ def evaluation_batches(
 
     def load(i: int) -> Example:
         step, row = divmod(i, share)
-        position = step * batch_size + host * share + row
+        position = step * batch_size + int(places[row])
         index, valid = int(chosen[min(position, len(chosen) - 1)]), position < len(chosen)
         try:
             example = read(source, index, transform)
@@ -163,14 +158,21 @@ def _read_or_replace(
     raise Unreadable(f"{_ATTEMPTS} examples in turn cannot be read; the last: {last}")
 
 
-def _share(batch_size: int, host: int, hosts: int) -> int:
-    if batch_size < 1 or batch_size % hosts:
-        below, above = batch_size // hosts * hosts, (batch_size // hosts + 1) * hosts
-        ways = f"{below} or {above}" if below > 0 else f"{above}"
-        raise ValueError(f"batch size {batch_size} cannot be shared by {hosts} hosts: use {ways}")
-    if not 0 <= host < hosts:
-        raise ValueError(f"host {host} is not one of {hosts} hosts, which count from 0")
-    return batch_size // hosts
+def _examples_of(rows: Sequence[int] | None, batch_size: int, repeats: int = 1) -> np.ndarray:
+    """The places of the examples in a batch of which a host reads these rows, by default all."""
+    if batch_size < 1:
+        raise ValueError(f"batch size {batch_size} is below 1")
+    if batch_size % repeats:
+        raise ValueError(f"batch size {batch_size} is not a multiple of {repeats} repeats")
+    found = np.arange(batch_size) if rows is None else np.asarray(rows)
+    examples = found[::repeats] // repeats
+    whole = (examples[:, None] * repeats + np.arange(repeats)).ravel()
+    if not np.array_equal(found, whole):
+        raise ValueError(
+            f"batch size {batch_size} gives a device another number of rows than a multiple of "
+            f"{repeats} repeats: use a multiple of devices x repeats"
+        )
+    return examples
 
 
 def _order(source: Source, seed: int) -> Any:

@@ -1,12 +1,16 @@
 """The mesh of devices, and how a batch is cut over it."""
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
+
+_log = logging.getLogger(__name__)
 
 BATCH = ("data", "fsdp")  # the axes that a batch is spread over; along `tensor` it is the same
 
@@ -35,12 +39,24 @@ def make_mesh(
             f"mesh.tensor = {tensor} does not divide the {local} device(s) of a process: start one "
             "process for each host, or use another"
         )
-    # Not jax.make_mesh: on a TPU slice it interleaves the hosts, and row i of the global batch, for
-    # which mask i is drawn, would not be the i-th of the examples that the hosts read.
-    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
-    types = (AxisType.Auto,) * 3  # Explicit axes break linen with cut parameters
+    types = (AxisType.Auto,) * 3  # Explicit axes break linen with sharded parameters
     axes = ("data", "fsdp", "tensor")
-    return Mesh(np.array(ordered).reshape(data, fsdp, tensor), axes, axis_types=types)
+    return Mesh(arranged(devices, (data, fsdp, tensor)), axes, axis_types=types)
+
+
+def arranged(devices: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """The devices in the shape of a mesh: those that talk most are neighbours on a TPU slice.
+
+    The rows of a batch that a process holds are then not contiguous, see `partitioning.local_rows`.
+    """
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    slices = {getattr(device, "slice_index", 0) for device in ordered}
+    if ordered[0].platform == "tpu" and len(slices) == 1:
+        try:
+            return mesh_utils.create_device_mesh(shape, ordered, allow_split_physical_axes=True)
+        except (ValueError, NotImplementedError) as error:  # a part of a slice
+            _log.warning("the mesh ignores the topology of the devices: %s", error)
+    return np.array(ordered).reshape(shape)
 
 
 def batch_shares(mesh: Mesh) -> int:

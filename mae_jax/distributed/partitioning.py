@@ -103,8 +103,24 @@ def on_each(heads: int) -> Callable[[Callable], Callable] | None:
     return lambda f: jax.shard_map(f, in_specs=part, out_specs=part, check_vma=False)
 
 
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The rows of a global batch that the devices of this process hold, in ascending order."""
+    parts = batched(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[part] for part in parts if part]))
+
+
 def place(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This host's share of a batch, as part of the global one on the mesh."""
-    return {
-        name: jax.make_array_from_process_local_data(batched(mesh), x) for name, x in batch.items()
-    }
+    """The global batch on the mesh, of which this process has its `local_rows`."""
+    shards = device_mesh.batch_shares(mesh)
+    held = local_rows(mesh, shards)  # as if a shard were one row
+
+    def put(x: np.ndarray) -> jax.Array:
+        rows = len(x) // len(held)  # of a shard
+
+        def shard(index) -> np.ndarray:
+            first = np.searchsorted(held, (index[0].start or 0) // rows) * rows
+            return x[first : first + rows]
+
+        return jax.make_array_from_callback((rows * shards, *x.shape[1:]), batched(mesh), shard)
+
+    return {name: put(x) for name, x in batch.items()}

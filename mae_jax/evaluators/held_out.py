@@ -64,13 +64,13 @@ def batches(
       batch_size: of all devices together; it is rounded up to a multiple of them.
     """
     shares = device_mesh.batch_shares(mesh)
+    batch_size = -(-batch_size // shares) * shares
     found = pipeline.evaluation_batches(
         source,
         transform.on_host,
-        batch_size=-(-batch_size // shares) * shares,
+        batch_size=batch_size,
         limit=examples or None,
         threads=transform.data["threads"],
-        host=jax.process_index(),
-        hosts=jax.process_count(),
+        rows=partitioning.local_rows(mesh, batch_size),
     )
     return (partitioning.place(batch, mesh) for batch in found)

@@ -31,8 +31,8 @@ class Batches:
 
     def at(self, position: int) -> Iterator[dict[str, jax.Array]]:
         """The batches from `position` on, on the devices."""
-        share = dict(host=jax.process_index(), hosts=jax.process_count(), threads=self.threads)
-        found = self._read(start=position, **share, **self.order)
+        rows = partitioning.local_rows(self.mesh, self.order["batch_size"])
+        found = self._read(start=position, rows=rows, threads=self.threads, **self.order)
         return (partitioning.place(batch, self.mesh) for batch in found)
 
     def names(self, position: int) -> list[str]:

@@ -31,8 +31,7 @@ class MetricWriter:
         remote = directory / "metrics.jsonl"
         text = remote.read_bytes().decode(errors="replace") if remote.exists() else ""
         if primary and not is_local:
-            self._temporary = tempfile.TemporaryDirectory()
-            self.local = epath.Path(self._temporary.name)
+            self.local = epath.Path(tempfile.mkdtemp())
             (self.local / "metrics.jsonl").write_text(text)
         self.lines = text.splitlines(keepends=True)
         self.is_whole = True  # the file has all lines
@@ -101,6 +100,11 @@ class MetricWriter:
                 copy.write_bytes(path.read_bytes())
             except OSError as error:  # it is uploaded with the next save
                 _log.warning("%s cannot be written for now: %s", copy, error)
+
+    def close(self) -> None:
+        """Remove what was written elsewhere."""
+        if self.local != self.directory:
+            self.local.rmtree()
 
     def picture(self, name: str, picture: Image.Image | None) -> None:
         """Write `pictures/name`; None is no picture."""

@@ -76,7 +76,8 @@ def open_run(config, workdir: epath.PathLike) -> tuple[RunDirectory, schema.Conf
     run = RunDirectory(workdir)
     with user_errors():
         refuse_other_processes(f"{run} {schema.to_json(config)}")
-        config = schema.resolved(config, jax.default_backend(), run.stored_config())
+        resolved = schema.resolved(config, jax.default_backend(), run.stored_config())
+        config = schema.validate(resolved, rules.RULES)  # the precision may exclude an attention
         run.check_config(config)
     return run, config
 

@@ -112,10 +112,11 @@ def make_step(
         updates, opt_state = tx.update(gradients, at_step(state.opt_state, state.step), trained)
         updated: Any = optax.apply_updates(trained, updates)
         average = optax.incremental_update(updated, state.ema, 1 - ema) if ema else None
+        old = trained, state.opt_state, state.ema, state.stats, state.loss_ema
         new = updated, opt_state, average, stats, loss_ema
-        if guard:
-            old = trained, state.opt_state, state.ema, state.stats, state.loss_ema
-            new = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
+        choose = lambda new, old: jnp.where(good, new, old) if guard else new
+        # with JAX_ENABLE_X64 a value may become float64; the state keeps its types
+        new = jax.tree.map(lambda new, old: choose(new, old).astype(old.dtype), new, old)
         updated, opt_state, average, stats, loss_ema = new
         metrics |= {
             "loss": value,

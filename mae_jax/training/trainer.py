@@ -331,6 +331,7 @@ class Trainer:
         faulthandler.cancel_dump_traceback_later()
         self.progress.close()
         self.checkpoints.close()
+        self.writer.close()
 
 
 def check_determinism(compiled: Callable, state: TrainState, batch: dict) -> None:

@@ -55,6 +55,20 @@ def pixels(channels):
     return dict(modality="image", channels=channels, threads=4)
 
 
+def share(host, hosts, batch_size=4):
+    """Each hosts-th row of a batch, as on a slice whose topology the mesh follows."""
+    return np.arange(batch_size)[host::hosts]
+
+
+def joined(parts):
+    """The batches of which each host has its share."""
+    put = lambda rows: np.stack(rows, axis=1).reshape(-1, *rows[0].shape[1:])
+    return [
+        {key: put([part[key] for part in step]) for key in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+
+
 def train(length=10, count=8, **options):
     options = {"batch_size": 4, "seed": 7, "threads": 3, **options}
     batches = pipeline.training_batches(Numbers(length), jitter, **options)
@@ -100,12 +114,8 @@ def test_start_equals_skipping(start):
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_the_batches_of_the_hosts_make_the_batch_of_one(hosts):
-    parts = [train(hosts=hosts, host=host, start=2) for host in range(hosts)]
-    joined = [
-        {key: np.concatenate([part[key] for part in step]) for key in step[0]}
-        for step in zip(*parts, strict=True)
-    ]
-    assert_same(joined, train(start=2))
+    parts = [train(rows=share(host, hosts), start=2) for host in range(hosts)]
+    assert_same(joined(parts), train(start=2))
 
 
 @pytest.mark.parametrize("length", [1, 5, 10, 64])
@@ -208,12 +218,8 @@ def test_places_of_unreadable_examples_do_not_depend_on_threads_hosts_or_the_sta
     for threads in (0, 1, 2):
         assert_same(train_damaged(threads=threads)[0], straight)
     assert_same(train_damaged(start=3, count=5)[0], straight[3:])
-    parts = [train_damaged(hosts=2, host=host)[0] for host in range(2)]
-    joined = [
-        {key: np.concatenate([part[key] for part in step]) for key in step[0]}
-        for step in zip(*parts, strict=True)
-    ]
-    assert_same(joined, straight)
+    parts = [train_damaged(rows=share(host, 2))[0] for host in range(2)]
+    assert_same(joined(parts), straight)
 
 
 def test_without_threads_the_caller_reads_and_no_further_than_asked():
@@ -269,7 +275,7 @@ def evaluate(length, **options):
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 @pytest.mark.parametrize("length", [1, 3, 4, 5, 8, 11])
 def test_evaluation_sees_every_example_once(length, hosts):
-    parts = [evaluate(length, hosts=hosts, host=host) for host in range(hosts)]
+    parts = [evaluate(length, rows=share(host, hosts)) for host in range(hosts)]
     assert {len(part) for part in parts} == {-(-length // 4)}
     batches = [batch for part in parts for batch in part]
     assert {batch["image"].shape for batch in batches} == {(4 // hosts, 2, 3, 1)}
@@ -307,7 +313,7 @@ def test_evaluation_leaves_unreadable_examples_out(bad, hosts, caplog):
     batches = []
     for host in range(hosts):
         batches += pipeline.evaluation_batches(
-            Damaged(11, bad), keep, batch_size=4, hosts=hosts, host=host, threads=3
+            Damaged(11, bad), keep, batch_size=4, rows=share(host, hosts), threads=3
         )
     assert {batch["image"].shape for batch in batches} == {(4 // hosts, 2, 3, 1)}
     index, label, valid = (
@@ -348,14 +354,12 @@ def test_mean_and_deviation_leave_unreadable_examples_out():
 
 def test_mistakes():
     make = functools.partial(pipeline.training_batches, Numbers(3), jitter, seed=0)
-    with pytest.raises(ValueError, match="batch size 10 cannot be shared by 4 hosts: use 8 or 12"):
-        make(batch_size=10, hosts=4)
-    with pytest.raises(ValueError, match="batch size 2 cannot be shared by 4 hosts: use 4"):
-        make(batch_size=2, hosts=4)
-    with pytest.raises(ValueError, match="batch size 0 cannot"):
+    with pytest.raises(ValueError, match="batch size 5 is not a multiple of 2 repeats"):
+        make(batch_size=5, repeats=2)
+    with pytest.raises(ValueError, match="batch size 4 gives a device another number of rows"):
+        make(batch_size=4, rows=[0, 3], repeats=2)
+    with pytest.raises(ValueError, match="batch size 0 is below 1"):
         make(batch_size=0)
-    with pytest.raises(ValueError, match="host 2 is not one of 2"):
-        make(batch_size=4, host=2, hosts=2)
     with pytest.raises(ValueError, match="no examples"):
         pipeline.training_batches(Numbers(0), jitter, batch_size=1, seed=0)
     with pytest.raises(ValueError, match="limit 0 leaves no examples"):

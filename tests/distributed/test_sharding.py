@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -87,6 +88,41 @@ def test_a_parameter_and_its_moments_are_cut_alike():
     assert partitioning.spec_of(f"opt_state/0/mu/{name}", shape, mesh) == partitioning.spec_of(
         f"params/{name}", shape, mesh
     )
+
+
+class Chip(NamedTuple):
+    """As much of a TPU v5e as arranging asks for."""
+
+    id: int
+    process_index: int
+    coords: tuple[int, int, int]
+    core_on_chip: int = 0
+    slice_index: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+
+
+def test_on_a_slice_the_devices_that_talk_most_are_neighbours():
+    """Sixteen chips in a square, four to a host."""
+    places = [(x, y) for y in range(4) for x in range(4)]
+    chips = [Chip(i, x // 2 + 2 * (y // 2), (x, y, 0)) for i, (x, y) in enumerate(places)]
+    arranged = device_mesh.arranged(chips, (4, 4, 1))
+    assert {chip.id for chip in arranged.flat} == set(range(16))
+    for group in arranged[..., 0]:  # along fsdp
+        coords = np.array([chip.coords for chip in group])
+        assert (np.abs(np.diff(coords, axis=0)).sum(1) == 1).all()
+
+
+def test_row_i_of_a_batch_is_example_i_whatever_the_order_of_the_devices():
+    devices = np.array(jax.devices())[[2, 0, 3, 1]].reshape(2, 2, 1)
+    mesh = jax.sharding.Mesh(devices, ("data", "fsdp", "tensor"))
+    batch = {"image": np.arange(24).reshape(8, 3), "label": np.arange(8)}
+    placed = partitioning.place(batch, mesh)
+    jax.tree.map(np.testing.assert_array_equal, placed, batch)
+    assert placed["label"].sharding == partitioning.batched(mesh)
+    rows = [shard.data.tolist() for shard in placed["label"].addressable_shards]
+    assert sorted(rows) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    np.testing.assert_array_equal(partitioning.local_rows(mesh, 8), np.arange(8))
 
 
 @pytest.mark.parametrize(

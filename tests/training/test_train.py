@@ -24,6 +24,7 @@ from mae_jax.training import metric_writer
 from mae_jax.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
+NO_EVALUATORS = [f"--noconfig.evaluators.{name}" for name in ("knn", "linear", "reconstruction")]
 
 
 def debug(name: str = "vit_base", **changes) -> schema.Config:
@@ -260,9 +261,7 @@ def test_where_nothing_moves_the_stacks_are_said(tmp_path):
             f"--config.data.train.source=folder:{tmp_path}/pictures",
             "--config.recovery.stall_timeout=1",
             "--config.epochs=1000",
-            "--config.evaluate.every=0",
-            "--config.probe.train.source=",
-            "--config.probe.test.source=",
+            *NO_EVALUATORS,
         ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -350,7 +349,7 @@ def test_classes_in_folders_and_pictures_outside_of_them(classes, tmp_path):
 
 def test_sigterm_in_a_real_process(tmp_path):
     process = subprocess.Popen(
-        command("run", "--config.epochs=1000", "--config.evaluate.every=0"),
+        command("run", "--config.epochs=1000", *NO_EVALUATORS),
         stdout=subprocess.PIPE,
         text=True,
         cwd=tmp_path,  # an absolute config, a relative work directory
