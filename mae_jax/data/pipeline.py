@@ -122,7 +122,9 @@ def evaluation_batches(
         try:
             example = read(source, index, transform)
         except Unreadable as error:
-            left_out[index], valid = error, False
+            if valid:  # and not a copy that fills the last batch up
+                left_out[index] = error
+            valid = False
             with searching:  # only one thread searches
                 example = readable()
         return {**example, "valid": valid, "index": np.int32(index)}

@@ -108,14 +108,13 @@ def make_step(
         if max_loss_ratio:
             good &= (loss_ema == 0) | (value <= max_loss_ratio * loss_ema)
         loss_ema = jnp.where(loss_ema == 0, value, 0.99 * loss_ema + 0.01 * value)
-        loss_ema = loss_ema.astype(jnp.float32)  # as it was, with JAX_ENABLE_X64 too
         updates, opt_state = tx.update(gradients, at_step(state.opt_state, state.step), trained)
         updated: Any = optax.apply_updates(trained, updates)
         average = optax.incremental_update(updated, state.ema, 1 - ema) if ema else None
         old = trained, state.opt_state, state.ema, state.stats, state.loss_ema
         new = updated, opt_state, average, stats, loss_ema
         choose = lambda new, old: jnp.where(good, new, old) if guard else new
-        # with JAX_ENABLE_X64 a value may become float64; the state keeps its types
+        # with JAX_ENABLE_X64 some values become float64: the state keeps its types
         new = jax.tree.map(lambda new, old: choose(new, old).astype(old.dtype), new, old)
         updated, opt_state, average, stats, loss_ema = new
         metrics |= {
