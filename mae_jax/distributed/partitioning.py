@@ -56,7 +56,7 @@ def _cut(axis: str | tuple[str, ...] | None, mesh: Mesh, *more: str) -> int:
 
 
 def placed(tree: Any, mesh: Mesh, shard_optimizer: bool = False) -> Any:
-    """`ShapeDtypeStruct`s of a state, or of parameters, with their places on a mesh."""
+    """`ShapeDtypeStruct`s of a state, or of parameters, with their shardings."""
 
     def one(path, x):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -78,9 +78,9 @@ def batched(mesh: Mesh) -> NamedSharding:
 
 
 def spread(x: jax.Array) -> jax.Array:
-    """`x`, with its first axis spread over the devices where a step is compiled for a mesh.
+    """Constrain the first axis of `x` to be sharded as a batch is, if a step is being compiled.
 
-    The compiler finds that out by itself but in loops, where it would gather the batch.
+    XLA infers this sharding everywhere but in loops, where it would gather the batch.
     """
     axes = jax.sharding.get_abstract_mesh().axis_names
     return (
@@ -91,10 +91,10 @@ def spread(x: jax.Array) -> jax.Array:
 
 
 def on_each(heads: int) -> Callable[[Callable], Callable] | None:
-    """What makes of a function of arrays `[b n h·d]` one that each device calls on its own part.
+    """Return a wrapper that runs a function of `[b, n, heads*dim]` arrays per device, or None.
 
-    For what the compiler cannot cut itself. None where several devices may share the arrays and no
-    step is compiled for a mesh, which would say how.
+    The wrapper is `shard_map`, for kernels that XLA cannot partition. Outside a mesh on several
+    devices the sharding is unknown, and there is no wrapper.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if not set(device_mesh.BATCH) <= set(mesh.axis_names):
