@@ -83,7 +83,9 @@ def context_of(found: checkpoint_info.CheckpointInfo, options, mesh) -> evaluato
         threads=options.threads,
     )
     ratio = {} if options.mask_ratio is None else {"ratio": options.mask_ratio}
-    context = context._replace(mask={**context.mask, **ratio}, key=jax.random.key(options.seed))
+    context = context._replace(
+        mask={**(context.mask or {}), **ratio}, key=jax.random.key(options.seed)
+    )
     return context.with_tables()
 
 

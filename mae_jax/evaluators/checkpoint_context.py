@@ -48,11 +48,9 @@ def make(
             "examples are read: evaluate that"
         )
     model.grid(data["size"])  # raises ValueError if the patch does not fit
-    statistics = dict(
-        mean=tuple(mean or found.mean or IMAGENET["mean"]),
-        std=tuple(std or found.std or IMAGENET["std"]),
-    )
-    for name, values in statistics.items():
+    mean = tuple(mean or found.mean or IMAGENET["mean"])
+    std = tuple(std or found.std or IMAGENET["std"])
+    for name, values in (("mean", mean), ("std", std)):
         if len(values) != found.channels:
             raise ValueError(
                 f"{name} has {len(values)} values for {found.channels} channel(s): give --{name}"
@@ -60,9 +58,10 @@ def make(
     return Context(
         model,
         data,
-        **statistics,
-        mesh=mesh,
-        key=jax.random.key(0),
+        mean,
+        std,
+        mesh,
+        jax.random.key(0),
         mask={"ratio": 0.75} | config.get("mask", {}),
         loss=config.get("loss"),
         classes=found.classes,

@@ -41,7 +41,7 @@ class FeatureAccuracy(Evaluator):
         self, section: Mapping[str, Any], context: Context, score: Scorer, titles: list[str]
     ):
         self.section, self.score, self.titles = section, score, titles
-        self.tables = context.with_tables().tables
+        self.tables: Any = context.with_tables().tables
         self.standardize = section.get("standardize", True)
         depth, block = context.model.depth, section.get("block", -1)
         if not -depth <= block < depth:

@@ -61,7 +61,7 @@ class Reconstruction(Evaluator):
             self.source, self.transform, self.examples, self.batch_size, self.mesh
         )
         sums = [np.asarray(self._measure(variables, batch)[0]) for batch in batches]
-        loss, baseline, count = np.sum(sums, axis=0, dtype=np.float64)
+        loss, baseline, count = np.asarray(sums, np.float64).sum(0)
         return float(loss / count), float(baseline / count), int(count)
 
     def draw(self, variables: dict) -> Image.Image | None:
@@ -70,9 +70,10 @@ class Reconstruction(Evaluator):
         if not count:
             return None
         batches = held_out.batches(self.source, self.transform, count, self.batch_size, self.mesh)
-        parts = [np.asarray(x)[:count] for x in self._measure(variables, next(batches))[1]]
+        drawn = self._measure(variables, next(batches))[1]
+        inputs, masked, whole = (np.asarray(x)[:count] for x in drawn)
         modality, mean, std = self.transform.data["modality"], *self.transform[1:3]
-        return visualize.reconstruction(*parts, modality, mean, std)
+        return visualize.reconstruction(inputs, masked, whole, modality, mean, std)
 
     def _measure_batch(self, variables, batch) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """Sums over the valid examples, and what is drawn of the first ones."""
@@ -88,7 +89,7 @@ class Reconstruction(Evaluator):
 
         first = lambda x: x[: max(1, self.pictures)]
         inputs, prediction = first(inputs), first(out.prediction)
-        mask = mask.replace(visible=first(mask.visible), masked=first(mask.masked))
+        mask = masking.Mask(first(mask.visible), first(mask.masked), mask.n)
         whole = target.to_inputs(prediction, inputs, mask)
         return sums, (target.visible_part(inputs), target.masked_values(inputs, mask), whole)
 

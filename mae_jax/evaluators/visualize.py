@@ -92,7 +92,7 @@ def flat(x: np.ndarray, sound: bool = False, most: int = 8) -> np.ndarray:
     if x.ndim == 5:
         chosen = x[:, np.linspace(0, x.shape[1] - 1, min(most, x.shape[1])).round().astype(int)]
         b, count, h, w, c = chosen.shape
-        gaps = np.reconstructed((b, count, h, 1, c), 255, np.uint8)
+        gaps = np.full((b, count, h, 1, c), 255, np.uint8)
         return np.concatenate([chosen, gaps], axis=3).swapaxes(1, 2).reshape(b, h, -1, c)
     return x
 
