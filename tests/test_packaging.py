@@ -1,14 +1,18 @@
 """A wheel holds all that training needs, and the command `mae_jax` runs every command."""
 
+import ast
 import importlib.util
 import os
 import runpy
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from mae_jax import __main__ as command
 from mae_jax.config import find
@@ -84,3 +88,55 @@ def test_an_unknown_command_ends_with_those_that_there_are(tmp_path):
     assert result.returncode == 2
     assert "no command 'trian'" in result.stderr and "  train" in result.stderr
     assert run("-m", "mae_jax", cwd=tmp_path).returncode == 0
+
+
+def requirements(names) -> set[str]:
+    """The normalised names of requirements and of all that they require in turn."""
+    found, left = set(), [Requirement(name) for name in names]
+    while left:
+        requirement = left.pop()
+        name = requirement.name.lower().replace("_", "-")
+        if name in found or name == "mae-jax":
+            continue
+        found.add(name)
+        extras = requirement.extras or {""}
+        for text in metadata.requires(name) or []:
+            wanted = Requirement(text)
+            marker = wanted.marker
+            if not marker or any(marker.evaluate({"extra": extra}) for extra in extras):
+                left.append(wanted)
+    return found
+
+
+def imported(folder: Path) -> dict[str, Path]:
+    """The modules that files import when they are imported themselves, each with a file."""
+    names = {}
+    for path in folder.rglob("*.py"):
+        if path.name == "make_golden.py":  # a script beside the tests, which needs torch
+            continue
+        for node in ast.parse(path.read_text()).body:  # not what functions import
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0]: path for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names[node.module.partition(".")[0]] = path
+    return names
+
+
+def test_what_is_imported_is_declared():
+    """A fresh environment has what README's two commands import, and this one may have more."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    test = [*extras["test"], *extras["tfds"], *extras["video"], *extras["audio"]]
+    test += extras["notebook"]
+    owners, ours = metadata.packages_distributions(), {"mae_jax", "scripts", "tests", "configs"}
+    ours |= {path.stem for path in (ROOT / "tests").rglob("*.py")}  # helpers beside the tests
+    undeclared = set()
+    for folder, more in (("mae_jax", []), ("tests", test)):
+        declared = requirements([*project["dependencies"], *more])
+        for name, path in imported(ROOT / folder).items():
+            if name in sys.stdlib_module_names or name in ours:
+                continue
+            providers = {owner.lower().replace("_", "-") for owner in owners.get(name, [name])}
+            if not providers & declared:
+                undeclared.add(f"{path.relative_to(ROOT)} imports {name}")
+    assert not undeclared
