@@ -2,7 +2,8 @@
 
     python -m mae_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
 
-About three minutes on two CPU cores, no network. The label of an example is its photo.
+It takes about two minutes on two CPU cores, without a network. The label of an example is its
+photograph.
 """
 
 from ml_collections import ConfigDict
@@ -12,14 +13,14 @@ from configs import vit_base
 
 def get_config(arg: str = "") -> ConfigDict:
     config = vit_base.recipe(patch=(8, 8), width=128, depth=4, heads=4)
-    config.update(epochs=22, batch_size=128, log_every=20, save_every=100)
+    config.update(epochs=11, batch_size=64, log_every=20, save_every=100)
     config.model.update(
         decoder_width=96,
         decoder_depth=2,
         decoder_heads=3,
         norm_pix=False,  # plain pixels: the reconstruction can be looked at as it is
     )
-    config.optimizer.update(base_learning_rate=2e-3, warmup_epochs=2)
+    config.optimizer.update(base_learning_rate=4e-3, warmup_epochs=1)
     config.data.update(train=dict(source="photos", split="train"), size=(64, 64), threads=2)
     config.evaluators = vit_base.evaluators(
         every=0, split="test", examples=400, features=2000, batch_size=200, linear=True

@@ -16,7 +16,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = quickstart.get_config()
     config.update(epochs=25, batch_size=64, log_every=50, save_every=500)
     config.model.update(patch=(1,), vocab_size=256, norm_pix=False)
-    config.optimizer.base_learning_rate = 4e-3
+    config.optimizer.update(base_learning_rate=4e-3, warmup_epochs=2)
     config.mask.ratio = 0.2  # text says more with a token than a picture with a patch
     config.data = dict(
         modality="text",

@@ -17,6 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def recipe() -> ConfigDict:
     config = quickstart.get_config()
     config.update(epochs=40, batch_size=32, log_every=20, save_every=250)
+    config.optimizer.update(base_learning_rate=2e-3, warmup_epochs=2)
     config.model.patch = (2, 8, 8)
     config.data = video_vit_base.recipe().data
     config.data.update(

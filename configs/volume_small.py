@@ -20,6 +20,7 @@ def recipe(**model) -> ConfigDict:
     """The recipe, with some of `model` replaced."""
     config = quickstart.get_config()
     config.update(epochs=60, batch_size=32, log_every=20, save_every=250)
+    config.optimizer.update(base_learning_rate=2e-3, warmup_epochs=2)
     config.model.update(**dict(patch=(6, 6, 6)) | model)
     config.data = dict(
         modality="volume",
