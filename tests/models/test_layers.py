@@ -215,3 +215,16 @@ def test_recomputed_attention_keeps_its_bits_in_bfloat16():
 
     for recomputed, plain in zip(errors("recompute"), errors("reference"), strict=True):
         assert recomputed < 1.15 * plain
+
+
+def test_a_tpu_takes_the_kernel_only_where_it_agrees_with_reference(monkeypatch, caplog):
+    """Here the kernel is interpreted; a kernel that computes something else is refused."""
+    pallas_tpu.agrees_with_reference.cache_clear()
+    assert pallas_tpu.agrees_with_reference()
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert attention.suited() == "pallas"
+    monkeypatch.setattr(pallas_tpu, "forward", lambda q, k, v, size, interpret=False: 1.1 * v)
+    pallas_tpu.agrees_with_reference.cache_clear()
+    assert attention.suited() == "recompute"
+    assert "does not agree with 'reference'" in caplog.text
+    pallas_tpu.agrees_with_reference.cache_clear()
