@@ -288,18 +288,18 @@ def estimate(config, place: str, examples: int | None = None) -> dict:
     return plan | times(config, plan, offers) if offers and "collectives" in plan else plan
 
 
-def resolved(config, place: str, found: list[Any]):
+def resolved(config, place: str, found: list[Any]) -> Any:
     """The config with the precision and the attention that `auto` stands for on these devices.
 
     Raises:
       ValueError: the config's attention does not run there.
     """
-    platform = found[0].platform
-    attention.check(config.model.attention, platform)
-    if config.model.attention == "cudnn" and place != "gpu":
+    platform, implementation = found[0].platform, config.model.attention
+    attention.check(implementation, platform)
+    if implementation == "cudnn" and place != "gpu":
         raise ValueError("model.attention = 'cudnn' is planned only for a GPU here: use 'auto'")
     config = schema.resolved(config, platform)
-    if platform == "cpu" or config.model.attention != "auto":
+    if platform == "cpu" or implementation != "auto":
         return config
     return schema.updated(config, {"model.attention": attention.suited(platform, len(found))})
 

@@ -38,15 +38,14 @@ def main() -> None:
         rows.append({"mask": name, "ratio": ratio} | row)
         print(f"{name} {ratio}: {row}", flush=True)
     files.write_json(str(workdir / "ablations.json"), rows)
-    points = lambda name: [(r["ratio"], r["linear"]) for r in rows if r["mask"] == name]
-    lines = {name: tuple(zip(*points(name), strict=True)) for name, _ in cases}
+    values = lambda key, name: [r[key] for r in rows if r["mask"] == name]
+    lines = {name: (values("ratio", name), values("linear", name)) for name, _ in cases}
     picture = visualize.curve(lines, "linear probe", "test accuracy", "mask ratio")
     picture.save(workdir / "ablations.png")
     table = [["mask", "ratio", "linear", "kNN", "loss / mean"]]
     for r in rows:
-        values = (r["ratio"], ".2f"), (r["linear"], ".4f"), (r["knn"], ".4f")
-        share = f"{r['loss'] / r['loss_mean']:.3f}"
-        table.append([r["mask"], *(format(*value) for value in values), share])
+        share, ratio = f"{r['loss'] / r['loss_mean']:.3f}", f"{r['ratio']:.2f}"
+        table.append([r["mask"], ratio, f"{r['linear']:.4f}", f"{r['knn']:.4f}", share])
     print("\n" + tables.table(table))
 
 
