@@ -1,9 +1,9 @@
 """Plan a run: does it fit, what limits a step, how long will it take? Nothing is trained.
 
-    python -m mae_jax.plan --config=configs/vit_huge.py --topology=v5e:16x16  # extra [tpu], no TPU
-    python -m mae_jax.plan --config=configs/vit_base.py --topology=v6e:4x4 --mesh=data=4,fsdp=4
-    python -m mae_jax.plan --config=configs/vit_base.py --topology=h100:8     # arithmetic alone
-    python -m mae_jax.plan --config=configs/quickstart.py --topology=cpu      # or gpu: those here
+python -m mae_jax.plan --config=configs/vit_huge.py --topology=v5e:16x16  # extra [tpu], no TPU
+python -m mae_jax.plan --config=configs/vit_base.py --topology=v6e:4x4 --mesh=data=4,fsdp=4
+python -m mae_jax.plan --config=configs/vit_base.py --topology=h100:8     # arithmetic alone
+python -m mae_jax.plan --config=configs/quickstart.py --topology=cpu      # or gpu: those here
 """
 
 import argparse
