@@ -24,7 +24,7 @@ def training_batches(
     batch_size: int,
     seed: int,
     start: int = 0,
-    rows: Sequence[int] | None = None,
+    rows: Sequence[int] | np.ndarray | None = None,
     threads: int = 16,
     repeats: int = 1,
     bad_examples: BadExamples | None = None,
@@ -81,7 +81,7 @@ def evaluation_batches(
     transform: Callable[[Example], Example],
     *,
     batch_size: int,
-    rows: Sequence[int] | None = None,
+    rows: Sequence[int] | np.ndarray | None = None,
     limit: int | None = None,
     threads: int = 16,
 ) -> Iterator[Example]:
@@ -160,7 +160,9 @@ def _read_or_replace(
     raise Unreadable(f"{_ATTEMPTS} examples in turn cannot be read; the last: {last}")
 
 
-def _examples_of(rows: Sequence[int] | None, batch_size: int, repeats: int = 1) -> np.ndarray:
+def _examples_of(
+    rows: Sequence[int] | np.ndarray | None, batch_size: int, repeats: int = 1
+) -> np.ndarray:
     """The places of the examples in a batch of which a host reads these rows, by default all."""
     if batch_size < 1:
         raise ValueError(f"batch size {batch_size} is below 1")

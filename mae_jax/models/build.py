@@ -68,12 +68,8 @@ def autoencoder(
     """Build a masked autoencoder: see `model`."""
     f = _completed("MaskedAutoencoder", fields)
     compute = _compute(f, custom_gradients)
-    trunk = Transformer(
-        *(f[f"decoder_{name}"] for name in ("width", "depth", "heads")),
-        f["mlp_ratio"],
-        f["eps"],
-        compute,
-    )
+    width, depth, heads = (f[f"decoder_{name}"] for name in ("width", "depth", "heads"))
+    trunk = Transformer(width, depth, heads, f["mlp_ratio"], f["eps"], compute)
     decoder = CrossDecoder if f["decoder_cross"] else mae.SelfDecoder
     return mae.MaskedAutoencoder(
         encoder=_encoder(f, compute),
@@ -86,7 +82,8 @@ def classifier(
     fields: Mapping[str, Any], classes: int | None = None, *, custom_gradients: bool = False
 ) -> Classifier:
     """Build a classifier of `classes`, by default those of the fields: see `model`."""
-    f = _completed("Classifier", fields) | ({} if classes is None else dict(classes=classes))
+    f = _completed("Classifier", fields)
+    f["classes"] = f["classes"] if classes is None else classes
     return Classifier(
         encoder=_encoder(f, _compute(f, custom_gradients), final_norm=f["pooling"] == "cls"),
         classes=f["classes"],
