@@ -2,10 +2,8 @@
 
 import contextlib
 import dataclasses
-import faulthandler
 import json
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -24,6 +22,7 @@ from mae_jax.training.program import Program
 from mae_jax.training.progress import Progress
 from mae_jax.training.run_directory import RunDirectory
 from mae_jax.training.step import TrainState
+from mae_jax.training.watchdog import Watchdog
 from mae_jax.weights import fingerprint
 
 _log = logging.getLogger(__name__)
@@ -61,6 +60,7 @@ class Trainer:
         self.rewinds, self.rewound_to = 0, None  # since the last good save
         self.last_good: dict[str, float] = {}  # metrics of the newest good step that were read
         self.compiled: Any = None
+        self.watchdog = Watchdog(self.config.recovery.stall_timeout)
         self.state = self.restore() or self.begin()
         start = int(self.state.step)
         primary, size = jax.process_index() == 0, self.config.batch_size
@@ -116,7 +116,7 @@ class Trainer:
 
     def next_batch(self, batches: Prefetcher, pending) -> dict[str, jax.Array]:
         """The next batch, for which the step is compiled; or the end, if a stop was asked for."""
-        self.watch()
+        self.watchdog.reset()
         if pending and not batches.is_ready:  # count what the devices wait, not what we do
             pending[1]["loss"].block_until_ready()
         with self.progress.waiting():
@@ -134,12 +134,6 @@ class Trainer:
         self.compiled = self.program.step.lower(self.state, batch).compile()
         if self.config.recovery.check_determinism:
             check_determinism(self.compiled, self.state, batch)
-
-    def watch(self) -> None:
-        """Dump the stacks of all threads if this is not called again for `stall_timeout`."""
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # a stderr that is no file
-            file = sys.__stderr__ or sys.stderr
-            faulthandler.dump_traceback_later(self.config.recovery.stall_timeout, file=file)
 
     def must_save(self, step: int) -> bool:
         """Whether to save after this step: before each evaluation, so that it may be interrupted
@@ -169,7 +163,7 @@ class Trainer:
         """Run the evaluators that are due; record, show and draw what they find."""
         if not (due := self.due(step)):
             return
-        self.watch()
+        self.watchdog.reset()
         result = evaluators.join([entry.evaluate(self.state.best) for entry in due])
         self.writer.write(step, result.metrics)
         self.writer.picture(f"step_{step:08}.png", result.picture)
@@ -230,7 +224,7 @@ class Trainer:
           Diverged: the state is not finite; nothing is saved.
           UserError: too many saves failed in a row.
         """
-        self.watch()
+        self.watchdog.reset()
         step, most = int(self.state.step), self.config.recovery.max_failed_saves
         memory = {"passed": self.passed, "skipped": self.bad_updates}
         memory |= {"config": schema.to_dict(self.config)}
@@ -270,7 +264,7 @@ class Trainer:
             before -= 1
         if self.rewinds > self.config.recovery.max_rewinds:
             raise UserError(self.diverged(step, metrics))
-        self.watch()
+        self.watchdog.reset()
         jax.tree.map(lambda x: x.delete(), self.state)  # there may be no room for two
         self.state = self.restore(before) or self.begin()
         self.rewound_to = int(self.state.step)
@@ -309,7 +303,7 @@ class Trainer:
         Args:
           untrained: makes the variables of step 0, as a baseline.
         """
-        self.watch()
+        self.watchdog.reset()
         baseline = untrained() if self.evaluations else None
         result = evaluators.report(self.evaluations, self.state.best, baseline)
         if result.metrics and not self.writer.is_evaluated(self.total):
@@ -328,7 +322,7 @@ class Trainer:
 
     def close(self) -> None:
         """Wait for what is being saved, and put the screen and the process in order."""
-        faulthandler.cancel_dump_traceback_later()
+        self.watchdog.close()
         self.progress.close()
         self.checkpoints.close()
         self.writer.close()

@@ -139,7 +139,7 @@ def test_named_intermediates():
 @pytest.mark.parametrize("norm_pix", [True, False])
 def test_reconstruct(norm_pix):
     """A perfect prediction gives the picture; a wrong one leaves the visible patches alone."""
-    model, _, images, mask = tiny()
+    model, _, images, mask = tiny(norm_pix=norm_pix)
     x = patches.patchify(images, model.patch)
     target = patches.take(targets.normalize(x) if norm_pix else x, mask.masked)
     perfect = model.target.to_inputs(target, images, mask)

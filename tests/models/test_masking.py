@@ -68,7 +68,7 @@ SHAPES = {1: (24,), 2: (6, 8), 3: (4, 6, 6)}
 ANY = {  # strategies that any grid can have, with what they take beside it
     "random": masking.random,
     "block": masking.block,
-    "grid": masking.grid,
+    "grid": masking.lattice,
     "joint": lambda key, b, shape: masking.joint(key, b, shape, (2,) * len(shape)),
     "along": lambda key, b, shape: masking.along(key, b, shape, (0,)),
     "importance": lambda key, b, shape: masking.importance(

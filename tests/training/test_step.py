@@ -185,7 +185,7 @@ def test_a_loss_far_above_the_usual_one_is_left_out():
         state, metrics = update(state, good)
         assert metrics["bad_update"] == 0
     after, metrics = update(state, spike)
-    assert metrics["bad_update"] == 1 and metrics["loss"] > 3 * state.usual
+    assert metrics["bad_update"] == 1 and metrics["loss"] > 3 * state.loss_ema
     jax.tree.map(np.testing.assert_array_equal, after, state.replace(step=after.step))
     _, metrics = small()[1](state, spike)
     assert metrics["bad_update"] == 0
@@ -212,7 +212,7 @@ def test_on_good_data_the_guard_changes_no_bit(plain):
     for i in range(STEPS):
         state, metrics = update(state, partitioning.place(batch(i), mesh))
         assert float(metrics["loss"]) == losses[i]
-    state, expected = jax.device_get(state), states[-1].replace(usual=None)
+    state, expected = jax.device_get(state), states[-1].replace(loss_ema=None)
     jax.tree.map(np.testing.assert_array_equal, state, expected)
 
 

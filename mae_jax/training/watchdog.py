@@ -1,0 +1,46 @@
+"""A watch over a run: it says what every thread does when nothing has moved for too long."""
+
+import contextlib
+import faulthandler
+import logging
+import sys
+import threading
+import time
+
+_log = logging.getLogger(__name__)
+
+
+class Watchdog:
+    """Dumps the stacks of all threads once `reset()` has not been called for `timeout` seconds.
+
+    The dump runs in a Python thread, so no other thread runs Python code meanwhile.
+    `faulthandler.dump_traceback_later` walks the frames of running threads instead, and the process
+    died of that in one of three runs of tests/training/test_train.py.
+    """
+
+    def __init__(self, timeout: float):
+        self.timeout, self._closed = timeout, threading.Event()
+        self.reset()
+        threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
+
+    def reset(self) -> None:
+        """Start the time anew, because something has moved."""
+        self._moved = time.monotonic()
+
+    def close(self) -> None:
+        """End the watch."""
+        self._closed.set()
+
+    def _watch(self) -> None:
+        dumped = None
+        while not self._closed.wait(min(1.0, self.timeout / 4)):
+            moved = self._moved
+            if time.monotonic() - moved > self.timeout and moved != dumped:
+                dumped = moved
+                _log.warning(
+                    "nothing has moved for %g s (recovery.stall_timeout): the stacks of all "
+                    "threads follow; training goes on if that ends",
+                    self.timeout,
+                )
+                with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is no file
+                    faulthandler.dump_traceback(sys.__stderr__ or sys.stderr, all_threads=True)
