@@ -120,7 +120,8 @@ class MaskedAutoencoder(nn.Module):
             )
         with jax.named_scope("encoder"):
             tokens, intermediates = self.encoder(inputs, mask)
-        feature_maps = [*intermediates.values()][:-1] + [tokens]
+        names = ["embedding", *(f"block_{i}" for i in range(self.depth))]
+        feature_maps = [intermediates[name] for name in names[:-1]] + [tokens]
         with jax.named_scope("decoder"):
             size = self.target.size(inputs.shape[-1])
             prediction = self.decoder(feature_maps, mask, grid, size).astype(jnp.float32)
