@@ -97,8 +97,6 @@ def join(results: Sequence[Result]) -> Result:
             joined[-1] = dataclasses.replace(last, rows=rows, notes=notes)
         else:
             joined.append(result)
-    metrics = {name: x for result in results for name, x in result.metrics.items()}
-    details = {name: x for result in results for name, x in result.details.items()}
-    pictures = [result.picture for result in results if result.picture is not None]
     text = "\n\n".join(result.text for result in joined if result.text)
-    return Result(metrics, text, picture=pictures[0] if pictures else None, details=details)
+    merge = lambda name: {k: x for result in results for k, x in getattr(result, name).items()}
+    return Result(merge("metrics"), text, pictures=merge("pictures"), details=merge("details"))

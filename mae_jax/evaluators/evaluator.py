@@ -21,7 +21,7 @@ class Result:
     head: str = ""  # said above the table
     rows: Sequence[Sequence[str]] = ()  # of the table; the first one holds the titles
     notes: tuple[str, ...] = ()  # said below it
-    picture: Image.Image | None = None
+    pictures: dict[str, Image.Image] = dataclasses.field(default_factory=dict)
     details: dict[str, Any] = dataclasses.field(default_factory=dict)  # more, for a JSON file
 
     @property
@@ -32,9 +32,10 @@ class Result:
         return "\n\n".join(part for part in (self.head, body) if part)
 
     def prefixed(self, prefix: str) -> "Result":
-        """The same with other names of metrics and details."""
+        """The same with other names of metrics, pictures and details."""
         named = lambda values: {f"{prefix}{name}": x for name, x in values.items()}
-        return dataclasses.replace(self, metrics=named(self.metrics), details=named(self.details))
+        fields = ("metrics", "pictures", "details")
+        return dataclasses.replace(self, **{x: named(getattr(self, x)) for x in fields})
 
 
 class Evaluator(Protocol):
@@ -48,7 +49,7 @@ class Evaluator(Protocol):
         ...
 
     def report(self, variables: dict, untrained: dict | None = None) -> Result:
-        """Return the final table, with its baselines and all metrics.
+        """Return the final table: the metrics of `evaluate` and those of its baselines.
 
         Args:
           untrained: variables of the same model before its training, as one more baseline.

@@ -68,6 +68,7 @@ class FeatureAccuracy(Evaluator):
             rows.append([f"  {label}", *(f"{x:.4f}" for x in score.metrics.values())])
             notes += [f"({label}: {score.note})"] * bool(score.note)
         counts = f"({len(data[1]):,} train and {len(data[3]):,} test examples)"
+        metrics = {**score.metrics, **metrics}  # the last network is the trained one
         details = {"feature": self.feature._asdict() | {"standardize": self.standardize}}
         return Result(metrics, rows=rows, notes=(counts, *notes), details=details)
 

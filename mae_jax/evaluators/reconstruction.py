@@ -37,7 +37,7 @@ class Reconstruction(Evaluator):
         )
 
     def evaluate(self, variables: dict) -> Result:
-        return Result({"test_loss": self.losses(variables)[0]}, picture=self.draw(variables))
+        return Result({"test_loss": self.losses(variables)[0]}, pictures=self.draw(variables))
 
     def report(self, variables: dict, untrained: dict | None = None) -> Result:
         target = self.model.target
@@ -49,10 +49,10 @@ class Reconstruction(Evaluator):
         losses["trained"], names["trained"] = trained, "trained network"
         title = f"held-out loss on the {self.ratio:.0%} masked patches ({target.loss_name})"
         return Result(
-            {f"loss_{name}": loss for name, loss in losses.items()},
+            {"test_loss": trained} | {f"loss_{name}": loss for name, loss in losses.items()},
             rows=[[title, ""], *([f"  {names[name]}", f"{x:.4f}"] for name, x in losses.items())],
             notes=(f"({count:,} examples)",),
-            picture=self.draw(variables),
+            pictures=self.draw(variables),
         )
 
     def losses(self, variables: dict) -> tuple[float, float, int]:
@@ -64,16 +64,17 @@ class Reconstruction(Evaluator):
         loss, baseline, count = np.asarray(sums, np.float64).sum(0)
         return float(loss / count), float(baseline / count), int(count)
 
-    def draw(self, variables: dict) -> Image.Image | None:
+    def draw(self, variables: dict) -> dict[str, Image.Image]:
         """Return a picture of examples, of their visible part and of their reconstructions."""
         count = min(self.pictures, self.batch_size, len(self.source))
         if not count:
-            return None
+            return {}
         batches = held_out.batches(self.source, self.transform, count, self.batch_size, self.mesh)
         drawn = self._measure(variables, next(batches))[1]
         inputs, masked, whole = (np.asarray(x)[:count] for x in drawn)
         modality, mean, std = self.transform.data["modality"], *self.transform[1:3]
-        return visualize.reconstruction(inputs, masked, whole, modality, mean, std)
+        picture = visualize.reconstruction(inputs, masked, whole, modality, mean, std)
+        return {"reconstruction": picture}
 
     def _measure_batch(self, variables, batch) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """Sums over the valid examples, and what is drawn of the first ones."""

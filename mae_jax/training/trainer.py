@@ -166,7 +166,9 @@ class Trainer:
         self.watchdog.reset()
         result = evaluators.join([entry.evaluate(self.state.best) for entry in due])
         self.writer.write(step, result.metrics)
-        self.writer.picture(f"step_{step:08}.png", result.picture)
+        for name, picture in result.pictures.items():
+            suffix = "" if name == "reconstruction" else f"_{name}"
+            self.writer.picture(f"step_{step:08}{suffix}.png", picture)
         _log.info("step %d/%d  %s", step, self.total, tables.listed(result.metrics))
 
     # --- metrics ----------------------------------------------------------------------------------
@@ -308,7 +310,8 @@ class Trainer:
         result = evaluators.report(self.evaluations, self.state.best, baseline)
         if result.metrics and not self.writer.is_evaluated(self.total):
             self.writer.write(self.total, result.metrics)
-        self.writer.picture("reconstruction.png", result.picture)
+        for name, picture in result.pictures.items():
+            self.writer.picture(f"{name}.png", picture)
         if self.writer.primary:
             records = [json.loads(line) for line in self.writer.lines]
             names = ("loss", "test_loss")

@@ -5,7 +5,9 @@ import pytest
 from mae_jax import evaluators
 from mae_jax.evaluators.evaluator import Result
 
-SECTION = dict(type="reconstruction", source="same", split="test", examples=8, batch_size=8)
+SECTION = dict(
+    type="reconstruction", source="same", split="test", examples=8, batch_size=8, pictures=2
+)
 
 
 def test_an_entry_with_another_name_says_so(autoencoder, context):
@@ -17,7 +19,9 @@ def test_an_entry_with_another_name_says_so(autoencoder, context):
         ["test_loss"],
         ["second_test_loss"],
     ]
-    text = evaluators.report(made, variables).text
+    report = evaluators.report(made, variables)
+    assert list(report.pictures) == ["reconstruction", "second_reconstruction"]
+    text = report.text
     assert text.count("held-out loss") == 2 and "second\n\nheld-out" in text
 
 

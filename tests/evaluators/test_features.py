@@ -49,7 +49,12 @@ def test_accuracies_of_pixels_are_scikit_learns(autoencoder, context):
     assert 0 <= result.metrics["linear_raw"] <= 1
     for name in ("knn", "linear"):
         metrics = result.metrics
-        assert metrics[f"{name}_untrained"] == metrics[f"{name}_trained"] != metrics[f"{name}_raw"]
+        assert (
+            metrics[name]
+            == metrics[f"{name}_untrained"]
+            == metrics[f"{name}_trained"]
+            != metrics[f"{name}_raw"]
+        )
 
     transform = transforms.eval_transform(SMALL)
     parts = []

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from mae_jax import evaluators
 from mae_jax.config import command_line, schema
@@ -72,7 +73,9 @@ class Evaluator:
         return evaluators.Result({"knn": self.asked[-1]})
 
     def report(self, variables, untrained=None):
-        return evaluators.Result({"knn_trained": 1.0, "knn_untrained": untrained["w"]}, "the table")
+        pictures = {name: Image.new("RGB", (2, 2)) for name in ("reconstruction", "other")}
+        metrics = {"knn_trained": 1.0, "knn_untrained": untrained["w"]}
+        return evaluators.Result(metrics, "the table", pictures=pictures)
 
 
 @pytest.fixture
@@ -209,6 +212,7 @@ def test_the_report_holds_the_tables(make, tmp_path):
     trainer.fit()
     trainer.write_report(lambda: {"w": 0.5})
     assert (tmp_path / "report.txt").read_text() == "the table\n" and trainer.is_finished
+    assert {"reconstruction.png", "other.png"} < {x.name for x in (tmp_path / "pictures").iterdir()}
     last = metric_writer.read(tmp_path)[-1]
     assert last == {"step": TOTAL, "knn_trained": 1.0, "knn_untrained": 0.5}
 
