@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from mae_jax.evaluators import features
 from mae_jax.evaluators.evaluator import Context
 from mae_jax.evaluators.feature_accuracy import FeatureAccuracy, Score, labelled
+from mae_jax.models import lars
 
 SMALL = 2_000_000  # examples times classes up to which scikit-learn takes minutes at most
 ITERATIONS = 1000  # of scikit-learn's solver, at most
@@ -89,7 +90,7 @@ def lars_probe(
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, epochs * steps // 9, epochs * steps
     )
-    tx = lars(schedule, momentum=0.9, weight_decay=0.0)
+    tx = lars.optimizer(schedule, momentum=0.9, weight_decay=0.0)
     start, order = jax.random.split(jax.random.key(seed))
     head = {
         "kernel": 0.01 * jax.random.normal(start, (train.shape[1], classes)),
@@ -118,23 +119,6 @@ def lars_probe(
         head, opt_state = epoch(head, opt_state, jax.random.fold_in(order, i), x, labels)
     kernel, bias = np.asarray(head["kernel"]), np.asarray(head["bias"])
     return float(((test @ kernel + bias).argmax(1) == test_labels).mean())
-
-
-def lars(
-    schedule: optax.Schedule, *, momentum: float, weight_decay: float, trust: float = 0.001
-) -> optax.GradientTransformation:
-    """LARS (You et al., arXiv 1708.03888) as the reference probes with it.
-
-    Kernels are decayed and scaled by the trust ratio, biases are neither; momentum is kept of the
-    scaled gradients and the learning rate comes last.
-    """
-    matrices = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay, matrices),
-        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust), matrices),
-        optax.trace(momentum),
-        optax.scale_by_learning_rate(schedule),
-    )
 
 
 def _sklearn(*data) -> Score:

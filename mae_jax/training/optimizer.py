@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
-from mae_jax.evaluators import linear_probe
+from mae_jax.models import lars
 
 
 def cosine_schedule(
@@ -35,7 +35,7 @@ def make_optimizer(
     """
     if options.get("name") == "lars":
         momentum, weight_decay = options["momentum"], options["weight_decay"]
-        return linear_probe.lars(schedule, momentum=momentum, weight_decay=weight_decay)
+        return lars.optimizer(schedule, momentum=momentum, weight_decay=weight_decay)
     names = ("b1", "b2", "weight_decay", "clip", "mu_dtype")
     return adamw(
         schedule,
