@@ -1,27 +1,27 @@
-"""Rules across the keys of a config: what is wrong with values that are each possible alone.
+"""Rules across the keys of a config, for values that are each possible alone.
 
 A rule is a function of a config that yields a sentence for each contradiction, with the values and
-a way out. Where a value is wrong by itself, the rules that read it are left out. Rules of the
-network's geometry stand with the models.
+a way out. It is not asked about values that are wrong by themselves. The rules of the network's
+geometry are in `mae_jax/models/rules.py`.
 """
 
 import re
 from collections.abc import Iterator
 
-AXES = {"image": 2, "video": 3, "audio": 2, "text": 1}  # a volume may have any number
+AXES = {  # number and meaning of the axes of `data.size`; a volume may have any number
+    "image": (2, "(height, width)"),
+    "video": (3, "(frames, height, width)"),
+    "audio": (2, "(frames, mels)"),
+    "text": (1, "(bytes,)"),
+}
 MASKS = {"tube": "video", "frame": "video", "time": "audio", "frequency": "audio"}
 
 
 def size(config) -> Iterator[str]:
-    size, modality = config.data.size, config.data.modality
-    if len(size) != AXES.get(modality, len(size)):
-        axes = {"video": "(frames, height, width)", "audio": "(frames, mels)", "text": "(bytes,)"}
-        yield f"data.size = {size} must be {axes.get(modality, '(height, width)')}"
-
-
-def channels(config) -> Iterator[str]:
-    if config.data.modality in ("audio", "text") and config.data.channels != 1:
-        yield f"data.channels = {config.data.channels}: {config.data.modality} has 1"
+    size = config.data.size
+    number, axes = AXES.get(config.data.modality, (len(size), ""))
+    if len(size) != number:
+        yield f"data.size = {size} must be {axes}"
 
 
 def vocabulary(config) -> Iterator[str]:
@@ -36,8 +36,6 @@ def vocabulary(config) -> Iterator[str]:
 
 
 def mask(config) -> Iterator[str]:
-    if config.task != "pretrain":
-        return
     name, modality = config.mask.name, config.data.modality
     if MASKS.get(name, modality) != modality:
         yield (
@@ -52,8 +50,6 @@ def attention(config) -> Iterator[str]:
 
 
 def regularization(config) -> Iterator[str]:
-    if config.task != "classify":
-        return
     regularize, modality = config.regularize, config.data.modality
     if regularize.randaugment and (modality != "image" or config.data.channels not in (1, 3)):
         yield "regularize.randaugment needs pictures with 1 or 3 channels: use 0"
@@ -73,16 +69,12 @@ def evaluators(config) -> Iterator[str]:
 
 
 def optimizer(config) -> Iterator[str]:
-    if config.task != "classify" or config.optimizer.name != "lars":
-        return
     for name, neutral in (("clip", 0), ("layer_decay", 1), ("mu_dtype", "float32")):
-        if config.optimizer[name] != neutral:
+        if config.optimizer.name == "lars" and config.optimizer[name] != neutral:
             yield f"optimizer.{name} is an option of adamw: use {neutral} with lars"
 
 
 def head(config) -> Iterator[str]:
-    if config.task != "classify":
-        return
     dropped = re.fullmatch(config.init.without, "encoder/norm/scale")
     if config.init.checkpoint and config.model.pooling == "cls" and dropped:
         yield (
@@ -94,12 +86,9 @@ def head(config) -> Iterator[str]:
 
 
 def batches(config) -> Iterator[str]:
-    for name, parts in (
-        ("data.repeats", config.data.repeats),
-        ("accumulation", config.accumulation),
-    ):
-        if config.batch_size % parts:
-            yield f"{name} = {parts} does not divide batch_size = {config.batch_size}"
+    for name, x in (("data.repeats", config.data.repeats), ("accumulation", config.accumulation)):
+        if config.batch_size % x:
+            yield f"{name} = {x} does not divide batch_size = {config.batch_size}"
 
 
 def schedule(config) -> Iterator[str]:
@@ -117,17 +106,5 @@ def statistics(config) -> Iterator[str]:
         yield f"data.std = {data.std} must be above 0"
 
 
-RULES = (
-    size,
-    channels,
-    vocabulary,
-    mask,
-    attention,
-    regularization,
-    evaluators,
-    optimizer,
-    head,
-    batches,
-    schedule,
-    statistics,
-)
+RULES = (size, vocabulary, attention, evaluators, batches, schedule, statistics)
+TASK_RULES = dict(pretrain=(mask,), classify=(regularization, optimizer, head))

@@ -1,36 +1,32 @@
-"""Where config files are: at a path, or shipped with the package and found by name."""
+"""Config files: at a path, or shipped with the package and found by name."""
 
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
 # A clone has `configs/` beside the package. A wheel carries a copy of that folder inside of it.
-SHIPPED = next(
-    (root for root in (_PACKAGE / "shipped", _PACKAGE.parent) if (root / "configs").is_dir()),
-    _PACKAGE.parent,
-)
+SHIPPED = _PACKAGE / "shipped" if (_PACKAGE / "shipped/configs").is_dir() else _PACKAGE.parent
 
 
 def find_config(name: str) -> Path:
     """Return the file of the config `name`.
 
     Args:
-      name: the path of a file, relative to the current folder or absolute. Where there is no such
+      name: the path of a file, relative to the current folder or absolute. If there is no such
         file, `vit_base`, `vit_base.py` and `configs/vit_base.py` mean the config of that name
         that is shipped with the package, so that they work from any folder.
 
     Raises:
-      ValueError: there is no such file; with the names that there are.
+      ValueError: there is no such file; the message lists those that there are.
     """
     path = Path(name)
     if path.is_file():
         return path
     shipped = SHIPPED / "configs" / path.with_suffix(".py").name
-    if path.suffix in ("", ".py") and path.parent in (Path("."), Path("configs")):
-        if shipped.is_file():
-            return shipped
-    here = Path("configs") if Path("configs").is_dir() else SHIPPED / "configs"
-    near = [p.as_posix() if here == Path("configs") else p.stem for p in sorted(here.glob("*.py"))]
-    choices = f"; here are: {', '.join(near)}" if near else ": give the path of one"
+    if path.suffix in ("", ".py") and str(path.parent) in (".", "configs") and shipped.is_file():
+        return shipped
+    folder = Path("configs") if Path("configs").is_dir() else shipped.parent
+    near = [str(x) if folder == Path("configs") else x.stem for x in sorted(folder.glob("*.py"))]
+    choices = f"; there are: {', '.join(near)}" if near else ": give the path of one"
     raise ValueError(
         f"config file {name!r} {'is no file' if path.exists() else 'does not exist'}{choices}"
     )

@@ -13,10 +13,7 @@ def flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
     """`{"model.patch": (16, 16), ...}` of nested values."""
     flat = {}
     for name, x in config.items():
-        if hasattr(x, "items"):
-            flat |= flatten(x, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = x
+        flat |= flatten(x, f"{prefix}{name}.") if hasattr(x, "items") else {prefix + name: x}
     return flat
 
 
@@ -43,12 +40,3 @@ def put(nested: dict, name: str, value: Any) -> None:
             nested[section] = {}
         nested = nested[section]
     nested[last] = value
-
-
-def remove(nested: dict, name: str) -> None:
-    """Remove a value, and the sections above it that are empty then."""
-    first, _, rest = name.partition(".")
-    if rest:
-        remove(nested[first], rest)
-    if not rest or not nested[first]:
-        del nested[first]

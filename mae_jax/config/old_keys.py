@@ -17,6 +17,7 @@ RENAMED = {
     "recovery.canary": "recovery.check_determinism",
     "recovery.stall": "recovery.stall_timeout",
     "recovery.heartbeat": "recovery.heartbeat_timeout",
+    "probe.linear": "evaluators.linear",  # a switch, now the evaluator
 }
 VALUES = {
     "model.attention": {"plain": "reference", "light": "recompute", "mapped": "per_sample"},
@@ -24,7 +25,6 @@ VALUES = {
 _HELD_OUT, _FEATURES = ("reconstruction", "classification"), ("knn", "linear")
 # Keys that became those of evaluators: the names of the evaluators that have them, and the new key.
 MOVED = {
-    "probe.linear": (("linear",), ""),  # the first, as it makes an evaluator
     "probe.train.source": (_FEATURES, "train.source"),
     "probe.train.split": (_FEATURES, "train.split"),
     "probe.test.source": (_FEATURES, "test.source"),
@@ -45,48 +45,45 @@ def new_names(name: str, evaluators: Mapping) -> list[str]:
     """The names of today of a key, given the evaluators of a config; itself if it is not old."""
     if name in RENAMED:
         return [RENAMED[name]]
-    if name == "probe.linear" and "knn" in evaluators:
-        return ["evaluators.linear"]
     entries, key = MOVED.get(name, ((), ""))
-    return [f"evaluators.{entry}.{key}" for entry in entries if entry in evaluators] or [name]
-
-
-def new_value(name: str, value: Any, evaluators: Mapping) -> Any:
-    """What an old value of the key `name` is called or, for "probe.linear", the evaluator."""
-    if name == "probe.linear":
-        probe = {key: x for key, x in evaluators["knn"].items() if key != "k"}
-        return probe | {"type": "linear_probe"} if value in (True, "true", "True", "1") else None
-    return VALUES.get(name, {}).get(value, value) if isinstance(value, str) else value
+    names = [f"evaluators.{entry}.{key}" for entry in entries if entry in evaluators]
+    return names or [name]
 
 
 def renamed(config: dict, place: str) -> dict:
-    """The config under the names of today, changed in place.
+    """The config under the names of today, with a warning if it has others.
 
     Args:
       place: where the config is from, for the warning.
     """
     flat, said = nested.flatten(config), []
-    if any(name in MOVED for name in flat) and "evaluators" not in config:
-        config["evaluators"] = _evaluators(config.get("task"), flat)
-    for name in (*RENAMED, *VALUES, *MOVED):
-        if name not in flat:
-            continue
-        evaluators = config.get("evaluators", {})
-        names, value = new_names(name, evaluators), new_value(name, flat[name], evaluators)
+    old = [name for name in (*RENAMED, *VALUES, *MOVED) if name in flat]
+    if not old:
+        return config
+    evaluators = config.get("evaluators", {})
+    if "evaluators" not in config and any(name in MOVED for name in old):
+        evaluators = _evaluators(config.get("task"), flat)
+    if "probe.linear" in old and "knn" in evaluators:
+        old.remove("probe.linear")
+        said.append("probe.linear is now evaluators.linear")
+        evaluators = {name: x for name, x in evaluators.items() if name != "linear"}
+        if flat.pop("probe.linear") in (True, "true", "True", "1"):
+            probe = {key: x for key, x in evaluators["knn"].items() if key != "k"}
+            evaluators["linear"] = probe | {"type": "linear_probe"}
+        flat = {name: x for name, x in flat.items() if not name.startswith("evaluators.linear.")}
+    flat |= nested.flatten({"evaluators": evaluators})
+    for name in old:
+        before, names = flat.pop(name), new_names(name, evaluators)
+        value = VALUES.get(name, {}).get(str(before), before)
         if names != [name]:
             said.append(f"{name} is now {' and '.join(names)}")
-            nested.remove(config, name)
-        elif value != flat[name]:
-            said.append(f"{name} = {flat[name]!r} is now {value!r}")
-        for new in names:
-            if value is None:  # no linear probe
-                evaluators.pop("linear", None)
-            else:
-                nested.put(config, new, value)
+        elif value != before:
+            said.append(f"{name} = {before!r} is now {value!r}")
+        flat |= dict.fromkeys(names, value)
     if said:
         more = f"; and {len(said) - 3} others, see docs/config.md" if len(said) > 3 else ""
         _log.warning("%s has keys of an earlier version: %s", place, "; ".join(said[:3]) + more)
-    return config
+    return nested.unflatten(flat)
 
 
 def _evaluators(task: Any, flat: Mapping) -> dict:

@@ -74,7 +74,7 @@ def _section(title: str, prefix: str, kind: type[sections.Section]) -> Iterator[
 
 def _is_value(field: FieldInfo) -> bool:
     literal = get_origin(field.annotation) is Literal and len(get_args(field.annotation)) > 1
-    return literal or any(isinstance(x, sections.Expected) for x in field.metadata)
+    return literal or field.title is not None
 
 
 def _old() -> Iterator[str]:
@@ -87,7 +87,7 @@ def _old() -> Iterator[str]:
         for old, new in values.items():
             yield f"| `{name}={old}` | `{name}={new}` |"
     for old, (entries, key) in old_keys.MOVED.items():
-        names = [f"`evaluators.{entry}{f'.{key}' * bool(key)}`" for entry in entries]
+        names = [f"`evaluators.{entry}.{key}`" for entry in entries]
         yield f"| `{old}` | {', '.join(names)} |"
 
 

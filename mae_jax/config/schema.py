@@ -25,31 +25,32 @@ class Key(NamedTuple):
     """A key that a config may have."""
 
     field: FieldInfo
-    default: Any  # `PydanticUndefined` if there is none
+    default: Any  # `PydanticUndefined` if it is required
 
     @property
     def expected(self) -> str:
         """What its value must be."""
-        for item in self.field.metadata:
-            if isinstance(item, sections.Expected):
-                return item.text
-        return _one_of(get_args(self.field.annotation))
+        return self.field.title or _one_of(get_args(self.field.annotation))
 
 
 def keys(config: Mapping) -> dict[str, Key]:
     """The keys that such a config may have, by their dotted names.
 
-    They depend on its task, on the modality of its data, and on its evaluators. If these are wrong
-    there are none.
+    They depend on its task, on the modality of its data, and on the types of its evaluators.
     """
-    if _wrong_kinds(config):
-        return {}
-    task, data = config.get("task", "pretrain"), config.get("data")
-    modality = data.get("modality", "image") if isinstance(data, Mapping) else "image"
-    found = dict(_keys(sections.TASKS[task], None, "", sections.MODALITIES[modality]))
-    for name, entry in config.get("evaluators", {}).items():
-        found |= _keys(sections.EVALUATORS[task][entry["type"]], None, f"evaluators.{name}.")
-    return found
+    task, modality = _task(config), nested.get(config, "data.modality")
+    data = sections.MODALITIES.get(str(modality or "image"), sections.Data)
+    known = dict(_keys(sections.TASKS.get(task, Config), None, "", data))
+    evaluators = config.get("evaluators")
+    for name, entry in evaluators.items() if isinstance(evaluators, Mapping) else ():
+        types = sections.EVALUATORS.get(task, {})
+        if kind := types.get(str(nested.get(entry, "type"))):
+            known |= _keys(kind, None, f"evaluators.{name}.")
+    return known
+
+
+def _task(config: Mapping) -> str:
+    return str(config.get("task", "pretrain"))
 
 
 def _keys(kind, defaults, prefix, data=None) -> Iterator[tuple[str, Key]]:
@@ -74,10 +75,11 @@ def validate(config: Mapping, rules: Sequence[Rule] = (), problems: Iterable[str
     Raises:
       UserError: all that is wrong, each with its value and a way out.
     """
-    found, checked = examined(_read(config), (*checks.RULES, *rules))
+    values = _read(config)
+    of_task = checks.TASK_RULES.get(_task(values), ())
+    found, checked = examine(values, (*checks.RULES, *of_task, *rules))
     if problems := sorted({*problems, *found}):
         raise UserError("; ".join(problems))
-    assert checked is not None
     return checked
 
 
@@ -85,9 +87,8 @@ def _read(config: Mapping, place: str = "the config") -> dict:
     """Nested dicts under the names of today, without the evaluators that have no source."""
     values = old_keys.renamed(nested.plain(config), place)
     if isinstance(values.get("data"), dict):
-        values["data"].setdefault("modality", "image")
-    entries = values.get("evaluators")
-    if isinstance(entries, dict):
+        values["data"].setdefault("modality", "image")  # it decides which keys there are
+    if isinstance(entries := values.get("evaluators"), dict):
         values["evaluators"] = {name: x for name, x in entries.items() if not _left_out(x)}
     return values
 
@@ -98,19 +99,21 @@ def _left_out(entry: Any) -> bool:
     return entry is None or any(k.endswith(".source") and x == "" for k, x in flat.items())
 
 
-def examined(values: dict, rules: Sequence[Rule]) -> tuple[list[str], Config | None]:
-    """All that is wrong with nested values by the schema and these rules, or else the config."""
-    if wrong := _wrong_kinds(values):
-        return wrong, None
-    problems, known = {}, keys(values)
+def examine(values: dict, rules: Sequence[Rule]) -> tuple[list[str], Any]:
+    """All that is wrong with nested values by the schema and these rules; the config.
+
+    Where a value is wrong by itself, the rules are asked about the others.
+    """
+    if _task(values) not in sections.TASKS:
+        return [f"task = {values['task']!r} must be {_one_of(sections.TASKS)}"], None
+    problems = {}
     try:
-        config: Any = sections.TASKS[values.get("task", "pretrain")].model_validate(values)
+        config: Any = sections.TASKS[_task(values)].model_validate(values)
     except ValidationError as error:
+        known, flat = keys(values), nested.flatten(values)
         problems = _wrong_values(error, values, known)
-        # The rules are asked about the other values.
-        flat = nested.flatten(values)
-        right = {name: flat.get(name, key.default) for name, key in known.items()}
-        config = ConfigDict(nested.unflatten({n: x for n, x in right.items() if n not in problems}))
+        right = {x: flat.get(x, known[x].default) for x in known if x not in problems}
+        config = ConfigDict(nested.unflatten(right))
     contradictions = []
     for rule in rules:
         try:
@@ -118,8 +121,7 @@ def examined(values: dict, rules: Sequence[Rule]) -> tuple[list[str], Config | N
         except (AttributeError, KeyError):
             if not problems:
                 raise  # a mistake of the rule, as no value is missing
-    found = [*problems.values(), *contradictions]
-    return found, None if found else config
+    return [*problems.values(), *contradictions], config
 
 
 def _wrong_values(error: ValidationError, values: dict, known: dict[str, Key]) -> dict[str, str]:
@@ -127,42 +129,22 @@ def _wrong_values(error: ValidationError, values: dict, known: dict[str, Key]) -
     problems = {}
     for part in error.errors(include_url=False):
         name = _name(part["loc"], known)
+        value = nested.get(values, name)
         inside = [x for x in known if x == name or x.startswith(f"{name}.")]
         if part["type"] == "missing":
             required = [x for x in inside if known[x].field.is_required()]
             problems |= {x: f"{x} is missing" for x in required}
-        elif name in known:
-            value = nested.get(values, name)
+        elif part["type"] == "union_tag_invalid":
+            key, tags = part["ctx"]["discriminator"].strip("'"), part["ctx"]["expected_tags"]
+            problems[f"{name}.{key}"] = f"{name}.{key} = {value[key]!r} must be one of {tags}"
+        elif name == "evaluators":
+            problems[name] = f"{name} = {value!r} must be sections such as {name}.knn.type='knn'"
+        elif name in known and not isinstance(value, dict):
             problems[name] = f"{name} = {value!r} must be {known[name].expected}"
         else:
-            found = nested.get(values, name)
-            leaves = nested.flatten({name: found}) if isinstance(found, dict) else [name]
-            problems |= {x: unknown(x, known) for x in leaves}
-            problems |= {x: unknown(name, known) for x in inside}  # a value in place of a section
-    return problems
-
-
-def _wrong_kinds(values: Mapping) -> list[str]:
-    """What is wrong with the keys that decide which other keys there are."""
-    task, data = values.get("task", "pretrain"), values.get("data", {})
-    if not isinstance(task, str) or task not in sections.TASKS:
-        return [f"task = {task!r} must be {_one_of(sections.TASKS)}"]
-    if isinstance(data, Mapping):
-        modality = data.get("modality", "image")
-        if not isinstance(modality, str) or modality not in sections.MODALITIES:
-            return [f"data.modality = {modality!r} must be {_one_of(sections.MODALITIES)}"]
-    entries, types = values.get("evaluators", {}), sections.EVALUATORS[task]
-    if not isinstance(entries, Mapping):
-        return [f"evaluators = {entries!r} must be sections such as evaluators.knn.type='knn'"]
-    typed = {k: x for k, x in entries.items() if isinstance(x, Mapping) and "type" in x}
-    known, problems = nested.flatten({"evaluators": typed}), []
-    for name, entry in entries.items():
-        if name not in typed:
-            problems += [
-                unknown(key, known) for key in nested.flatten({"evaluators": {name: entry}})
-            ]
-        elif not isinstance(entry["type"], str) or entry["type"] not in types:
-            problems.append(f"evaluators.{name}.type = {entry['type']!r} must be {_one_of(types)}")
+            names = list(nested.flatten({name: value})) if isinstance(value, dict) else [name]
+            problems |= {x: unknown(x, known) for x in names}
+            problems |= dict.fromkeys(inside, unknown(names[0], known))
     return problems
 
 
@@ -172,14 +154,10 @@ def _one_of(names: Iterable[str]) -> str:
 
 def _name(location: tuple, known: Iterable[str]) -> str:
     """The dotted name of the place of an error, without pydantic's names for members of unions."""
-    name = ""
-    for i, part in enumerate(location, 1):
-        longer = f"{name}.{part}".lstrip(".")
-        if longer in known:
-            return longer
-        if i == len(location) or any(x.startswith(f"{longer}.") for x in known):
-            name = longer
-    return name
+    union = {"data": 1, "evaluators": 2}.get(location[0])  # the depth of the member's name
+    parts = [str(part) for depth, part in enumerate(location) if depth != union]
+    names = [".".join(parts[: i + 1]) for i in range(len(parts))]
+    return next((name for name in names if name in known), names[-1])
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
@@ -197,15 +175,9 @@ def completed(config: Mapping, place: str = "the config") -> dict:
       place: where the config is from, for a warning about old names.
     """
     values = _read(config, place)
-    if _wrong_kinds(values):
-        return values
-    flat = nested.flatten(values)
-    for name, key in keys(values).items():
-        if name not in flat and not key.field.is_required():
-            flat[name] = key.default
-        elif key.field.annotation is float and type(flat.get(name)) is int:
-            flat[name] = float(flat[name])  # a ConfigDict keeps the type of each value
-    return nested.unflatten(flat) | ({} if values.get("evaluators") else {"evaluators": {}})
+    known = keys(values)
+    defaults = {x: key.default for x, key in known.items() if not key.field.is_required()}
+    return nested.unflatten(defaults | nested.flatten(values))
 
 
 def updated(config: Mapping, changes: Mapping[str, Any], rules: Sequence[Rule] = ()) -> Config:

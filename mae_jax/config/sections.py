@@ -6,60 +6,46 @@ those of the network's geometry in `mae_jax/models/`.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
+from annotated_types import Predicate
+from pydantic import BaseModel, ConfigDict, Field
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What an error says that a value must be."""
-
-    text: str
-
-
-def _where(ok: Callable[[Any], Any]) -> AfterValidator:
-    """Refuse the values for which `ok` is false."""
-
-    def validate(value: Any) -> Any:
-        if not ok(value):
-            raise ValueError
-        return value
-
-    return AfterValidator(validate)
-
-
-def _compiles(expression: str) -> bool:
+def _is_expression(text: str) -> bool:
     try:
-        re.compile(expression)
+        re.compile(text)
     except re.error:
         return False
     return True
 
 
-Text = Annotated[str, Expected("a text")]
-Regex = Annotated[str, _where(_compiles), Expected("a regular expression over parameter names")]
-Switch = Annotated[bool, Expected("True or False")]
-Count = Annotated[int, Field(ge=1), Expected("a whole number of at least 1")]
-Number = Annotated[int, Field(ge=0), Expected("a whole number of at least 0")]
-Positive = Annotated[float, Field(gt=0), Expected("a number above 0")]
-NotNegative = Annotated[float, Field(ge=0), Expected("a number of at least 0")]
-BelowOne = Annotated[float, Field(ge=0, lt=1), Expected("a number from 0 up to but not 1")]
-UpToOne = Annotated[float, Field(gt=0, le=1), Expected("a number above 0 and up to 1")]
-Share = Annotated[float, Field(ge=0, le=1), Expected("a share from 0 to 1")]
-# A list is read as a tuple, since JSON and the command line have lists.
-Sides = Annotated[
-    tuple[Count, ...],
-    Strict(False),
-    Field(min_length=1),
-    Expected("a tuple of whole numbers such as (16, 16)"),
+# The title of a type is what an error says that a value must be.
+Text = Annotated[str, Field(title="a text")]
+Regex = Annotated[
+    str, Predicate(_is_expression), Field(title="a regular expression over parameter names")
 ]
-Range = Annotated[tuple[float, float], Strict(False)]
+Switch = Annotated[bool, Field(title="True or False")]
+Integer = Annotated[int, Field(title="a whole number")]
+Number = Annotated[int, Field(ge=0, title="a whole number of at least 0")]
+Count = Annotated[int, Field(ge=1, title="a whole number of at least 1")]
+Positive = Annotated[float, Field(gt=0, title="a number above 0")]
+NotNegative = Annotated[float, Field(ge=0, title="a number of at least 0")]
+BelowOne = Annotated[float, Field(ge=0, lt=1, title="a number from 0 up to but not 1")]
+UpToOne = Annotated[float, Field(gt=0, le=1, title="a number above 0 and up to 1")]
+Fraction = Annotated[float, Field(ge=0, le=1, title="a fraction from 0 to 1")]
+One = Annotated[Literal[1], Field(title="1")]
+# Tuples are not strict: JSON and the command line have lists.
+Counts = Annotated[
+    tuple[Count, ...],
+    Field(strict=False, min_length=1, title="a tuple of whole numbers such as (16, 16)"),
+]
+Range = Annotated[tuple[float, float], Field(strict=False)]
+Channels = Annotated[tuple[int, ...], Field(strict=False, min_length=1)]
 Statistic = Annotated[
-    Literal["auto"] | Annotated[tuple[float, ...], Strict(False), Field(min_length=1)],
-    Expected('a tuple with one number for each channel, or "auto"'),
+    Literal["auto"] | Annotated[tuple[float, ...], Field(strict=False, min_length=1)],
+    Field(title='a tuple with one number for each channel, or "auto"'),
 ]
 
 
@@ -100,7 +86,7 @@ class Init(Section):
 class Model(Section):
     """The encoder, and how it is computed."""
 
-    patch: Sides
+    patch: Counts
     """Values along each axis of a patch, such as (16, 16). It divides `data.size`; half the side
     makes four times as many tokens of a picture."""
     width: Count
@@ -110,9 +96,8 @@ class Model(Section):
     heads: Count
     """Number of attention heads of each block of the encoder."""
     channel_groups: Annotated[
-        tuple[Annotated[tuple[int, ...], Strict(False), Field(min_length=1)], ...],
-        Strict(False),
-        Expected("a tuple of tuples of channels such as ((0, 1, 2), (3, 4)), or ()"),
+        tuple[Channels, ...],
+        Field(strict=False, title="a tuple of tuples such as ((0, 1, 2), (3, 4)), or ()"),
     ] = ()
     """Channels that become a token of their own, as in SatMAE, such as ((0, 1, 2), (3, 4)). Each
     group multiplies the number of tokens. () puts all channels of a patch into one token."""
@@ -154,8 +139,7 @@ class AutoencoderModel(Model):
     reconstructions that look less good."""
     target_stride: Annotated[
         tuple[Count, ...],
-        Strict(False),
-        Expected("a tuple of whole numbers, one for each axis, or ()"),
+        Field(strict=False, title="a tuple of whole numbers, one for each axis, or ()"),
     ] = ()
     """Predict every so many values along each axis of a patch: (2, 1, 1) predicts every second
     frame. It divides `patch`. () predicts all values."""
@@ -178,8 +162,9 @@ class ClassifierModel(Model):
 class Mask(Section):
     """Which patches are masked."""
 
-    ratio: Annotated[float, Field(gt=0, lt=1), Expected("a number between 0 and 1")] = 0.75
-    """Share of the patches that are masked. More of them make steps cheaper and the task harder."""
+    ratio: Annotated[float, Field(gt=0, lt=1, title="a number between 0 and 1")] = 0.75
+    """Fraction of the patches that are masked. A larger one makes steps cheaper and the task
+    harder."""
     name: Literal[
         "random", "block", "grid", "joint", "tube", "frame", "time", "frequency", "importance"
     ] = "random"
@@ -189,7 +174,7 @@ class Mask(Section):
     side: Count = 2
     """Side, in patches, of the boxes that `joint` masks together."""
     decode: UpToOne = 1.0
-    """Share of the masked patches that are predicted. The learning rate is multiplied by it."""
+    """Fraction of the masked patches that are predicted. The learning rate is multiplied by it."""
 
 
 class Optimizer(Section):
@@ -249,7 +234,7 @@ class Data(Section):
     """Training examples."""
     modality: Literal["image", "video", "audio", "volume", "text"] = "image"
     """Kind of the input, which decides how an example is read and which further keys there are."""
-    size: Sides
+    size: Counts
     """Size of the network's input along each axis, a multiple of `model.patch`: (height, width);
     (frames, height, width) of video; (frames, mels) of audio; (bytes,) of text."""
     channels: Count = 3
@@ -266,9 +251,9 @@ class Data(Section):
     """Standard deviation of each channel. "auto" measures it once."""
     threads: Number = 16
     """Threads of each host that decode and crop. 0 does so in the thread that trains."""
-    max_bad_fraction: Share = 0.01
-    """Share of the examples that may be unreadable, whose places others take. More of them end the
-    run, with its state saved."""
+    max_bad_fraction: Fraction = 0.01
+    """Fraction of the examples that may be unreadable; others take their places. If more are, the
+    run saves its state and ends."""
 
 
 class Crops(Data):
@@ -276,32 +261,32 @@ class Crops(Data):
 
     crop_scale: Annotated[
         Range,
-        _where(lambda x: 0 < x[0] <= x[1] <= 1),
-        Expected("(smallest, largest) share of the area"),
+        Predicate(lambda x: 0 < x[0] <= x[1] <= 1),
+        Field(title="(smallest, largest) fraction of the area"),
     ] = (0.2, 1.0)
-    """Smallest and largest share of a picture's area that a training crop takes."""
+    """Smallest and largest fraction of a picture's area that a training crop takes."""
     crop_ratio: Annotated[
-        Range, _where(lambda x: 0 < x[0] <= x[1]), Expected("(narrowest, widest) width / height")
+        Range,
+        Predicate(lambda x: 0 < x[0] <= x[1]),
+        Field(title="(narrowest, widest) width / height"),
     ] = (3 / 4, 4 / 3)
     """Narrowest and widest ratio of a crop's width to its height, relative to that of `size`."""
     flip: Switch = True
     """Mirror half of the training crops left to right."""
     center_crop: UpToOne = 0.875
-    """Share of the shorter side that evaluations see: 224 of 256 pixels by default."""
+    """Fraction of the shorter side that evaluations see: 224 of 256 pixels by default."""
 
 
 class ImageData(Crops):
     """Pictures, of `size` (height, width)."""
 
     modality: Literal["image"] = "image"
-    """Kind of the input."""
 
 
 class VideoData(Crops):
     """Clips, of `size` (frames, height, width). All frames of a clip have the same crop."""
 
     modality: Literal["video"] = "video"
-    """Kind of the input."""
     stride: Count = 4
     """Frames of the file from one frame of a clip to the next. Short files repeat the last one."""
 
@@ -310,10 +295,9 @@ class AudioData(Data):
     """Sounds as log-mel spectrograms, of `size` (frames of 10 ms, mel bands)."""
 
     modality: Literal["audio"] = "audio"
-    """Kind of the input."""
-    channels: Count = 1
+    channels: One = 1
     """Number of channels of the input, which is 1."""
-    rate: Annotated[int, Field(ge=1000), Expected("a whole number of at least 1000")] = 16_000
+    rate: Annotated[int, Field(ge=1000, title="a whole number of at least 1000")] = 16_000
     """Samples a second; other sounds are resampled to it."""
     roll: Switch = True
     """Rotate each training example in time by a random amount."""
@@ -325,11 +309,10 @@ class VolumeData(Data):
     """Volumes and pictures with many channels, as arrays of any number of axes."""
 
     modality: Literal["volume"] = "volume"
-    """Kind of the input."""
     zoom: Annotated[
         Range,
-        _where(lambda x: 0.01 <= x[0] <= x[1] <= 100),
-        Expected("(smallest, largest) factor from .01 to 100"),
+        Predicate(lambda x: 0.01 <= x[0] <= x[1] <= 100),
+        Field(title="(smallest, largest) factor from .01 to 100"),
     ] = (0.75, 1.0)
     """A training crop takes `size` times a random factor of this range: above 1 it shows more."""
     flip: Switch = True
@@ -340,8 +323,7 @@ class TextData(Data):
     """Bytes, of `size` (bytes,)."""
 
     modality: Literal["text"] = "text"
-    """Kind of the input."""
-    channels: Count = 1
+    channels: One = 1
     """Number of channels of the input, which is 1."""
 
 
@@ -354,7 +336,9 @@ class Mesh(Section):
     """How the devices share the work. The three numbers multiply to the number of devices."""
 
     data: Annotated[
-        int, _where(lambda x: x == -1 or x > 0), Expected("-1 (all that is left) or above 0")
+        int,
+        Predicate(lambda x: x == -1 or x > 0),
+        Field(title="-1 (all remaining devices) or above 0"),
     ] = -1
     """Copies of the model, which share the batch. -1 means all devices that the others leave."""
     fsdp: Count = 1
@@ -372,7 +356,9 @@ class Recovery(Section):
     max_rewinds: Number = 2
     """Times that a run goes back to its last checkpoint, past the batches since; then it ends."""
     max_loss_ratio: Annotated[
-        float, _where(lambda x: x == 0 or x > 1), Expected("0 (never) or a factor above 1")
+        float,
+        Predicate(lambda x: x == 0 or x > 1),
+        Field(title="0 (never) or a factor above 1"),
     ] = 0.0
     """A loss above this factor times its moving average counts as not finite. 0 allows any loss."""
     max_failed_saves: Count = 3
@@ -381,7 +367,7 @@ class Recovery(Section):
     """Compute the first step twice and require the same bits. It needs memory for three states."""
     stall_timeout: Positive = 600.0
     """Seconds without a step after which the log shows what each thread does."""
-    heartbeat_timeout: Annotated[int, Field(ge=5), Expected("a whole number of at least 5")] = 30
+    heartbeat_timeout: Annotated[int, Field(ge=5, title="a whole number of at least 5")] = 30
     """Seconds of silence after which other processes give one up and end."""
 
 
@@ -389,16 +375,16 @@ class Regularize(Section):
     """Augmentation of a classifier's training. All are off by default."""
 
     drop_path: BelowOne = 0.0
-    """Share of samples for which the last block is skipped; it falls linearly to the first one."""
+    """Fraction of the samples that skip the last block. It falls linearly to 0 at the first."""
     mixup: NotNegative = 0.0
     """Parameter of the Beta distribution of mixup. 0 mixes none."""
     cutmix: NotNegative = 0.0
     """Parameter of the Beta distribution of CutMix. With `mixup`, each is used half of the time."""
     label_smoothing: BelowOne = 0.0
-    """Share of the target that is spread over all classes."""
-    erase: Share = 0.0
-    """Share of the pictures in which a box is replaced by noise."""
-    randaugment: Annotated[float, Field(ge=0, le=10), Expected("a magnitude from 0 to 10")] = 0.0
+    """Fraction of the target that is spread over all classes."""
+    erase: Fraction = 0.0
+    """Fraction of the pictures in which a box is replaced by noise."""
+    randaugment: Annotated[float, Field(ge=0, le=10, title="a magnitude from 0 to 10")] = 0.0
     """Magnitude of two random operations on each picture, with a spread of .5. 0 applies none."""
 
 
@@ -444,7 +430,7 @@ class FeatureEvaluator(Evaluator):
     """Labelled examples that are classified."""
     examples: Number = 20_000
     """Number of examples of each source, at most. 0 takes all."""
-    block: Annotated[int, Expected("a whole number")] = -1
+    block: Integer = -1
     """The block whose tokens are the feature, counted from 0. -1 is the last one."""
     pooling: Literal["mean", "cls", "both"] = "mean"
     """The mean of the patch tokens, the class token, or both side by side."""
@@ -460,8 +446,8 @@ class Knn(FeatureEvaluator):
     type: Literal["knn"]
     """The kind of the evaluator."""
     k: Annotated[
-        Count | Annotated[tuple[Count, ...], Strict(False), Field(min_length=1)],
-        Expected("a whole number of at least 1, or a tuple of them"),
+        Count | Counts,
+        Field(title="a whole number of at least 1, or a tuple of them"),
     ] = 20
     """Number of neighbours that vote. Several numbers give a metric each."""
 
@@ -503,7 +489,7 @@ class Classification(Evaluator):
     """Number of examples, at most. 0 takes all."""
     clips: Count = 1
     """Views along the time of a video or a sound, whose predictions are averaged."""
-    crops: Annotated[int, _where(lambda x: x in (1, 3)), Expected("1 or 3")] = 1
+    crops: Annotated[Literal[1, 3], Field(title="1 or 3")] = 1
     """Crops of each clip of a video, whose predictions are averaged: 1 or 3."""
 
 
@@ -520,7 +506,7 @@ class Config(Section):
 
     task: Literal["pretrain", "classify"]
     """What is trained: a masked autoencoder, or a classifier (fine-tuning and linear probing)."""
-    seed: Annotated[int, Field(ge=0, lt=2**32), Expected("a whole number from 0 up to 2**32")] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32, title="a whole number from 0 up to 2**32")] = 0
     """Seed of the initial parameters, the order of the examples, the crops and the masks."""
     init: Init = Init()
     """What the run starts from."""

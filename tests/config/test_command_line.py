@@ -68,18 +68,21 @@ def test_evaluators_are_changed_added_and_removed():
     [
         ([], r"which config\? Give --config=configs/NAME.py"),
         ([QUICK], "Give --workdir=DIR"),
-        (["--config=nothing.py", "--workdir=x"], "'nothing.py' does not exist; here are: .*quick"),
+        (["--config=nothing.py", "--workdir=x"], "'nothing.py' does not exist; there are: .*quick"),
         ([QUICK + ":fast", "--workdir=x"], "argument 'fast' is unknown: use .*debug"),
-        ([QUICK, "--workdir=x", "extra"], "stray argument.s. extra: values are given as --config"),
+        ([QUICK, "--workdir=x", "extra"], "stray argument 'extra': values are given as --config"),
         ([QUICK, "--workdir=x", "--config.epochs"], "--config.epochs needs a value"),
-        ([QUICK, "--config.epochs=1", "--workdir", "--config.seed=1"], "--workdir needs a value"),
+        (
+            [QUICK, "--config.epochs=1", "--workdir", "--config.seed=1"],
+            "argument --workdir: expected one argument",
+        ),
         ([QUICK, "--wrkdir=x"], "unknown option --wrkdir: did you mean --workdir.*Give --workdir"),
         (
             [QUICK, "--workdir=x", "--config.epochs.x=1"],
             "unknown config key epochs.x: did you mean",
         ),
         ([QUICK, "--workdir=x", "--config.epochs=x", "y"], "epochs = 'x' must be .*; stray arg"),
-        ([QUICK, "--workdir=x", "--config.mask.ratio=nan"], "mask.ratio = nan must be"),
+        ([QUICK, "--workdir=x", "--config.mask.ratio=nan"], "mask.ratio = 'nan' must be"),
     ],
 )
 def test_mistakes(arguments, sentence):

@@ -66,7 +66,7 @@ def test_old_names_on_the_command_line(caplog):
     assert config.evaluators["knn"].examples == 11
     assert config.evaluators["reconstruction"].source == "photos"
     (line,) = caplog.messages
-    assert line.startswith("the command line has keys of an earlier version: recovery.skips is now")
+    assert line.startswith("the command line has keys of an earlier version: probe.linear is now")
     assert "\n" not in line
 
 
