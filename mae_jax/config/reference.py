@@ -44,13 +44,15 @@ PAGE = [  # heading, prefix of the keys, class whose own keys are listed
     ("Mesh", "mesh.", sections.Mesh),
     ("Recovery", "recovery.", sections.Recovery),
     ("Evaluators", "evaluators.NAME.", sections.Evaluator),
+    ("Evaluators of held-out examples", "evaluators.NAME.", sections.HeldOutEvaluator),
     ("Evaluators of features", "evaluators.NAME.", sections.FeatureEvaluator),
     ("Source of an evaluator", "evaluators.NAME.train.", sections.Source),
-    ("Evaluator of type `reconstruction`", "evaluators.NAME.", sections.Reconstruction),
-    ("Evaluator of type `knn`", "evaluators.NAME.", sections.Knn),
-    ("Evaluator of type `linear_probe`", "evaluators.NAME.", sections.LinearProbe),
-    ("Evaluator of type `sweep`", "evaluators.NAME.", sections.Sweep),
-    ("Evaluator of type `classification`", "evaluators.NAME.", sections.Classification),
+    *(
+        (f"Evaluator of type `{name}`", "evaluators.NAME.", kind)
+        for name, kind in (
+            sections.EVALUATORS["pretrain"] | sections.EVALUATORS["classify"]
+        ).items()
+    ),
 ]
 
 

@@ -5,9 +5,11 @@ leave out every key that has a default here. Rules that span several keys stand 
 those of the network's geometry in `mae_jax/models/`.
 """
 
+import functools
+import operator
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from annotated_types import Predicate
 from pydantic import BaseModel, ConfigDict, Field
@@ -61,15 +63,16 @@ class Section(BaseModel, Mapping):
     )
 
     def __getitem__(self, key: str) -> Any:
-        if key not in type(self).model_fields:
-            raise KeyError(key)
-        return getattr(self, key)
+        return self._values()[key]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(type(self).model_fields)
+        return iter(self._values())
 
     def __len__(self) -> int:
-        return len(type(self).model_fields)
+        return len(self._values())
+
+    def _values(self) -> dict[str, Any]:
+        return vars(self) | (self.model_extra or {})
 
 
 class Init(Section):
@@ -397,28 +400,59 @@ class Source(Section):
     """The part of the source."""
 
 
+EVALUATORS: dict[str, dict[str, type["Evaluator"]]] = dict(pretrain={}, classify={})
+
+
 class Evaluator(Section):
     """What every evaluator has."""
 
+    tasks: ClassVar[tuple[str, ...]] = ("pretrain", "classify")  # that it is for
+    type: Text
+    """The kind of the evaluator, see below."""
     every: Number = 0
     """Steps from one evaluation to the next. 0 evaluates at the end of the run only."""
     batch_size: Count = 256
     """Examples in a batch over all devices. The result does not depend on it."""
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        for name in get_args(cls.model_fields["type"].annotation):
+            for task in cls.tasks:
+                EVALUATORS[task][name] = cls
 
-class Reconstruction(Evaluator):
-    """The loss on masked patches of held-out examples, and a picture of reconstructions."""
 
-    type: Literal["reconstruction"]
-    """The kind of the evaluator."""
+class HeldOutEvaluator(Evaluator):
+    """What the evaluators of held-out examples have."""
+
     source: Text = "same"
     """As `data.train.source`; "same" is that one. "" leaves the evaluator out."""
     split: Text = "test"
     """The part of the source."""
+    examples: Number = 0
+    """Number of examples, at most. 0 takes all."""
+
+
+class Reconstruction(HeldOutEvaluator):
+    """The loss on masked patches of held-out examples, and a picture of reconstructions."""
+
+    tasks = ("pretrain",)
+    type: Literal["reconstruction"]
     examples: Number = 10_000
     """Number of examples for the loss, at most. 0 takes all."""
     pictures: Count = 8
     """Number of examples in the picture."""
+
+
+class Classification(HeldOutEvaluator):
+    """Accuracy of a classifier on held-out examples, or mean average precision if `loss` is
+    "binary"."""
+
+    tasks = ("classify",)
+    type: Literal["classification"]
+    clips: Count = 1
+    """Views along the time of a video or a sound, whose predictions are averaged."""
+    crops: Annotated[Literal[1, 3], Field(title="1 or 3")] = 1
+    """Crops of each clip of a video, whose predictions are averaged: 1 or 3."""
 
 
 class FeatureEvaluator(Evaluator):
@@ -444,10 +478,10 @@ class Knn(FeatureEvaluator):
     """Accuracy of a nearest-neighbour classifier on frozen features."""
 
     type: Literal["knn"]
-    """The kind of the evaluator."""
     k: Annotated[
         Count | Counts,
-        Field(title="a whole number of at least 1, or a tuple of them"),
+        Predicate(lambda k: isinstance(k, int) or len(set(k)) == len(k)),
+        Field(title="a whole number of at least 1, or a tuple of different ones"),
     ] = 20
     """Number of neighbours that vote. Several numbers give a metric each."""
 
@@ -456,7 +490,6 @@ class LinearProbe(FeatureEvaluator):
     """Accuracy of a linear classifier on frozen features."""
 
     type: Literal["linear_probe"]
-    """The kind of the evaluator."""
     solver: Literal["auto", "sklearn", "lars"] = "auto"
     """"sklearn" is logistic regression on the CPU, "lars" trains on the devices. "auto" takes the
     faster one for the number of classes."""
@@ -466,7 +499,6 @@ class Sweep(Evaluator):
     """kNN accuracy of every block, pooling and norm, on a fifth of the training examples."""
 
     type: Literal["sweep"]
-    """The kind of the evaluator."""
     train: Source = Source(split="train")
     """Labelled examples, of which a fifth is classified by the others."""
     examples: Number = 20_000
@@ -475,30 +507,18 @@ class Sweep(Evaluator):
     """Seed of the choice of the fifth."""
 
 
-class Classification(Evaluator):
-    """Accuracy of a classifier on held-out examples, or mean average precision if `loss` is
-    "binary"."""
+class CustomEvaluator(HeldOutEvaluator):
+    """An evaluator of your own. All further keys of its section are its own options."""
 
-    type: Literal["classification"]
-    """The kind of the evaluator."""
-    source: Text = "same"
-    """As `data.train.source`; "same" is that one. "" leaves the evaluator out."""
-    split: Text = "test"
-    """The part of the source."""
-    examples: Number = 0
-    """Number of examples, at most. 0 takes all."""
-    clips: Count = 1
-    """Views along the time of a video or a sound, whose predictions are averaged."""
-    crops: Annotated[Literal[1, 3], Field(title="1 or 3")] = 1
-    """Crops of each clip of a video, whose predictions are averaged: 1 or 3."""
+    model_config = ConfigDict(extra="allow")
+    type: Literal["custom"]
+    evaluator: Text
+    """`MODULE:CLASS`, such as "my_evaluators:Brightness", of a module that Python can import."""
 
 
-# The types of evaluators of each task.
-_OF_FEATURES = dict(knn=Knn, linear_probe=LinearProbe, sweep=Sweep)
-EVALUATORS: dict[str, dict[str, type[Evaluator]]] = dict(
-    pretrain=dict(reconstruction=Reconstruction, **_OF_FEATURES),
-    classify=dict(classification=Classification, **_OF_FEATURES),
-)
+def _one_of(types: Mapping[str, type[Evaluator]]) -> Any:
+    union = functools.reduce(operator.or_, types.values())
+    return Annotated[union, Field(discriminator="type")]
 
 
 class Config(Section):
@@ -544,9 +564,7 @@ class Pretrain(Config):
     """Which patches are masked."""
     optimizer: Optimizer
     """The optimiser and the schedule of its learning rate."""
-    evaluators: dict[
-        str, Annotated[Reconstruction | Knn | LinearProbe | Sweep, Field(discriminator="type")]
-    ] = {}
+    evaluators: dict[str, _one_of(EVALUATORS["pretrain"])] = {}  # pyright: ignore
     """Evaluations during the run and at its end, by names of your choice."""
 
 
@@ -565,9 +583,7 @@ class Classify(Config):
     """The optimiser and the schedule of its learning rate."""
     regularize: Regularize = Regularize()
     """Augmentation during the training."""
-    evaluators: dict[
-        str, Annotated[Classification | Knn | LinearProbe | Sweep, Field(discriminator="type")]
-    ] = {}
+    evaluators: dict[str, _one_of(EVALUATORS["classify"])] = {}  # pyright: ignore
     """Evaluations during the run and at its end, by names of your choice."""
 
 

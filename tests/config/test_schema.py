@@ -39,6 +39,15 @@ def test_a_section_is_read_as_attributes_and_as_a_mapping():
         data["stride"]
 
 
+def test_an_evaluator_of_your_own_may_have_any_options():
+    own = {f"evaluators.own.{key}": x for key, x in dict(type="custom", evaluator="a:B").items()}
+    here = config(changes=own | {"evaluators.own.threshold": 0.5})
+    assert here.evaluators["own"].threshold == here.evaluators["own"]["threshold"] == 0.5
+    assert {**here.evaluators["own"]}["threshold"] == 0.5
+    assert schema.validate(schema.completed(schema.to_dict(here))) == here
+    assert schema.updated(here, {"evaluators.own.threshold": 2}).evaluators["own"].threshold == 2
+
+
 def test_a_config_cannot_be_changed_and_survives_copies():
     here = config()
     with pytest.raises(ValidationError, match="frozen"):
@@ -127,6 +136,8 @@ MISTAKES = [  # config, changes, sentence: the value and a way out
     ("quickstart", {"loss": "binary"}, "unknown config key loss"),  # a key of classify
     ("quickstart", {"mask": 3}, "mask is no config key, but has some: mask.decode, mask.name"),
     ("quickstart", {"evaluators.knn.k": 0}, "evaluators.knn.k = 0 must be a whole number of at"),
+    ("quickstart", {"evaluators.knn.k": (5, 5)}, "must be .* or a tuple of different ones"),
+    ("quickstart", {"evaluators.own": dict(type="custom")}, "evaluators.own.evaluator is missing"),
     ("quickstart", {"evaluators.knn.kk": 1}, "did you mean evaluators.knn.k?"),
     ("quickstart", {"evaluators.kn.k": 1}, "kn.k: did you mean evaluators.knn.k?"),
     (
