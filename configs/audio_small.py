@@ -8,11 +8,11 @@ Some minutes on two CPU cores, no network. On sounds of your own:
 
 from ml_collections import ConfigDict
 
-from configs import audio_vit_base, quickstart, vit_base
+from configs import audio_vit_base, quickstart, recipe_parts
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    return vit_base.with_argument(recipe(), arg)
+    return recipe_parts.with_argument(recipe(), arg)
 
 
 def recipe() -> ConfigDict:
@@ -29,7 +29,7 @@ def recipe() -> ConfigDict:
         std="auto",
         threads=2,
     )
-    config.evaluators = vit_base.evaluators(
+    config.evaluators = recipe_parts.evaluators(
         every=0,
         split="test",
         examples=150,

@@ -11,11 +11,11 @@ Other masks: `--config.mask.name=time`, or frequency.
 
 from ml_collections import ConfigDict
 
-from configs import vit_base
+from configs import recipe_parts, vit_base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    return vit_base.with_argument(recipe(), arg)
+    return recipe_parts.with_argument(recipe(), arg)
 
 
 def recipe(**model) -> ConfigDict:
@@ -36,7 +36,7 @@ def recipe(**model) -> ConfigDict:
         std=(2 * 4.5689974,),  # the recipe divides by two standard deviations
         threads=16,
     )
-    config.evaluators = vit_base.evaluators(
+    config.evaluators = recipe_parts.evaluators(
         every=4000, split="test", examples=4000, features=20_000, batch_size=512, pictures=4
     )
     return config

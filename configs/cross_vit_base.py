@@ -10,10 +10,10 @@ is multiplied by `mask.decode`.
 
 from ml_collections import ConfigDict
 
-from configs import vit_base
+from configs import recipe_parts, vit_base
 
 
 def get_config(arg: str = "") -> ConfigDict:
     config = vit_base.recipe(decoder_cross=True, decoder_depth=12)
     config.mask.decode = 1 / 3
-    return vit_base.with_argument(config, arg)
+    return recipe_parts.with_argument(config, arg)

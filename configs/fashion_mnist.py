@@ -8,7 +8,7 @@ The four files are those of Debian's and Ubuntu's package `dataset-fashion-mnist
 
 from ml_collections import ConfigDict
 
-from configs import quickstart, vit_base
+from configs import quickstart, recipe_parts
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
         mean=(0.286,),
         std=(0.353,),
     )
-    config.evaluators = vit_base.evaluators(
+    config.evaluators = recipe_parts.evaluators(
         every=1000, split="test", examples=10_000, features=10_000, batch_size=1000, linear=True
     )
-    return vit_base.with_argument(config, arg)
+    return recipe_parts.with_argument(config, arg)

@@ -6,7 +6,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import audio_small, finetune_audio_vit_base, finetune_vit_base, vit_base
+from configs import audio_small, finetune_audio_vit_base, finetune_vit_base, recipe_parts
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -20,4 +20,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evaluators = finetune_vit_base.evaluators(
         every=0, split="test", examples=150, batch_size=50
     )
-    return vit_base.with_argument(config, arg)
+    return recipe_parts.with_argument(config, arg)

@@ -10,11 +10,11 @@ and not waves, and no times or bands are masked.
 
 from ml_collections import ConfigDict
 
-from configs import audio_vit_base, finetune_vit_base, vit_base
+from configs import audio_vit_base, finetune_vit_base, recipe_parts
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    return vit_base.with_argument(recipe(), arg)
+    return recipe_parts.with_argument(recipe(), arg)
 
 
 def recipe() -> ConfigDict:

@@ -9,12 +9,12 @@ alone: `--config.trainable='encoder/block_5/.*|norm/.*|head/.*'`.
 
 from ml_collections import ConfigDict
 
-from configs import fashion_mnist, finetune_vit_base, vit_base
+from configs import fashion_mnist, finetune_vit_base, recipe_parts
 
 
 def get_config(arg: str = "") -> ConfigDict:
     config = small(finetune_vit_base.recipe(), fashion_mnist.get_config())
-    return vit_base.with_argument(config, arg)
+    return recipe_parts.with_argument(config, arg)
 
 
 def small(config: ConfigDict, pretraining: ConfigDict) -> ConfigDict:

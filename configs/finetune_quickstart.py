@@ -6,10 +6,10 @@
 
 from ml_collections import ConfigDict
 
-from configs import finetune_fashion_mnist, finetune_vit_base, quickstart, vit_base
+from configs import finetune_fashion_mnist, finetune_vit_base, quickstart, recipe_parts
 
 
 def get_config(arg: str = "") -> ConfigDict:
     config = finetune_fashion_mnist.small(finetune_vit_base.recipe(), quickstart.get_config())
     config.update(epochs=5, log_every=10, save_every=100)
-    return vit_base.with_argument(config, arg)
+    return recipe_parts.with_argument(config, arg)

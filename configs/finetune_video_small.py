@@ -6,7 +6,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import finetune_video_vit_base, finetune_vit_base, video_small, vit_base
+from configs import finetune_video_vit_base, finetune_vit_base, recipe_parts, video_small
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -19,4 +19,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evaluators = finetune_vit_base.evaluators(
         every=0, split="test", examples=160, batch_size=40, clips=2, crops=3
     )
-    return vit_base.with_argument(config, arg)
+    return recipe_parts.with_argument(config, arg)

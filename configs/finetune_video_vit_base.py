@@ -8,11 +8,11 @@ Evaluations average the predictions for five clips with three crops each.
 
 from ml_collections import ConfigDict
 
-from configs import finetune_vit_base, video_vit_base, vit_base
+from configs import finetune_vit_base, recipe_parts, video_vit_base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    return vit_base.with_argument(recipe(), arg)
+    return recipe_parts.with_argument(recipe(), arg)
 
 
 def recipe() -> ConfigDict:

@@ -10,11 +10,11 @@ directory, a PyTorch or a Hugging Face file. Partial fine-tuning is `trainable`:
 
 from ml_collections import ConfigDict
 
-from configs import vit_base
+from configs import recipe_parts, vit_base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    return vit_base.with_argument(recipe(), arg)
+    return recipe_parts.with_argument(recipe(), arg)
 
 
 def recipe(
@@ -66,7 +66,7 @@ def recipe(
 
 def evaluators(**options) -> ConfigDict:
     """Accuracy on held-out examples, or mean average precision where the loss is binary."""
-    config = vit_base.new()
+    config = recipe_parts.new()
     config.classification = dict(type="classification", source="same", clips=1, crops=1)
     config.classification.update(options)
     return config

@@ -8,7 +8,7 @@ The published ViT-H reaches 86.9 %.
 
 from ml_collections import ConfigDict
 
-from configs import finetune_vit_base, vit_base
+from configs import finetune_vit_base, recipe_parts
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -22,4 +22,4 @@ def get_config(arg: str = "") -> ConfigDict:
         heads=16,
         patch=(14, 14),
     )
-    return vit_base.with_argument(config, arg)
+    return recipe_parts.with_argument(config, arg)

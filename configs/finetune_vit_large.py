@@ -8,7 +8,7 @@ The published ViT-L reaches 85.9 %.
 
 from ml_collections import ConfigDict
 
-from configs import finetune_vit_base, vit_base
+from configs import finetune_vit_base, recipe_parts
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -21,4 +21,4 @@ def get_config(arg: str = "") -> ConfigDict:
         depth=24,
         heads=16,
     )
-    return vit_base.with_argument(config, arg)
+    return recipe_parts.with_argument(config, arg)

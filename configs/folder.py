@@ -11,7 +11,7 @@ paper's with a ViT-S and a batch that one GPU holds; on a CPU make it smaller:
 
 from ml_collections import ConfigDict
 
-from configs import vit_base
+from configs import recipe_parts, vit_base
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
         mean="auto",  # measured on the pictures, kept in the work directory
         std="auto",
     )
-    config.evaluators = vit_base.evaluators(
+    config.evaluators = recipe_parts.evaluators(
         every=1000, split="test", examples=2000, features=5000, batch_size=256, linear=True
     )
-    return vit_base.with_argument(config, arg)
+    return recipe_parts.with_argument(config, arg)

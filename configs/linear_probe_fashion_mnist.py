@@ -6,7 +6,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import fashion_mnist, finetune_fashion_mnist, linear_probe_vit_base, vit_base
+from configs import fashion_mnist, finetune_fashion_mnist, linear_probe_vit_base, recipe_parts
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -16,4 +16,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.update(epochs=10, batch_size=512)
     # The peak is the recipe's 6.4, which is .1 * 16,384 / 256, whatever the batch.
     config.optimizer.update(base_learning_rate=3.2, layer_decay=1.0)
-    return vit_base.with_argument(config, arg)
+    return recipe_parts.with_argument(config, arg)

@@ -6,7 +6,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import finetune_fashion_mnist, linear_probe_vit_base, quickstart, vit_base
+from configs import finetune_fashion_mnist, linear_probe_vit_base, quickstart, recipe_parts
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -14,4 +14,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.update(epochs=20, batch_size=256, log_every=10, save_every=100)
     # The peak is the recipe's 6.4, which is .1 * 16,384 / 256, whatever the batch.
     config.optimizer.update(base_learning_rate=6.4, layer_decay=1.0)
-    return vit_base.with_argument(config, arg)
+    return recipe_parts.with_argument(config, arg)

@@ -8,11 +8,11 @@ The published ViT-B reaches 67.8 %. Only the head is trained, behind a BatchNorm
 
 from ml_collections import ConfigDict
 
-from configs import finetune_vit_base, vit_base
+from configs import finetune_vit_base, recipe_parts
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    return vit_base.with_argument(recipe(), arg)
+    return recipe_parts.with_argument(recipe(), arg)
 
 
 def recipe(epochs=90, **model) -> ConfigDict:

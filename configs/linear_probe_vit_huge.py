@@ -8,9 +8,9 @@ The published ViT-H reaches 77.2 %.
 
 from ml_collections import ConfigDict
 
-from configs import linear_probe_vit_base, vit_base
+from configs import linear_probe_vit_base, recipe_parts
 
 
 def get_config(arg: str = "") -> ConfigDict:
     config = linear_probe_vit_base.recipe(epochs=50, width=1280, depth=32, heads=16, patch=(14, 14))
-    return vit_base.with_argument(config, arg)
+    return recipe_parts.with_argument(config, arg)

@@ -8,9 +8,9 @@ The published ViT-L reaches 76.0 %.
 
 from ml_collections import ConfigDict
 
-from configs import linear_probe_vit_base, vit_base
+from configs import linear_probe_vit_base, recipe_parts
 
 
 def get_config(arg: str = "") -> ConfigDict:
     config = linear_probe_vit_base.recipe(epochs=50, width=1024, depth=24, heads=16)
-    return vit_base.with_argument(config, arg)
+    return recipe_parts.with_argument(config, arg)

@@ -10,7 +10,7 @@ of your own, `.npy` or `.npz` files (h, w, c) of any range:
 
 from ml_collections import ConfigDict
 
-from configs import vit_base, volume_small
+from configs import recipe_parts, volume_small
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.update(
         train=dict(source="spectra", split="train"), size=(48, 48), channels=10, zoom=(0.5, 1.0)
     )
-    config.evaluators = vit_base.evaluators(
+    config.evaluators = recipe_parts.evaluators(
         every=0,
         split="test",
         examples=150,
@@ -29,4 +29,4 @@ def get_config(arg: str = "") -> ConfigDict:
         pictures=4,
         linear=True,
     )
-    return vit_base.with_argument(config, arg)
+    return recipe_parts.with_argument(config, arg)

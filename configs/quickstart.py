@@ -8,7 +8,7 @@ photograph.
 
 from ml_collections import ConfigDict
 
-from configs import vit_base
+from configs import recipe_parts, vit_base
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.optimizer.update(base_learning_rate=4e-3, warmup_epochs=1)
     config.data.update(train=dict(source="photos", split="train"), size=(64, 64), threads=2)
-    config.evaluators = vit_base.evaluators(
+    config.evaluators = recipe_parts.evaluators(
         every=0, split="test", examples=400, features=2000, batch_size=200, linear=True
     )
-    return vit_base.with_argument(config, arg)
+    return recipe_parts.with_argument(config, arg)

@@ -9,7 +9,7 @@ one. Some minutes on two CPU cores, no network. On texts of your own:
 
 from ml_collections import ConfigDict
 
-from configs import quickstart, vit_base
+from configs import quickstart, recipe_parts
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -28,7 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
         std=(1.0,),
         threads=2,
     )
-    config.evaluators = vit_base.evaluators(
+    config.evaluators = recipe_parts.evaluators(
         every=0, split="test", examples=1000, batch_size=200, pictures=4
     )
-    return vit_base.with_argument(config, arg)
+    return recipe_parts.with_argument(config, arg)

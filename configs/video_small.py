@@ -7,11 +7,11 @@ Some minutes on two CPU cores, no network. The label of a clip is the motion of 
 
 from ml_collections import ConfigDict
 
-from configs import quickstart, video_vit_base, vit_base
+from configs import quickstart, recipe_parts, video_vit_base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    return vit_base.with_argument(recipe(), arg)
+    return recipe_parts.with_argument(recipe(), arg)
 
 
 def recipe() -> ConfigDict:
@@ -28,7 +28,7 @@ def recipe() -> ConfigDict:
         center_crop=1.0,
         threads=2,
     )
-    config.evaluators = vit_base.evaluators(
+    config.evaluators = recipe_parts.evaluators(
         every=0,
         split="test",
         examples=160,

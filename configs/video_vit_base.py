@@ -10,11 +10,11 @@ frames. Tubes of .9 of the places are masked: 160 of 1568 tubelets stay visible.
 
 from ml_collections import ConfigDict
 
-from configs import vit_base
+from configs import recipe_parts, vit_base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    return vit_base.with_argument(recipe(), arg)
+    return recipe_parts.with_argument(recipe(), arg)
 
 
 def recipe(**model) -> ConfigDict:
@@ -30,7 +30,7 @@ def recipe(**model) -> ConfigDict:
         stride=4,  # frames from one frame of a clip to the next; short files repeat the last one
         crop_scale=(0.5, 1.0),  # one crop and one flip for all frames
     )
-    config.evaluators = vit_base.evaluators(
+    config.evaluators = recipe_parts.evaluators(
         every=4680, split="test", examples=2000, features=4000, batch_size=128, pictures=4
     )
     return config

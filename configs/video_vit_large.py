@@ -11,7 +11,7 @@ space are added. The published ViT-L fine-tunes to 84.8 % on Kinetics-400 after 
 
 from ml_collections import ConfigDict
 
-from configs import video_vit_base, vit_base
+from configs import recipe_parts, video_vit_base
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -34,4 +34,4 @@ def get_config(arg: str = "") -> ConfigDict:
         warmup_epochs=5,
         clip=0.02,
     )
-    return vit_base.with_argument(config, arg)
+    return recipe_parts.with_argument(config, arg)

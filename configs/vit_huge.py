@@ -8,9 +8,9 @@ took 34.5 hours on 128 TPU-v3 cores.
 
 from ml_collections import ConfigDict
 
-from configs import vit_base
+from configs import recipe_parts, vit_base
 
 
 def get_config(arg: str = "") -> ConfigDict:
     config = vit_base.recipe(width=1280, depth=32, heads=16, patch=(14, 14))
-    return vit_base.with_argument(config, arg)
+    return recipe_parts.with_argument(config, arg)

@@ -8,8 +8,8 @@ took 15.4 hours on 128 TPU-v3 cores.
 
 from ml_collections import ConfigDict
 
-from configs import vit_base
+from configs import recipe_parts, vit_base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    return vit_base.with_argument(vit_base.recipe(width=1024, depth=24, heads=16), arg)
+    return recipe_parts.with_argument(vit_base.recipe(width=1024, depth=24, heads=16), arg)

@@ -7,8 +7,8 @@ The paper has no ViT-S; the decoder (512 wide, 8 blocks) is the paper's for ever
 
 from ml_collections import ConfigDict
 
-from configs import vit_base
+from configs import recipe_parts, vit_base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    return vit_base.with_argument(vit_base.recipe(width=384, depth=12, heads=6), arg)
+    return recipe_parts.with_argument(vit_base.recipe(width=384, depth=12, heads=6), arg)

@@ -9,11 +9,11 @@ smaller volumes are padded by their edges.
 
 from ml_collections import ConfigDict
 
-from configs import quickstart, vit_base
+from configs import quickstart, recipe_parts
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    return vit_base.with_argument(recipe(), arg)
+    return recipe_parts.with_argument(recipe(), arg)
 
 
 def recipe(**model) -> ConfigDict:
@@ -33,7 +33,7 @@ def recipe(**model) -> ConfigDict:
         std="auto",
         threads=2,
     )
-    config.evaluators = vit_base.evaluators(
+    config.evaluators = recipe_parts.evaluators(
         every=0,
         split="test",
         examples=100,

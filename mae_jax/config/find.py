@@ -25,8 +25,9 @@ def find_config(name: str) -> Path:
     if path.suffix in ("", ".py") and str(path.parent) in (".", "configs") and shipped.is_file():
         return shipped
     folder = Path("configs") if Path("configs").is_dir() else shipped.parent
-    near = [str(x) if folder == Path("configs") else x.stem for x in sorted(folder.glob("*.py"))]
-    choices = f"; there are: {', '.join(near)}" if near else ": give the path of one"
+    near = [x for x in sorted(folder.glob("*.py")) if "def get_config" in x.read_text("utf-8")]
+    names = [str(x) if folder == Path("configs") else x.stem for x in near]
+    choices = f"; there are: {', '.join(names)}" if names else ": give the path of one"
     raise ValueError(
         f"config file {name!r} {'is no file' if path.exists() else 'does not exist'}{choices}"
     )

@@ -109,20 +109,21 @@ def test_config_files_of_users(text, sentence, tmp_path):
         command_line.parse([f"--config={tmp_path}/mine.py", "--workdir=x"])
 
 
-@pytest.mark.parametrize("change", ["", "config = config.to_dict()"])
+@pytest.mark.parametrize("change", ["", "return config.to_dict()"])
 def test_a_config_elsewhere_builds_on_ours(change, tmp_path, monkeypatch):
     text = f"""
 from configs import vit_base
 
 def get_config(arg):
     config = vit_base.recipe(depth=7)
+    config.evaluators = vit_base.evaluators(every=9, split="test", examples=4, batch_size=4)
     {change}
-    return config
+    return vit_base.with_argument(config, arg)
 """
     (tmp_path / "mine.py").write_text(text)
     monkeypatch.chdir(tmp_path)
     config, _ = command_line.parse(["--config=mine.py", "--workdir=x"])
-    assert config.model.depth == 7
+    assert config.model.depth == 7 and config.evaluators["reconstruction"].every == 9
 
 
 def test_a_mistake_exits_with_2_and_no_traceback(tmp_path):

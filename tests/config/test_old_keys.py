@@ -98,6 +98,6 @@ def test_a_config_file_with_old_names(tmp_path, caplog):
 
 
 def test_configs_of_today_have_no_old_names(caplog):
-    for path in sorted((ROOT / "configs").glob("*.py")):
+    for path in (ROOT / "configs").glob("[!r]*.py"):  # not recipe_parts.py
         schema.validate(command_line.load(str(path)))
     assert not caplog.messages

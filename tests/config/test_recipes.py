@@ -8,7 +8,7 @@ from mae_jax.config import command_line, nested, schema
 from mae_jax.models import build, rules
 
 ROOT = Path(__file__).parents[2]
-NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+NAMES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - {"recipe_parts"})
 
 
 def load(name: str, argument: str = "") -> schema.Config:
