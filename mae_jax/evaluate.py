@@ -33,13 +33,13 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     image_io.configure_libraries()
     mesh = device_mesh.make_mesh()
     fields = {name: getattr(options, name) for name in ("heads", "decoder_heads", "norm_pix")}
-    without = options.without
-    found = load.find(options.checkpoint, without=without, size=options.size, **fields)
+    fields |= dict(without=options.without, size=options.size)
+    found = load.find(options.checkpoint, **fields)
     context = context_of(found, options, mesh)
     size, depth = context.transform.size, context.model.depth
     if not -depth <= options.block < depth:
         raise ValueError(f"--block={options.block} is none of {depth} blocks, from 0 on")
-    variables = {"params": load.parameters(found, without=without, size=size, mesh=mesh)}
+    variables = {"params": load.parameters(found, size=size, mesh=mesh)}
     test = context.open(part(options, "test"))
     labelled = len(test.classes) > 1 and not sources.is_multilabel(test)
     run = lambda sections: evaluators.report(evaluators.build(sections, context), variables)

@@ -13,9 +13,8 @@ from flax import traverse_util
 from mae_jax.models import build, patches, positions
 from mae_jax.weights import parameter_names
 
-POSITIONS = {
-    part: parameter_names.HUGGINGFACE[f"{part}/positions"] for part in ("encoder", "decoder")
-}
+NAMES = parameter_names.FAMILIES["huggingface"].names
+POSITIONS = {part: NAMES[f"{part}/positions"] for part in ("encoder", "decoder")}
 
 
 def params_from_huggingface(state: Mapping[str, np.ndarray], grid: Sequence[int]) -> dict:
@@ -84,7 +83,7 @@ def huggingface(
                 x.copy_(gain * noise / x[0].numel() ** 0.5)
             elif "norm" in name and name.endswith("weight"):
                 x.copy_(1 + 0.3 * noise)
-            elif name == parameter_names.HUGGINGFACE["encoder/cls"]:
+            elif name == NAMES["encoder/cls"]:
                 x.copy_(0.02 * noise)  # small, as it starts: only there the norm's eps is seen
             else:
                 x.copy_(0.3 * noise)

@@ -216,7 +216,7 @@ def load_parameters(config, wanted: dict) -> dict:
         if x is not None and name in here and x != here[name]
     ]:
         raise ValueError(f"init.checkpoint = {found.path} is another model: {'; '.join(different)}")
-    return load.fit(found, wanted, without=config.init.without, size=config.data.size)
+    return load.fit(found, wanted, size=config.data.size)
 
 
 def banner(trainer: Trainer, mesh: Mesh, trainable: str) -> str:

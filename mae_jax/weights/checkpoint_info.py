@@ -1,7 +1,6 @@
 """What is known about a checkpoint before its parameters are read."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +26,7 @@ class CheckpointInfo(NamedTuple):
     mean: list[float] | None = None  # per channel, of pixels in [0, 1]
     std: list[float] | None = None
     config: Mapping | None = None  # of a work directory, or what an exported file keeps of it
-    step: int | None = None
+    without: str = ""  # an expression over the names of parameters that may be missing
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """The grid of tokens of inputs of `size`, as `model.grid`."""
@@ -55,32 +54,9 @@ class CheckpointInfo(NamedTuple):
 
 
 def read_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a model as JSON keeps them: their names of today, and tuples for lists."""
-    tuples = lambda x: tuple(map(tuples, x)) if isinstance(x, list | tuple) else x
+    """The fields of a model that JSON keeps: under their names of today, with tuples for lists."""
+    tuples = lambda x: tuple(map(tuples, x)) if isinstance(x, list) else x
     return {build.OLD_NAMES.get(name, name): tuples(x) for name, x in stored.items()}
-
-
-def kind_of_parts(kind: str, fields: dict, present: Iterable[str]) -> tuple[str, dict]:
-    """The kind and the fields of a model of which only the parameters `present` are there.
-
-    An autoencoder without its decoder is a classifier without a head, and so is a classifier
-    without its head.
-    """
-    parts = {name.split("/")[0] for name in present}
-    if kind == "MaskedAutoencoder" and "decoder" not in parts:
-        fields = {name: x for name, x in fields.items() if name in build.FIELDS["Classifier"]}
-        return "Classifier", fields | dict(classes=0, pooling="cls")
-    if kind == "Classifier" and "head" not in parts:
-        return kind, fields | dict(classes=0)
-    return kind, fields
-
-
-def matcher(without: str) -> Callable[[str], Any]:
-    """A function that says whether the expression `without` matches a whole name."""
-    try:
-        return re.compile(without).fullmatch
-    except re.error as error:
-        raise ValueError(f"without={without} is no regular expression: {error}") from None
 
 
 def fixed_positions(info: CheckpointInfo, size: Sequence[int]) -> dict[str, np.ndarray]:

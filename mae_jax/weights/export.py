@@ -56,7 +56,7 @@ def export(
             f"{target} is {what}, which is not what {target_format} needs: give another --to"
         )
     info = load.find(source, without=without, size=size, **fields)
-    params = load.parameters(info, size=size)  # `without` leaves out whole parts alone
+    params = load.parameters(info._replace(without=""), size=size)  # whole parts may be missing
     fields = build.DEFAULTS[info.kind] | info.fields
     info = info._replace(size=tuple(size or info.size or ()) or None, fields=fields)
     arrays = {n: np.asarray(x) for n, x in traverse_util.flatten_dict(params, sep="/").items()}

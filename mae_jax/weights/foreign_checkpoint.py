@@ -1,79 +1,81 @@
-"""Files of He et al.'s reference and of Hugging Face's ViTMAE: what model they hold."""
+"""Files of other code, the families of `parameter_names`: what model they hold."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 
 from mae_jax.models import build, patches, positions
 from mae_jax.output import files
 from mae_jax.weights import checkpoint_info, parameter_names
-from mae_jax.weights.checkpoint_info import Abstract, CheckpointInfo
+from mae_jax.weights.checkpoint_info import CheckpointInfo
 from mae_jax.weights.tensor_files import Tensor
 
 HEADS = {variant["width"]: variant["heads"] for variant in build.VARIANTS.values()}
 DECODER_HEADS = {512: 16}
 REFERENCE_EPS = 1e-6  # of its LayerNorms; its files do not say so
-WIDTHS = {"encoder": "width", "decoder": "decoder_width"}
 
 
 def find(
-    path: Path, tensors: Mapping[str, Tensor], without: str, size: Sequence[int] | None
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    source: str,
+    left_out: Callable[[str], Any],
+    size: Sequence[int] | None,
 ) -> CheckpointInfo:
-    """The model whose parameters `tensors` are, under names of the reference or of Hugging Face.
+    """The model whose parameters `tensors` are, under the names of the family `source`.
 
     Args:
+      left_out: whether a parameter is to be ignored, by our name.
       size: of the inputs, where the caller knows it.
 
     Raises:
       ValueError: parameters are missing, or contradict the config.json beside the file.
     """
-    source = parameter_names.checkpoint_format(tensors)
-    named = checkpoint_info.matcher(without)
     tensors = _fold_linear_probe(tensors)
     origin: dict[str, str] = {}  # our name -> the name there
     shapes: dict[str, tuple[int, ...]] = {}
     for name, tensor in tensors.items():
         stand_in = np.broadcast_to(np.float32(0), tensor.shape)  # nothing is read for a shape
         for ours, x in parameter_names.from_format({name: stand_in}, source).items():
-            if not named(ours):
+            if not left_out(ours):
                 origin[ours], shapes[ours] = name, x.shape
 
     def values(name: str) -> np.ndarray:
         there = origin[name]
         return parameter_names.from_format({there: tensors[there].read()}, source)[name]
 
-    def read(wanted: Abstract) -> dict[str, jax.Array]:
-        return {name: checkpoint_info.place(values(name), leaf) for name, leaf in wanted.items()}
-
+    family = parameter_names.FAMILIES[source]
+    embedding = origin.get("encoder/embedding/kernel")
+    if embedding is None or not (patch := tensors[embedding].shape[2:]):
+        raise ValueError(f"{family.names['encoder/embedding']}.weight is missing in {path}")
     try:
-        patch = parameter_names.patch_size({n: x.shape for n, x in tensors.items()}, source)
         kind, fields = _infer_model(shapes, patch)
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing in {path}") from None
-    of_inputs = _read_settings(path, kind, fields) if source == "huggingface" else {}
-    tables = {part: f"{part}/positions" for part, width in WIDTHS.items() if fields.get(width)}
-    if missing := [name for name in tables.values() if name not in shapes and not named(name)]:
-        raise ValueError(f"{', '.join(missing)} missing in {path}: give without= to do without")
-    known_size = of_inputs.get("size")
-    if stored := {name: values(name) for name in tables.values() if name in shapes}:
-        grid, fixed = _recognise_positions(path, [*stored.values()], patch, known_size, size)
-        known_size = [side * p for side, p in zip(grid, patch, strict=True)]
-        fields["learned_positions"] = not fixed
-        shapes = {name: x for name, x in shapes.items() if not (fixed and name in stored)}
-    kind, fields = checkpoint_info.kind_of_parts(kind, fields, shapes)
+    of_inputs = _read_settings(path, kind, fields) if family.model_type else {}
+    parts = ["encoder", "decoder"] if kind == "MaskedAutoencoder" else ["encoder"]
+    tables = [name for part in parts if not left_out(name := f"{part}/positions")]
+    stored = {name: values(name) for name in tables if name in shapes}
+    fields["learned_positions"] = len(stored) < len(tables)  # whether the missing one was fixed?
+    if stored:
+        sizes = of_inputs.get("size"), size
+        grid, fixed = _recognise_positions(path, list(stored.values()), patch, *sizes)
+        of_inputs["size"] = [side * p for side, p in zip(grid, patch, strict=True)]
+        fields["learned_positions"] |= not fixed
+    if not fields["learned_positions"]:
+        shapes = {name: x for name, x in shapes.items() if name not in stored}
     return CheckpointInfo(
         str(path),
         kind,
         fields,
         shapes,
-        read,
-        channels=shapes["encoder/embedding/kernel"][0] // math.prod(patch),
-        size=tuple(known_size) if known_size else None,
+        lambda wanted: {n: checkpoint_info.place(values(n), leaf) for n, leaf in wanted.items()},
+        shapes["encoder/embedding/kernel"][0] // math.prod(patch),
+        tuple(of_inputs.get("size") or ()) or None,
         mean=of_inputs.get("mean"),
         std=of_inputs.get("std"),
     )
@@ -110,25 +112,15 @@ def _infer_model(
     width = shapes["encoder/embedding/kernel"][-1]
     hidden = shapes["encoder/block_0/mlp/fc1/kernel"][-1]
     ratio = hidden / width
-    fields = dict(
-        patch=patch,
-        width=width,
-        depth=depth("encoder"),
-        heads=HEADS.get(width),
-        mlp_ratio=ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf),
-        eps=REFERENCE_EPS,
-    )
+    fields = dict(patch=patch, width=width, depth=depth("encoder"), heads=HEADS.get(width))
+    fields["mlp_ratio"] = ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
+    fields["eps"] = REFERENCE_EPS
     if any(name.startswith("decoder/") for name in shapes):
         width = shapes["decoder/embedding/kernel"][-1]
-        return "MaskedAutoencoder", fields | dict(
-            decoder_width=width,
-            decoder_depth=depth("decoder"),
-            decoder_heads=DECODER_HEADS.get(width),
-        )
-    return "Classifier", fields | dict(
-        classes=shapes["head/kernel"][-1] if "head/kernel" in shapes else 0,
-        pooling="cls" if "encoder/norm/scale" in shapes else "mean",
-    )
+        decoder = dict(width=width, depth=depth("decoder"), heads=DECODER_HEADS.get(width))
+        return "MaskedAutoencoder", fields | {f"decoder_{n}": x for n, x in decoder.items()}
+    pooling = "cls" if "encoder/norm/scale" in shapes else "mean"
+    return "Classifier", fields | dict(classes=shapes.get("head/kernel", (0,))[-1], pooling=pooling)
 
 
 def _read_settings(path: Path, kind: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -148,17 +140,15 @@ def _read_settings(path: Path, kind: str, fields: dict[str, Any]) -> dict[str, A
         return value
 
     fields["eps"] = setting("layer_norm_eps", 1e-12, (float, int))  # its own default
-    fields["heads"] = setting("num_attention_heads", fields["heads"])
-    depths = {"depth": "num_hidden_layers"}
     if kind == "MaskedAutoencoder":
         fields["norm_pix"] = setting("norm_pix_loss", False, (bool,))
-        fields["decoder_heads"] = setting("decoder_num_attention_heads", fields["decoder_heads"])
-        depths["decoder_depth"] = "decoder_num_hidden_layers"
-    for ours, theirs in depths.items():
-        if fields[ours] != setting(theirs, fields[ours]):
+    for part in ["", "decoder_"] if kind == "MaskedAutoencoder" else [""]:
+        heads, depth = f"{part}num_attention_heads", f"{part}num_hidden_layers"
+        fields[f"{part}heads"] = setting(heads, fields[f"{part}heads"])
+        if (blocks := fields[f"{part}depth"]) != setting(depth, blocks):
             raise ValueError(
-                f"{path} has {fields[ours]} blocks where its config.json says {theirs} = "
-                f"{settings[theirs]}: some are missing"
+                f"{path} has {blocks} blocks where its config.json says {depth} = "
+                f"{settings[depth]}: some are missing"
             )
     size, axes = setting("image_size", None, (int, list)), len(fields["patch"])
     size = [size] * axes if isinstance(size, int) else size
@@ -171,10 +161,7 @@ def _read_settings(path: Path, kind: str, fields: dict[str, Any]) -> dict[str, A
 
 
 def _recognise_positions(
-    path: Path,
-    tables: Sequence[np.ndarray],
-    patch: tuple[int, ...],
-    *sizes: Sequence[int] | None,
+    path: Path, tables: Sequence[np.ndarray], patch: tuple[int, ...], *sizes: Sequence[int] | None
 ) -> tuple[tuple[int, ...], bool]:
     """The grid that stored tables of positions belong to, and whether all of them are sin-cos.
 

@@ -4,7 +4,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from mae_jax.weights import (
     foreign_checkpoint,
     parameter_names,
     resize_positions,
-    run_checkpoint,
     tensor_files,
 )
 from mae_jax.weights.checkpoint_info import CheckpointInfo
@@ -68,7 +67,7 @@ def load(
         trusted, or parameters are missing, left over or of other shapes, with their names.
     """
     info = find(path, without=without, size=size, sha256=sha256, **fields)
-    return info.model, parameters(info, without=without, size=size, mesh=mesh)
+    return info.model, parameters(info, size=size, mesh=mesh)
 
 
 def find(
@@ -84,7 +83,7 @@ def find(
     Raises:
       ValueError: in one sentence, as `load`.
     """
-    text = str(path)
+    text, left_out = str(path), _matcher(without)
     place, step = epath.Path(text), None
     if not place.exists() and (parts := re.fullmatch(r"(.+):(\d+)", text)):
         place, step = epath.Path(parts[1]), int(parts[2])
@@ -96,40 +95,69 @@ def find(
         raise ValueError(f"{place} has the SHA-256 {digest}, not {sha256}: it is another file")
     settings = place / "config.json"
     settings = files.read_json(settings) if settings.exists() else {}
+    model_type = settings.get("model_type")
     if place.is_dir() and ("task" in settings or (place / "checkpoints").exists()):
-        info = run_checkpoint.find(place, step, without)
+        from mae_jax.weights import run_checkpoint  # it imports orbax, which files do not need
+
+        info = run_checkpoint.find(place, step)
     elif step is not None:
         raise ValueError(f"{place} is no work directory, so it has no step {step}")
-    elif place.is_dir() and settings.get("model_type") != "vit_mae":
-        kind = settings.get("model_type")
-        what = f"holds a model of type {kind!r}" if kind else "has no config.json of a known kind"
+    elif place.is_dir() and not any(
+        model_type and model_type == x.model_type for x in parameter_names.FAMILIES.values()
+    ):
+        what = f"holds a model of type {model_type!r}"
+        what = what if model_type else "has no config.json of a known kind"
         raise ValueError(f"{place} {what}: what can be read is {ACCEPTED}")
     else:
-        info = _find_in_file(Path(place), without, size)
+        tensors, metadata = tensor_files.open_tensors(Path(place))
+        source = parameter_names.checkpoint_format(tensors)
+        if source == "mae_jax":
+            info = exported_file.find(Path(place), tensors, metadata)
+        else:
+            info = foreign_checkpoint.find(Path(place), tensors, source, left_out, size)
+    info = _leave_out(info._replace(without=without), left_out)
     fields = {name: x for name, x in fields.items() if x is not None}
     if unknown := fields.keys() - build.FIELDS[info.kind]:
         raise ValueError(f"{_listed(unknown)} is no field of the {info.kind} in {place}")
     return info._replace(fields=info.fields | fields)
 
 
-def _find_in_file(path: Path, without: str, size: Sequence[int] | None) -> CheckpointInfo:
-    tensors, metadata = tensor_files.open_tensors(path)
-    if parameter_names.checkpoint_format(tensors) == "mae_jax":
-        return exported_file.find(path, tensors, metadata, without)
-    return foreign_checkpoint.find(path, tensors, without, size)
+def _matcher(without: str) -> Callable[[str], Any]:
+    """A function that says whether the expression `without` matches a whole name."""
+    try:
+        return re.compile(without).fullmatch
+    except re.error as error:
+        raise ValueError(f"without={without} is no regular expression: {error}") from None
+
+
+def _leave_out(info: CheckpointInfo, left_out: Callable[[str], Any]) -> CheckpointInfo:
+    """The checkpoint without some parameters, which has all learned positions of the others.
+
+    An autoencoder without its decoder is a classifier without a head, and so is a classifier
+    without its head.
+    """
+    shapes = {name: x for name, x in info.shapes.items() if not left_out(name)}
+    parts, fields = {name.split("/")[0] for name in shapes}, info.fields
+    if info.kind == "MaskedAutoencoder" and "decoder" not in parts:
+        fields = {name: x for name, x in fields.items() if name in build.FIELDS["Classifier"]}
+        info = info._replace(kind="Classifier", fields=fields | dict(classes=0, pooling="cls"))
+    elif info.kind == "Classifier" and "head" not in parts:
+        info = info._replace(fields=fields | dict(classes=0))
+    if info.fields.get("learned_positions"):
+        tables = checkpoint_info.fixed_positions(info, info.fields["patch"])
+        if missing := [n for n in tables.keys() - shapes.keys() if not left_out(n)]:
+            way = "give without= to start with the fixed ones"
+            raise ValueError(f"{_listed(missing)} missing in {info.path}: {way}")
+    return info._replace(shapes=shapes)
 
 
 def parameters(
-    info: CheckpointInfo,
-    *,
-    without: str = "",
-    size: Sequence[int] | None = None,
-    mesh: Mesh | None = None,
+    info: CheckpointInfo, *, size: Sequence[int] | None = None, mesh: Mesh | None = None
 ) -> dict:
     """All parameters of `info.model`, nested, as `load` returns them."""
     size = tuple(size or info.size or ()) or None
     wanted = abstract(info.model, size, info.channels, mesh)
-    params = fit(info, wanted, without=without, size=size)
+    params = fit(info, wanted, size=size)
     if info.fields.get("learned_positions") and size:  # where the file has fixed ones
         for name, table in checkpoint_info.fixed_positions(info, size).items():
             part, leaf = name.split("/")
@@ -154,35 +182,29 @@ def abstract(
     return partitioning.placed(shapes, mesh) if mesh else shapes
 
 
-def fit(
-    info: CheckpointInfo, wanted: Mapping, *, without: str = "", size: Sequence[int] | None = None
-) -> dict:
+def fit(info: CheckpointInfo, wanted: Mapping, *, size: Sequence[int] | None = None) -> dict:
     """The parameters that both sides have, read and placed as the nested `wanted` says.
 
     Wanted positions of which the file has only fixed ones are left out: they start as these.
     Learned ones of another grid are resized to that of `size` (by default the file's).
 
     Raises:
-      ValueError: with the names of what one side lacks and `without` does not match, and of what
-        has another shape.
+      ValueError: with the names of what one side lacks and `info.without` does not match, and of
+        what has another shape.
     """
+    left_out, is_table = _matcher(info.without), lambda name: "/positions" in name
     flat: Any = traverse_util.flatten_dict(wanted, sep="/")
-    named, is_table = checkpoint_info.matcher(without), lambda name: "/positions" in name
-    missing = [n for n in flat.keys() - info.shapes.keys() if not named(n) and not is_table(n)]
-    extra = [n for n in info.shapes.keys() - flat.keys() if not named(n)]
-    common = [n for n in flat.keys() & info.shapes.keys() if not named(n)]
-    shapes = {n: (info.shapes[n], flat[n].shape) for n in common}
+    there, here = info.shapes, {name: x.shape for name, x in flat.items() if not left_out(name)}
+    missing = [n for n in here.keys() - there.keys() if not is_table(n)]  # `find` missed those
+    extra = there.keys() - here.keys()
     moved = tuple(size) != info.size if size and info.size else None  # None: unknown
-    resized = [
-        n
-        for n, (old, new) in shapes.items()
-        if is_table(n) and old[1:] == new[1:] and (old != new if moved is None else moved)
-    ]
-    differ = [
-        f"{n} is {list(old)} there, not {list(new)}"
-        for n, (old, new) in shapes.items()
-        if old != new and n not in resized
-    ]
+    resized, differ = [], []
+    for name in here.keys() & there.keys():
+        old, new = there[name], here[name]
+        if is_table(name) and old[1:] == new[1:] and (old != new if moved is None else moved):
+            resized.append(name)
+        elif old != new:
+            differ.append(f"{name} is {list(old)} there, not {list(new)}")
     problems = [f"{_listed(missing)} missing there"] if missing else []
     problems += [f"{_listed(extra)} left over"] if extra else []
     problems += [f"{_listed(differ, 3)} (another model size?)"] if differ else []
@@ -191,8 +213,9 @@ def fit(
     if problems:
         way = ". What may be missing or left over is named by without=" * bool(missing or extra)
         raise ValueError(f"{info.path} does not fit the model: {'; '.join(problems)}{way}")
-    arrays = info.read({n: flat[n] for n in common if n not in resized})
-    arrays |= {n: _resize_positions(info, n, flat[n], size or ()) for n in resized}
+    same = (here.keys() & there.keys()) - set(resized)
+    arrays = info.read({name: flat[name] for name in flat if name in same})
+    arrays |= {name: _resize_positions(info, name, flat[name], size or ()) for name in resized}
     return traverse_util.unflatten_dict(arrays, sep="/")
 
 

@@ -1,4 +1,4 @@
-"""Parameters under the names of He et al.'s files, of Hugging Face's, and of this project.
+"""Parameters under the names that other code gives them, and under those of this project.
 
 Names of this project are flat here, such as `encoder/block_3/attention/query/kernel`. In the
 tables, `#` stands for the number of a block.
@@ -6,10 +6,27 @@ tables, `#` stands for the number of a block.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 Names = dict[str, str]
+QKV = ("query", "key", "value")
+
+
+class Family(NamedTuple):
+    """How the checkpoints of one code base name their parameters; PyTorch's, with `weight`s."""
+
+    names: Names  # ours -> theirs; one matrix for query, key and value is our `attention/qkv`
+    marks: tuple[str, ...]  # beginnings of names by which its files are recognised
+    aliases: tuple[tuple[str, str], ...] = ()  # expressions for other spellings -> those of `names`
+    model_type: str = ""  # in the config.json of its folders
+
+    def canonical(self, name: str) -> str:
+        """A parameter's name in the spelling of `names`."""
+        for pattern, new in self.aliases:
+            name = re.sub(pattern, new, name)
+        return name
 
 
 def _with_blocks(names: Names, block: Names, encoder: str, decoder: str) -> Names:
@@ -21,88 +38,88 @@ def _with_blocks(names: Names, block: Names, encoder: str, decoder: str) -> Name
     }
 
 
-# He et al.'s own (PyTorch). Query, key and value are one matrix there, `attn.qkv`. A fine-tuned
-# file with mean pooling has `fc_norm` in the place of `norm`.
-REFERENCE = _with_blocks(
-    {
-        "encoder/cls": "cls_token",
-        "encoder/positions": "pos_embed",
-        "encoder/embedding": "patch_embed.proj",
-        "encoder/norm": "norm",
-        "decoder/embedding": "decoder_embed",
-        "decoder/mask_token": "mask_token",
-        "decoder/positions": "decoder_pos_embed",
-        "decoder/norm": "decoder_norm",
-        "decoder/head": "decoder_pred",
-        "norm": "fc_norm",
-        "head": "head",
-    },
-    {
-        "norm1": "norm1",
-        "attention/qkv": "attn.qkv",
-        "attention/out": "attn.proj",
-        "norm2": "norm2",
-        "mlp/fc1": "mlp.fc1",
-        "mlp/fc2": "mlp.fc2",
-    },
-    encoder="blocks",
-    decoder="decoder_blocks",
-)
-# Hugging Face's ViTMAE, as the Hub and transformers 4 name it.
-HUGGINGFACE = _with_blocks(
-    {
-        "encoder/cls": "vit.embeddings.cls_token",
-        "encoder/positions": "vit.embeddings.position_embeddings",
-        "encoder/embedding": "vit.embeddings.patch_embeddings.projection",
-        "encoder/norm": "vit.layernorm",
-        "decoder/embedding": "decoder.decoder_embed",
-        "decoder/mask_token": "decoder.mask_token",
-        "decoder/positions": "decoder.decoder_pos_embed",
-        "decoder/norm": "decoder.decoder_norm",
-        "decoder/head": "decoder.decoder_pred",
-    },
-    {
-        "norm1": "layernorm_before",
-        "attention/query": "attention.attention.query",
-        "attention/key": "attention.attention.key",
-        "attention/value": "attention.attention.value",
-        "attention/out": "attention.output.dense",
-        "norm2": "layernorm_after",
-        "mlp/fc1": "intermediate.dense",
-        "mlp/fc2": "output.dense",
-    },
-    encoder="vit.encoder.layer",
-    decoder="decoder.decoder_layers",
-)
-FORMATS = {"reference": REFERENCE, "huggingface": HUGGINGFACE}
-QKV = ("query", "key", "value")
-
-# Other names of Hugging Face's: those of transformers 5 in memory, `decoder_encoder.layer` in the
-# files that it saves, and no `vit.` in the files of an encoder alone.
-RENAMED = (
-    (r"^(?!vit\.|decoder\.)(?=(embeddings|encoder|layers|layernorm)\.)", "vit."),
-    (r"^vit\.layers\.", "vit.encoder.layer."),
-    (r"^decoder\.decoder_encoder\.layer\.", "decoder.decoder_layers."),
-    (r"\.attention\.q_proj\.", ".attention.attention.query."),
-    (r"\.attention\.k_proj\.", ".attention.attention.key."),
-    (r"\.attention\.v_proj\.", ".attention.attention.value."),
-    (r"\.attention\.o_proj\.", ".attention.output.dense."),
-    (r"\.mlp\.fc1\.", ".intermediate.dense."),
-    (r"\.mlp\.fc2\.", ".output.dense."),
-)
+FAMILIES = {
+    # He et al.'s own. A fine-tuned file with mean pooling has `fc_norm` in the place of `norm`.
+    "reference": Family(
+        _with_blocks(
+            {
+                "encoder/cls": "cls_token",
+                "encoder/positions": "pos_embed",
+                "encoder/embedding": "patch_embed.proj",
+                "encoder/norm": "norm",
+                "decoder/embedding": "decoder_embed",
+                "decoder/mask_token": "mask_token",
+                "decoder/positions": "decoder_pos_embed",
+                "decoder/norm": "decoder_norm",
+                "decoder/head": "decoder_pred",
+                "norm": "fc_norm",
+                "head": "head",
+            },
+            {
+                "norm1": "norm1",
+                "attention/qkv": "attn.qkv",
+                "attention/out": "attn.proj",
+                "norm2": "norm2",
+                "mlp/fc1": "mlp.fc1",
+                "mlp/fc2": "mlp.fc2",
+            },
+            encoder="blocks",
+            decoder="decoder_blocks",
+        ),
+        marks=("blocks.", "patch_embed.", "decoder_blocks."),
+    ),
+    # Hugging Face's ViTMAE, as the Hub and transformers 4 name it. Other spellings: `vit.` is not
+    # there in the files of an encoder alone; transformers 5 has new names in memory, and
+    # `decoder_encoder.layer` in the files that it saves.
+    "huggingface": Family(
+        _with_blocks(
+            {
+                "encoder/cls": "vit.embeddings.cls_token",
+                "encoder/positions": "vit.embeddings.position_embeddings",
+                "encoder/embedding": "vit.embeddings.patch_embeddings.projection",
+                "encoder/norm": "vit.layernorm",
+                "decoder/embedding": "decoder.decoder_embed",
+                "decoder/mask_token": "decoder.mask_token",
+                "decoder/positions": "decoder.decoder_pos_embed",
+                "decoder/norm": "decoder.decoder_norm",
+                "decoder/head": "decoder.decoder_pred",
+            },
+            {
+                "norm1": "layernorm_before",
+                **{f"attention/{part}": f"attention.attention.{part}" for part in QKV},
+                "attention/out": "attention.output.dense",
+                "norm2": "layernorm_after",
+                "mlp/fc1": "intermediate.dense",
+                "mlp/fc2": "output.dense",
+            },
+            encoder="vit.encoder.layer",
+            decoder="decoder.decoder_layers",
+        ),
+        marks=("vit.e",),
+        aliases=(
+            (r"^(?!vit\.|decoder\.)(?=(embeddings|encoder|layers|layernorm)\.)", "vit."),
+            (r"^vit\.layers\.", "vit.encoder.layer."),
+            (r"^decoder\.decoder_encoder\.layer\.", "decoder.decoder_layers."),
+            *((rf"\.attention\.{x[0]}_proj\.", f".attention.attention.{x}.") for x in QKV),
+            (r"\.attention\.o_proj\.", ".attention.output.dense."),
+            (r"\.mlp\.fc1\.", ".intermediate.dense."),
+            (r"\.mlp\.fc2\.", ".output.dense."),
+        ),
+        model_type="vit_mae",
+    ),
+}
 
 
 def checkpoint_format(names: Iterable[str]) -> str:
-    """`reference`, `huggingface` or, for names of this project, `mae_jax`.
+    """A key of `FAMILIES` or, for names of this project, `mae_jax`.
 
     Raises:
       ValueError: the names are of none of these.
     """
     names = list(names)
-    if any(name.startswith(("blocks.", "patch_embed.", "decoder_blocks.")) for name in names):
-        return "reference"
-    if any(_hub_name(name).startswith("vit.e") for name in names):
-        return "huggingface"
+    for source, family in FAMILIES.items():
+        if any(family.canonical(name).startswith(family.marks) for name in names):
+            return source
     if any(name.startswith("encoder/") for name in names):
         return "mae_jax"
     raise ValueError(
@@ -111,51 +128,36 @@ def checkpoint_format(names: Iterable[str]) -> str:
     )
 
 
-def patch_size(shapes: Mapping[str, tuple[int, ...]], source: str) -> tuple[int, ...]:
-    """The sides of a patch, from the shape of the convolution that cuts patches.
-
-    Raises:
-      KeyError: with the name of that convolution, which is missing.
-    """
-    wanted = FORMATS[source]["encoder/embedding"] + ".weight"
-    for name, shape in shapes.items():
-        if wanted == (_hub_name(name) if source == "huggingface" else name) and len(shape) > 2:
-            return shape[2:]
-    raise KeyError(wanted)
-
-
 def from_format(state: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
-    """A state dict of the format `source` under our names and in our shapes, mostly as views.
+    """A state dict of a family under our names and in our shapes, mostly as views.
 
     Tables of positions are `encoder/positions` and `decoder/positions`, `[1 + n, d]`. An array
     that is no parameter of ours keeps its name.
     """
-    ours = {}
+    family, found = FAMILIES[source], {}
+    ours = {theirs: ours for ours, theirs in family.names.items()}
     for name, x in state.items():
-        ours |= _convert(name, x, source)
-    return ours
+        theirs, number = _without_number(family.canonical(name))
+        module, _, leaf = theirs.rpartition(".")
+        if theirs in ours and x.ndim == 3:  # a token or a table of positions
+            found[ours[theirs]] = x[0]
+        elif module in ours and leaf in ("weight", "bias"):
+            if leaf == "weight" and x.ndim > 2:  # a convolution [d c p q]: ours is [(p q c) d]
+                x = np.moveaxis(x, 1, -1).reshape(len(x), -1)
+            if leaf == "weight":
+                leaf = "kernel" if x.ndim > 1 else "scale"
+            found |= _unpack(ours[module].replace("#", number), leaf, x.T, name)
+        else:
+            found[name] = x
+    return found
 
 
-def _convert(name: str, x: np.ndarray, source: str) -> dict[str, np.ndarray]:
-    """One array of a state dict; `qkv` of the reference is three arrays of ours."""
-    theirs = _hub_name(name) if source == "huggingface" else name
-    number = re.search(r"(?<=\.)\d+(?=\.)", theirs)
-    theirs = re.sub(r"(?<=\.)\d+(?=\.)", "#", theirs, count=1)
-    module, _, leaf = theirs.rpartition(".")
-    ours = {theirs: ours for ours, theirs in FORMATS[source].items()}
-    if theirs in ours and x.ndim == 3:  # a token or a table of positions
-        return {ours[theirs]: x[0]}
-    if module not in ours or leaf not in ("weight", "bias"):
-        return {name: x}
-    if leaf == "weight" and x.ndim > 2:  # a convolution [d c p q]: ours is [(p q c) d]
-        x = np.moveaxis(x, 1, -1).reshape(len(x), -1)
-    if leaf == "weight":
-        leaf, x = ("kernel", x.T) if x.ndim > 1 else ("scale", x)  # PyTorch has the transpose
-    module = ours[module].replace("#", number[0] if number else "")
+def _unpack(module: str, leaf: str, x: np.ndarray, name: str) -> dict[str, np.ndarray]:
+    """The parameter `leaf` of a module, or those of query, key and value."""
     if not module.endswith("qkv"):
         return {f"{module}/{leaf}": x}
     if x.shape[-1] % 3:
-        raise ValueError(f"{name} is {list(x.shape)}: not query, key and value")
+        raise ValueError(f"{name} is {list(x.T.shape)}: not query, key and value")
     parts = zip(QKV, np.split(x, 3, axis=-1), strict=True)
     return {f"{module.removesuffix('qkv')}{part}/{leaf}": share for part, share in parts}
 
@@ -164,31 +166,29 @@ def to_format(params: Mapping[str, np.ndarray], target: str, patch: Sequence[int
     """The inverse of `from_format`, as contiguous arrays.
 
     Raises:
-      ValueError: the format has no such parameter.
+      ValueError: the family has no such parameter.
     """
-    state, params, names = {}, dict(params), FORMATS[target]
-    if target == "reference":
+    state, params, names = {}, dict(params), FAMILIES[target].names
+    if "encoder/block_#/attention/qkv" in names:
         for name in [name for name in params if "/attention/query/" in name]:
             parts = [params.pop(name.replace("query", part)) for part in QKV]
             params[name.replace("query", "qkv")] = np.concatenate(parts, axis=-1)
     for name, x in params.items():
-        number = re.search(r"(?<=block_)\d+", name)
-        key = re.sub(r"(?<=block_)\d+", "#", name)
+        key, number = _without_number(name)
         module, _, leaf = key.rpartition("/")
         if key in names:
             theirs, x = names[key], x[None]
         elif module in names:
-            theirs = f"{names[module]}.{'bias' if leaf == 'bias' else 'weight'}"
-            x = x.T
+            theirs, x = f"{names[module]}.{'bias' if leaf == 'bias' else 'weight'}", x.T
             if module == "encoder/embedding" and leaf == "kernel":
                 x = np.moveaxis(x.reshape(len(x), *patch, -1), -1, 1)
         else:
             raise ValueError(f"{name} has no name in the files of {target}")
-        state[theirs.replace("#", number[0]) if number else theirs] = np.array(x, order="C")
+        state[theirs.replace("#", number)] = np.array(x, order="C")
     return state
 
 
-def _hub_name(name: str) -> str:
-    for pattern, new in RENAMED:
-        name = re.sub(pattern, new, name)
-    return name
+def _without_number(name: str) -> tuple[str, str]:
+    """`blocks.3.norm1.bias` or `encoder/block_3/...` with `#` for the number, and the number."""
+    found = re.search(r"(?<=[._])\d+(?=[./])", name)
+    return (f"{name[: found.start()]}#{name[found.end() :]}", found[0]) if found else (name, "")

@@ -1,12 +1,12 @@
 """The checkpoints of a work directory: their best parameters, verified as they are read."""
 
-import dataclasses
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
@@ -20,7 +20,7 @@ KINDS = {"pretrain": "MaskedAutoencoder", "classify": "Classifier"}
 METADATA = ("metadata", "facts")  # the item of a checkpoint, and its name before version 0.2
 
 
-def find(path: epath.Path, step: int | None = None, without: str = "") -> CheckpointInfo:
+def find(path: epath.Path, step: int | None = None) -> CheckpointInfo:
     """The model of a work directory, with the moving average of those parameters that have one.
 
     Args:
@@ -30,12 +30,23 @@ def find(path: epath.Path, step: int | None = None, without: str = "") -> Checkp
       ValueError: in one sentence: there is no such checkpoint, it is damaged, or its config is
         not that of the directory.
     """
-    stored = files.read_json(path / "config.json") if (path / "config.json").exists() else {}
+    stored, statistics = (
+        files.read_json(path / name) if (path / name).exists() else {}
+        for name in ("config.json", "statistics.json")
+    )
     if stored.get("task") not in KINDS:
         raise ValueError(f"{path} is no work directory: its config.json does not say which task")
-    config = schema.completed(stored)
-    step, others = _choose_step(path, step)
+    steps = (
+        ocp.utils.checkpoint_steps(path / "checkpoints") if (path / "checkpoints").exists() else []
+    )
+    if not steps:
+        raise ValueError(f"{path} holds no checkpoint yet")
+    step = max(steps) if step is None else step
+    if step not in steps:
+        raise ValueError(f"{path} has no step {step}: it has {', '.join(map(str, sorted(steps)))}")
+    others = sorted({*steps} - {step})
     saved = _open_state(path / "checkpoints" / str(step), others)
+    config = schema.completed(stored)
     if saved.config not in (None, stored) and (
         different := schema.differences(saved.config, config)
     ):
@@ -43,23 +54,17 @@ def find(path: epath.Path, step: int | None = None, without: str = "") -> Checkp
             f"{path / 'config.json'} is not that of checkpoint {step} ({'; '.join(different)}): "
             "put back what was there"
         )
-    named = checkpoint_info.matcher(without)
-    shapes = {n: saved.arrays[there].shape for n, there in saved.best().items() if not named(n)}
-    kind = KINDS[config["task"]]
-    fields = checkpoint_info.read_fields(config["model"])
+    kind, fields = KINDS[config["task"]], checkpoint_info.read_fields(config["model"])
     fields = {name: x for name, x in fields.items() if name in build.FIELDS[kind]}
     if kind == "Classifier":  # its BatchNorm is folded into its head
         classes = saved.arrays["params/head/bias"].shape[0]
         fields |= dict(classes=classes, batch_norm=False)
-    kind, fields = checkpoint_info.kind_of_parts(kind, fields, shapes)
-    statistics = path / "statistics.json"
-    statistics = files.read_json(statistics) if statistics.exists() else {}
     data = {name: x for name, x in config["data"].items() if x != "auto"}
     return CheckpointInfo(
         f"{path}:{step}",
         kind,
         fields,
-        shapes,
+        {name: saved.arrays[there].shape for name, there in saved.best().items()},
         saved.read,
         data["channels"],
         tuple(data["size"]),
@@ -67,28 +72,11 @@ def find(path: epath.Path, step: int | None = None, without: str = "") -> Checkp
         statistics.get("mean") or data.get("mean"),
         statistics.get("std") or data.get("std"),
         config,
-        step,
     )
-
-
-def _choose_step(path: epath.Path, step: int | None) -> tuple[int, list[int]]:
-    """The step to read, and the others that are there."""
-    import orbax.checkpoint as ocp  # here: files of weights need no orbax
-
-    folder = path / "checkpoints"
-    steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
-    if not steps:
-        raise ValueError(f"{path} holds no checkpoint yet")
-    step = steps[-1] if step is None else step
-    if step not in steps:
-        raise ValueError(f"{path} has no step {step}: it has {', '.join(map(str, steps))}")
-    return step, [other for other in steps if other != step]
 
 
 def _open_state(folder: epath.Path, others: list[int]) -> "_SavedState":
     """The saved training state in `folder`, before its arrays are read."""
-    import orbax.checkpoint as ocp
-
     state = folder / "state"
     if "://" not in str(state):
         state = epath.Path(os.path.abspath(state))  # orbax refuses relative paths
@@ -109,8 +97,7 @@ def _open_state(folder: epath.Path, others: list[int]) -> "_SavedState":
     return _SavedState(state, arrays, metadata["fingerprints"], metadata.get("config"), damaged)
 
 
-@dataclasses.dataclass(frozen=True)
-class _SavedState:
+class _SavedState(NamedTuple):
     """The arrays of a training state on disk, each of which has a fingerprint."""
 
     path: epath.Path
@@ -121,10 +108,8 @@ class _SavedState:
 
     def best(self) -> dict[str, str]:
         """Our names of the parameters, and the names of the best arrays of them."""
-        best = {}
-        for part in ("params/", "ema/"):
-            best |= {n.removeprefix(part): n for n in self.arrays if n.startswith(part)}
-        return best
+        names = [n for part in ("params/", "ema/") for n in self.arrays if n.startswith(part)]
+        return {name.partition("/")[2]: name for name in names}
 
     def read(self, wanted: Abstract) -> dict[str, jax.Array]:
         """Parameters by our names, placed as `wanted` says."""
@@ -148,10 +133,8 @@ class _SavedState:
 
     def _restore(self, requests: Abstract) -> dict[str, Any]:
         """Arrays by their names on disk; those of the dtype on disk are verified."""
-        import orbax.checkpoint as ocp
-
-        here = jnp.zeros(()).sharding  # the default device
-        item = {name: x.update(sharding=x.sharding or here) for name, x in requests.items()}
+        default = jnp.zeros(()).sharding  # of the default device
+        item = {name: x.update(sharding=x.sharding or default) for name, x in requests.items()}
         item = traverse_util.unflatten_dict(item, sep="/")
         args = ocp.checkpoint_utils.construct_restore_args(item)
         request: Any = ocp.args.PyTreeRestore(  # pyright: ignore[reportCallIssue]

@@ -101,13 +101,13 @@ def test_a_pretrained_encoder_in_a_classifier(whole):
     """As fine-tuning starts: what is new or dropped is named, anything else is an error."""
     kind, fields = MODELS["classifier"]
     wanted = load.abstract(build.model(kind, fields | dict(mlp_ratio=3.0)), (24, 32), 3)
-    info = load.find(whole[1])
-    given = load.fit(info, wanted, without="decoder/.*|encoder/norm/.*|norm/.*|head/.*")
+    info = load.find(whole[1], without="decoder/.*|encoder/norm/.*|norm/.*|head/.*")
+    given = load.fit(info, wanted)
     expected = dict(whole[0]["encoder"])
     del expected["norm"]
     equal(given, {"encoder": expected})  # and no positions: they start fixed
     with pytest.raises(ValueError, match="head/bias, head/kernel missing there.*decoder/.*left"):
-        load.fit(info, wanted, without="norm/.*")
+        load.fit(load.find(whole[1], without="norm/.*"), wanted)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (32, 32), (24, 12), (8, 32)])  # the last: as many

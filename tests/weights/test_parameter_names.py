@@ -44,8 +44,6 @@ def test_every_naming_of_hugging_face_is_read_alike(where):
         "encoder": "encoder.layer.1.attention.attention.key.bias",
     }
     assert expected[where] in state
-    shapes = {name: x.shape for name, x in state.items()}
-    assert parameter_names.patch_size(shapes, "huggingface") == (4, 4)
     equal(from_any_format(state), flat)
 
 

@@ -59,7 +59,11 @@ def test_a_work_directory_is_its_last_state(run):
     model, params = mae_jax.load(workdir)
     equal(params, expected)
     info = load.find(workdir)
-    assert info.step == 7 and info.config["seed"] == 0 and info.fields["patch"] == (16, 16)
+    assert (
+        info.path == f"{workdir}:7"
+        and info.config["seed"] == 0
+        and info.fields["patch"] == (16, 16)
+    )
     assert info.size == tuple(info.config["data"]["size"]) and info.mean == [0.1] * 3
     wanted = load.abstract(model, info.size, info.channels)
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, wanted)
@@ -155,3 +159,16 @@ def test_a_linear_probe_is_one_function_with_its_batch_norm_folded(tmp_path, mon
     with pytest.raises(ValueError, match="ema/head/bias is not what was saved"):
         mae_jax.load(tmp_path)
     mae_jax.load(tmp_path, without="head/.*")  # which does not read it
+
+
+def test_a_learned_table_that_is_missing_is_named(tmp_path):
+    """It is a parameter like the others: only fixed tables can be computed anew."""
+    config = command_line.load(f"{ROOT}/configs/vit_base.py:debug")
+    config["model"]["learned_positions"] = True
+    _, params = model_of(config)
+    del params["encoder"]["positions"]
+    save_run(tmp_path, config, [TrainState(jnp.int32(3), params, ())])
+    with pytest.raises(ValueError, match="^encoder/positions missing in"):
+        mae_jax.load(tmp_path)
+    _, loaded = mae_jax.load(tmp_path, without="encoder/positions")
+    equal(loaded["decoder"], params["decoder"])
