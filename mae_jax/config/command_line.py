@@ -110,7 +110,7 @@ def _kind(values: dict, name: str) -> Any:
     """The type of a key under its name of today; None if there is no such key."""
     name = old_keys.new_names(name, values.get("evaluators", {}))[0]
     known = schema.keys(values)
-    return known[name].field.annotation if name in known else None
+    return known[name].annotation if name in known else None
 
 
 def _value(text: str, kind: Any) -> Any:

@@ -6,8 +6,7 @@ from typing import Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from mae_jax.config import old_keys, sections
-from mae_jax.config.schema import Key
+from mae_jax.config import old_keys, schema, sections
 
 HEAD = """\
 # Config keys
@@ -46,7 +45,7 @@ PAGE = [  # heading, prefix of the keys, class whose own keys are listed
     ("Evaluators", "evaluators.NAME.", sections.Evaluator),
     ("Evaluators of held-out examples", "evaluators.NAME.", sections.HeldOutEvaluator),
     ("Evaluators of features", "evaluators.NAME.", sections.FeatureEvaluator),
-    ("Source of an evaluator", "evaluators.NAME.train.", sections.Source),
+    ("Source of an evaluator", "evaluators.NAME.test.", sections.Source),
     *(
         (f"Evaluator of type `{name}`", "evaluators.NAME.", kind)
         for name, kind in (
@@ -71,7 +70,7 @@ def _section(title: str, prefix: str, kind: type[sections.Section]) -> Iterator[
             continue  # a section, which has a heading of its own, or what the heading says
         default = "required" if field.is_required() else f"default `{field.default!r}`"
         text = " ".join((field.description or "").split())
-        yield f"- **`{prefix}{name}`**: {Key(field, None).expected} ({default}). {text}"
+        yield f"- **`{prefix}{name}`**: {schema.expected(field)} ({default}). {text}"
 
 
 def _is_value(field: FieldInfo) -> bool:

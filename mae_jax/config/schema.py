@@ -8,7 +8,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 from ml_collections import ConfigDict
 from pydantic import ValidationError
@@ -21,31 +21,19 @@ Config = sections.Config
 Rule = Callable[[Any], Iterator[str]]  # config -> what is wrong with its values together
 
 
-class Key(NamedTuple):
-    """A key that a config may have."""
-
-    field: FieldInfo
-    default: Any  # `PydanticUndefined` if it is required
-
-    @property
-    def expected(self) -> str:
-        """What its value must be."""
-        return self.field.title or _one_of(get_args(self.field.annotation))
-
-
-def keys(config: Mapping) -> dict[str, Key]:
+def keys(config: Mapping) -> dict[str, FieldInfo]:
     """The keys that such a config may have, by their dotted names.
 
     They depend on its task, on the modality of its data, and on the types of its evaluators.
     """
     task, modality = _task(config), nested.get(config, "data.modality")
     data = sections.MODALITIES.get(str(modality or "image"), sections.Data)
-    known = dict(_keys(sections.TASKS.get(task, Config), None, "", data))
+    known = _keys(sections.TASKS.get(task, Config), "") | _keys(data, "data.")
     evaluators = config.get("evaluators")
     for name, entry in evaluators.items() if isinstance(evaluators, Mapping) else ():
         types = sections.EVALUATORS.get(task, {})
         if kind := types.get(str(nested.get(entry, "type"))):
-            known |= _keys(kind, None, f"evaluators.{name}.")
+            known |= _keys(kind, f"evaluators.{name}.")
     return known
 
 
@@ -53,16 +41,21 @@ def _task(config: Mapping) -> str:
     return str(config.get("task", "pretrain"))
 
 
-def _keys(kind, defaults, prefix, data=None) -> Iterator[tuple[str, Key]]:
-    """The keys of a section and of those in it; its default, if it has one, holds theirs."""
+def _keys(kind: type[sections.Section], prefix: str) -> dict[str, FieldInfo]:
+    """The keys of a section and of those in it, but for `data` and `evaluators`."""
+    known = {}
     for name, field in kind.model_fields.items():
-        section = data if name == "data" and data else field.annotation
-        default = field.default if defaults is None else defaults[name]
+        section = field.annotation
         if isinstance(section, type) and issubclass(section, sections.Section):
-            default = None if field.is_required() else default
-            yield from _keys(section, default, f"{prefix}{name}.")
-        elif name != "evaluators":
-            yield prefix + name, Key(field, default)
+            known |= _keys(section, f"{prefix}{name}.")
+        elif name not in ("data", "evaluators") or prefix:
+            known[prefix + name] = field
+    return known
+
+
+def expected(field: FieldInfo) -> str:
+    """What the value of a key must be."""
+    return field.title or _one_of(get_args(field.annotation))
 
 
 def validate(config: Mapping, rules: Sequence[Rule] = (), problems: Iterable[str] = ()) -> Config:
@@ -124,7 +117,9 @@ def examine(values: dict, rules: Sequence[Rule]) -> tuple[list[str], Any]:
     return [*problems.values(), *contradictions], config
 
 
-def _wrong_values(error: ValidationError, values: dict, known: dict[str, Key]) -> dict[str, str]:
+def _wrong_values(
+    error: ValidationError, values: dict, known: dict[str, FieldInfo]
+) -> dict[str, str]:
     """What is wrong with each key by itself."""
     problems = {}
     for part in error.errors(include_url=False):
@@ -132,7 +127,7 @@ def _wrong_values(error: ValidationError, values: dict, known: dict[str, Key]) -
         value = nested.get(values, name)
         inside = [x for x in known if x == name or x.startswith(f"{name}.")]
         if part["type"] == "missing":
-            required = [x for x in inside if known[x].field.is_required()]
+            required = [x for x in inside if known[x].is_required()]
             problems |= {x: f"{x} is missing" for x in required}
         elif part["type"] == "union_tag_invalid":
             key, tags = part["ctx"]["discriminator"].strip("'"), part["ctx"]["expected_tags"]
@@ -140,7 +135,7 @@ def _wrong_values(error: ValidationError, values: dict, known: dict[str, Key]) -
         elif name == "evaluators":
             problems[name] = f"{name} = {value!r} must be sections such as {name}.knn.type='knn'"
         elif name in known and not isinstance(value, dict):
-            problems[name] = f"{name} = {value!r} must be {known[name].expected}"
+            problems[name] = f"{name} = {value!r} must be {expected(known[name])}"
         else:
             names = list(nested.flatten({name: value})) if isinstance(value, dict) else [name]
             problems |= {x: unknown(x, known) for x in names}
@@ -175,8 +170,7 @@ def completed(config: Mapping, place: str = "the config") -> dict:
       place: where the config is from, for a warning about old names.
     """
     values = _read(config, place)
-    known = keys(values)
-    defaults = {x: key.default for x, key in known.items() if not key.field.is_required()}
+    defaults = {x: key.default for x, key in keys(values).items() if not key.is_required()}
     return nested.unflatten(defaults | nested.flatten(values))
 
 

@@ -396,8 +396,12 @@ class Source(Section):
 
     source: Text = "same"
     """As `data.train.source`; "same" is that one. "" leaves the evaluator out."""
-    split: Text
-    """The part of the source."""
+    split: Text = "test"
+    """The part of the source. Its default is "train" for the section `train`."""
+
+
+class TrainSource(Source):
+    split: Text = "train"
 
 
 EVALUATORS: dict[str, dict[str, type["Evaluator"]]] = dict(pretrain={}, classify={})
@@ -458,9 +462,9 @@ class Classification(HeldOutEvaluator):
 class FeatureEvaluator(Evaluator):
     """What the evaluators of frozen features have."""
 
-    train: Source = Source(split="train")
+    train: TrainSource = TrainSource()
     """Labelled examples that the features of others are compared with."""
-    test: Source = Source(split="test")
+    test: Source = Source()
     """Labelled examples that are classified."""
     examples: Number = 20_000
     """Number of examples of each source, at most. 0 takes all."""
@@ -499,7 +503,7 @@ class Sweep(Evaluator):
     """kNN accuracy of every block, pooling and norm, on a fifth of the training examples."""
 
     type: Literal["sweep"]
-    train: Source = Source(split="train")
+    train: TrainSource = TrainSource()
     """Labelled examples, of which a fifth is classified by the others."""
     examples: Number = 20_000
     """Number of examples, at most. 0 takes all."""
