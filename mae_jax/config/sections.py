@@ -82,16 +82,16 @@ class Init(Section):
     """The checkpoint to start from: whatever `mae_jax.load` reads, such as a work directory, an
     exported file, or a PyTorch or Hugging Face checkpoint. "" starts from random parameters."""
     without: Regex = ""
-    """Regular expression over the names of parameters that only one side may have. A parameter
-    that is missing on one side and does not match ends the run."""
+    """Regular expression over parameter names. A parameter that only the network or only the
+    checkpoint has must match it, or the run ends with an error."""
 
 
 class Model(Section):
     """The encoder, and how it is computed."""
 
     patch: Counts
-    """Values along each axis of a patch, such as (16, 16). It divides `data.size`; half the side
-    makes four times as many tokens of a picture."""
+    """Values along each axis of a patch, such as (16, 16). It divides `data.size`. Half the
+    side gives four times as many tokens of a picture."""
     width: Count
     """Size of the encoder's tokens. `heads` divides it."""
     depth: Count
@@ -102,18 +102,18 @@ class Model(Section):
         tuple[Channels, ...],
         Field(strict=False, title="a tuple of tuples such as ((0, 1, 2), (3, 4)), or ()"),
     ] = ()
-    """Channels that become a token of their own, as in SatMAE, such as ((0, 1, 2), (3, 4)). Each
-    group multiplies the number of tokens. () puts all channels of a patch into one token."""
+    """Groups of channels that become tokens of their own, as in SatMAE: ((0, 1, 2), (3, 4)) gives
+    two tokens for each patch. () puts all channels of a patch into one token."""
     vocab_size: Number = 0
-    """Number of values of an input of categories: 256 for bytes, whose target is a cross-entropy.
-    0 means that the input is made of real values, such as pixels."""
+    """Size of the vocabulary of discrete inputs: 256 for bytes, which are predicted with a
+    cross-entropy. 0 means that the input is made of real values, such as pixels."""
     learned_positions: Switch = False
     """Train the position embeddings, which start as the fixed sines and cosines."""
     separable_positions: Switch = False
     """Learn one table for the first axis (time) and one for the other axes, and add them."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     """Precision of the computation; parameters are always float32. "auto" is bfloat16 on
-    accelerators and float32 on CPUs, and a run keeps what it began with."""
+    accelerators and float32 on CPUs. A run keeps the precision that it began with."""
     attention: Literal["auto", "reference", "recompute", "per_sample", "cudnn", "pallas"] = "auto"
     """Implementation of attention, which changes speed and memory. `recompute` keeps no weights
     for the gradient, `per_sample` loops over the batch (CPUs), `cudnn` is for NVIDIA GPUs and
@@ -138,14 +138,14 @@ class AutoencoderModel(Model):
     """Let mask tokens attend to the visible tokens and not to each other, as CrossMAE does. This
     makes a small `mask.decode` cheap."""
     norm_pix: Switch = True
-    """Predict patches that are normalised by their own mean and deviation: better features, and
-    reconstructions that look less good."""
+    """Predict patches that are normalised by their own mean and standard deviation. This gives
+    better features, and reconstructions that look less good."""
     target_stride: Annotated[
         tuple[Count, ...],
         Field(strict=False, title="a tuple of whole numbers, one for each axis, or ()"),
     ] = ()
-    """Predict every so many values along each axis of a patch: (2, 1, 1) predicts every second
-    frame. It divides `patch`. () predicts all values."""
+    """Step, along each axis of a patch, between the values that are predicted: (2, 1, 1) predicts
+    every second frame. It divides `patch`. () predicts all values."""
 
 
 class ClassifierModel(Model):
@@ -196,12 +196,12 @@ class Optimizer(Section):
     clip: NotNegative = 0.0
     """Largest global norm of the gradient; longer gradients are scaled down to it. 0 clips none."""
     ema: BelowOne = 0.0
-    """Decay for each step of a moving average of the parameters, which is evaluated and exported
-    instead of them. 0 keeps none; others cost 4 bytes a parameter."""
+    """Decay, at each step, of a moving average of the parameters, which is evaluated and exported
+    instead of them. It costs 4 bytes a parameter. 0 keeps no average."""
     mu_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the first moment. "bfloat16" saves 2 bytes a parameter."""
     shard: Switch = False
-    """Shard the moments over all devices, as ZeRO-1: less memory and the same result."""
+    """Shard the moments over all devices, as ZeRO-1 does: the same result in less memory."""
 
 
 class ClassifierOptimizer(Optimizer):
@@ -216,7 +216,7 @@ class ClassifierOptimizer(Optimizer):
     final_learning_rate: NotNegative = 0.0
     """Learning rate at the end of the cosine, not scaled by the batch size."""
     layer_decay: UpToOne = 1.0
-    """Factor of the learning rate from each layer to the one below it. 1 trains all alike."""
+    """Factor of the learning rate from each layer to the one below it. 1 keeps it the same."""
 
 
 class TrainingSource(Section):
@@ -243,11 +243,11 @@ class Data(Section):
     channels: Count = 3
     """Number of channels of the input."""
     examples: Number = 0
-    """Train on a fixed choice of so many examples, with as many of each class as possible. 0 trains
-    on all."""
+    """Number of examples to train on: a fixed choice with the same number of each class, as far as
+    possible. 0 trains on all."""
     repeats: Count = 1
-    """Crops of each decoded example in a batch, which counts crops: decoding is as much cheaper.
-    It divides `batch_size`."""
+    """Crops that a batch holds of each decoded example, so that decoding costs that much less.
+    `batch_size` counts crops, and is a multiple of it."""
     mean: Statistic = "auto"
     """Mean of each channel, of values in [0, 1] for pictures. "auto" measures it once."""
     std: Statistic = "auto"
@@ -291,7 +291,7 @@ class VideoData(Crops):
 
     modality: Literal["video"] = "video"
     stride: Count = 4
-    """Frames of the file from one frame of a clip to the next. Short files repeat the last one."""
+    """Step between the frames of a file that make a clip. Short files repeat their last frame."""
 
 
 class AudioData(Data):
@@ -345,7 +345,7 @@ class Mesh(Section):
     ] = -1
     """Copies of the model, which share the batch. -1 means all devices that the others leave."""
     fsdp: Count = 1
-    """Devices that share the batch, the parameters and the moments: less memory in each."""
+    """Devices that share the batch, the parameters and the moments, which saves memory in each."""
     tensor: Count = 1
     """Devices that share the heads and the MLP's width for the same samples. It divides `heads`."""
 
@@ -357,7 +357,8 @@ class Recovery(Section):
     """Updates in a row that are left out because the loss or gradient is not finite. 0 goes back
     to the last checkpoint at the first one; the check costs a tenth to a fifth of a TPU's step."""
     max_rewinds: Number = 2
-    """Times that a run goes back to its last checkpoint, past the batches since; then it ends."""
+    """How often a run may go back to its last checkpoint and skip the batches since, before it
+    ends."""
     max_loss_ratio: Annotated[
         float,
         Predicate(lambda x: x == 0 or x > 1),
@@ -397,7 +398,7 @@ class Source(Section):
     source: Text = "same"
     """As `data.train.source`; "same" is that one. "" leaves the evaluator out."""
     split: Text = "test"
-    """The part of the source. Its default is "train" for the section `train`."""
+    """The part of the source; in the section `train` it is "train" by default."""
 
 
 class TrainSource(Source):
@@ -535,12 +536,12 @@ class Config(Section):
     init: Init = Init()
     """What the run starts from."""
     epochs: Positive
-    """Times that each training example is seen. Fractions are allowed."""
+    """How often each training example is seen. Fractions are allowed."""
     batch_size: Count
     """Examples in a step over all devices. The learning rate scales with it."""
     accumulation: Count = 1
-    """Micro-batches that a step is computed in: the same result in less memory. It divides
-    `batch_size`."""
+    """Number of parts of a batch that a step computes one after the other: the same result in less
+    memory. It divides `batch_size`."""
     data: Annotated[
         ImageData | VideoData | AudioData | VolumeData | TextData, Field(discriminator="modality")
     ]
@@ -550,7 +551,7 @@ class Config(Section):
     log_every: Count = 50
     """Steps from one record of the metrics to the next."""
     save_every: Count = 1000
-    """Steps from one checkpoint to the next: what a fault costs at most."""
+    """Steps from one checkpoint to the next. A fault costs at most that many steps."""
     keep: Count = 3
     """Number of the newest checkpoints that are kept."""
     recovery: Recovery = Recovery()
@@ -592,6 +593,6 @@ class Classify(Config):
 
 
 TASKS: dict[str, type[Config]] = dict(pretrain=Pretrain, classify=Classify)
-# What may be another when a run goes on: where and how it is computed, and when it gives up.
+# Keys that may change when a run continues: where and how it is computed, and when it gives up.
 MAY_CHANGE = r"(mesh|recovery)\..*|model\.(attention|remat|scan)|optimizer\.shard|accumulation"
 MAY_CHANGE += r"|data\.(threads|max_bad_fraction)|(log|save)_every|keep"
