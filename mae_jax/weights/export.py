@@ -1,14 +1,13 @@
 """Write a model to a file of this project, of the reference, or of Hugging Face: see `export`."""
 
-import contextlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from etils import epath
 from flax import traverse_util
 
@@ -21,6 +20,7 @@ FORMATS = {".pth": "reference", ".safetensors": "mae_jax", "": "huggingface"}
 # What models of the other formats cannot have.
 OURS_ALONE = ("channel_groups", "vocab_size", "decoder_cross", "target_stride")
 OURS_ALONE += ("separable_positions",)
+HUB_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 
 
 def export(
@@ -29,16 +29,15 @@ def export(
     *,
     target_format: str = "",
     overwrite: bool = False,
-    without: str = "",
     size: Sequence[int] | None = None,
-    **fields: Any,
+    **options: Any,
 ) -> str:
     """Write the model at `source` to `target`, whole or not at all.
 
     Args:
-      source, without, size, fields: as `load.load` takes them.
       target_format: "reference", "huggingface" or "mae_jax"; by default that of the suffix of
         `target`.
+      source, size, options: `without` and fields of the model, as `load.load` takes them.
 
     Returns:
       Lines that say what was read and written, with the SHA-256 of the parameters' file.
@@ -47,7 +46,11 @@ def export(
       ValueError: in one sentence, whatever is wrong.
     """
     target = Path(target)
-    target_format = target_format or _format_of(target)
+    target_format = target_format or FORMATS.get("" if target.is_dir() else target.suffix, "")
+    if not target_format:
+        raise ValueError(
+            f"{target} is neither NAME.pth, NAME.safetensors nor a folder: say which --format"
+        )
     if not overwrite and (target.is_file() or (target.is_dir() and any(target.iterdir()))):
         raise ValueError(f"{target} is there already: give another --to, or --overwrite")
     if target.exists() and target.is_dir() != (target_format == "huggingface"):
@@ -55,38 +58,72 @@ def export(
         raise ValueError(
             f"{target} is {what}, which is not what {target_format} needs: give another --to"
         )
-    info = load.find(source, without=without, size=size, **fields)
+    info = load.find(source, size=size, **options)
     params = load.parameters(info._replace(without=""), size=size)  # whole parts may be missing
     fields = build.DEFAULTS[info.kind] | info.fields
     info = info._replace(size=tuple(size or info.size or ()) or None, fields=fields)
     arrays = {n: np.asarray(x) for n, x in traverse_util.flatten_dict(params, sep="/").items()}
-    other = [name for name in OURS_ALONE if info.fields.get(name)]
-    if target_format != "mae_jax" and other:
+    if target_format != "mae_jax":
+        arrays = _foreign_arrays(info, arrays, target_format)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        stage = Path(folder) / target.name
+        WRITERS[target_format](stage, info, arrays)
+        if target.is_dir():  # other files stay, but none of another model
+            for name in HUB_FILES:
+                (target / name).unlink(missing_ok=True)
+            for file in stage.iterdir():
+                file.replace(target / file.name)
+        else:
+            stage.replace(target)
+    return _report(info, target, target_format, params)
+
+
+def _foreign_arrays(info: CheckpointInfo, arrays: dict, target_format: str) -> dict:
+    """Parameters under foreign names, with the tables of positions, which are stored if fixed too.
+
+    Raises:
+      ValueError: the format has no such model, or the size of the tables is unknown.
+    """
+    if other := [name for name in OURS_ALONE if info.fields.get(name)]:
         raise ValueError(
             f"{info.path} is a model with {', '.join(other)}, which {target_format} has not: "
             "export it to .safetensors"
         )
-    with _staged(target) as stage:
-        WRITERS[target_format](stage, info, arrays)
-    return _report(info, target, target_format, arrays)
-
-
-def _format_of(target: Path) -> str:
-    suffix = "" if target.is_dir() else target.suffix
-    if suffix not in FORMATS:
+    if target_format == "huggingface":
+        _check_huggingface(info)
+    if not info.size:
         raise ValueError(
-            f"{target} is neither NAME.pth, NAME.safetensors nor a folder: say which --format"
+            f"{info.path} does not say of which size its inputs are, and the table of positions "
+            "to write depends on it: give --size=H,W"
         )
-    return FORMATS[suffix]
+    arrays = checkpoint_info.fixed_positions(info, info.size) | arrays
+    return parameter_names.to_format(arrays, target_format, info.fields["patch"])
 
 
-def _report(info: CheckpointInfo, target: Path, target_format: str, arrays: dict) -> str:
+def _check_huggingface(info: CheckpointInfo) -> None:
+    """Raise ValueError if Hugging Face's ViTMAE cannot be such a model."""
+    patch, size, fields = info.fields["patch"], info.size, info.fields
+    if info.kind == "Classifier" and (fields["classes"] or fields["pooling"] != "cls"):
+        raise ValueError(
+            "Hugging Face's ViTMAE has no classifier: write a .pth or a .safetensors file, or drop "
+            "the head with --without='(norm|head)/.*' if it pools the cls token"
+        )
+    if len(patch) != 2 or len(set(patch)) > 1 or (size and len(set(size)) > 1):
+        raise ValueError(
+            f"Hugging Face's ViTMAE knows square patches and inputs alone, not patches of {patch} "
+            f"and inputs of {size}: give --size=H,W with both the same"
+        )
+
+
+def _report(info: CheckpointInfo, target: Path, target_format: str, params: dict) -> str:
     fields, file = info.fields, target / "model.safetensors" if target.is_dir() else target
     size = f", size {info.size}" if info.size else ""
     note = ""
     if target_format == "reference" and fields["eps"] != REFERENCE_EPS:
         note = f"; its LayerNorms add {REFERENCE_EPS} there and {fields['eps']} here"
-    count = sum(x.size for x in arrays.values())
+    arrays = traverse_util.flatten_dict(params).values()
+    count = sum(x.size for x in arrays)
     return (
         f"read {info.path}: {info.kind}, patch {fields['patch']}, width {fields['width']}, "
         f"depth {fields['depth']}{size}\n"
@@ -94,26 +131,6 @@ def _report(info: CheckpointInfo, target: Path, target_format: str, arrays: dict
         f"arrays{note}\n"
         f"SHA-256 {load.sha256_of(epath.Path(file))} of {file.name}"
     )
-
-
-@contextlib.contextmanager
-def _staged(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write to; at the end it takes the place of `target`."""
-    stage = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield stage
-        if stage.is_dir() and target.is_dir():  # other files stay, but none of another model
-            for file in ("config.json", "model.safetensors", "preprocessor_config.json"):
-                (target / file).unlink(missing_ok=True)
-            for file in stage.iterdir():
-                file.replace(target / file.name)
-        else:
-            stage.replace(target)
-    finally:
-        if stage.is_dir():
-            shutil.rmtree(stage)
-        stage.unlink(missing_ok=True)
 
 
 def write_mae_jax(path: Path, info: CheckpointInfo, arrays: dict[str, np.ndarray]) -> None:
@@ -130,41 +147,31 @@ def write_reference(path: Path, info: CheckpointInfo, arrays: dict[str, np.ndarr
             "a .pth file can be read without PyTorch, but is written by it: pip install torch, or "
             "write a .safetensors file"
         ) from error
-    arrays = _with_positions(info, arrays)
-    state = parameter_names.to_format(arrays, "reference", info.fields["patch"])
     with path.open("wb") as file:  # for a path, errors of PyTorch would be no OSError
-        torch.save({"model": {name: torch.from_numpy(x) for name, x in state.items()}}, file)
+        torch.save({"model": {name: torch.from_numpy(x) for name, x in arrays.items()}}, file)
 
 
 def write_huggingface(path: Path, info: CheckpointInfo, arrays: dict[str, np.ndarray]) -> None:
     """`model.safetensors`, `config.json` and, where known, `preprocessor_config.json`."""
-    patch, size, fields = info.fields["patch"], info.size, info.fields
-    if info.kind == "Classifier" and (fields["classes"] or fields["pooling"] != "cls"):
-        raise ValueError(
-            "Hugging Face's ViTMAE has no classifier: write a .pth or a .safetensors file, or drop "
-            "the head with --without='(norm|head)/.*' if it pools the cls token"
-        )
-    if len(patch) != 2 or len(set(patch)) > 1 or (size and len(set(size)) > 1):
-        raise ValueError(
-            f"Hugging Face's ViTMAE knows square patches and inputs alone, not patches of {patch} "
-            f"and inputs of {size}: give --size=H,W with both the same"
-        )
-    state = parameter_names.to_format(_with_positions(info, arrays), "huggingface", patch)
     if info.kind == "Classifier":  # the files of a ViTMAEModel
-        state = {name.removeprefix("vit."): x for name, x in state.items()}
+        arrays = {name.removeprefix("vit."): x for name, x in arrays.items()}
     path.mkdir()
-    _save(path / "model.safetensors", state, {"format": "pt"})
+    _save(path / "model.safetensors", arrays, {"format": "pt"})
     write_json = lambda name, x: (path / name).write_text(json.dumps(x, indent=2) + "\n")
     write_json("config.json", _huggingface_config(info))
-    if info.mean and info.std:
-        write_json("preprocessor_config.json", _huggingface_preprocessing(info))
-
-
-WRITERS = {
-    "reference": write_reference,
-    "huggingface": write_huggingface,
-    "mae_jax": write_mae_jax,
-}
+    if info.mean and info.std and info.size:
+        preprocessing = {
+            "image_processor_type": "ViTImageProcessor",
+            "do_resize": True,
+            "size": dict(zip(("height", "width"), info.size, strict=True)),
+            "resample": 3,  # bicubic
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(info.mean),
+            "image_std": list(info.std),
+        }
+        write_json("preprocessor_config.json", preprocessing)
 
 
 def _huggingface_config(info: CheckpointInfo) -> dict[str, Any]:
@@ -177,10 +184,6 @@ def _huggingface_config(info: CheckpointInfo) -> dict[str, Any]:
         "image_size": size[0],
         "patch_size": fields["patch"][0],
         "num_channels": info.channels,
-        "hidden_size": fields["width"],
-        "num_hidden_layers": fields["depth"],
-        "num_attention_heads": fields["heads"],
-        "intermediate_size": int(fields["width"] * fields["mlp_ratio"]),
         "hidden_act": "gelu",
         "qkv_bias": True,
         "layer_norm_eps": fields["eps"],
@@ -188,47 +191,24 @@ def _huggingface_config(info: CheckpointInfo) -> dict[str, Any]:
         "hidden_dropout_prob": 0.0,
         "mask_ratio": ((info.config or {}).get("mask") or {}).get("ratio", 0.75),
     }
-    if not is_autoencoder:
-        return settings
-    return settings | {
-        "decoder_hidden_size": fields["decoder_width"],
-        "decoder_num_hidden_layers": fields["decoder_depth"],
-        "decoder_num_attention_heads": fields["decoder_heads"],
-        "decoder_intermediate_size": int(fields["decoder_width"] * fields["mlp_ratio"]),
-        "norm_pix_loss": fields["norm_pix"],
-    }
-
-
-def _huggingface_preprocessing(info: CheckpointInfo) -> dict[str, Any]:
-    size: Any = info.size
-    return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": size[0], "width": size[1]},
-        "resample": 3,  # bicubic
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(info.mean or ()),
-        "image_std": list(info.std or ()),
-    }
-
-
-def _with_positions(info: CheckpointInfo, arrays: dict) -> dict[str, np.ndarray]:
-    """The foreign formats store tables of positions, also fixed ones."""
-    if not info.size:
-        raise ValueError(
-            f"{info.path} does not say of which size its inputs are, and the table of positions "
-            "to write depends on it: give --size=H,W"
-        )
-    return checkpoint_info.fixed_positions(info, info.size) | arrays
+    for part in ("", "decoder_") if is_autoencoder else ("",):
+        width = fields[f"{part}width"]
+        settings |= {
+            f"{part}hidden_size": width,
+            f"{part}num_hidden_layers": fields[f"{part}depth"],
+            f"{part}num_attention_heads": fields[f"{part}heads"],
+            f"{part}intermediate_size": int(width * fields["mlp_ratio"]),
+        }
+    return settings | ({"norm_pix_loss": fields["norm_pix"]} if is_autoencoder else {})
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    import safetensors.numpy
-
-    path.touch()
-    mode = path.stat().st_mode
     arrays = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
-    safetensors.numpy.save_file(arrays, path, metadata)
-    path.chmod(mode)  # safetensors would let nobody else read it
+    path.write_bytes(safetensors.numpy.save(arrays, metadata))  # as all files: others may read it
+
+
+WRITERS = {
+    "reference": write_reference,
+    "huggingface": write_huggingface,
+    "mae_jax": write_mae_jax,
+}

@@ -10,10 +10,9 @@ from jaxtyping import Array, Bool, UInt32
 def of(tree: Any) -> tuple[dict[str, list[int]], list[str]]:
     """The fingerprint of each array of a tree by its name, and the names of those not finite.
 
-    A fingerprint is two sums, modulo 2**32, of what a mixing function makes of the bits of each
-    value and of its place. No two values have the same there, so one that changed is always seen,
-    and of other damage one in 2**64 goes unseen; and since whole numbers add up to the same in any
-    order, it does not depend on the mesh.
+    A fingerprint is two sums, modulo 2**32, of a hash of the bits of each value and of its place.
+    The hash is one to one, so a single changed value is always seen, and of other damage one in
+    2**64 goes unseen. Whole numbers add up to the same in any order: the mesh does not matter.
     """
     named = {}
     for path, x in jax.tree_util.tree_leaves_with_path(tree):
@@ -32,21 +31,20 @@ def of(tree: Any) -> tuple[dict[str, list[int]], list[str]]:
 def _one(x: Array) -> tuple[UInt32[Array, "2"], Bool[Array, ""]]:
     if x.dtype == jnp.bool:
         x = x.astype(jnp.uint8)
-    finite = jnp.isfinite(x).all()
     words = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
     bits = jax.lax.bitcast_convert_type(x, words).astype(jnp.uint32)
     place, stride = jnp.zeros(bits.shape, jnp.uint32), 1
     for axis in reversed(range(bits.ndim)):
         place += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride % 2**32)
         stride *= bits.shape[axis]
-    first = _mixed(place)
-    second = _mixed(first + jnp.uint32(1))
-    sums = [_mixed(bits ^ mixed).sum(dtype=jnp.uint32) for mixed in (first, second)]
-    return jnp.stack(sums), finite
+    first = _hash(place)
+    second = _hash(first + jnp.uint32(1))
+    sums = [_hash(bits ^ hashed).sum(dtype=jnp.uint32) for hashed in (first, second)]
+    return jnp.stack(sums), jnp.isfinite(x).all()
 
 
-def _mixed(x: Array) -> Array:
-    """Numbers that look random, another one for each: the finalizer of MurmurHash3 (public)."""
+def _hash(x: Array) -> Array:
+    """The finalizer of MurmurHash3 (public)."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)

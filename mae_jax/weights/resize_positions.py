@@ -18,28 +18,25 @@ def resize(
     Raises:
       ValueError: the table does not belong to the grid `old`.
     """
-    old, new = tuple(old), tuple(new)
     table = np.asarray(positions)
-    count, width = table.shape
-    if count != 1 + math.prod(old):
-        raise ValueError(f"a table of {count} positions is not one of cls and a grid {old}")
-    places = table[1:].reshape(*old, width)
+    if len(table) != 1 + math.prod(old):
+        raise ValueError(f"a table of {len(table)} positions is not one of cls and a grid {old}")
+    places = table[1:].reshape(*old, -1)
     for axis, sides in enumerate(zip(old, new, strict=True)):
         places = np.moveaxis(np.tensordot(_cubic(*sides), places, (1, axis)), 0, axis)
-    return np.concatenate([table[:1], places.reshape(-1, width)]).astype(table.dtype)
+    return np.concatenate([table[:1], places.reshape(-1, table.shape[1])]).astype(table.dtype)
 
 
 def resize_named(name: str, table: np.ndarray, old: Sequence[int], new: Sequence[int]):
     """Resize the parameter `positions`, `positions_time` or `positions_space` of `name`."""
     if name.endswith("_time"):  # this table has no row of cls
         return resize(np.concatenate([table[:1], table]), old[:1], new[:1])[1:]
-    if name.endswith("_space"):
-        old, new = old[1:], new[1:]
-    return resize(table, old, new)
+    first = 1 if name.endswith("_space") else 0
+    return resize(table, old[first:], new[first:])
 
 
 def _cubic(old: int, new: int) -> np.ndarray:
-    """Return the weights `[new, old]` of cubic convolution with a = -.75; the ends are repeated."""
+    """The weights `[new, old]` of cubic convolution with a = -.75; the ends are repeated."""
     at = (np.arange(new) + 0.5) * old / new - 0.5
     weights, a = np.zeros((new, old)), -0.75
     for tap in range(-1, 3):

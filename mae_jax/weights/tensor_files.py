@@ -8,7 +8,6 @@ import numpy as np
 import safetensors
 
 from mae_jax.weights import torch_pickle
-from mae_jax.weights.torch_pickle import damaged
 
 READABLE = {"BOOL", "BF16", "F16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32"}
 IN_FOLDER = ("model.safetensors", "pytorch_model.bin")  # or NAME.index.json and its parts
@@ -34,8 +33,7 @@ def open_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
       ValueError: in one sentence: what is there is damaged, of another kind, or not to be trusted.
     """
     if path.is_dir():
-        tensors = {n: x for file in _files_of(path) for n, x in open_tensors(file)[0].items()}
-        return tensors, {}
+        return {n: x for file in _files_of(path) for n, x in open_tensors(file)[0].items()}, {}
     with path.open("rb") as file:
         start = file.read(len(torch_pickle.LEGACY))
     if not start:
@@ -48,17 +46,17 @@ def open_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         file = safetensors.safe_open(path, "np")
     except safetensors.SafetensorError as error:
         reason = str(error).removeprefix("Error while deserializing header: ")
-        damaged(path, f"its header cannot be used ({reason})", error)
-    tensors = {}
-    for name in file.keys():
-        values = file.get_slice(name)
+        torch_pickle.damaged(path, f"its header cannot be used ({reason})", error)
+    slices = {name: file.get_slice(name) for name in file.keys()}
+    for name, values in slices.items():
         if (dtype := values.get_dtype()) not in READABLE:
             raise ValueError(f"{path}: {name} has the type {dtype}, which is not read here")
-        tensors[name] = Tensor(tuple(values.get_shape()), values)
+    tensors = {name: Tensor(tuple(values.get_shape()), values) for name, values in slices.items()}
     return tensors, file.metadata() or {}
 
 
 def _files_of(folder: Path) -> list[Path]:
+    """The files of the first name of `IN_FOLDER` that a folder has."""
     for name in IN_FOLDER:
         if (folder / name).is_file():
             return [folder / name]
