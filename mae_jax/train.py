@@ -15,7 +15,6 @@ import jax
 
 from mae_jax.config import command_line
 from mae_jax.config.errors import UserError, user_errors
-from mae_jax.data import image_io
 from mae_jax.distributed import processes
 from mae_jax.models import rules
 from mae_jax.output import console
@@ -37,7 +36,6 @@ def main() -> None:
         return
     console.install()
     checkpoints.ignore_late_errors()
-    image_io.configure_libraries()
     log = logging.getLogger("mae_jax")
     try:
         config, workdir = command_line.parse(sys.argv[1:], rules.RULES)

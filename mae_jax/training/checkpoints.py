@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -238,22 +237,27 @@ class _Manager(ocp.CheckpointManager):
 
 
 def ignore_late_errors() -> None:
-    """Do not print what threads of orbax and tensorstore raise after an error that was told.
+    """Do not print what is left of a failed read or save of orbax, which was reported already.
 
-    For commands: it changes the whole process.
+    These are unfinished coroutines of orbax, and the event loop that closed before tensorstore was
+    done. For commands: it changes the whole process.
     """
     unraisable, unhandled = sys.unraisablehook, sys.excepthook
 
-    def raised_later(found: Any) -> None:
-        text = f"{found.object} {found.exc_value}"
-        if not re.search("Event loop is closed|orbax|serialize|_read_|write_fragment", text):
-            unraisable(found)
+    def on_unraisable(late: Any) -> None:
+        code = getattr(late.object, "cr_code", None)  # of a coroutine
+        if not _is_closed_loop(late.exc_value) and "orbax" not in getattr(code, "co_filename", ""):
+            unraisable(late)
 
-    def raised_by_tensorstore(kind: Any, error: BaseException, trace: Any) -> None:
-        if str(error) != "Event loop is closed":
+    def on_unhandled(kind: Any, error: BaseException, trace: Any) -> None:
+        if not _is_closed_loop(error):
             unhandled(kind, error, trace)
 
-    sys.unraisablehook, sys.excepthook = raised_later, raised_by_tensorstore
+    sys.unraisablehook, sys.excepthook = on_unraisable, on_unhandled
+
+
+def _is_closed_loop(error: BaseException | None) -> bool:
+    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
 
 @contextlib.contextmanager

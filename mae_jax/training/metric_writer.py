@@ -41,19 +41,17 @@ class MetricWriter:
     def path(self) -> epath.Path:
         return self.local / "metrics.jsonl"
 
-    def drop(self, step: int, keep_events: bool = False) -> None:
-        """Forget the records after `step`.
+    def drop(self, step: int) -> None:
+        """Forget the records after `step`, but not the events before the last record that stays.
 
-        Event records (bad updates, rewinds) written before the last kept record are kept; with
-        `keep_events` all are.
+        A rewind counts as a record of the step that it went back to.
         """
         lines = self.lines
-        good = [step_of(line) <= step for line in lines]
-        last = max((i for i, x in enumerate(good) if x and not _is_event(lines[i])), default=-1)
+        kept = [step_of(line) <= step for line in lines]
+        stays = lambda line: (_rewound_to(line) if _is_event(line) else step_of(line)) <= step
+        last = max((i for i, line in enumerate(lines) if stays(line)), default=-1)
         self.lines = [
-            line
-            for i, line in enumerate(lines)
-            if good[i] or _is_event(line) and (keep_events or i < last)
+            line for i, line in enumerate(lines) if kept[i] or _is_event(line) and i <= last
         ]
         if not self.primary:
             return
@@ -87,6 +85,11 @@ class MetricWriter:
         if self.events is not None and record:
             with contextlib.suppress(OSError):  # a full disk: metrics.jsonl has it all
                 self.events.write(step, record)
+
+    def event(self, step: int, kind: str, text: str, **numbers: float) -> None:
+        """Record and show something out of the ordinary."""
+        self.write(step, numbers, event=kind, text=text)
+        _log.info("step %d: %s", step, text)
 
     def upload(self) -> None:
         """Copy what was written to the bucket, if the run is in one."""
@@ -181,6 +184,10 @@ def step_of(line: str) -> float:
 
 def _is_event(line: str) -> bool:
     return '"event": ' in line and step_of(line) < float("inf")
+
+
+def _rewound_to(line: str) -> float:
+    return json.loads(line).get("rewound_to", float("inf"))
 
 
 def read(directory: epath.PathLike) -> list[dict[str, Any]]:

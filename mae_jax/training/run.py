@@ -16,11 +16,11 @@ from jax.sharding import Mesh
 from mae_jax import evaluators, tasks
 from mae_jax.config import nested, schema
 from mae_jax.config.errors import user_errors
-from mae_jax.data import bad_examples, sources
+from mae_jax.data import bad_examples, image_io, sources
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.distributed import device_mesh
 from mae_jax.models import attention, rules
-from mae_jax.training import optimizer, preemption
+from mae_jax.training import optimizer, preemption, report
 from mae_jax.training.batches import Batches
 from mae_jax.training.program import Program, make_program
 from mae_jax.training.run_directory import RunDirectory
@@ -62,7 +62,7 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
             return trainer.state
         state = trainer.fit()
         with stop.exits_at_once(), user_errors(OSError):  # all is saved
-            trainer.write_report(untrained)
+            report.write(trainer, untrained)
     return state
 
 
@@ -86,6 +86,7 @@ def make_trainer(
     config, run: RunDirectory, stop: preemption.StopSignal
 ) -> tuple[Trainer, Callable[[], dict]]:
     """The trainer of a config, and a function that makes the variables it would begin with."""
+    image_io.configure_libraries()
     init_key, step_key, test_key = jax.random.split(jax.random.key(config.seed), 3)
     with user_errors():  # what the config names must be there and fit
         mesh, source = open_devices_and_data(config, run.draws_balanced)

@@ -31,6 +31,7 @@ class RunDirectory:
         self.config = self.path / "config.json"
         self.checkpoints = self.path / "checkpoints"
         self.report = self.path / "report.txt"
+        self.rewind = self.path / "rewind.json"
 
     def __str__(self) -> str:
         return str(self.path)
@@ -46,7 +47,16 @@ class RunDirectory:
     def write_config(self, config) -> None:
         """Make this the directory of a run, unless it is one."""
         if jax.process_index() == 0 and not self.has_begun:
+            self.rewind.unlink(missing_ok=True)  # of a run whose config was removed
             files.write_whole(self.config, schema.to_json(config))
+
+    def stored_rewind(self) -> dict[str, Any]:
+        """The newest rewind: its target `step`, and the counts of a `Recovery` after it."""
+        return files.read_json(self.rewind) if self.has_begun and self.rewind.exists() else {}
+
+    def store_rewind(self, rewind: dict[str, Any]) -> None:
+        if jax.process_index() == 0:
+            files.write_whole(self.rewind, json.dumps(rewind) + "\n")
 
     def check_config(self, config) -> None:
         """Raise ValueError, with the keys that differ, if the run has another config."""

@@ -4,6 +4,8 @@ import contextlib
 import json
 import logging
 import shutil
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -11,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import struct
+from orbax.checkpoint._src import asyncio_utils
 
+from mae_jax.training import checkpoints
 from mae_jax.training.checkpoints import Checkpoints, NotFinite
 from mae_jax.training.step import TrainState
 
@@ -248,3 +252,23 @@ def test_checkpoints_of_version_0_1_are_read(tmp_path):
     assert "usual" in json.loads(text)["fingerprints"]
     (found, metadata), said = newest(tmp_path / "checkpoints")
     assert equal(found, new) and metadata == {"passed": 2} and not said
+
+
+async def serialize():
+    """A coroutine of a user, with a name that orbax uses too."""
+
+
+def test_only_late_errors_of_orbax_are_ignored(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda late: shown.append(late.exc_value))
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: shown.append(error))
+    checkpoints.ignore_late_errors()
+    of_orbax, of_user = asyncio_utils.cancellable(None), serialize()
+    closed, other = RuntimeError("Event loop is closed"), ValueError("cannot serialize orbax_read_")
+    for owner, error in [(of_orbax, other), (None, closed), (of_user, other), (None, other)]:
+        sys.unraisablehook(SimpleNamespace(object=owner, exc_value=error))
+    of_orbax.close()
+    of_user.close()
+    for error in (closed, other):
+        sys.excepthook(type(error), error, None)
+    assert shown == [other, other, other]

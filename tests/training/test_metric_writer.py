@@ -88,12 +88,15 @@ def test_events_stay_when_a_run_goes_back(writer, tmp_path):
     writer.write(2, {}, event="skipped", text="nan")
     writer.write(3, {"loss": 1.0})
     assert not writer.is_evaluated(2)
-    writer.drop(1, keep_events=True)
-    assert [record["step"] for record in metric_writer.read(tmp_path)] == [1, 2]
+    writer.event(3, "rewound", "back to step 1", rewound_to=1)
+    for _ in range(2):  # at once, and when the run that was killed after it goes on
+        writer.drop(1)
+        assert [record["step"] for record in metric_writer.read(tmp_path)] == [1, 2, 3]
+        writer.event(2, "skipped", "comes again")
     writer.write(2, {"loss": 1.0})  # the event stands before it, and does not come again
     writer.write(4, {}, event="skipped", text="nan")
     writer.drop(2)  # as after a resume
-    assert [record["step"] for record in metric_writer.read(tmp_path)] == [1, 2, 2]
+    assert [record["step"] for record in metric_writer.read(tmp_path)] == [1, 2, 3, 2, 2]
     writer.drop(0)
     assert metric_writer.read(tmp_path) == []
 

@@ -14,7 +14,8 @@ from PIL import Image
 from mae_jax import evaluators
 from mae_jax.config import command_line, schema
 from mae_jax.config.errors import UserError
-from mae_jax.training import metric_writer
+from mae_jax.training import metric_writer, report
+from mae_jax.training import trainer as trainer_module
 from mae_jax.training.preemption import StopSignal
 from mae_jax.training.program import Program
 from mae_jax.training.run_directory import RunDirectory
@@ -73,8 +74,8 @@ class Evaluator:
         return evaluators.Result({"knn": self.asked[-1]})
 
     def report(self, variables, untrained=None):
+        metrics = self.evaluate(variables).metrics | {"knn_untrained": untrained["w"]}
         pictures = {name: Image.new("RGB", (2, 2)) for name in ("reconstruction", "other")}
-        metrics = {"knn_trained": 1.0, "knn_untrained": untrained["w"]}
         return evaluators.Result(metrics, "the table", pictures=pictures)
 
 
@@ -137,8 +138,31 @@ def test_what_it_went_past_is_remembered_when_it_resumes(make, tmp_path):
     straight = make(Batches(4)).fit()
     shutil.rmtree(tmp_path / "checkpoints" / "12")
     resumed = make(Batches(4))
-    assert int(resumed.state.step) == 10 and resumed.passed == 1
+    assert int(resumed.state.step) == 10 and resumed.recovery.passed == 1
     assert float(resumed.fit().params["w"]) == float(straight.params["w"])
+
+
+@pytest.mark.parametrize("bad", [1, 5], ids=["before the first save", "after a save"])
+def test_a_rewind_is_remembered_when_the_run_is_killed_before_its_next_save(make, tmp_path, bad):
+    killed = make(Batches(bad), save_every=4)
+    killed.run.write_config(killed.config)
+    take_step = killed.take_step
+
+    def take_step_or_die(step, batch):
+        if killed.recovery.rewinds and step == bad + 2:
+            raise KeyboardInterrupt
+        take_step(step, batch)
+
+    killed.take_step = take_step_or_die
+    with pytest.raises(KeyboardInterrupt):
+        killed.fit()
+    killed.close()
+    resumed = make(Batches(bad), save_every=4)
+    assert int(resumed.state.step) == resumed.recovery.rewound_to == bad // 4 * 4
+    assert (resumed.recovery.passed, resumed.recovery.rewinds) == (bad % 4 + 1, 1)
+    resumed.fit()
+    assert events(tmp_path) == [(bad + 1, "bad_update"), (bad + 1, "rewound")]
+    assert list(losses(tmp_path)) == list(range(1, TOTAL + 1))
 
 
 def test_after_too_many_rewinds_it_stops_with_a_report(make, tmp_path):
@@ -156,19 +180,19 @@ def test_it_saves_and_exits_when_it_is_asked_to_stop(make, tmp_path, at):
     """At the next step, whatever that is; the same trainer goes on to the same end."""
     stop = StopSignal()
     trainer = make(stop=stop, save_every=100)
-    report = trainer.report
+    take_step = trainer.take_step
 
-    def reported(pending):
-        report(pending)
-        if pending and pending[0] == at:
+    def take_step_and_stop(step, batch):
+        take_step(step, batch)
+        if step == at:
             stop.handle(signal.SIGTERM)
 
-    trainer.report = reported
+    trainer.take_step = take_step_and_stop
     with pytest.raises(SystemExit) as stopped:
         trainer.fit()
-    assert stopped.value.code == 42 and max(losses(tmp_path)) in (at, at + 1)
+    assert stopped.value.code == 42 and max(losses(tmp_path)) == at
     resumed = make()
-    assert int(resumed.state.step) == max(losses(tmp_path))
+    assert int(resumed.state.step) == at
     assert float(resumed.fit().params["w"]) == 2**TOTAL - 1
     assert list(losses(tmp_path)) == list(range(1, TOTAL + 1))
 
@@ -210,28 +234,45 @@ def test_evaluations_are_recorded_and_may_be_interrupted(make, tmp_path):
 def test_the_report_holds_the_tables(make, tmp_path):
     trainer = make(evaluator=Evaluator())
     trainer.fit()
-    trainer.write_report(lambda: {"w": 0.5})
+    report.write(trainer, lambda: {"w": 0.5})
     assert (tmp_path / "report.txt").read_text() == "the table\n" and trainer.is_finished
     assert {"reconstruction.png", "other.png"} < {x.name for x in (tmp_path / "pictures").iterdir()}
-    last = metric_writer.read(tmp_path)[-1]
-    assert last == {"step": TOTAL, "knn_trained": 1.0, "knn_untrained": 0.5}
+    records = metric_writer.read(tmp_path)
+    assert records[-1] == {"step": TOTAL, "knn": 4095.0, "knn_untrained": 0.5}
+    assert metric_writer.series(records, "knn") == ([4, 8, 12], [15.0, 255.0, 4095.0])
+
+
+class Full:
+    """Checkpoints on a full disk."""
+
+    failures = 0
+
+    def save(self, *arguments, **options):
+        self.failures += 1
+        raise OSError("no space")
+
+    def close(self):
+        pass
 
 
 def test_failed_saves_are_recorded_and_too_many_end_the_run(make, tmp_path):
     trainer = make()
-
-    class Full:
-        failures = 0
-
-        def save(self, *arguments, **options):
-            self.failures += 1
-            raise OSError("no space")
-
-    checkpoints, trainer.checkpoints = trainer.checkpoints, Full()
+    trainer.checkpoints.close()
+    trainer.checkpoints = Full()
     with pytest.raises(UserError, match=r"could not be saved \(no space\), 3 in a row"):
         trainer.fit()
-    trainer.checkpoints = checkpoints
     assert events(tmp_path) == [(2, "save_failed"), (4, "save_failed"), (6, "save_failed")]
+
+
+def test_a_save_that_is_waited_for_is_tried_again_after_growing_pauses(make, monkeypatch):
+    pauses, most = [], 2000
+    monkeypatch.setattr(trainer_module.time, "sleep", pauses.append)
+    trainer = make(**{"recovery.max_failed_saves": most})
+    trainer.checkpoints.close()
+    trainer.checkpoints = Full()
+    with pytest.raises(UserError, match=f"{most} in a row"):
+        trainer.save(wait=True)
+    assert pauses[:3] == [1, 2, 4] and set(pauses[6:]) == {60} and len(pauses) == most - 1
 
 
 def test_a_step_that_gives_other_bits_is_refused():

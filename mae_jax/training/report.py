@@ -1,0 +1,36 @@
+"""The end of a run: the evaluation of its last step, the final tables and the pictures."""
+
+import json
+import logging
+from collections.abc import Callable
+
+from mae_jax import evaluators
+from mae_jax.evaluators import visualize
+from mae_jax.training import metric_writer
+from mae_jax.training.trainer import Trainer
+
+_log = logging.getLogger(__name__)
+
+
+def write(trainer: Trainer, untrained: Callable[[], dict]) -> None:
+    """Evaluate the last step, record its metrics, and write `report.txt` and the pictures.
+
+    Args:
+      untrained: makes the variables of step 0, as a baseline.
+    """
+    trainer.watchdog.reset()
+    entries, writer, run = trainer.evaluations, trainer.writer, trainer.run
+    result = evaluators.report(entries, trainer.state.best, untrained() if entries else None)
+    if result.metrics and not writer.is_evaluated(trainer.total):
+        writer.write(trainer.total, result.metrics)
+    for name, picture in result.pictures.items():
+        writer.picture(f"{name}.png", picture)
+    if writer.primary:
+        records = [json.loads(line) for line in writer.lines]
+        curves = {name: metric_writer.series(records, name) for name in ("loss", "test_loss")}
+        writer.picture("loss.png", visualize.curve(curves, run.path.name, "loss"))
+    text = result.text or "no evaluation: the config has no evaluators"
+    writer.text(run.report.name, text + "\n")
+    writer.upload()
+    trainer.progress.close()
+    _log.info("\n%s\n\nlook at the pictures in %s", text, run.path / "pictures")
