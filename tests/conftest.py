@@ -1,5 +1,6 @@
 import atexit
 import gc
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -16,6 +17,11 @@ if "MAE_JAX_TESTS" not in os.environ:  # pytest-xdist's workers share that of th
     atexit.register(shutil.rmtree, os.environ["MAE_JAX_TESTS"], ignore_errors=True)
 # Compiling is most of the time: half as much without XLA's costly passes (=0 brings them back).
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# The older emitters of XLA's CPU backend compile a step in half the time. A version of XLA ends the
+# process at a flag that it does not know, so only the version that was tried gets the flag.
+tried = importlib.metadata.version("jaxlib").startswith("0.10.")
+if tried and os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
