@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FLOORS = [  # from the top down: a room imports from the floors below its own
+LAYERS = [  # from the top down: a subpackage imports from the layers below its own
     ["train", "evaluate", "convert", "plan", "__main__"],
     ["applications", "planning"],
     ["training"],
@@ -33,14 +33,14 @@ def imported_rooms(path: Path) -> set[str]:
 
 
 def test_imports_run_downwards():
-    level = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+    level = {room: -depth for depth, rooms in enumerate(LAYERS) for room in rooms}
     package = ROOT / "mae_jax"
     wrong = []
     for path in package.rglob("*.py"):
         room = path.relative_to(package).parts[0].removesuffix(".py")
         if room == "__init__":
             continue
-        assert room in level, f"say in FLOORS where the room {room} is"
+        assert room in level, f"say in LAYERS where the room {room} is"
         wrong += [
             f"{path.relative_to(package)} imports {other}, which is not below it"
             for other in imported_rooms(path) - {room}
@@ -49,9 +49,9 @@ def test_imports_run_downwards():
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_top_floor_holds_only_commands():
+def test_the_top_layer_holds_only_commands():
     files = {path.stem for path in (ROOT / "mae_jax").glob("*.py")}
-    assert files <= {*FLOORS[0], "__init__"}
+    assert files <= {*LAYERS[0], "__init__"}
 
 
 def test_configs_are_plain_values():
