@@ -35,6 +35,7 @@ def runs():
     return json.loads(done.stdout)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("i", range(1, len(MESHES)), ids=lambda i: str(MESHES[i]))
 def test_eight_devices_train_as_one(runs, i):
     one, run = runs[0], runs[i]

@@ -32,6 +32,7 @@ def textbook(query, key, value):
     return out
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("n, s", [(5, 5), (5, 7), (150, 150), (150, 131)])
 @pytest.mark.parametrize("form", ["reference", "recompute", "per_sample"])
 def test_implementations_of_attention(form, n, s):
@@ -150,6 +151,7 @@ def plain():
     return {cross: run(cross) for cross in (False, True)}, run
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("cross", [False, True])
 @pytest.mark.parametrize("options", SAME, ids=str)
 def test_options_of_speed_and_memory_change_no_result(plain, options, cross):

@@ -82,6 +82,7 @@ def check(out: mae.Output, theirs) -> str:
     return f"loss {errors['loss']:.0e}, prediction {errors['prediction']:.0e}, hidden {states:.0e}"
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_golden(path):
     model, images, noise, state, theirs = golden(path)

@@ -1,7 +1,4 @@
-"""What accelerators run: bfloat16 with every attention, on several devices, and resumed.
-
-CI also runs this file with XLA's optimisations on.
-"""
+"""What accelerators run: bfloat16 with every attention, on several devices, and resumed."""
 
 import functools
 import shutil
@@ -17,6 +14,7 @@ from mae_jax.distributed import device_mesh, partitioning
 from mae_jax.train import train
 from mae_jax.training import optimizer, program
 
+pytestmark = pytest.mark.optimised
 ROOT = Path(__file__).parents[2]
 
 

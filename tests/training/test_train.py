@@ -111,6 +111,7 @@ def test_a_finished_run_says_so(finished, caplog):
     assert sorted((p, p.stat().st_mtime) for p in workdir.rglob("*.png")) == before
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("stop", [4, 6])  # 4 is evaluated too
 def test_resume_is_bit_for_bit(finished, tmp_path, monkeypatch, stop):
     """SIGTERM at some step, then the same call again: as if nothing had happened."""
