@@ -1,4 +1,4 @@
-"""Imports run downwards only, and the rooms that must stay light stay light."""
+"""Imports run downwards only, and the subpackages that must stay light do."""
 
 import ast
 import subprocess
@@ -18,8 +18,8 @@ LAYERS = [  # from the top down: a subpackage imports from the layers below its 
 ]
 
 
-def imported_rooms(path: Path) -> set[str]:
-    rooms = set()
+def imported_packages(path: Path) -> set[str]:
+    packages = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module == "mae_jax":
@@ -28,23 +28,23 @@ def imported_rooms(path: Path) -> set[str]:
             names = [node.module or ""]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        rooms |= {name.split(".")[1] for name in names if name.startswith("mae_jax.")}
-    return rooms
+        packages |= {name.split(".")[1] for name in names if name.startswith("mae_jax.")}
+    return packages
 
 
 def test_imports_run_downwards():
-    level = {room: -depth for depth, rooms in enumerate(LAYERS) for room in rooms}
+    level = {name: -depth for depth, packages in enumerate(LAYERS) for name in packages}
     package = ROOT / "mae_jax"
     wrong = []
     for path in package.rglob("*.py"):
-        room = path.relative_to(package).parts[0].removesuffix(".py")
-        if room == "__init__":
+        name = path.relative_to(package).parts[0].removesuffix(".py")
+        if name == "__init__":
             continue
-        assert room in level, f"say in LAYERS where the room {room} is"
+        assert name in level, f"say in LAYERS where {name} is"
         wrong += [
             f"{path.relative_to(package)} imports {other}, which is not below it"
-            for other in imported_rooms(path) - {room}
-            if level[other] >= level[room]
+            for other in imported_packages(path) - {name}
+            if level[other] >= level[name]
         ]
     assert not wrong, "\n".join(wrong)
 
