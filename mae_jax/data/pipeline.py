@@ -5,7 +5,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,40 +13,63 @@ from mae_jax.data.bad_examples import BadExamples, Unreadable
 from mae_jax.data.sources.source import Example, Source, fixed_choice, length_of, read
 
 _ATTEMPTS = 100  # examples that are tried for one row of a batch
+_OF_ROWS = {"image", "color"}  # values of an example with `repeats` rows that are [repeats, ...]
 _log = logging.getLogger(__name__)
-OF_ROWS = {"image", "color"}  # values of an example with `repeats` rows that are [repeats, ...]
+
+Rows = Sequence[int] | np.ndarray
+TrainTransform = Callable[[Example, np.random.Generator], Example]
+
+
+class Order(NamedTuple):
+    """Which examples make which batch: each epoch is another permutation of the source."""
+
+    batch_size: int  # of the global batch, over all hosts
+    seed: int  # of the order and of the augmentations, 0 <= seed < 2**32
+    repeats: int = 1  # consecutive rows that come from one example
+
+    def indices(self, source: Source) -> Any:
+        """Return the indices of the examples of all epochs, `indices[position]`."""
+        import grain
+
+        order: Any = grain.MapDataset.range(length_of(source)).seed(self.seed).shuffle().repeat()
+        order[0]  # grain initialises itself at the first read, which threads must not do together
+        return order
+
+    def names(self, source: Source, step: int) -> list[str]:
+        """Return the names of the examples of global batch `step`.
+
+        Each example is named once, however often it is repeated. An unreadable example is named
+        instead of its replacement.
+        """
+        indices, count = self.indices(source), self.batch_size // self.repeats
+        return [source.name(indices[step * count + row]) for row in range(count)]
 
 
 def training_batches(
     source: Source,
-    transform: Callable[[Example, np.random.Generator], Example],
+    transform: TrainTransform,
+    order: Order,
     *,
-    batch_size: int,
-    seed: int,
     start: int = 0,
-    rows: Sequence[int] | np.ndarray | None = None,
+    rows: Rows | None = None,
     threads: int = 16,
-    repeats: int = 1,
     bad_examples: BadExamples | None = None,
 ) -> Iterator[Example]:
     """Yield endless batches `{"image": [b, *size, c], "label": int32 [b]}` of a host's rows.
 
-    Each epoch is another permutation of the source. Row r of global batch s, with its augmentation,
-    is a function of (seed, s, r): `start=s` equals skipping s batches, the rows of a
-    host are the same whoever reads the others, and `threads` changes only the speed. The iterator
-    has a `close()`, which ends its threads; so does dropping it. There are many parameters because
-    all of them except the first two and the last are single numbers of a config or a process.
+    Row r of global batch s, with its augmentation, is a function of (seed, s, r): `start=s` equals
+    skipping s batches, the rows of a host are the same whoever reads the others, and `threads`
+    changes only the speed. The iterator has a `close()`, which ends its threads; so does dropping
+    it.
 
     Args:
       source: where the examples come from.
-      transform: turns `source[i]` and a generator into an example of the batch.
-      batch_size: the size of the global batch, over all hosts.
-      seed: the seed of the order and of the augmentations, 0 <= seed < 2**32.
+      transform: turns `source[i]` and a generator into an example of the batch; with repeats above
+        1 it stacks "image" and "color".
+      order: the order of the examples.
       start: the first step.
       rows: those of the global batch that this host reads, in ascending order; None means all.
       threads: how many threads read and decode; with 0 the calling thread reads, only when asked.
-      repeats: how many consecutive rows come from one example; above 1, `transform` stacks the
-        values that `OF_ROWS` names.
       bad_examples: counts examples that cannot be read, which are then replaced. The replacement is
         a function of the row alone: threads, hosts and `start` do not matter.
 
@@ -54,26 +77,17 @@ def training_batches(
       ValueError: the rows split an example, or the source is empty; from the iterator, an
         example cannot be read, with its name, or with `bad_examples` too many of them.
     """
-    examples = _examples_of(rows, batch_size, repeats)
-    batch_size, share = batch_size // repeats, len(examples)
-    order = _order(source, seed)
+    examples = _examples_of(rows, order.batch_size, order.repeats)
+    batch_size, share = order.batch_size // order.repeats, len(examples)
+    indices = order.indices(source)
 
     def load(i: int) -> Example:
         step, row = divmod(i, share)
         position = (start + step) * batch_size + int(examples[row])
-        return _read_or_replace(source, order[position], transform, (seed, position), bad_examples)
+        key = order.seed, position
+        return _read_or_replace(source, indices[position], transform, key, bad_examples)
 
-    return _batches(load, sys.maxsize, share, threads, repeats)
-
-
-def names(source: Source, *, batch_size: int, seed: int, step: int, repeats: int = 1) -> list[str]:
-    """Return the names of the examples that `training_batches` draws for global batch `step`.
-
-    Each example is named once, however often it is repeated. An unreadable example is named instead
-    of its replacement.
-    """
-    order, count = _order(source, seed), batch_size // repeats
-    return [source.name(order[step * count + row]) for row in range(count)]
+    return _batches(load, sys.maxsize, share, threads, order.repeats)
 
 
 def evaluation_batches(
@@ -81,7 +95,7 @@ def evaluation_batches(
     transform: Callable[[Example], Example],
     *,
     batch_size: int,
-    rows: Sequence[int] | np.ndarray | None = None,
+    rows: Rows | None = None,
     limit: int | None = None,
     threads: int = 16,
 ) -> Iterator[Example]:
@@ -99,21 +113,11 @@ def evaluation_batches(
       ValueError: as `training_batches`; from the iterator, no example can be read.
     """
     places = _examples_of(rows, batch_size)
-    share = len(places)
     chosen = fixed_choice(length_of(source), limit)
-    batches = -(-len(chosen) // batch_size)
+    share, batches = len(places), -(-len(chosen) // batch_size)
     left_out: dict[int, Unreadable] = {}
     searching = threading.Lock()
-
-    @functools.cache
-    def readable() -> Example:
-        first = None
-        for index in chosen.tolist():
-            try:
-                return read(source, index, transform)
-            except Unreadable as error:
-                first = first or error
-        raise Unreadable(f"none of {len(chosen)} examples can be read; the first: {first}")
+    substitute = functools.cache(lambda: _first_readable(source, transform, chosen))
 
     def load(i: int) -> Example:
         step, row = divmod(i, share)
@@ -126,7 +130,7 @@ def evaluation_batches(
                 left_out[index] = error
             valid = False
             with searching:  # only one thread searches
-                example = readable()
+                example = substitute()
         return {**example, "valid": valid, "index": np.int32(index)}
 
     def batches_and_warning() -> Iterator[Example]:
@@ -142,7 +146,7 @@ def evaluation_batches(
 def _read_or_replace(
     source: Source,
     index: int,
-    transform: Callable[[Example, np.random.Generator], Example],
+    transform: TrainTransform,
     key: tuple[int, int],
     bad_examples: BadExamples | None,
 ) -> Example:
@@ -160,18 +164,27 @@ def _read_or_replace(
     raise Unreadable(f"{_ATTEMPTS} examples in turn cannot be read; the last: {last}")
 
 
-def _examples_of(
-    rows: Sequence[int] | np.ndarray | None, batch_size: int, repeats: int = 1
-) -> np.ndarray:
-    """The places of the examples in a batch of which a host reads these rows, by default all."""
+def _first_readable(
+    source: Source, transform: Callable[[Example], Example], chosen: np.ndarray
+) -> Example:
+    first = None
+    for index in chosen.tolist():
+        try:
+            return read(source, index, transform)
+        except Unreadable as error:
+            first = first or error
+    raise Unreadable(f"none of {len(chosen)} examples can be read; the first: {first}")
+
+
+def _examples_of(rows: Rows | None, batch_size: int, repeats: int = 1) -> np.ndarray:
+    """Return the positions in a batch of the examples whose rows a host reads, by default all."""
     if batch_size < 1:
         raise ValueError(f"batch size {batch_size} is below 1")
     if batch_size % repeats:
         raise ValueError(f"batch size {batch_size} is not a multiple of {repeats} repeats")
-    found = np.arange(batch_size) if rows is None else np.asarray(rows)
-    examples = found[::repeats] // repeats
-    whole = (examples[:, None] * repeats + np.arange(repeats)).ravel()
-    if not np.array_equal(found, whole):
+    rows = np.arange(batch_size) if rows is None else np.asarray(rows)
+    examples = rows[::repeats] // repeats
+    if not np.array_equal(rows, (examples[:, None] * repeats + np.arange(repeats)).ravel()):
         raise ValueError(
             f"batch size {batch_size} gives a device another number of rows than a multiple of "
             f"{repeats} repeats: use a multiple of devices x repeats"
@@ -179,13 +192,12 @@ def _examples_of(
     return examples
 
 
-def _order(source: Source, seed: int) -> Any:
-    """Return the indices of the examples of all epochs, `order[position]`."""
+def in_order(load: Callable[[int], Any], count: int, threads: int, ahead: int) -> Any:
+    """Return a grain data set of `load(0)`, ..., which threads read up to `ahead` in advance."""
     import grain
 
-    order: Any = grain.MapDataset.range(length_of(source)).seed(seed).shuffle().repeat()
-    order[0]  # grain initialises itself at the first read, which threads must not do together
-    return order
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, ahead))
+    return grain.MapDataset.range(count).map(load).to_iter_dataset(options)
 
 
 def _batches(
@@ -195,10 +207,7 @@ def _batches(
     # that waits and one that is being made.
     import grain
 
-    reading = grain.ReadOptions(
-        num_threads=threads, prefetch_buffer_size=max(threads, min(size, 512))
-    )
-    examples = grain.MapDataset.range(length).map(load).to_iter_dataset(reading)
+    examples = in_order(load, length, threads, min(size, 512))
     batches = examples.batch(size, batch_fn=functools.partial(_stack, repeats))
     if not threads:
         return iter(batches)
@@ -209,7 +218,7 @@ def _stack(repeats: int, examples: Sequence[Example]) -> Example:
     batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
     if repeats > 1:
         batch = {
-            key: x.reshape(-1, *x.shape[2:]) if key in OF_ROWS else np.repeat(x, repeats, axis=0)
+            key: x.reshape(-1, *x.shape[2:]) if key in _OF_ROWS else np.repeat(x, repeats, axis=0)
             for key, x in batch.items()
         }
     return {**batch, "label": batch["label"].astype(np.int32)}

@@ -24,28 +24,26 @@ class Batches:
 
     def __init__(self, config, source, transform, mesh: Mesh, bad: bad_examples.BadExamples):
         self.source, self.transform, self.mesh, self.bad_examples = source, transform, mesh, bad
-        self.threads, self.repeats = config.data.threads, config.data.repeats
-        self.order: dict[str, Any] = dict(
-            batch_size=config.batch_size, seed=config.seed, repeats=self.repeats
-        )
+        self.threads = config.data.threads
+        self.order = pipeline.Order(config.batch_size, config.seed, config.data.repeats)
 
     def at(self, position: int) -> Iterator[dict[str, jax.Array]]:
         """The batches from `position` on, on the devices."""
-        rows = partitioning.local_rows(self.mesh, self.order["batch_size"])
-        found = self._read(start=position, rows=rows, threads=self.threads, **self.order)
+        rows = partitioning.local_rows(self.mesh, self.order.batch_size)
+        found = self._read(self.order, start=position, rows=rows, threads=self.threads)
         return (partitioning.place(batch, self.mesh) for batch in found)
 
     def names(self, position: int) -> list[str]:
         """The names of the examples of the batch at `position`."""
-        return pipeline.names(self.source, step=position, **self.order)
+        return self.order.names(self.source, position)
 
     def check(self) -> None:
         """Read an example: can any be read? Before minutes of compiling."""
-        next(self._read(threads=0, **self.order | dict(batch_size=self.repeats)))
+        next(self._read(self.order._replace(batch_size=self.order.repeats), threads=0))
 
-    def _read(self, **options: Any) -> Iterator[dict]:
+    def _read(self, order: pipeline.Order, **options: Any) -> Iterator[dict]:
         return pipeline.training_batches(
-            self.source, self.transform, bad_examples=self.bad_examples, **options
+            self.source, self.transform, order, bad_examples=self.bad_examples, **options
         )
 
 

@@ -219,11 +219,9 @@ def one_input_round(config, source, steps: int, start: int) -> dict:
     batches: Any = pipeline.training_batches(
         source,
         transforms.train_transform(config.data),
-        batch_size=config.batch_size,
-        seed=config.seed,
+        pipeline.Order(config.batch_size, config.seed, config.data.repeats),
         start=start,
         threads=config.data.threads,
-        repeats=config.data.repeats,
     )
     with contextlib.closing(batches):
         next(batches)

@@ -195,8 +195,7 @@ def pipelines(pictures: list[bytes], rounds: int, batches: int = 16) -> dict[str
                 iterator: Any = pipeline.training_batches(
                     source,
                     transforms.train_transform(DATA),
-                    batch_size=BATCH,
-                    seed=0,
+                    pipeline.Order(BATCH, seed=0),
                     threads=int(name.split()[0]),
                 )
                 for _ in range(4):  # what was read ahead

@@ -381,9 +381,13 @@ def fill(root, *names):
 
 
 def listing(source):
-    name = lambda k: source.classes[k] if k >= 0 else None
-    each = lambda k: [name(c) for c in k] if isinstance(k, tuple) else name(k)
-    return dict(zip(source.files, map(each, source.labels), strict=True))
+    """The class of each file, or its classes if it may have several."""
+    labels, classes = [source[i]["label"] for i in range(len(source))], source.classes
+    named = lambda k: [classes[c] for c in np.flatnonzero(k)] if np.ndim(k) else classes[k]
+    return {
+        name: None if np.ndim(label) == 0 and label < 0 else named(label)
+        for name, label in zip(source.names, labels, strict=True)
+    }
 
 
 def test_folders_are_splits_and_classes(tmp_path):
@@ -402,7 +406,7 @@ def test_one_in_ten_is_held_out(tmp_path):
     train, test = audio_files.sounds(path, "train"), audio_files.sounds(path, "test")
     assert train.classes == () and train[0]["label"] == -1
     assert len(train) + len(test) == 40 and 0 < len(test) < 12
-    assert not set(train.files) & set(test.files)
+    assert not set(train.names) & set(test.names)
 
 
 def test_one_label_each(tmp_path):
@@ -429,12 +433,12 @@ def test_any_number_of_labels(tmp_path):
 
 def test_a_table_is_split_like_a_folder(tmp_path):
     path = fill(tmp_path, *(f"{k}.wav" for k in range(60)))
-    splits = {split: audio_files.sounds(path, split).files for split in ("train", "test")}
+    splits = {split: audio_files.sounds(path, split).names for split in ("train", "test")}
     rows = [f"{k}.wav,{'even' if k % 2 == 0 else 'odd'}" for k in range(60) if k % 3]
     (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]))
     for split, files in splits.items():
         source = audio_files.sounds(path, split)
-        assert source.files == tuple(f for f in files if int(f[:-4]) % 3)
+        assert source.names == tuple(f for f in files if int(f[:-4]) % 3)
         assert source.classes == ("even", "odd")
     (tmp_path / "labels.csv").write_text(f"file,label\n{splits['train'][0]},a\n")
     with pytest.raises(ValueError, match="labels.csv names no sounds of split 'test': use 'all'"):

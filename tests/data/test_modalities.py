@@ -259,7 +259,7 @@ def test_repeats_are_crops_of_the_same_example():
     data = dict(load("video_small:debug").data, repeats=3, threads=2)
     source = sources.open_source("pans", "train", "video")
     make = lambda start: pipeline.training_batches(
-        source, transforms.train_transform(data), batch_size=6, seed=3, start=start, repeats=3
+        source, transforms.train_transform(data), pipeline.Order(6, 3, 3), start=start
     )
     batches = make(0)
     first, second = next(batches), next(batches)
@@ -271,7 +271,7 @@ def test_repeats_are_crops_of_the_same_example():
     np.testing.assert_array_equal(next(late)["image"], second["image"])
     late.close()
     with pytest.raises(ValueError, match=r"batch size 8 is not a multiple of 3 repeats"):
-        pipeline.training_batches(source, lambda e, r: e, batch_size=8, seed=0, repeats=3)
+        pipeline.training_batches(source, lambda e, r: e, pipeline.Order(8, 0, 3))
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -1,4 +1,3 @@
-import functools
 import itertools
 import logging
 import pickle
@@ -69,9 +68,9 @@ def joined(parts):
     ]
 
 
-def train(length=10, count=8, **options):
-    options = {"batch_size": 4, "seed": 7, "threads": 3, **options}
-    batches = pipeline.training_batches(Numbers(length), jitter, **options)
+def train(length=10, count=8, batch_size=4, seed=7, **options):
+    order, options = pipeline.Order(batch_size, seed), {"threads": 3, **options}
+    batches = pipeline.training_batches(Numbers(length), jitter, order, **options)
     taken = list(itertools.islice(batches, count))
     batches.close()
     return taken
@@ -147,7 +146,7 @@ def test_examples_are_read_in_parallel_but_not_far_ahead():
             running -= 1
         return example
 
-    batches = pipeline.training_batches(Numbers(50), counted, batch_size=8, seed=0, threads=4)
+    batches = pipeline.training_batches(Numbers(50), counted, pipeline.Order(8, 0), threads=4)
     for _ in range(4):
         next(batches)
     time.sleep(0.2)  # reading on would have the time to get too far
@@ -161,9 +160,9 @@ def test_close_and_garbage_collection_end_the_threads():
         return {t for t in threading.enumerate() if "grain" in t.name}
 
     before = ours()
-    closed = pipeline.training_batches(Numbers(9), jitter, batch_size=2, seed=0)
+    closed = pipeline.training_batches(Numbers(9), jitter, pipeline.Order(2, 0))
     next(closed)
-    dropped = pipeline.training_batches(Numbers(9), jitter, batch_size=2, seed=0)
+    dropped = pipeline.training_batches(Numbers(9), jitter, pipeline.Order(2, 0))
     next(dropped)
     assert ours() - before
     closed.close()
@@ -190,8 +189,8 @@ class Damaged(Numbers):
 def train_damaged(bad=(2, 5), count=8, limit=0.5, **options):
     source = Damaged(12, bad)
     found = bad_examples.BadExamples(source, limit)
-    options = {"batch_size": 4, "seed": 7, "threads": 3, "bad_examples": found, **options}
-    batches = pipeline.training_batches(source, jitter, **options)
+    options = {"threads": 3, "bad_examples": found, **options}
+    batches = pipeline.training_batches(source, jitter, pipeline.Order(4, 7), **options)
     taken = list(itertools.islice(batches, count))
     batches.close()
     return taken, found
@@ -230,7 +229,7 @@ def test_without_threads_the_caller_reads_and_no_further_than_asked():
         reads.append(example["label"])
         return example
 
-    batches = pipeline.training_batches(Numbers(9), seen, batch_size=4, seed=0, threads=0)
+    batches = pipeline.training_batches(Numbers(9), seen, pipeline.Order(4, 0), threads=0)
     next(batches)
     assert readers == {threading.current_thread()} and len(reads) == 4
     batches.close()
@@ -240,8 +239,8 @@ def test_labels_that_are_no_classes_are_unreadable():
     source = Numbers(5)
     source.classes = tuple("abc")
     found = bad_examples.BadExamples(source, 1)
-    options = dict(batch_size=4, seed=0, threads=2, bad_examples=found)
-    batches = pipeline.training_batches(source, jitter, **options)
+    options = dict(threads=2, bad_examples=found)
+    batches = pipeline.training_batches(source, jitter, pipeline.Order(4, 0), **options)
     assert {label for _ in range(25) for label in next(batches)["label"].tolist()} == {0, 1, 2}
     assert found.count == 2
     batches.close()
@@ -258,11 +257,11 @@ def test_too_many_unreadable_examples_end_the_run_and_nothing_readable_at_once()
 @pytest.mark.parametrize("repeats", [1, 2])
 def test_names_are_those_of_the_batch(repeats):
     stack = lambda example, rng: {**example, "image": np.stack([example["image"]] * repeats)}
-    options = dict(batch_size=6, seed=3, repeats=repeats)
+    order = pipeline.Order(6, 3, repeats)
     transform = jitter if repeats == 1 else stack
-    batches = pipeline.training_batches(Numbers(10), transform, **options)
+    batches = pipeline.training_batches(Numbers(10), transform, order)
     for step, batch in enumerate(itertools.islice(batches, 5)):
-        names = pipeline.names(Numbers(10), step=step, **options)
+        names = order.names(Numbers(10), step)
         assert names == [f"number {label}" for label in batch["label"][::repeats]]
     batches.close()
 
@@ -353,15 +352,17 @@ def test_mean_and_deviation_leave_unreadable_examples_out():
 
 
 def test_mistakes():
-    make = functools.partial(pipeline.training_batches, Numbers(3), jitter, seed=0)
+    make = lambda order, **options: pipeline.training_batches(
+        Numbers(3), jitter, pipeline.Order(*order), **options
+    )
     with pytest.raises(ValueError, match="batch size 5 is not a multiple of 2 repeats"):
-        make(batch_size=5, repeats=2)
+        make((5, 0, 2))
     with pytest.raises(ValueError, match="batch size 4 gives a device another number of rows"):
-        make(batch_size=4, rows=[0, 3], repeats=2)
+        make((4, 0, 2), rows=[0, 3])
     with pytest.raises(ValueError, match="batch size 0 is below 1"):
-        make(batch_size=0)
+        make((0, 0))
     with pytest.raises(ValueError, match="no examples"):
-        pipeline.training_batches(Numbers(0), jitter, batch_size=1, seed=0)
+        pipeline.training_batches(Numbers(0), jitter, pipeline.Order(1, 0))
     with pytest.raises(ValueError, match="limit 0 leaves no examples"):
         pipeline.evaluation_batches(Numbers(3), keep, batch_size=1, limit=0)
 
@@ -372,7 +373,7 @@ def test_views_from_bytes_to_batches(size, channels):
     transform = pickle.loads(
         pickle.dumps(transforms.train_transform(IMAGE | dict(size=size, channels=channels)))
     )
-    batches = pipeline.training_batches(source, transform, batch_size=4, seed=0)
+    batches = pipeline.training_batches(source, transform, pipeline.Order(4, 0))
     assert next(batches)["image"].shape == (4, *size, channels)
     batches.close()
     transform = pickle.loads(
@@ -394,7 +395,7 @@ def test_a_broken_picture_is_named(tmp_path):
     message = "cannot read 'cat/broken.jpg': not a picture in a known format"
     transform = transforms.train_transform(IMAGE)
     with pytest.raises(ValueError, match=message):
-        next(pipeline.training_batches(source, transform, batch_size=1, seed=0))
+        next(pipeline.training_batches(source, transform, pipeline.Order(1, 0)))
     with pytest.raises(ValueError, match=message):
         next(pipeline.evaluation_batches(source, transforms.eval_transform(IMAGE), batch_size=1))
     (tmp_path / "cat" / "broken.jpg").unlink()

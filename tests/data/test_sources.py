@@ -98,7 +98,7 @@ def fill(root, *files):
 
 def listing(source):
     names = [source.classes[k] if k >= 0 else None for k in source.labels]
-    return dict(zip(source.files, names, strict=True))
+    return dict(zip(source.names, names, strict=True))
 
 
 def test_folder_with_a_sub_folder_for_each_split(tmp_path):
@@ -111,10 +111,10 @@ def test_folder_with_a_sub_folder_for_each_split(tmp_path):
     assert listing(train) == {
         "train/cat/a.png": "cat", "train/cat/deep/c.webp": "cat", "train/dog/b.JPG": "dog",
     }  # fmt: skip
-    assert list(train.files) == sorted(train.files)
+    assert list(train.names) == sorted(train.names)
     assert listing(test) == {"val/dog/d.jpeg": "dog", "val/emu/e.jpg": "emu"}
     assert train.classes == test.classes == ("cat", "dog", "emu")
-    assert sources.open_source(spec, "validation").files == test.files
+    assert sources.open_source(spec, "validation").names == test.names
     assert listing(sources.open_source(spec, "all")) == listing(train) | listing(test)
     assert train[2]["image"] == (tmp_path / "train/dog/b.JPG").read_bytes()
     assert pickle.loads(pickle.dumps(train))[1] == train[1]
@@ -122,8 +122,8 @@ def test_folder_with_a_sub_folder_for_each_split(tmp_path):
 
 def test_folder_prefers_the_split_by_its_own_name(tmp_path):
     spec = fill(tmp_path, "train/a.jpg", "val/b.jpg", "test/c.jpg")
-    assert sources.open_source(spec, "test").files == ("test/c.jpg",)
-    assert sources.open_source(spec, "validation").files == ("val/b.jpg",)
+    assert sources.open_source(spec, "test").names == ("test/c.jpg",)
+    assert sources.open_source(spec, "validation").names == ("val/b.jpg",)
     assert sources.open_source(spec, "train")[0]["label"] == -1
     assert sources.open_source(spec, "train").classes == ()
 
@@ -132,15 +132,15 @@ def test_folder_without_splits_holds_out_a_tenth_that_does_not_move(tmp_path):
     files = [f"{kind}/{k}.jpg" for kind in ("car", "train") for k in range(150)]
     spec = fill(tmp_path, *files)
     train, test = sources.open_source(spec, "train"), sources.open_source(spec, "test")
-    assert not set(train.files) & set(test.files)
-    assert set(train.files) | set(test.files) == set(files)
-    assert set(test.files) == {f for f in files if zlib.crc32(f.encode()) < 2**32 / 10}
+    assert not set(train.names) & set(test.names)
+    assert set(train.names) | set(test.names) == set(files)
+    assert set(test.names) == {f for f in files if zlib.crc32(f.encode()) < 2**32 / 10}
     assert 15 < len(test) < 45
     assert train.classes == test.classes == ("car", "train")
-    assert listing(test)[test.files[0]] == test.files[0].split("/")[0]
-    before = set(test.files)
+    assert listing(test)[test.names[0]] == test.names[0].split("/")[0]
+    before = set(test.names)
     fill(tmp_path, *(f"boat/{k}.jpg" for k in range(50)))
-    assert before == {f for f in sources.open_source(spec, "test").files if "boat" not in f}
+    assert before == {f for f in sources.open_source(spec, "test").names if "boat" not in f}
     assert len(sources.open_source(spec, "all")) == 350
 
 
@@ -159,7 +159,7 @@ def test_folder_follows_links_but_not_in_circles(tmp_path):
         os.symlink(target, tmp_path / "data" / link)
     os.symlink(tmp_path / "elsewhere", tmp_path / "data" / "c")
     os.symlink("nowhere", tmp_path / "data" / "broken.jpg")
-    files = sources.open_source(spec, "all").files
+    files = sources.open_source(spec, "all").names
     assert files == ("a/b/y.jpg", "a/x.jpg", "b/a/x.jpg", "b/y.jpg", "c/z.jpg")
 
 
@@ -169,7 +169,7 @@ def test_folder_skips_links_to_themselves_and_what_is_no_file(tmp_path):
         os.symlink(os.path.basename(link), tmp_path / link)
     os.mkfifo(tmp_path / "a" / "pipe.jpg")  # reading it would wait for ever
     (tmp_path / "a" / "folder.jpg").mkdir()
-    assert sources.open_source(spec, "all").files == ("a/x.jpg",)
+    assert sources.open_source(spec, "all").names == ("a/x.jpg",)
 
 
 def test_folder_with_odd_names(tmp_path):

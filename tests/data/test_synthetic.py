@@ -10,6 +10,7 @@ from scipy import ndimage, signal, special
 from skimage.registration import phase_cross_correlation
 from skimage.transform import rescale
 
+from mae_jax.data import sources
 from mae_jax.data.sources import samples, synthetic
 
 SOURCES = {
@@ -39,7 +40,7 @@ def test_sources_have_the_shapes_they_say(kind):
         with pytest.raises(IndexError):
             part[count]
     with pytest.raises(ValueError, match=f"data '{kind}' has no split 'val': use train or test"):
-        source("val")
+        sources.open_source(kind, "val", sources.KINDS[kind].modality)
 
 
 @pytest.mark.parametrize("kind", SOURCES)

@@ -13,7 +13,7 @@ from PIL import Image
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.image_io import crop
 from mae_jax.data.modalities import video
-from mae_jax.data.sources import folders, video_files
+from mae_jax.data.sources import folders
 
 STEP = 4  # gray levels between frames, so that a lossy codec cannot mix them up
 FRAMES = 60
@@ -427,8 +427,8 @@ def test_a_damaged_picture_among_the_frames_is_named(tmp_path):
 def test_without_pyav_only_video_files_fail(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     clip = save_frames(tmp_path / "train" / "clip", levels(4))
-    assert center(video_files.frames(str(tmp_path), "train")[0]["image"]).shape == (1, 4, 8, 8, 1)
-    for read in (lambda: center(clip[0]), lambda: video_files.videos(str(tmp_path), "train")):
+    assert center(folders.frames(str(tmp_path), "train")[0]["image"]).shape == (1, 4, 8, 8, 1)
+    for read in (lambda: center(clip[0]), lambda: folders.videos(str(tmp_path), "train")):
         with pytest.raises(ImportError, match=r"needs PyAV: pip install 'mae_jax\[video\]'"):
             read()
 
@@ -437,7 +437,7 @@ def test_frames_come_in_natural_order(tmp_path):
     save_frames(tmp_path / "all" / "clip", levels(12), "frame{}.png")
     (tmp_path / "all" / "clip" / "notes.txt").touch()
     (tmp_path / "all" / "clip" / ".frame3.png").touch()
-    source = video_files.frames(str(tmp_path), "all")
+    source = folders.frames(str(tmp_path), "all")
     clip = source[0]["image"]
     assert [os.path.basename(path) for path in clip] == [f"frame{i}.png" for i in range(12)]
     assert numbers(center(clip, size=(12, 8, 8), stride=1))[0].tolist() == list(range(12))
@@ -445,7 +445,7 @@ def test_frames_come_in_natural_order(tmp_path):
     (tmp_path / "odd" / "clip").mkdir(parents=True)
     for name in odd:
         (tmp_path / "odd" / "clip" / name).touch()
-    clip = video_files.frames(str(tmp_path / "odd"), "all")[0]["image"]
+    clip = folders.frames(str(tmp_path / "odd"), "all")[0]["image"]
     ordered = [os.path.basename(path) for path in clip]
     assert ordered == "01.png 1.png 2.JPG 10.png a1b2.png a1b10.png a02.png a.png".split()
 
@@ -468,7 +468,7 @@ def kind(request):
 def test_folders_are_splits_and_classes(tmp_path, kind):
     tree(tmp_path, kind, "train/run/a", "train/run/deep/b", "train/jump/c", "val/jump/d", "train/e")
     ending = ".mp4" if kind == "videos" else ""
-    opened = lambda split: getattr(video_files, kind)(str(tmp_path), split)
+    opened = lambda split: getattr(folders, kind)(str(tmp_path), split)
     source = opened("train")
     assert source.classes == ("jump", "run") == opened("test").classes
     expected = {"train/e": -1, "train/jump/c": 0, "train/run/a": 1, "train/run/deep/b": 1}
@@ -486,18 +486,18 @@ def test_folders_are_splits_and_classes(tmp_path, kind):
 def test_one_in_ten_is_held_out_as_in_folders(tmp_path, kind):
     tree(tmp_path, kind, *(f"{'ab'[i % 2]}/{i}" for i in range(100)))
     train, test, all = (
-        getattr(video_files, kind)(str(tmp_path), split) for split in ("train", "test", "all")
+        getattr(folders, kind)(str(tmp_path), split) for split in ("train", "test", "all")
     )
     assert train.classes == test.classes == ("a", "b")
-    assert sorted([*train.files, *test.files]) == list(all.files)
-    assert test.files == tuple(folders.hold_out(list(all.files), "test"))
+    assert sorted([*train.names, *test.names]) == list(all.names)
+    assert test.names == tuple(folders.hold_out(list(all.names), "test"))
     assert 3 < len(test) < 20
 
 
 def test_clips_without_classes(tmp_path, kind):
     tree(tmp_path, kind, "one", "two")
     (tmp_path / "loose.jpg").touch()  # the root itself is no clip
-    source = getattr(video_files, kind)(str(tmp_path), "all")
+    source = getattr(folders, kind)(str(tmp_path), "all")
     assert source.classes == () and [source[i]["label"] for i in range(2)] == [-1, -1]
     assert len(source) == 2
 
@@ -505,7 +505,7 @@ def test_clips_without_classes(tmp_path, kind):
 def test_folders_without_clips(tmp_path, kind):
     (tmp_path / "empty").mkdir()
     spec = {"videos": "video", "frames": "frames"}[kind]
-    opened = getattr(video_files, kind)
+    opened = getattr(folders, kind)
     with pytest.raises(FileNotFoundError, match=f"data '{spec}:.*no (videos|folders of frames) in"):
         opened(str(tmp_path), "train")
     with pytest.raises(FileNotFoundError, match="there is no folder"):
@@ -517,7 +517,7 @@ def test_sources_are_picklable_and_read_alike_from_many_threads(tmp_path):
         (tmp_path / "x").mkdir(exist_ok=True)
         path = tmp_path / "x" / "b_frames.mp4"
         Path(write(path, levels()[i:])).rename(tmp_path / "x" / f"{i}.mp4")
-    source = pickle.loads(pickle.dumps(video_files.videos(str(tmp_path), "all")))
+    source = pickle.loads(pickle.dumps(folders.videos(str(tmp_path), "all")))
     assert len(source) == 3
     read = lambda i: train(source[i % 3]["image"], i, repeats=2, channels=3)
     expected = [read(i) for i in range(24)]

@@ -38,8 +38,9 @@ def read(source, place: Path, data: dict, threads: int = 0, at_most: float = 1.0
     path = place / f"unreadable_{time.monotonic_ns()}.txt"
     bad = bad_examples.BadExamples(source, at_most, path)
     transform = transforms.train_transform({"repeats": 1} | data)
-    options: Any = dict(batch_size=len(source), seed=0, threads=threads, bad_examples=bad)
-    batches: Any = pipeline.training_batches(source, transform, **options)
+    options: Any = dict(threads=threads, bad_examples=bad)
+    order = pipeline.Order(len(source), seed=0)
+    batches: Any = pipeline.training_batches(source, transform, order, **options)
     with within_memory(), contextlib.closing(batches):
         batch = next(batches)
     lines = path.read_text(errors="surrogateescape").splitlines() if path.exists() else []

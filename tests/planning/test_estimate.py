@@ -59,7 +59,7 @@ def test_the_batch_of_a_plan_is_that_of_training(magnitude):
     examples = sources.open_source(train.source, train.split)
     task = tasks.build(config, examples, (0.5,) * 3, (0.5,) * 3)
     with contextlib.closing(
-        pipeline.training_batches(examples, task.transform, batch_size=config.batch_size, seed=0)
+        pipeline.training_batches(examples, task.transform, pipeline.Order(config.batch_size, 0))
     ) as batches:
         batch = partitioning.place(next(batches), mesh)
     form = lambda x: (x.shape, x.dtype, x.sharding)

@@ -299,8 +299,8 @@ def test_the_host_moves_and_the_device_colors(repeats):
     off = {f"regularize.{name}": 0.0 for name in ("mixup", "cutmix", "erase", "drop_path")}
     options = config(**changes, **off, **{"data.flip": False})
     source = sources.open_source("synthetic", "train")
-    make = functools.partial(pipeline.training_batches, source, batch_size=8, seed=3)
-    read = lambda transform: next(make(transform, repeats=repeats, threads=2))
+    order = pipeline.Order(8, 3, repeats)
+    read = lambda transform: next(pipeline.training_batches(source, transform, order, threads=2))
     batch = read(classify.transform_of(options, MEAN, 4))
     assert batch["color"].shape == (8, 2, 2) and batch["color"].dtype == np.float32
 

@@ -1,29 +1,26 @@
 """Writing pictures to one array_record file, and reading them back."""
 
-import collections
 import hashlib
 import io
-import itertools
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from mae_jax.data import pipeline
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.image_io import decode
-from mae_jax.data.sources import Source
-from mae_jax.data.sources.records import Records, import_tfds
+from mae_jax.data.sources import Source, records
 
 # Each record is a chunk, so that it can be read alone; JPEGs cannot be compressed further.
 _OPTIONS = "group_size:1,uncompressed"
 
 
-def write(path: Path, records: Iterable[bytes]) -> dict:
+def write(path: Path, examples: Iterable[bytes]) -> dict:
     """Write a whole shard or nothing; return its number of records and checksums.
 
     Raises:
@@ -35,7 +32,7 @@ def write(path: Path, records: Iterable[bytes]) -> dict:
     try:
         writer = ArrayRecordWriter(str(partial), _OPTIONS)
         try:
-            for data in records:
+            for data in examples:
                 writer.write(data)
                 count, crc = count + 1, zlib.crc32(data, crc)
         finally:
@@ -60,24 +57,22 @@ def find_damage(path: Path, entry: dict | None) -> str:
     return "" if whole else "its bytes are damaged"
 
 
-def read_back(
-    path: Path, entry: dict, pool: ThreadPoolExecutor, progress: Callable[[], Any]
-) -> str:
+def read_back(path: Path, entry: dict, threads: int, progress: Callable[[], Any]) -> str:
     """Return why the records of a shard are not those written, or "" if they are and decode."""
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     raw: Any = ArrayRecordDataSource([str(path)])
     if len(raw) != entry["records"]:
         return f"it holds {len(raw)} records instead of {entry['records']}"
-    parsed, crc = Records(raw, (), path.name), 0
 
     def read(i: int) -> bytes:
-        image = parsed[i]["image"]
+        image = records.read_record(raw, i)["image"]
         decode.decode(image, _channels(image))
         return raw[i]
 
+    crc = 0
     try:
-        for data in in_order(pool, read, range(len(raw)), 64):
+        for data in pipeline.in_order(read, len(raw), threads, 64):
             crc = zlib.crc32(data, crc)
             progress()
     except Unreadable as error:
@@ -91,7 +86,7 @@ def record(source: Source, i: int, side: int | None, quality: int) -> tuple[byte
     Raises:
       ValueError: a record cannot hold such a label or array.
     """
-    tf_example_pb2 = import_tfds("tensorflow_datasets.proto").tf_example_pb2
+    example_pb2 = records.import_tfds("tensorflow_datasets.proto").tf_example_pb2
     try:
         example = source[i]
         data = encode(example["image"], side, quality)
@@ -99,7 +94,7 @@ def record(source: Source, i: int, side: int | None, quality: int) -> tuple[byte
         return b"", f"{source.name(i)!r}: {error}"
     if not isinstance(example["label"], int | np.integer):
         raise ValueError(f"{source.name(i)!r} has several labels: shards hold one for each picture")
-    proto = tf_example_pb2.Example()
+    proto = example_pb2.Example()
     proto.features.feature["image"].bytes_list.value.append(data)
     proto.features.feature["label"].int64_list.value.append(int(example["label"]))
     return proto.SerializeToString(deterministic=True), ""
@@ -114,25 +109,23 @@ def encode(image: bytes | np.ndarray, side: int | None, quality: int) -> bytes:
       Unreadable: the picture cannot be read.
       ValueError: no file format holds such an array.
     """
-    if isinstance(image, np.ndarray):
-        channels = image.shape[2] if image.ndim == 3 else 1
-        if channels not in (1, 3, 4):
-            raise ValueError(f"pictures with {channels} channels are no files: train on the arrays")
-    else:
+    if encoded := isinstance(image, bytes):
         channels = _channels(image)
+    elif (channels := image.shape[2] if image.ndim == 3 else 1) not in decode.MODES:
+        raise ValueError(f"pictures with {channels} channels are no files: train on the arrays")
     pixels = decode.decode(image, channels)
-    height, width = pixels.shape[:2]
-    if isinstance(image, bytes) and min(height, width) <= (side or height):
+    shorter = min(pixels.shape[:2])
+    if encoded and shorter <= (side or shorter):
         return image
     picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-    if side and min(height, width) > side:
-        shape = [round(x * side / min(height, width)) for x in (width, height)]
-        picture = picture.resize((shape[0], shape[1]), Image.Resampling.BICUBIC)
+    if side and shorter > side:
+        width, height = (round(x * side / shorter) for x in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
-    if isinstance(image, np.ndarray) or channels == 4:
-        picture.save(buffer, "PNG")
-    else:
+    if encoded and channels != 4:
         picture.save(buffer, "JPEG", quality=quality)
+    else:
+        picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -142,17 +135,6 @@ def _channels(data: bytes) -> int:
         with Image.open(io.BytesIO(data)) as picture:
             if picture.has_transparency_data:
                 return 4
-            return 1 if picture.mode == "1" or picture.mode[0] in "IF" or picture.mode == "L" else 3
+            return 1 if picture.mode in ("1", "L") or picture.mode[0] in "IF" else 3
     except Exception:  # Pillow's plugins raise nearly every type; `decode` reports the reason
         return 3
-
-
-def in_order(
-    pool: ThreadPoolExecutor, make: Callable[[int], Any], numbers: Iterable[int], ahead: int
-) -> Iterator[Any]:
-    """Yield `make(number)` in order; at most `ahead` results wait."""
-    numbers, waiting = iter(numbers), collections.deque()
-    waiting.extend(pool.submit(make, i) for i in itertools.islice(numbers, ahead))
-    while waiting:
-        yield waiting.popleft().result()
-        waiting.extend(pool.submit(make, i) for i in itertools.islice(numbers, 1))

@@ -2,32 +2,20 @@
 
 import csv
 import functools
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from mae_jax.data.sources import folders
-from mae_jax.data.sources.source import Example
+from mae_jax.data.sources.source import Example, Examples
 
 EXTENSIONS = ("wav", "flac", "ogg", "aiff", "aif", "mp3", "au")
 
 
-@dataclass(frozen=True)
-class Sounds(folders.Folder):
-    """Sound files; a label is one class, or a tuple of classes."""
-
-    def __getitem__(self, i: int) -> Example:
-        label = self.labels[i]
-        if isinstance(label, tuple):
-            label = np.isin(np.arange(len(self.classes)), label).astype(np.uint8)
-        return {"image": str(self.root / self.files[i]), "label": label}
-
-
-def sounds(path: str, split: str) -> Sounds:
+def sounds(path: str, split: str) -> Examples:
     """Open the sound files under `path`: `source[i]["image"]` is the path of a file.
 
-    Splits and classes are those of `folders.folder`, unless there is a `labels.csv` in `path`. It
+    Splits and classes are those of `folders.pictures`, unless there is a `labels.csv` in `path`. It
     names files relative to `path` with their classes; other sounds are left out. Its first line
     decides: after `file,label` each sound has one class, or none (-1) if the field is empty, and
     "label" is an int; after `file,labels` it has any number of classes, as in `dog;rain`, and
@@ -38,27 +26,34 @@ def sounds(path: str, split: str) -> Sounds:
       ValueError: the split is unknown or has no sounds, or `labels.csv` has another form.
     """
     spec, table = f"audio:{path}", Path(path).expanduser() / "labels.csv"
-    list_split = functools.partial(
-        folders.list_files, path, extensions=EXTENSIONS, spec=spec, noun="sounds"
-    )
-    root, found, labels, classes = list_split(split)
-    if not table.is_file():
-        return Sounds(root, found, labels, classes)
-    named, multilabel = _read_labels(table)
-    if missing := sorted(named.keys() - set(list_split("all")[1])):
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise FileNotFoundError(
-            f"data {spec!r}: labels.csv names {missing[0]!r}{more}, but there is no such sound "
-            "file: correct the name or drop its line"
-        )
-    found = tuple(file for file in found if file in named)
-    if not found:
-        raise ValueError(f"data {spec!r}: labels.csv names no sounds of split {split!r}: use 'all'")
-    classes = tuple(sorted({name for names in named.values() for name in names}))
-    number = {name: label for label, name in enumerate(classes)}
-    rows = [tuple(number[name] for name in named[file]) for file in found]
-    single = (row[0] if row else -1 for row in rows)
-    return Sounds(root, found, tuple(rows if multilabel else single), classes)
+    list_split = lambda split: folders.list_files(path, split, EXTENSIONS, spec, "sounds")
+    root, files, labels, classes = list_split(split)
+    if table.is_file():
+        named, multilabel = _read_labels(table)
+        if missing := sorted(named.keys() - set(list_split("all")[1])):
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise FileNotFoundError(
+                f"data {spec!r}: labels.csv names {missing[0]!r}{more}, but there is no such sound "
+                "file: correct the name or drop its line"
+            )
+        files = tuple(file for file in files if file in named)
+        if not files:
+            raise ValueError(
+                f"data {spec!r}: labels.csv names no sounds of split {split!r}: use 'all'"
+            )
+        classes = tuple(sorted({name for names in named.values() for name in names}))
+        if multilabel:
+            load = functools.partial(_read_multilabel, root, files, named, classes)
+            return Examples(len(files), load, classes, names=files)
+        labels = tuple(classes.index(*named[file]) if named[file] else -1 for file in files)
+    return folders.from_listing((root, files, labels, classes), str)
+
+
+def _read_multilabel(
+    root: Path, files: tuple[str, ...], named: dict, classes: tuple[str, ...], i: int
+) -> Example:
+    label = np.array([name in named[files[i]] for name in classes], np.uint8)
+    return {"image": str(root / files[i]), "label": label}
 
 
 def _read_labels(path: Path) -> tuple[dict[str, list[str]], bool]:

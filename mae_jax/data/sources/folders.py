@@ -1,37 +1,18 @@
-"""Files in folders, one example each: pictures, and the listing that other kinds of files share."""
+"""Files in folders, one example each: pictures, arrays, videos and folders of frames."""
 
+import functools
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mae_jax.data.sources.source import Example, check_split
+from mae_jax.data.modalities import video
+from mae_jax.data.sources.source import Example, Examples, check_split
 
-EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
-
-
-@dataclass(frozen=True)
-class Folder:
-    """Files relative to `root`; `load` turns the path of a file into what its example holds."""
-
-    root: Path
-    files: tuple[str, ...]
-    labels: tuple[Any, ...]
-    classes: tuple[str, ...]
-    load: Callable[[Path], Any] = Path.read_bytes
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, i: int) -> Example:
-        return {"image": self.load(self.root / self.files[i]), "label": self.labels[i]}
-
-    def name(self, i: int) -> str:
-        return self.files[i]
-
-
+PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
+VIDEOS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ogv", "gif")
 SPLIT_FOLDERS = {  # split: the sub-folders that may hold it, best first
     "train": ("train",),
     "test": ("test", "val", "validation"),
@@ -40,8 +21,10 @@ SPLIT_FOLDERS = {  # split: the sub-folders that may hold it, best first
 SPLITS = (*SPLIT_FOLDERS, "all")
 HELD_OUT = 0.1
 
+Listing = tuple[Path, tuple[str, ...], tuple[Any, ...], tuple[str, ...]]  # see `list_files`
 
-def folder(path: str, split: str) -> Folder:
+
+def pictures(path: str, split: str) -> Examples:
     """Open the pictures under `path`, sorted by path; the sub-folder of a picture is its class.
 
     Sub-folders `train` and `test` (or `val`, `validation`) are the splits, and the classes are the
@@ -54,12 +37,58 @@ def folder(path: str, split: str) -> Folder:
       FileNotFoundError: the folder does not exist, or holds no pictures.
       ValueError: the split is unknown, or the folder has one split but not the requested one.
     """
-    return Folder(*list_files(path, split, EXTENSIONS, f"folder:{path}", "pictures"))
+    listing = list_files(path, split, PICTURES, f"folder:{path}", "pictures")
+    return from_listing(listing, Path.read_bytes)
 
 
-def arrays(path: str, split: str) -> Folder:
-    """Open the `.npy` and `.npz` files under `path`, as in `folder`; an example holds the path."""
-    return Folder(*list_files(path, split, ("npy", "npz"), f"arrays:{path}", "arrays"), str)
+def arrays(path: str, split: str) -> Examples:
+    """Open the `.npy` and `.npz` files under `path`, as in `pictures`; an example has the path."""
+    return from_listing(list_files(path, split, ("npy", "npz"), f"arrays:{path}", "arrays"), str)
+
+
+def videos(path: str, split: str) -> Examples:
+    """Open the video files under `path`, as in `pictures`; an example has the path of a file.
+
+    Raises:
+      ImportError: PyAV is not installed.
+    """
+    video.import_av()
+    return from_listing(list_files(path, split, VIDEOS, f"video:{path}", "videos"), str)
+
+
+def frames(path: str, split: str) -> Examples:
+    """Open the folders of frames under `path`, as in `pictures`.
+
+    A folder below `path` that itself holds pictures is one clip, in the role of a file. An example
+    has the paths of its pictures in natural order: frame2 comes before frame10.
+    """
+    spec, noun = f"frames:{path}", "folders of frames"
+    listing = list_files(path, split, PICTURES, spec, noun, _find_frame_folders)
+    return from_listing(listing, _frames_in_order)
+
+
+def _find_frame_folders(root: Path, part: str, extensions: tuple[str, ...]) -> set[str]:
+    return {file.rpartition("/")[0] for file in find_files(root, part, extensions)} - {part}
+
+
+def _frames_in_order(folder: Path) -> tuple[str, ...]:
+    """Return the paths of the pictures in `folder`, with numbers compared as numbers."""
+    ends = tuple(f".{extension}" for extension in PICTURES)
+    names = [name for name in os.listdir(folder) if name.lower().endswith(ends)]
+    steps = lambda name: [int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", name)]
+    shown = (name for name in names if not name.startswith("."))
+    return tuple(str(folder / name) for name in sorted(shown, key=lambda n: (steps(n), n)))
+
+
+def from_listing(listing: Listing, load: Callable[[Path], Any]) -> Examples:
+    """Return the source of the listed files; `load` turns a path into what an example holds."""
+    root, files, labels, classes = listing
+    read = functools.partial(_read, root, files, labels, load)
+    return Examples(len(files), read, classes, names=files, labels=labels)
+
+
+def _read(root: Path, files: tuple[str, ...], labels: tuple, load: Callable, i: int) -> Example:
+    return {"image": load(root / files[i]), "label": labels[i]}
 
 
 def list_files(
@@ -69,13 +98,12 @@ def list_files(
     spec: str,
     noun: str,
     find: Callable[[Path, str, tuple[str, ...]], Iterable[str]] | None = None,
-) -> tuple[Path, tuple[str, ...], tuple[int, ...], tuple[str, ...]]:
-    """Return root, files, labels and classes of the files with these extensions, as in `folder`.
+) -> Listing:
+    """Return root, files, labels and classes of the files with these extensions, as in `pictures`.
 
     Args:
       spec, noun: the user's specification and the name of such files, for messages.
-      find: lists something else than files: `find(root, part, extensions)` yields paths relative to
-        `root` below `root/part`.
+      find: lists something else than files, as `find_files` does.
     """
     root, find = Path(path).expanduser(), find or find_files
     check_split(spec, split, SPLITS)

@@ -1,14 +1,13 @@
 """Pictures that installed packages ship, so that they need no download."""
 
 import functools
-from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
 from PIL import Image
 
-from mae_jax.data.sources.records import Arrays
-from mae_jax.data.sources.source import Example
+from mae_jax.data.sources import records
+from mae_jax.data.sources.source import Example, Examples
 
 PHOTOS = {  # class: (installed package, file in it)
     "astronaut": ("skimage", "data/astronaut.png"),
@@ -45,36 +44,14 @@ def photo_part(name: str, split: str) -> np.ndarray:
     return pixels[:, :cut] if split == "train" else pixels[:, cut:]
 
 
-@dataclass(frozen=True)
-class Photos:
-    """Fixed windows of ten real photographs; `corners` [n, 2] are their (row, column)."""
-
-    split: str
-    corners: np.ndarray
-    classes: tuple[str, ...] = tuple(PHOTOS)
-
-    def __len__(self) -> int:
-        return len(self.corners)
-
-    def __getitem__(self, i: int) -> Example:
-        label = range(len(self))[i] % len(self.classes)
-        y, x = self.corners[i]
-        pixels = photo(self.classes[label])
-        return {"image": pixels[y : y + _WINDOW, x : x + _WINDOW], "label": label}
-
-    def name(self, i: int) -> str:
-        y, x = self.corners[i]
-        return f"photos {self.split}[{i}] ({self.classes[i % len(self.classes)]} at {x}, {y})"
-
-
-def photos(split: str) -> Photos:
+def photos(split: str) -> Examples:
     """Open windows uint8 [96, 96, 3] of ten color photographs in scikit-image and scikit-learn.
 
     The left 70 % of each photo is for training and the rest for testing, so the splits share no
     pixel. The photo is the label: picture i shows photo i % 10. There are 2000 windows for training
     and 400 for testing.
     """
-    corners = []
+    windows = []  # of each photo, as (name, row, column)
     for index, name in enumerate(PHOTOS):
         height, width, _ = photo(name).shape
         cut = int(width * _TRAIN_SHARE)
@@ -82,11 +59,19 @@ def photos(split: str) -> Photos:
         rng = np.random.default_rng([split == "train", index])
         y = rng.integers(0, height - _WINDOW, _WINDOWS[split], endpoint=True)
         x = rng.integers(low, high - _WINDOW, _WINDOWS[split], endpoint=True)
-        corners.append(np.stack([y, x], axis=-1))
-    return Photos(split, np.stack(corners, axis=1).reshape(-1, 2))
+        windows.append([(name, *corner) for corner in zip(y.tolist(), x.tolist(), strict=True)])
+    examples = [window for nth in zip(*windows, strict=True) for window in nth]
+    names = [f"photos {split}[{i}] ({n} at {x}, {y})" for i, (n, y, x) in enumerate(examples)]
+    load = functools.partial(_window, examples)
+    return Examples(len(examples), load, tuple(PHOTOS), names=names)
 
 
-def digits(split: str) -> Arrays:
+def _window(examples: list[tuple[str, int, int]], i: int) -> Example:
+    name, y, x = examples[i]
+    return {"image": photo(name)[y : y + _WINDOW, x : x + _WINDOW], "label": i % len(PHOTOS)}
+
+
+def digits(split: str) -> Examples:
     """Open the 1797 digits of scikit-learn, uint8 [8, 8]; every fifth of a class is for testing."""
     from sklearn.datasets import load_digits
 
@@ -96,4 +81,6 @@ def digits(split: str) -> Arrays:
     for label in range(10):
         turn[labels == label] = np.arange((labels == label).sum())
     chosen = (turn % 5 == 4) == (split == "test")
-    return Arrays(scans[chosen], labels[chosen], tuple("0123456789"), f"digits {split}")
+    return records.from_arrays(
+        scans[chosen], labels[chosen], tuple("0123456789"), f"digits {split}"
+    )

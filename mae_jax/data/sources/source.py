@@ -1,7 +1,7 @@
 """What a source of examples is, and how examples are chosen and read."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,11 +17,11 @@ class Source(Protocol):
 
     `source[i]` is `{"image": ..., "label": int}` and never changes. The key is "image" for every
     modality, as in tfds and in prepared records. A picture is its encoded bytes or uint8 `[h, w]`
-    or `[h, w, c]`; what another modality accepts, a path or an array, is said in its module of
-    `mae_jax.data.modalities`. The label is -1 if it is unknown. If several classes may be true of
-    one example, the label is uint8 `[classes]` with a 1 for each of them. `classes` names the
-    labels in order, and is empty if there are none or if they have no names. `name(i)` identifies
-    example i in messages. A source that knows all labels without reading may have `labels`.
+    or `[h, w, c]`; the modules of `mae_jax.data.modalities` say what other modalities accept. The
+    label is -1 if it is unknown, and uint8 `[classes]` with a 1 for each class if several may be
+    true. `classes` names the labels in order, and is empty if there are none or if they have no
+    names. `name(i)` identifies example i in messages. A source that knows all labels without
+    reading may have `labels`.
     """
 
     @property
@@ -31,18 +31,28 @@ class Source(Protocol):
     def name(self, i: int) -> str: ...
 
 
-def check_split(spec: str, split: str, splits: tuple[str, ...]) -> None:
-    """Raise a ValueError that names `splits` unless `split` is one of them."""
-    if split not in splits:
-        raise ValueError(f"data {spec!r} has no split {split!r}: use {' or '.join(splits)}")
+@dataclass(frozen=True)
+class Examples:
+    """A source whose example i is `load(i)` and is called `names[i]` or, without names, `title[i]`.
 
+    `load` must be picklable: a function of a module, or a `functools.partial` of one.
+    """
 
-def is_multilabel(source: Source) -> bool:
-    """Whether an example may have several labels, judged by the first readable example."""
-    for i in range(min(len(source), 100)):
-        with contextlib.suppress(Unreadable, OSError):
-            return np.ndim(source[i]["label"]) > 0
-    return False
+    count: int
+    load: Callable[[int], Example]
+    classes: tuple[str, ...]
+    title: str = ""
+    names: Sequence[str] = ()
+    labels: Sequence[Any] | np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> Example:
+        return self.load(range(self.count)[i])
+
+    def name(self, i: int) -> str:
+        return self.names[i] if self.names else f"{self.title}[{i}]"
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,20 @@ class Subset:
 
     def name(self, i: int) -> str:
         return self.source.name(int(self.chosen[i]))
+
+
+def check_split(spec: str, split: str, splits: Sequence[str]) -> None:
+    """Raise a ValueError that names `splits` unless `split` is one of them."""
+    if split not in splits:
+        raise ValueError(f"data {spec!r} has no split {split!r}: use {' or '.join(splits)}")
+
+
+def is_multilabel(source: Source) -> bool:
+    """Whether an example may have several labels, judged by the first readable example."""
+    for i in range(min(len(source), 100)):
+        with contextlib.suppress(Unreadable, OSError):
+            return np.ndim(source[i]["label"]) > 0
+    return False
 
 
 def subset(source: Source, examples: int, balanced: bool = True) -> Source:
@@ -110,8 +134,7 @@ def _in_rounds(source: Source, shuffled: np.ndarray, examples: int) -> np.ndarra
 
 
 def _label(source: Source, i: int) -> int:
-    labels = getattr(source, "labels", None)
-    if labels is not None:
+    if (labels := getattr(source, "labels", None)) is not None:
         return int(labels[i])
     try:
         return int(source[i]["label"])
@@ -122,11 +145,7 @@ def _label(source: Source, i: int) -> int:
 def fixed_choice(length: int, limit: int | None) -> np.ndarray:
     """Return the sorted indices of `limit` of `length` examples, a fixed random choice.
 
-    The choice is random because evenly spaced examples of a source such as `photos`, whose classes
-    alternate, could all be of one class.
-
-    Raises:
-      ValueError: `limit` is below 1.
+    Evenly spaced examples of a source whose classes alternate could all be of one class.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit {limit} leaves no examples: use None for all of them")

@@ -4,51 +4,36 @@ Example i is drawn by a generator seeded with (split, i), so the splits share no
 from the photographs of `samples` use the left 70 % of each for training and the rest for testing.
 """
 
+import functools
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from mae_jax.data.sources import samples
-from mae_jax.data.sources.source import Example, check_split
+from mae_jax.data.sources.source import Example, Examples
+
+_PHOTOS = tuple(samples.PHOTOS)
 
 Draw = Callable[[np.random.Generator, str, int], Example]
 
 
-@dataclass(frozen=True)
-class Synthetic:
-    """`count` examples; example i is `draw(generator, split, i)`."""
-
-    title: str
-    split: str
-    count: int
-    classes: tuple[str, ...]
-    draw: Draw
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, i: int) -> Example:
-        i = range(len(self))[i]
-        return self.draw(np.random.default_rng([self.split == "train", i]), self.split, i)
-
-    def name(self, i: int) -> str:
-        return f"{self.title} {self.split}[{i}]"
-
-
 def _synthetic(
     title: str, split: str, counts: tuple[int, int], classes: tuple[str, ...], draw: Draw
-) -> Synthetic:
-    check_split(title, split, ("train", "test"))
-    return Synthetic(title, split, counts[split == "test"], classes, draw)
+) -> Examples:
+    load = functools.partial(_drawn, draw, split)
+    return Examples(counts[split == "test"], load, classes, f"{title} {split}")
+
+
+def _drawn(draw: Draw, split: str, i: int) -> Example:
+    return draw(np.random.default_rng([split == "train", i]), split, i)
 
 
 SHAPES = ("disc", "ring", "square", "triangle")
 
 
-def shapes(split: str) -> Synthetic:
+def shapes(split: str) -> Examples:
     """Open JPEGs of 80 x 64 pixels, each with one shape on a gradient, labelled by shape.
 
     Picture i shows shape i % 4; there are 64 pictures for training and 32 for testing.
@@ -66,15 +51,12 @@ def _shape(rng: np.random.Generator, split: str, i: int) -> Example:
     x, y = rng.integers(radius, [80 - radius, 64 - radius]).tolist()
     box = (x - radius, y - radius, x + radius, y + radius)
     draw, label = ImageDraw.Draw(picture), i % len(SHAPES)
-    match SHAPES[label]:
-        case "disc":
-            draw.ellipse(box, fill=color)
-        case "ring":
-            draw.ellipse(box, outline=color, width=radius // 3)
-        case "square":
-            draw.rectangle(box, fill=color)
-        case "triangle":
-            draw.regular_polygon((x, y, radius), 3, fill=color)
+    {
+        "disc": lambda: draw.ellipse(box, fill=color),
+        "ring": lambda: draw.ellipse(box, outline=color, width=radius // 3),
+        "square": lambda: draw.rectangle(box, fill=color),
+        "triangle": lambda: draw.regular_polygon((x, y, radius), 3, fill=color),
+    }[SHAPES[label]]()
     encoded = io.BytesIO()
     picture.save(encoded, "JPEG", quality=90)
     return {"image": encoded.getvalue(), "label": label}
@@ -84,7 +66,7 @@ MOTIONS = ("still", "left", "right", "up", "down", "zoom in", "zoom out", "sway"
 _FRAMES, _SIDE, _FAR = 20, 48, 72  # a frame of 48 pixels shows 48 to 72 pixels of the photo
 
 
-def pans(split: str) -> Synthetic:
+def pans(split: str) -> Examples:
     """Open clips uint8 [20, 48, 48, 3] of a camera over the ten photographs, labelled by motion.
 
     Two views, which differ by 18 to 42 pixels in each direction and by a zoom of 1.2 to 1.5, are
@@ -101,26 +83,21 @@ def _pan(rng: np.random.Generator, split: str, i: int) -> Example:
     label = i % len(MOTIONS)
     part = samples.photo_part(_PHOTOS[i // len(MOTIONS) % len(_PHOTOS)], split)
     height, width, _ = part.shape
-    travel = rng.uniform(18, 42, 2)
-    zoom = rng.uniform(1.2, 1.5)
-    low = np.array(  # the topmost and leftmost centre, and the nearest view
-        [
-            *rng.uniform(_FAR / 2, np.array([height, width]) - _FAR / 2 - travel),
-            _SIDE * (_FAR / _SIDE / zoom) ** rng.random(),
-        ]
-    )
-    high = np.array([*(low[:2] + travel), low[2] * zoom])
-    there = np.linspace(0, 1, _FRAMES)
+    travel, zoom = rng.uniform(18, 42, 2), rng.uniform(1.2, 1.5)
+    low = rng.uniform(_FAR / 2, np.array([height, width]) - _FAR / 2 - travel)
+    high = low + travel  # the centres of the two views
+    nearest = _SIDE * (_FAR / _SIDE / zoom) ** rng.random()
+    on = np.linspace(0, 1, _FRAMES)
     share = np.repeat(rng.random((1, 3)), _FRAMES, axis=0)  # [frames 3], from low to high
     moves: dict[str, tuple[int, np.ndarray]] = {
-        "left": (1, 1 - there), "right": (1, there), "up": (0, 1 - there), "down": (0, there),
-        "zoom in": (2, 1 - there), "zoom out": (2, there),
-        "sway": (1, np.abs(1 - 2 * (there + rng.random()) % 2)),
+        "left": (1, 1 - on), "right": (1, on), "up": (0, 1 - on), "down": (0, on),
+        "zoom in": (2, 1 - on), "zoom out": (2, on),
+        "sway": (1, np.abs(1 - 2 * (on + rng.random()) % 2)),
     }  # fmt: skip
     if MOTIONS[label] in moves:
         axis, share[:, axis] = moves[MOTIONS[label]]
     views = np.concatenate(
-        [low[:2] + share[:, :2] * (high - low)[:2], low[2:] * zoom ** share[:, 2:]], axis=-1
+        [low + share[:, :2] * (high - low), nearest * zoom ** share[:, 2:]], axis=-1
     )
     top, left = np.floor(views[:, :2].min(0) - _FAR / 2).astype(int)
     bottom, right = np.ceil(views[:, :2].max(0) + _FAR / 2).astype(int)
@@ -136,7 +113,7 @@ INSTRUMENTS = ("sine", "square", "pluck", "noise", "rise", "fall", "bell", "trem
 _RATE, _SAMPLES = 16000, 20800
 
 
-def tones(split: str) -> Synthetic:
+def tones(split: str) -> Examples:
     """Open sounds `(float32 [20800], 16000)` of 1.3 s: one to three instruments, one note each.
 
     The label is uint8 [8], with a 1 for each instrument that plays. Notes are synthesised: a sine;
@@ -191,11 +168,11 @@ def _note(instrument: str, length: int, rng: np.random.Generator) -> np.ndarray:
     return wave / np.abs(wave).max()
 
 
-KINDS = ("ellipsoids", "plates", "shells", "tubes")
+SOLIDS = ("ellipsoids", "plates", "shells", "tubes")
 _VOXELS = 24
 
 
-def phantoms(split: str) -> Synthetic:
+def phantoms(split: str) -> Examples:
     """Open volumes float32 [24, 24, 24] of bright solids in clouds, labelled by kind of solid.
 
     Three solids are of the class and one is of another class, each with its own position,
@@ -204,16 +181,16 @@ def phantoms(split: str) -> Synthetic:
     between about -0.2 and 0.2; noise of 0.05 is added to all voxels. Volume i has kind i % 4; there
     are 400 volumes for training and 100 for testing.
     """
-    return _synthetic("phantoms", split, (400, 100), KINDS, _phantom)
+    return _synthetic("phantoms", split, (400, 100), SOLIDS, _phantom)
 
 
 def _phantom(rng: np.random.Generator, split: str, i: int) -> Example:
-    label = i % len(KINDS)
+    label = i % len(SOLIDS)
     place = np.moveaxis(np.indices([_VOXELS] * 3), 0, -1).astype(float)  # [24 24 24 3]
     waves = 2 * np.pi / rng.uniform(24, 72, 4) * _direction(rng, 4).T  # [3 4], radians per voxel
     volume = 0.06 * np.cos(place @ waves + rng.uniform(0, 2 * np.pi, 4)).sum(-1)
-    other = KINDS[(label + rng.integers(1, len(KINDS))) % len(KINDS)]
-    for kind in [other, *[KINDS[label]] * 3]:
+    other = SOLIDS[(label + rng.integers(1, len(SOLIDS))) % len(SOLIDS)]
+    for kind in [other, *[SOLIDS[label]] * 3]:
         centre = rng.uniform(5, _VOXELS - 6, 3)
         axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
         depth = _depth(kind, (place - centre) @ axes, rng)
@@ -242,10 +219,9 @@ def _direction(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 _BANDS, _MATERIALS = 10, 4
-_PHOTOS = tuple(samples.PHOTOS)
 
 
-def spectra(split: str) -> Synthetic:
+def spectra(split: str) -> Examples:
     """Open reflectances float32 [48, 48, 10] of mixed materials in ten bands, labelled by photo.
 
     Each pixel is a linear mixture of four spectra, the same smooth random curves for all pictures,
