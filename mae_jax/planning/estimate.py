@@ -35,9 +35,9 @@ from mae_jax.training.program import make_program
 
 # Examples and classes of data sets, for machines on which they are not prepared.
 KNOWN = {"tfds:imagenet2012": (1_281_167, 1000)}
+STATE = ("params", "opt_state", "ema")
 
 _log = logging.getLogger(__name__)
-STATE = ("params", "opt_state", "ema")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,16 +74,16 @@ def find_source(config, examples: int | None) -> Source:
     Raises:
       ValueError: the task needs the classes, and the data are not here.
     """
-    train = config.data.train
+    train, multilabel = config.data.train, False
     known, classes = KNOWN.get(train.source, (None, 0))
-    names, multilabel = tuple(map(str, range(classes))), False
+    names = tuple(map(str, range(classes)))
     logging.getLogger("absl").setLevel(logging.ERROR)  # of tfds, about data that are not prepared
     try:
         source = sources.open_source(train.source, train.split, config.data.modality)
         source = sources.subset(source, config.data.examples, balanced=False)
         known, names = len(source), source.classes
         multilabel = sources.is_multilabel(source)
-    except (OSError, ImportError) as error:  # they are not here
+    except (OSError, ImportError) as error:  # the data are not on this machine
         if not names and config.task == "classify":
             raise ValueError(f"the number of classes is unknown: {error}") from error
     total = examples or known
@@ -111,12 +111,16 @@ def batch_shapes(config, sharding: Any, source: Source | None = None) -> dict[st
     }
 
 
-def training_step(config, source: Source, mesh) -> TrainingStep:
-    """The training step of a config, as `train.py` makes it."""
+def make_task(config, source: Any) -> tasks.Task:
+    """The task of a config, whose statistics of the data are any where it says "auto"."""
     half = (0.5,) * config.data.channels
     mean, std = (half if x == "auto" else x for x in (config.data.mean, config.data.std))
-    task = tasks.build(config, source, mean, std)
-    rate = config.optimizer.base_learning_rate
+    return tasks.build(config, source, mean, std)
+
+
+def training_step(config, source: Source, mesh) -> TrainingStep:
+    """The training step of a config, as `train.py` makes it."""
+    task, rate = make_task(config, source), config.optimizer.base_learning_rate
     schedule = optimizer.cosine_schedule(rate, config.batch_size, steps=1000, warmup=10)
     step, state = make_program(config, task, mesh, schedule, jax.random.key(0))[1:]
     batch = batch_shapes(config, partitioning.batched(mesh), source)
@@ -134,8 +138,7 @@ def _residuals(task, state, batch) -> int:
         batch = task.augment(jax.random.key(0), batch)
         trained, frozen = optimizer.split(params, task.trainable)
         loss = lambda trained: task.loss(optimizer.merge(trained, frozen), stats, batch)
-        _, backward, _ = jax.vjp(loss, trained, has_aux=True)
-        return jax.tree.leaves(backward)
+        return jax.tree.leaves(jax.vjp(loss, trained, has_aux=True)[1])
 
     size = len(batch["image"])
     arrays = jax.eval_shape(residuals, state.params, state.stats, batch)
@@ -151,9 +154,7 @@ def shard_bytes(tree: Any) -> int:
 def out_of_memory(text: str) -> tuple[float, float] | None:
     """Read the bytes that a program needs and that there are from a compiler's error."""
     size = r"\(?([\d.]+)([KMGT])\)?"
-    found = re.search(rf"Used {size} of {size}", text)
-    found = found or re.search(rf"{size} exceeds available HBM {size}", text)
-    if not found:
+    if not (found := re.search(rf"{size} (?:of|exceeds available HBM) {size}", text)):
         return None
     scale = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     return float(found[1]) * scale[found[2]], float(found[3]) * scale[found[4]]
@@ -166,7 +167,7 @@ def memory_limit(place: str, found: list[Any]) -> float | None:
     limit = offers and offers.memory
     if device.platform == "cpu":
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(found)
-    if place == "gpu":  # the GPUs that are here, of which jax takes a share
+    if place == "gpu":  # the GPUs of this machine, of which jax takes a share
         return (device.memory_stats() or {}).get("bytes_limit", limit)
     if device.platform == "tpu":  # the compiler names its limit when a program is far too large
         sharding = jax.sharding.SingleDeviceSharding(device)
@@ -193,13 +194,10 @@ def by_compiler(made: TrainingStep, limit: float | None) -> dict[str, Any]:
     seconds = time.perf_counter() - begin
     analysis: Any = compiled.memory_analysis()
     costs: Any = compiled.cost_analysis()
-    memory = {
-        name: getattr(analysis, f"{name}_size_in_bytes")
-        for name in ("argument", "output", "alias", "temp", "generated_code")
-    }
+    names = ("argument", "output", "alias", "temp", "generated_code")
+    memory = {name: getattr(analysis, f"{name}_size_in_bytes") for name in names}
     # What is donated is an argument and an output, and is there once.
     memory["peak"] = sum(memory.values()) - 2 * memory["alias"]
-    memory |= {"limit": limit, "fits": limit is None or memory["peak"] <= limit}
     program = hlo.parse(compiled.as_text())
     once, looped = (program.traffic(loops, everywhere=True) for loops in (False, True))
     collectives: dict[str, dict] = collections.defaultdict(lambda: dict(times=0, array=0, sent=0))
@@ -210,7 +208,7 @@ def by_compiler(made: TrainingStep, limit: float | None) -> dict[str, Any]:
         row["sent"] += round(x.sent)
     return {
         "compile_seconds": seconds,
-        "memory": memory,
+        "memory": memory | _within(memory["peak"], limit),
         # XLA counts a loop's body once, and arrays that stay on the chip like all others.
         "bytes_accessed": costs["bytes accessed"] * (looped / once if once else 1.0),
         "bytes_moved": program.traffic(),
@@ -223,19 +221,22 @@ def by_arithmetic(plan: dict, shares: int, limit: float | None) -> dict[str, Any
     """The same from the sizes of arrays alone, as if nothing were moved twice."""
     state = sum(plan["state"].values())
     peak = state + plan["state"]["params"] + plan["kept"]  # and the gradients
-    sent = 2 * (shares - 1) / shares * plan["state"]["params"]
-    if plan["mesh"]["fsdp"] > 1:  # parameters gathered twice in bfloat16, gradients scattered
-        sent = 2 * plan["parameters"] * 4 * (shares - 1) / shares
-    memory = {"peak": peak, "limit": limit, "fits": limit is None or peak <= limit}
+    metrics: dict[str, Any] = {"memory": {"peak": peak} | _within(peak, limit)}
     if plan["mesh"]["tensor"] > 1:  # each block sends activations: no time without these
-        return {"memory": memory}
-    return {
-        "memory": memory,
+        return metrics
+    # With fsdp parameters are gathered twice in bfloat16, and gradients scattered.
+    reduced = plan["parameters"] * 4 if plan["mesh"]["fsdp"] > 1 else plan["state"]["params"]
+    sent = round(2 * reduced * (shares - 1) / shares)
+    return metrics | {
         # The state is read and written; what differentiation keeps is written and read.
         "bytes_moved": 2 * state + 2 * plan["kept"],
         "cycles": None,
-        "collectives": {"of the gradients": {"times": 1, "array": None, "sent": round(sent)}},
+        "collectives": {"of the gradients": {"times": 1, "array": None, "sent": sent}},
     }
+
+
+def _within(peak: float, limit: float | None) -> dict[str, Any]:
+    return {"limit": limit, "fits": limit is None or peak <= limit}
 
 
 def estimate(config, place: str, examples: int | None = None) -> dict:
@@ -256,17 +257,14 @@ def estimate(config, place: str, examples: int | None = None) -> dict:
     device_mesh.check_batch(config.batch_size, config.accumulation, mesh)
     source = find_source(config, examples)
     made = training_step(config, source, mesh)
-    arithmetic = None
-    if config.task == "pretrain":
-        arithmetic = flops.step_flops(forward_flops(config), config.batch_size)
+    is_pretraining = config.task == "pretrain"
+    parts = forward_flops(config) if is_pretraining else {}
     plan = settings(config, place, mesh) | {
         "parameters": sum(x.size for x in jax.tree.leaves(made.state.params)),
-        "state": {
-            **{name: shard_bytes(getattr(made.state, name)) for name in STATE},
-            "batch": shard_bytes(made.batch),
-        },
+        "state": {name: shard_bytes(getattr(made.state, name)) for name in STATE}
+        | {"batch": shard_bytes(made.batch)},
         "kept": made.residuals,
-        "flops_arithmetic": arithmetic,
+        "flops_arithmetic": flops.step_flops(parts, config.batch_size) if is_pretraining else None,
         "flops_program": made.flops,
         "examples": source.examples,
     }
@@ -280,10 +278,9 @@ def estimate(config, place: str, examples: int | None = None) -> dict:
     else:
         plan |= by_arithmetic(plan, shares, limit)
     if not plan["memory"]["fits"]:
-        with_remat = lambda remat: training_step(
-            schema.updated(config, {"model.remat": remat}), source, mesh
-        )
-        plan["advice"] = advice(config, plan, shares, lambda remat: with_remat(remat).residuals)
+        with_remat = lambda remat: schema.updated(config, {"model.remat": remat})
+        residuals = lambda remat: training_step(with_remat(remat), source, mesh).residuals
+        plan["advice"] = advice(config, plan, shares, residuals)
     offers = devices.find(plan["device"])
     return plan | times(config, plan, offers) if offers and "collectives" in plan else plan
 
@@ -307,6 +304,8 @@ def resolved(config, place: str, found: list[Any]) -> Any:
 def settings(config, place: str, mesh) -> dict[str, Any]:
     """What a plan says first: the devices, the mesh and the choices of the config."""
     device = mesh.devices.flat[0]
+    choices = {name: config.model[name] for name in ("dtype", "attention", "remat", "scan")}
+    choices |= {"accumulation": config.accumulation, "optimizer.shard": config.optimizer.shard}
     return {
         "topology": place,
         "device": device.device_kind,
@@ -314,11 +313,7 @@ def settings(config, place: str, mesh) -> dict[str, Any]:
         "mesh": dict(mesh.shape),
         "batch_size": config.batch_size,
         "images_per_share": config.batch_size / device_mesh.batch_shares(mesh),
-        "choices": {
-            **{name: config.model[name] for name in ("dtype", "attention", "remat", "scan")},
-            "accumulation": config.accumulation,
-            "optimizer.shard": config.optimizer.shard,
-        },
+        "choices": choices,
         "compiled": not isinstance(device, topology.AbsentDevice),
     }
 
@@ -345,35 +340,35 @@ def advice(config, plan: dict, shares: int, residuals: Callable[[str], int]) -> 
       Flags of which each alone suffices, the cheapest first; or one entry, all flags together.
     """
     memory, state = plan["memory"], plan["state"]
-    over = memory["peak"] - memory["limit"]
     moments = state["opt_state"] + state["ema"]
     activations = max(0.0, memory["peak"] - sum(state.values()))
-    options = []
+    saved = {}
     if not config.optimizer.shard and shares > 1:
-        options.append(("--config.optimizer.shard", moments * (1 - 1 / shares)))
+        saved["--config.optimizer.shard"] = moments * (1 - 1 / shares)
     if config.mesh.fsdp == 1 and shares > 1:
         fsdp = next(n for n in (8, 4, 2, shares) if shares % n == 0)
-        options.append((f"--mesh=fsdp={fsdp}", (moments + state["params"]) * (1 - 1 / fsdp)))
+        saved[f"--mesh=fsdp={fsdp}"] = (moments + state["params"]) * (1 - 1 / fsdp)
     order = ("none", "products", "inputs")
     for remat in order[order.index(config.model.remat) + 1 :]:
-        saved = activations * (1 - residuals(remat) / plan["kept"])
-        options.append((f"--config.model.remat={remat}", saved))
+        share = 1 - residuals(remat) / plan["kept"]
+        saved[f"--config.model.remat={remat}"] = activations * share
     for parts in (2, 4, 8, 16):
         if plan["images_per_share"] % (parts * config.accumulation) == 0:
             flag = f"--config.accumulation={parts * config.accumulation}"
-            options.append((flag, activations * (1 - 1 / parts)))
-    enough = [flag for flag, saved in options if saved > over]
-    last = {flag.rpartition("=")[0]: flag for flag, _ in options if "accum" not in flag}
+            saved[flag] = activations * (1 - 1 / parts)
+    over = memory["peak"] - memory["limit"]
+    last = {flag.rpartition("=")[0]: flag for flag in saved if "accum" not in flag}
     together = f"{' '.join(last.values())} together, or " if last else ""
+    enough = [flag for flag in saved if saved[flag] > over]
     return enough or [f"{together}a smaller --config.batch_size"]
 
 
 def times(config, plan: dict, offers: devices.Device) -> dict[str, Any]:
     """Seconds of a step, at least and at most, and the hours of the whole run."""
-    products = plan["flops_program"] or plan["flops_arithmetic"]
+    products = plan["flops_program"] or plan["flops_arithmetic"] or 0
     sent = sum(row["sent"] for row in plan["collectives"].values())
     terms = {
-        "products": products / plan["devices"] / offers.flops if products else 0.0,
+        "products": products / plan["devices"] / offers.flops,
         "memory": plan["bytes_moved"] / offers.bandwidth,
         "links": sent / offers.links,
     }
@@ -381,10 +376,9 @@ def times(config, plan: dict, offers: devices.Device) -> dict[str, Any]:
     if plan["cycles"] and offers.clock:
         terms["cycles"] = plan["cycles"] / offers.clock
         most = max(most, terms["cycles"] + terms["links"])
-    work = plan["flops_arithmetic"] or products
     metrics: dict[str, Any] = {"seconds": terms, "step_seconds": [least, most]}
     metrics["images_per_second"] = [config.batch_size / x for x in (most, least)]
-    if work:
+    if work := plan["flops_arithmetic"] or products:
         peak = plan["devices"] * offers.flops
         metrics["mfu"] = [work / x / peak for x in (most, least)]
     if plan["examples"]:

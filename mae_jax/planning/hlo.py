@@ -13,25 +13,20 @@ TPU's chip. The metadata of a kernel stand on a line of their own.
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-COLLECTIVES = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "all-to-all",
-    "ragged-all-to-all",
-    "collective-permute",
-    "collective-broadcast",
-)
-WIDTHS = {"pred": 1, "bf16": 2, "s4": 0.5, "u4": 0.5, "c64": 8, "c128": 16, "token": 0}
+COLLECTIVES = {"all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all"}
+COLLECTIVES |= {"collective-permute", "collective-broadcast"}
+SLICES = {"slice", "dynamic-slice", "gather"}
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"}
 FREE |= {"call", "after-all", "opt-barrier", "partition-id", "replica-id", "iota"}
 
 _SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\](\{[^{}]*\})?")
 _MOVES_NOTHING = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast)"')  # on TPUs
-_OPCODE = re.compile(r"(?<=[\])}]) ([a-z][a-z0-9-]*)\(")
+_INSTRUCTION = re.compile(
+    r"\s+(ROOT )?%?([\w.-]+) = (.*?[\])}]) ([a-z][a-z0-9-]*)\((.*?)\)(, .*|$)"
+)
 
 
 class Array(NamedTuple):
@@ -44,7 +39,7 @@ class Instruction(NamedTuple):
     opcode: str
     arrays: list[Array]  # of the result; several in a tuple
     operands: list[str]
-    text: str  # the attributes, which stand behind the operands
+    text: str  # the attributes; of a parameter or a constant its number
     root: bool
 
 
@@ -82,9 +77,8 @@ class Program(NamedTuple):
         """
         found: dict[str, Collective] = {}
         for name, times in (self.times | self.fused).items():
-            instructions = self.computations[name]
-            arrays = {x.name: x.arrays for x in instructions}
-            for x in instructions:
+            arrays = {x.name: x.arrays for x in self.computations[name]}
+            for x in self.computations[name]:
                 kind = x.opcode.removesuffix("-start")
                 if kind not in COLLECTIVES:
                     continue
@@ -92,12 +86,10 @@ class Program(NamedTuple):
                 if kind == "reduce-scatter":
                     parts = [a for operand in x.operands for a in arrays.get(operand, [])]
                 elif x.opcode != kind != "all-reduce":  # a start: (operands, results, ...)
-                    count = len(x.operands)
-                    parts = parts[count : 2 * count]
+                    parts = parts[len(x.operands) : 2 * len(x.operands)]
                 if name.startswith("all-reduce-scatter"):  # a TPU's fusion, with a slice behind it
                     kind = "reduce-scatter"
-                size = sum(array.bytes for array in parts)
-                new = Collective(kind, size, _group(x.text), times)
+                new = Collective(kind, sum(a.bytes for a in parts), _group(x.text), times)
                 channel = re.search(r"channel_id=(\d+)", x.text)
                 key = channel[1] if channel else x.name
                 found[key] = min(found.get(key, new), new, key=lambda c: (c.times, -c.bytes))
@@ -123,75 +115,61 @@ class Program(NamedTuple):
           everywhere: count all memories, also that on a TPU's chip.
         """
         total = 0.0
+        size = lambda arrays: sum(a.bytes for a in arrays if everywhere or not a.space)
         for name, times in self.times.items():
             arrays = {x.name: x.arrays for x in self.computations[name]}
-            size = lambda found: sum(a.bytes for a in found if everywhere or not a.space)
             for x in self.computations[name]:
-                total += (times if loops else 1) * self._moved(x, arrays, size)
+                sources = [arrays.get(operand, []) for operand in x.operands]
+                total += (times if loops else 1) * self._moved(x, sources, size)
         return total
 
-    def _moved(self, x: Instruction, arrays: dict[str, list[Array]], size) -> float:
-        sources = [arrays.get(operand, []) for operand in x.operands]
+    def _moved(self, x: Instruction, sources: list[list[Array]], size: Callable) -> float:
         if x.opcode in FREE or x.opcode.endswith("-done") or _MOVES_NOTHING.search(x.text):
             return 0
         if x.opcode in ("copy-start", "slice-start"):  # (from, to, flag): what arrives, at each end
-            ends = [size([array]) for array in (x.arrays[0], x.arrays[1])]
+            ends = [size([array]) for array in x.arrays[:2]]
             return x.arrays[1].bytes * sum(end > 0 for end in ends)
-        if x.opcode in ("slice", "dynamic-slice", "gather"):
+        if x.opcode in SLICES:
             return 2 * size(x.arrays)
         if x.opcode == "dynamic-update-slice":
             return 2 * size(sources[1])
         if x.opcode != "fusion":
             return size(x.arrays) + sum(map(size, sources))
-        return self._of_fusion(x, sources, size)
-
-    def _of_fusion(self, x: Instruction, sources: list[list[Array]], size) -> float:
-        """Bytes of a fusion, which reads of an array only the slice that it takes, if it does so.
-
-        In the same way an update in place writes the updated part alone.
-        """
         inside = _called(x.text, "calls")[0]
-        total = 0.0
-        for index, source in enumerate(sources):
-            part = self._read(inside, index)
-            total += size(source) if part is None else min(size(source), part)
+        total = sum(
+            min(size(source), self._read(inside, index)) for index, source in enumerate(sources)
+        )
         by_name = {i.name: i for i in self.computations[inside]}
-        root = next(i for i in self.computations[inside] if i.root)
-        results = [by_name[name] for name in root.operands] if root.opcode == "tuple" else [root]
-        for i, array in zip(results, x.arrays, strict=False):
+        root = next(i for i in by_name.values() if i.root)
+        roots = [by_name[name] for name in root.operands] if root.opcode == "tuple" else [root]
+        for i, array in zip(roots, x.arrays, strict=False):
             while i.opcode == "bitcast":
                 i = by_name[i.operands[0]]
-            written = [array]
-            if i.opcode == "dynamic-update-slice" and size(written):
-                written = by_name[i.operands[1]].arrays
-            total += size(written)
+            in_place = i.opcode == "dynamic-update-slice" and size([array])
+            total += size(by_name[i.operands[1]].arrays if in_place else [array])
         return total
 
-    def _read(self, computation: str, index: int) -> float | None:
-        """Bytes that a fused computation reads of a parameter, None for the whole parameter."""
+    def _read(self, computation: str, index: int) -> float:
+        """Bytes of a parameter that a fusion reads by slices; infinite if it reads all of it."""
         inside = self.computations[computation]
 
-        def used(name: str) -> float | None:
+        def used(name: str) -> float:
             total = 0.0
             for user in (i for i in inside if name in i.operands):
                 first = user.operands[0] == name
-                if user.opcode in ("slice", "dynamic-slice", "gather") and first:
-                    part = sum(array.bytes for array in user.arrays)
-                elif user.opcode == "dynamic-update-slice" and first:
-                    part = 0.0  # the rest of the array is not touched
+                if user.opcode in SLICES and first:
+                    total += sum(array.bytes for array in user.arrays)
                 elif user.opcode == "bitcast":
-                    part = used(user.name)
+                    total += used(user.name)
                 elif user.opcode == "fusion":
-                    part = self._read(_called(user.text, "calls")[0], user.operands.index(name))
-                else:
-                    part = None
-                if part is None:
-                    return None
-                total += part
+                    total += self._read(_called(user.text, "calls")[0], user.operands.index(name))
+                elif not (user.opcode == "dynamic-update-slice" and first):  # the rest is untouched
+                    return math.inf
             return total
 
-        parameters = (i for i in inside if i.opcode == "parameter" and int(i.text) == index)
-        return used(next(parameters).name)
+        return used(
+            next(i.name for i in inside if i.opcode == "parameter" and int(i.text) == index)
+        )
 
 
 def parse(text: str) -> Program:
@@ -204,9 +182,13 @@ def parse(text: str) -> Program:
             name = line.removeprefix("ENTRY ").split(" ", 1)[0].removeprefix("%")
             current = computations.setdefault(name, [])
             entry = name if line.startswith("ENTRY") else entry
-        elif " = " in line and line.startswith(" "):
-            if found := _instruction(line):
-                current.append(found)
+        elif found := _INSTRUCTION.match(line):
+            root, name, result, opcode, inside, attributes = found.groups()
+            attributes = inside if opcode in ("parameter", "constant") else attributes
+            operands = re.findall(r"%([\w.-]+)", inside)
+            current.append(
+                Instruction(name, opcode, _arrays(result), operands, attributes, bool(root))
+            )
     times: dict[str, int] = {}
     fused: dict[str, int] = {}
 
@@ -230,36 +212,14 @@ def parse(text: str) -> Program:
     return Program(computations, times, fused)
 
 
-def _instruction(line: str) -> Instruction | None:
-    name, _, rest = line.strip().partition(" = ")
-    found = _OPCODE.search(rest)
-    if not found:
-        return None
-    depth, end = 1, found.end()
-    while depth and end < len(rest):
-        depth += {"(": 1, ")": -1}.get(rest[end], 0)
-        end += 1
-    inside = rest[found.end() : end - 1]
-    opcode = found[1]
-    return Instruction(
-        name.removeprefix("ROOT ").removeprefix("%"),
-        opcode,
-        list(_arrays(rest[: found.start()])),
-        re.findall(r"%([\w.-]+)", inside),
-        inside if opcode in ("parameter", "constant") else rest[end:],
-        name.startswith("ROOT "),
-    )
-
-
-def _arrays(text: str) -> Iterator[Array]:
+def _arrays(text: str) -> list[Array]:
+    arrays = []
     for kind, sides, layout in _SHAPE.findall(text):
-        bits = re.search(r"\d+", kind)
-        width = WIDTHS.get(kind, int(bits[0]) / 8 if bits else 1)
-        if kind.startswith("f8"):
-            width = 1
+        bits, space = re.search(r"\d+", kind), re.search(r"S\((\d+)\)", layout)
+        width = int(bits[0]) / 8 if bits else kind != "token"  # a `pred` is a byte
         count = math.prod(int(side) for side in sides.split(",") if side)
-        space = re.search(r"S\((\d+)\)", layout)
-        yield Array(math.ceil(count * width), int(space[1]) if space else 0)
+        arrays.append(Array(math.ceil(count * width), int(space[1]) if space else 0))
+    return arrays
 
 
 def _called(text: str, key: str) -> list[str]:
@@ -268,47 +228,39 @@ def _called(text: str, key: str) -> list[str]:
 
 
 def _trips(loop: Instruction, condition: list[Instruction], body: list[Instruction]) -> int:
-    """Return how often a loop runs: as the compiler says, or what its counter counts up to."""
+    """How often a loop runs: as the compiler says, or what its counter counts up to."""
     if found := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text):
         return int(found[1])
-    numbers = {
-        x.name: int(x.text) for x in condition if x.opcode == "constant" and x.text.isdigit()
-    }
-    bound, step = max(numbers.values(), default=1), 1
-    index = next((_index(x) for x in condition if x.opcode == "get-tuple-element"), None)
-    by_name = {x.name: x for x in body}
-    root = next(x for x in body if x.root)
-    if index is not None and index < len(root.operands) and root.opcode == "tuple":
-        # unrolled loops count in twos: add(get-tuple-element(..., index), constant)
-        counter = by_name.get(root.operands[index])
-        if counter and counter.opcode == "add":
-            added = [by_name[name] for name in counter.operands if name in by_name]
-            steps = [int(x.text) for x in added if x.opcode == "constant" and x.text.isdigit()]
-            step = max(steps, default=1) or 1
-    return math.ceil(bound / step)
+    counters = [re.search(r"index=(\d+)", x.text) for x in condition if "get-tuple" in x.opcode]
+    by_name, root = {x.name: x for x in body}, next(x for x in body if x.root)
+    step = 1
+    if counters and counters[0] and root.opcode == "tuple":
+        counter = by_name.get(root.operands[int(counters[0][1])])
+        if counter and counter.opcode == "add":  # unrolled loops count in twos
+            step = _largest([by_name[name] for name in counter.operands if name in by_name])
+    return math.ceil(_largest(condition) / step)
 
 
-def _index(x: Instruction) -> int:
-    found = re.search(r"index=(\d+)", x.text)
-    return int(found[1]) if found else 0
+def _largest(instructions: Sequence[Instruction]) -> int:
+    """The largest whole constant, at least 1."""
+    return max(
+        [1, *(int(x.text) for x in instructions if x.opcode == "constant" and x.text.isdigit())]
+    )
 
 
 def _group(text: str) -> int:
-    """Return how many devices take part in a collective.
+    """How many devices take part in a collective.
 
     Groups are written in three ways: `{{0,1},{2,3}}`, `[2,2]<=[4]` (groups of the last number) and
     `mesh['a'=2,'b'=2] {'b'}`.
     """
-    groups = re.search(r"replica_groups=(.*)", text)
     if "source_target_pairs={{" in text:
         return 2  # any: only more than one counts
-    if not groups:
-        return 1
-    if listed := re.match(r"\{\{([\d,]*)\}", groups[1]):
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", text):
         return len(listed[1].split(","))
-    if tiled := re.match(r"\[([\d,]+)\]", groups[1]):
+    if tiled := re.search(r"replica_groups=\[([\d,]+)\]", text):
         return int(tiled[1].split(",")[-1])
-    if named := re.match(r"mesh\[([^\]]*)\] *\{([^}]*)\}", groups[1]):
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", text):
         sides = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
         return math.prod(int(sides[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
     return 1

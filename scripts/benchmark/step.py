@@ -48,9 +48,7 @@ def training_program(config, examples: int = EXAMPLES) -> tuple[tasks.Task, Prog
     attention.check(config.model.attention, jax.default_backend())
     mesh = device_mesh.make_mesh(**config.mesh)
     device_mesh.check_batch(config.batch_size, config.accumulation, mesh)
-    half = (0.5,) * config.data.channels
-    mean, std = (half if x == "auto" else x for x in (config.data.mean, config.data.std))
-    task = tasks.build(config, None, mean, std)
+    task = estimate.make_task(config, None)
     schedule, _ = make_schedule(config, examples, task.rate)
     init_key, step_key, _ = jax.random.split(jax.random.key(config.seed), 3)
     return task, make_program(config, task, mesh, schedule, step_key), init_key

@@ -4,11 +4,12 @@ This is what PyTorch users run: `ViTMAEForPreTraining` with SDPA attention, fuse
 decay on norms and biases, float32 or bfloat16 autocast as the config says, and a uint8 batch that
 lies on the device, flipped and normalised there. Two parts of its forward pass do more than ours,
 as in the reference: the patch embedding sees masked patches too, and the head visible ones
-(`mae_jax.planning.flops.reference_flops`).
+(`forward_flops`).
 """
 
 import contextlib
 import importlib.util
+import math
 import os
 import sys
 import warnings
@@ -73,9 +74,15 @@ def device_of(config) -> str:
 
 
 def forward_flops(config) -> dict[str, int]:
-    """Return the FLOPs of the reference's forward pass of one image, part by part."""
-    model, masks = estimate.network(config)
-    return flops.reference_flops(model, masks.n, masks.keep, config.data.channels)
+    """Return the FLOPs of the reference's forward pass of one image, part by part.
+
+    It embeds all patches before it drops the masked ones, and its head runs on all tokens.
+    """
+    (model, masks), channels = estimate.network(config), config.data.channels
+    values = math.prod(model.patch) * channels
+    head = flops.product(1 + masks.n, model.decoder.trunk.width, model.target.size(channels))
+    embedding = flops.product(masks.n, values, model.width)
+    return estimate.forward_flops(config) | {"patch embedding": embedding, "head": head}
 
 
 def contenders(config, inputs: np.ndarray, part: str, device: str) -> list[Contender]:
