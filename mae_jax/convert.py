@@ -6,12 +6,10 @@ project, and a folder is for Hugging Face's `ViTMAEForPreTraining.from_pretraine
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
-from mae_jax.config import command_line
-from mae_jax.config.errors import UserError, user_errors
+from mae_jax.config import command_line, errors
 from mae_jax.weights import export
 
 
@@ -40,16 +38,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence and exit status 2."""
-    try:
-        arguments = vars(parse(sys.argv[1:]))
-        with user_errors():
-            print(export.export(arguments.pop("source"), arguments.pop("target"), **arguments))
-    except UserError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr, flush=True)
-        os._exit(130)  # a compilation that goes on would crash
+    with errors.exits():
+        print(export.export(**vars(parse(sys.argv[1:]))))
 
 
 if __name__ == "__main__":

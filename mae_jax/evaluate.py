@@ -2,16 +2,13 @@
 
 import argparse
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from mae_jax import evaluators
-from mae_jax.config import command_line
-from mae_jax.config.errors import UserError, user_errors
+from mae_jax.config import command_line, errors
 from mae_jax.data import image_io, sources
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.distributed import device_mesh, processes
@@ -195,22 +192,15 @@ def check(options: argparse.Namespace) -> None:
 
 def main() -> None:
     """The command line; a user's mistake ends in one sentence and exit status 2."""
-    try:
+    with errors.exits((ValueError, OSError, ImportError, Unreadable)):
         options = parser().parse_args()
-        with user_errors((ValueError, OSError, ImportError, Unreadable)):
-            check(options)
-            processes.start_processes()
-            text, metrics = evaluate(options)
-            if jax.process_index() == 0:
-                print(text)
-                if options.json:
-                    Path(options.json).write_text(json.dumps(metrics, indent=2) + "\n")
-    except UserError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr, flush=True)
-        os._exit(130)  # a compilation that goes on would crash
+        check(options)
+        processes.start_processes()
+        text, metrics = evaluate(options)
+        if jax.process_index() == 0:
+            print(text)
+            if options.json:
+                Path(options.json).write_text(json.dumps(metrics, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,8 @@ python -m mae_jax.plan --config=configs/quickstart.py --topology=cpu      # or g
 """
 
 import argparse
-import os
-import sys
 
-from mae_jax.config import command_line
-from mae_jax.config.errors import UserError, user_errors
+from mae_jax.config import command_line, errors
 from mae_jax.models import rules
 from mae_jax.output import console, files
 from mae_jax.planning import estimate, report, topology
@@ -38,21 +35,14 @@ def main(argv: list[str] | None = None) -> None:
     add("--mesh", type=mesh_changes, default=[], help="such as data=32,fsdp=8, over the config's")
     add("--examples", type=int, help="in the training data, where these are not here")
     add("--json", type=files.writable, metavar="FILE", help="where the metrics are written too")
-    try:
-        with user_errors():
-            args, changes = parser.parse_known_args(argv)
-            config = command_line.configured(args.config, args.mesh + changes, rules=rules.RULES)
-            console.install()
-            plan = estimate.estimate(config, args.topology, args.examples)
-            print(report.text(plan))
-            if args.json:
-                files.write_json(args.json, plan)
-    except UserError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr, flush=True)
-        os._exit(130)  # a compilation that goes on would crash
+    with errors.exits():
+        args, changes = parser.parse_known_args(argv)
+        config = command_line.configured(args.config, args.mesh + changes, rules=rules.RULES)
+        console.install()
+        plan = estimate.estimate(config, args.topology, args.examples)
+        print(report.text(plan))
+        if args.json:
+            files.write_json(args.json, plan)
 
 
 if __name__ == "__main__":

@@ -10,21 +10,14 @@ from typing import Any
 
 import jax
 
-GPUS = {
-    "a100": "NVIDIA A100",
-    "a100-80": "NVIDIA A100 SXM4 80GB",
-    "h100": "NVIDIA H100",
-    "h200": "NVIDIA H200",
-    "gh200": "NVIDIA GH200",
-    "l4": "NVIDIA L4",
-    "l40s": "NVIDIA L40S",
-}
+GPUS = {name: f"NVIDIA {name.upper()}" for name in ("h100", "h200", "gh200", "l4", "l40s")}
+GPUS = {"a100": "NVIDIA A100", "a100-80": "NVIDIA A100 SXM4 80GB"} | GPUS
 FORMS = f"v5e:4x4, v5p:2x2x2, v6e:4x4, cpu, gpu, or N GPUs of {', '.join(GPUS)}, as in h100:8"
 
 
 @dataclasses.dataclass(frozen=True)
 class AbsentDevice:
-    """A stand-in for a device that is not here, enough for a mesh."""
+    """A stand-in for a device of another machine, enough for a mesh."""
 
     id: int
     device_kind: str
@@ -63,15 +56,12 @@ def devices(topology: str) -> list[Any]:
     try:
         import libtpu  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ValueError(
-            f"topology {topology!r} needs the compiler for TPUs: pip install 'mae_jax[tpu]' (no "
-            "TPU is needed)"
-        ) from error
+        way = "pip install 'mae_jax[tpu]' (no TPU is needed)"
+        raise ValueError(f"topology {topology!r} needs the compiler for TPUs: {way}") from error
     from jax.experimental import topologies
 
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+        return list(topologies.get_topology_desc(topology, "tpu").devices)
     except jax.errors.JaxRuntimeError as error:
         why = str(error).removeprefix("INVALID_ARGUMENT: ")
         raise ValueError(f"unknown topology {topology!r} ({why}): use one of {FORMS}") from error
-    return list(found.devices)

@@ -18,14 +18,11 @@ that is worth knowing there.
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
-from typing import NoReturn
 
 import jax
 
-from mae_jax.config import command_line
-from mae_jax.config.errors import UserError
+from mae_jax.config import command_line, errors
 from mae_jax.models import rules
 from mae_jax.output import files
 from scripts.benchmark import report, sections
@@ -40,14 +37,8 @@ PARTS: dict[str, tuple[Callable, Callable]] = {
 }
 
 
-def refuse(why: str) -> NoReturn:
-    """End with a user's mistake: one sentence and exit status 2."""
-    print(f"error: {why}", file=sys.stderr)
-    sys.exit(2)
-
-
 def arguments() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
+    """The parser of the command line."""
     parser = command_line.Parser(
         prog="python -m scripts.benchmark",
         description=__doc__,
@@ -67,40 +58,43 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def check(options: argparse.Namespace) -> None:
+    """Raise ValueError for options that exclude each other."""
+    if min(options.rounds, options.steps) < 1:
+        raise ValueError("--rounds and --steps must be at least 1")
+    if options.part in ("step", "forward"):
+        return
+    if options.against or options.operations or options.profile or options.peak:
+        others = "--against, --operations, --profile and --peak"
+        raise ValueError(f"--part={options.part} goes without {others}")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
-    try:
+    with errors.exits((ValueError, OSError)):
         options, changes = arguments().parse_known_args(argv)
-        if min(options.rounds, options.steps) < 1:
-            refuse("--rounds and --steps must be at least 1")
+        check(options)
         if options.peak not in (None, "measure"):
             options.peak = 1e12 * float(options.peak)
-        timed = options.part in ("step", "forward")
-        if not timed and (options.against or options.operations or options.profile or options.peak):
-            others = "--against, --operations, --profile and --peak"
-            refuse(f"--part={options.part} goes without {others}")
         if options.against:  # both frameworks need room on a GPU
             os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         config = command_line.configured(options.config, changes, rules=rules.RULES)
         if config.task != "pretrain":
-            refuse(f"{options.config} is of task {config.task!r}: give a config of pre-training")
+            kind = f"{options.config} is of task {config.task!r}"
+            raise ValueError(f"{kind}: give a config of pre-training")
         measure, text = PARTS[options.part]
-        metrics = measure(config, options)
+        try:
+            metrics = measure(config, options)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise ValueError(
+                f"the batch does not fit into the memory of {jax.device_count()} "
+                f"{jax.devices()[0].device_kind} device(s): give a smaller --config.batch_size"
+            ) from error
         if options.json:
             files.write_json(options.json, metrics)
-    except (UserError, ValueError, OSError) as error:
-        refuse(str(error))
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr, flush=True)
-        os._exit(130)  # a compilation that goes on would crash
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        refuse(
-            f"the batch does not fit into the memory of {jax.device_count()} "
-            f"{jax.devices()[0].device_kind} device(s): give a smaller --config.batch_size"
-        )
-    print(text(metrics))
+        print(text(metrics))
 
 
 if __name__ == "__main__":
