@@ -20,15 +20,16 @@ pytest.register_assert_rewrite("runs", "reading")
 from runs import NO_PROBES, STARTED, Command, locked  # noqa: E402
 
 TABLES = ("fault", "bad input", "bad config", "flipped bit")
-HEAD = """# What happens when things go wrong
+HEAD = """# Table of failures
 
     python -m pytest -m faults tests/faults -n 2 --dist worksteal --faults-report={}
 
-Each row does one thing to real training processes, or to what they read, and then expects that
-the same command goes on or says in one sentence what is wrong. "The same bits" are all arrays of
-the last checkpoint and all losses, against a run that nobody disturbed. Steps last milliseconds
-here, so that a save may take longer than the thirty steps to the next one: what is killed meanwhile
-loses the steps since the save before.
+Each row injects one fault into real training processes, or into what they read. The test then
+expects that the same command continues the run, or that it ends with one sentence about what is
+wrong. "The same bits" means that all arrays of the last checkpoint and all losses are identical to
+those of a run without the fault. A step of these tests takes milliseconds, so that a save may take
+longer than the thirty steps to the next one. A process that is killed meanwhile loses the steps
+since the save before.
 """
 
 
