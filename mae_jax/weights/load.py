@@ -156,14 +156,7 @@ def parameters(
 ) -> dict:
     """All parameters of `info.model`, nested, as `load` returns them."""
     size = tuple(size or info.size or ()) or None
-    wanted = abstract(info.model, size, info.channels, mesh)
-    params = fit(info, wanted, size=size)
-    if info.fields.get("learned_positions") and size:  # where the file has fixed ones
-        for name, table in checkpoint_info.fixed_positions(info, size).items():
-            part, leaf = name.split("/")
-            if part in params and leaf not in params[part]:
-                params[part][leaf] = checkpoint_info.place(table, wanted[part][leaf])
-    return params
+    return fit(info, abstract(info.model, size, info.channels, mesh), size=size)
 
 
 def abstract(
@@ -185,8 +178,8 @@ def abstract(
 def fit(info: CheckpointInfo, wanted: Mapping, *, size: Sequence[int] | None = None) -> dict:
     """The parameters that both sides have, read and placed as the nested `wanted` says.
 
-    Wanted positions of which the file has only fixed ones are left out: they start as these.
-    Learned ones of another grid are resized to that of `size` (by default the file's).
+    Learned positions of another grid are resized to that of `size` (by default the file's). Where
+    they are wanted and the file has fixed ones, they are these, or left out if `size` is None.
 
     Raises:
       ValueError: with the names of what one side lacks and `info.without` does not match, and of
@@ -216,6 +209,9 @@ def fit(info: CheckpointInfo, wanted: Mapping, *, size: Sequence[int] | None = N
     same = (here.keys() & there.keys()) - set(resized)
     arrays = info.read({name: flat[name] for name in flat if name in same})
     arrays |= {name: _resize_positions(info, name, flat[name], size or ()) for name in resized}
+    for name, table in checkpoint_info.fixed_positions(info, size).items() if size else ():
+        if name in flat.keys() - arrays.keys():
+            arrays[name] = checkpoint_info.place(table, flat[name])
     return traverse_util.unflatten_dict(arrays, sep="/")
 
 

@@ -38,6 +38,13 @@ def _with_blocks(names: Names, block: Names, encoder: str, decoder: str) -> Name
     }
 
 
+_DECODER = {
+    "decoder/embedding": "decoder_embed",
+    "decoder/mask_token": "mask_token",
+    "decoder/positions": "decoder_pos_embed",
+    "decoder/norm": "decoder_norm",
+    "decoder/head": "decoder_pred",
+}
 FAMILIES = {
     # He et al.'s own. A fine-tuned file with mean pooling has `fc_norm` in the place of `norm`.
     "reference": Family(
@@ -47,29 +54,23 @@ FAMILIES = {
                 "encoder/positions": "pos_embed",
                 "encoder/embedding": "patch_embed.proj",
                 "encoder/norm": "norm",
-                "decoder/embedding": "decoder_embed",
-                "decoder/mask_token": "mask_token",
-                "decoder/positions": "decoder_pos_embed",
-                "decoder/norm": "decoder_norm",
-                "decoder/head": "decoder_pred",
                 "norm": "fc_norm",
                 "head": "head",
+                **_DECODER,
             },
             {
-                "norm1": "norm1",
+                **{name: name for name in ("norm1", "norm2")},
                 "attention/qkv": "attn.qkv",
                 "attention/out": "attn.proj",
-                "norm2": "norm2",
-                "mlp/fc1": "mlp.fc1",
-                "mlp/fc2": "mlp.fc2",
+                **{f"mlp/{name}": f"mlp.{name}" for name in ("fc1", "fc2")},
             },
             encoder="blocks",
             decoder="decoder_blocks",
         ),
         marks=("blocks.", "patch_embed.", "decoder_blocks."),
     ),
-    # Hugging Face's ViTMAE, as the Hub and transformers 4 name it. Other spellings: `vit.` is not
-    # there in the files of an encoder alone; transformers 5 has new names in memory, and
+    # Hugging Face's ViTMAE, as the Hub and transformers 4 name it. Other spellings: the files of an
+    # encoder alone have no `vit.`; transformers 5 has new names in memory, and
     # `decoder_encoder.layer` in the files that it saves.
     "huggingface": Family(
         _with_blocks(
@@ -78,11 +79,7 @@ FAMILIES = {
                 "encoder/positions": "vit.embeddings.position_embeddings",
                 "encoder/embedding": "vit.embeddings.patch_embeddings.projection",
                 "encoder/norm": "vit.layernorm",
-                "decoder/embedding": "decoder.decoder_embed",
-                "decoder/mask_token": "decoder.mask_token",
-                "decoder/positions": "decoder.decoder_pos_embed",
-                "decoder/norm": "decoder.decoder_norm",
-                "decoder/head": "decoder.decoder_pred",
+                **{ours: f"decoder.{theirs}" for ours, theirs in _DECODER.items()},
             },
             {
                 "norm1": "layernorm_before",

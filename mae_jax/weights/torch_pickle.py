@@ -45,7 +45,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     arrays = {}
     for name, tensor in tensors.items():
         try:
-            arrays[name] = _view(tensor, storage_bytes(tensor.storage.key), len(raw))
+            arrays[name] = _view(tensor, storage_bytes(tensor.key), len(raw))
         except Exception as error:  # the file chooses the types and the values of all numbers
             damaged(path, f"the values of {name} are not all in it", error)
     return arrays
@@ -55,14 +55,10 @@ def damaged(path: Path, reason: str, error: Exception | None = None) -> NoReturn
     raise ValueError(f"{path} is damaged: {reason}; fetch or copy it again") from error
 
 
-class _Storage(NamedTuple):
-    key: str
-    dtype: np.dtype
-    count: int
-
-
 class _Tensor(NamedTuple):
-    storage: _Storage
+    key: str  # of its storage, which may be that of several tensors
+    dtype: np.dtype
+    count: int  # of the values in the storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -73,11 +69,11 @@ class _Unpickler(pickle.Unpickler):
 
     def __init__(self, file: BinaryIO, path: Path):
         super().__init__(file)
-        self.path, self.storages = path, {}
-        # A pickle may also set attributes of what it asks for: all that is mutable is made anew.
+        self.path, self.dtypes = path, {}
         rebuild = lambda storage, offset, shape, strides, *rest: _Tensor(
-            storage, offset, tuple(shape), tuple(strides)
+            *storage, offset, tuple(shape), tuple(strides)
         )
+        # A pickle may also set attributes of what it asks for: all that is mutable is made anew.
         self.globals: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict,
             "argparse.Namespace": type("Namespace", (), {}),
@@ -98,18 +94,18 @@ class _Unpickler(pickle.Unpickler):
                 "state dict alone, with torch.save({'model': model.state_dict()}, ...)"
             ) from None
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> tuple[str, np.dtype, int]:
         _, kind, key, _, count, *_ = pid
-        storage = self.storages[str(key)] = _Storage(str(key), STORAGES[kind], int(count))
-        return storage
+        self.dtypes[str(key)] = STORAGES[kind]
+        return str(key), STORAGES[kind], int(count)
 
 
 class _Refused(ValueError):
     """A pickle asks for a name that is not allowed."""
 
 
-def _unpickle(file: BinaryIO, path: Path) -> tuple[Any, dict[str, _Storage]]:
-    """The next object of a pickle file, and the storages of its tensors by their keys."""
+def _unpickle(file: BinaryIO, path: Path) -> tuple[Any, dict[str, np.dtype]]:
+    """The next object of a pickle file, and the types of its storages by their keys."""
     start, size = file.tell(), path.stat().st_size
     try:
         # The memo is a table as long as its largest index, which a hostile pickle chooses.
@@ -118,7 +114,7 @@ def _unpickle(file: BinaryIO, path: Path) -> tuple[Any, dict[str, _Storage]]:
                 raise ValueError(f"memo index {argument}")
         file.seek(start)
         unpickler = _Unpickler(file, path)
-        return unpickler.load(), unpickler.storages
+        return unpickler.load(), unpickler.dtypes
     except _Refused:
         raise
     except Exception as error:  # damaged pickles raise nearly every type
@@ -158,13 +154,13 @@ def _open_legacy(path: Path, raw: np.ndarray) -> tuple[Any, Callable[[str], np.n
     with path.open("rb") as file:
         for _ in range(3):  # a magic number, the version, the machine
             _unpickle(file, path)
-        (state, storages), (keys, _) = _unpickle(file, path), _unpickle(file, path)
+        (state, dtypes), (keys, _) = _unpickle(file, path), _unpickle(file, path)
         start = file.tell()
     places = {}
     try:
         for key in keys:
             count = int.from_bytes(raw[start : start + 8].tobytes(), "little")
-            places[key] = slice(start + 8, start + 8 + count * storages[key].dtype.itemsize)
+            places[key] = slice(start + 8, start + 8 + count * dtypes[key].itemsize)
             start = places[key].stop
     except (TypeError, KeyError) as error:
         damaged(path, "its list of storages cannot be read", error)
@@ -173,11 +169,10 @@ def _open_legacy(path: Path, raw: np.ndarray) -> tuple[Any, Callable[[str], np.n
 
 def _view(tensor: _Tensor, buffer: np.ndarray, most: int) -> np.ndarray:
     """A read-only view of at most `most` bytes; ValueError where it would leave the buffer."""
-    dtype, count = tensor.storage.dtype, math.prod(tensor.shape)
-    if count == 0:
-        return np.zeros(tensor.shape, dtype)
-    if count * dtype.itemsize > most:  # strides of 0 make any shape of a few bytes
-        raise ValueError(f"shape {tensor.shape}")
-    buffer = buffer[: tensor.storage.count * dtype.itemsize]
-    strides = tuple(step * dtype.itemsize for step in tensor.strides)
-    return np.ndarray(tensor.shape, dtype, buffer, tensor.offset * dtype.itemsize, strides)
+    shape, dtype, size = tensor.shape, tensor.dtype, tensor.dtype.itemsize
+    if math.prod(shape) == 0:
+        return np.zeros(shape, dtype)
+    if math.prod(shape) * size > most:  # strides of 0 make any shape of a few bytes
+        raise ValueError(f"shape {shape}")
+    strides = tuple(step * size for step in tensor.strides)
+    return np.ndarray(shape, dtype, buffer[: tensor.count * size], tensor.offset * size, strides)

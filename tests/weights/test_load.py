@@ -105,7 +105,9 @@ def test_a_pretrained_encoder_in_a_classifier(whole):
     given = load.fit(info, wanted)
     expected = dict(whole[0]["encoder"])
     del expected["norm"]
-    equal(given, {"encoder": expected})  # and no positions: they start fixed
+    equal(given, {"encoder": expected})
+    start = checkpoint_info.fixed_positions(info, (24, 32))["encoder/positions"]
+    equal(load.fit(info, wanted, size=(24, 32)), {"encoder": expected | {"positions": start}})
     with pytest.raises(ValueError, match="head/bias, head/kernel missing there.*decoder/.*left"):
         load.fit(load.find(whole[1], without="norm/.*"), wanted)
 

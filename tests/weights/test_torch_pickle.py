@@ -98,7 +98,7 @@ def test_a_small_file_takes_little_memory(tmp_path):
     """A memo index of 2**28 would be a table of 4 GB, and a stride of 0 any number of values."""
     with pytest.raises(ValueError, match="damaged: its pickle cannot be read"):
         torch_pickle.read(write_pickle(tmp_path / "x.pth", b"\x80\x02]r\xff\xff\xff\x0f."))
-    tensor = torch_pickle._Tensor(torch_pickle._Storage("0", np.dtype("<f4"), 1), 0, (2**40,), (0,))
+    tensor = torch_pickle._Tensor("0", np.dtype("<f4"), 1, 0, (2**40,), (0,))
     with pytest.raises(ValueError, match="shape"):
         torch_pickle._view(tensor, np.zeros(4, np.uint8), 1000)
 
