@@ -412,6 +412,7 @@ class Evaluator(Section):
     """What every evaluator has."""
 
     tasks: ClassVar[tuple[str, ...]] = ("pretrain", "classify")  # that it is for
+    usual_name: ClassVar[str] = ""  # of an entry, whose metrics have no prefix; "" means the type
     type: Text
     """The kind of the evaluator, see below."""
     every: Number = 0
@@ -494,6 +495,7 @@ class Knn(FeatureEvaluator):
 class LinearProbe(FeatureEvaluator):
     """Accuracy of a linear classifier on frozen features."""
 
+    usual_name = "linear"
     type: Literal["linear_probe"]
     solver: Literal["auto", "sklearn", "lars"] = "auto"
     """"sklearn" is logistic regression on the CPU, "lars" trains on the devices. "auto" takes the

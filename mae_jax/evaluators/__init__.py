@@ -1,28 +1,21 @@
 """How good is a model? The evaluators of a config, which training and `evaluate` run alike."""
 
 import dataclasses
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mae_jax.evaluators import (
-    classification,
-    evaluator,
-    knn,
-    linear_probe,
-    reconstruction,
-    sweep,
+from mae_jax.config import sections
+from mae_jax.evaluators.evaluator import (
+    Context,
+    Evaluator,
+    HeldOutEvaluator,
+    Result,
+    Unsuitable,
 )
-from mae_jax.evaluators.evaluator import Context, Result
 
-# What builds the evaluators of each type, from a section and a context; None leaves it out.
-TYPES = {
-    "reconstruction": reconstruction.build,
-    "classification": classification.build,
-    "knn": knn.build,
-    "linear_probe": linear_probe.build,
-    "sweep": sweep.build,
-}
-USUAL = {name: name for name in TYPES} | {"linear_probe": "linear"}  # names of entries
+__all__ = ["Context", "Entry", "Evaluator", "HeldOutEvaluator", "Result", "Unsuitable", "build"]
+SECTIONS = sections.EVALUATORS["pretrain"] | sections.EVALUATORS["classify"]  # by type
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +27,7 @@ class Entry:
 
     name: str
     every: int  # steps between two evaluations of a training; 0 means only at the end
-    evaluator: evaluator.Evaluator
+    evaluator: Evaluator
     prefix: str = ""
 
     def evaluate(self, variables: dict) -> Result:
@@ -52,26 +45,21 @@ class Entry:
         return dataclasses.replace(named, head=f"{self.name}\n\n{result.head}".rstrip())
 
 
-def build(sections: Mapping[str, Mapping[str, Any]], context: Context) -> list[Entry]:
+def build(config: Mapping[str, Mapping[str, Any]], context: Context) -> list[Entry]:
     """Build the evaluators of the section `evaluators` of a config, with their data opened.
-
-    Those of a type stand together, in the order of `TYPES`.
 
     Raises:
       ValueError: all that does not fit, with the names of the entries.
     """
-    context = context.with_tables()
     entries, problems = [], {}
-    order = {kind: i for i, kind in enumerate(TYPES)}
-    by_type = lambda item: order.get(item[1]["type"], len(order))
-    for name, section in sorted(sections.items(), key=by_type):
-        kind = section["type"]
+    for name, values in config.items():
+        section = SECTIONS[values["type"]].model_validate({**values})
         try:
-            if kind not in TYPES:
-                raise ValueError(f"type {kind!r} must be one of {', '.join(TYPES)}")
-            if (made := TYPES[kind](section, context)) is not None:
-                prefix = "" if name == USUAL[kind] else f"{name}_"
-                entries.append(Entry(name, section.get("every", 0), made, prefix))
+            evaluator = _class_of(section)(section, context)
+            prefix = "" if name == (section.usual_name or section.type) else f"{name}_"
+            entries.append(Entry(name, section.every, evaluator, prefix))
+        except Unsuitable:
+            pass
         except (ValueError, OSError, ImportError) as error:
             problems.setdefault(str(error), []).append(f"evaluators.{name}")
     if problems:
@@ -80,13 +68,28 @@ def build(sections: Mapping[str, Mapping[str, Any]], context: Context) -> list[E
     return entries
 
 
+def _class_of(section: sections.Evaluator) -> type[Evaluator]:
+    """The class of a custom evaluator; or of type `knn` the class `Knn` of the module `knn`."""
+    if not isinstance(section, sections.CustomEvaluator):
+        module = importlib.import_module(f"{__name__}.{section.type}")
+        return getattr(module, type(section).__name__)
+    module, _, name = section.evaluator.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"evaluator = {section.evaluator!r} must be MODULE:CLASS, which Python can import: "
+            f"{error}"
+        ) from error
+
+
 def report(entries: Sequence[Entry], variables: dict, untrained: dict | None = None) -> Result:
     """Run the reports of all entries, as one: see `Evaluator.report`."""
     return join([entry.report(variables, untrained) for entry in entries])
 
 
 def join(results: Sequence[Result]) -> Result:
-    """All results as one: tables whose rows have the same names become one table."""
+    """Join results to one: tables whose rows have the same names become one table."""
     joined: list[Result] = []
     for result in results:
         last = joined[-1] if joined else None

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Float, Int
 
 from mae_jax.data import sources
 from mae_jax.distributed import partitioning
-from mae_jax.evaluators import features, held_out, scores
-from mae_jax.evaluators.evaluator import Context, Evaluator, Result
+from mae_jax.evaluators import features
+from mae_jax.evaluators.evaluator import Context, HeldOutEvaluator, Result, Unsuitable
 
-HEADLINES = ("test_loss", "test_accuracy", "test_map")  # the metrics during a training
+FOLLOWED = ("test_loss", "test_accuracy", "test_map")  # the metrics during a training
 
 
 class Predictions(NamedTuple):
@@ -24,7 +25,7 @@ class Predictions(NamedTuple):
     losses: np.ndarray  # [n]
 
 
-class Classification(Evaluator):
+class Classification(HeldOutEvaluator):
     """The accuracy of a classifier, and the precision, recall and F1 of each class.
 
     Where several classes may be true of an example, these are average precisions and their mean
@@ -36,23 +37,23 @@ class Classification(Evaluator):
     """
 
     def __init__(self, section: Mapping[str, Any], context: Context):
-        self.source = context.open(section)
-        self.model, self.mesh = context.model, context.mesh
-        self.examples, self.batch_size = section["examples"], section["batch_size"]
-        views = {name: section.get(name, 1) for name in ("clips", "crops")}
+        super().__init__(section, context)
+        if not self.model.classes:
+            raise Unsuitable
+        views = {name: section[name] for name in ("clips", "crops")}
         self.transform = context.transform._replace(**views)
-        self.classes = tuple(context.classes or self.source.classes)
-        spec = section["source"]
-        if not len(self.source.classes) == len(self.classes) == self.model.classes:
+        classes, spec = tuple(self.source.classes), section["source"]
+        self.classes = tuple(context.classes or classes)
+        if not len(classes) == len(self.classes) == self.model.classes:
             raise ValueError(
                 f"the model tells {self.model.classes} classes apart, but {spec!r} has "
-                f"{len(self.source.classes)}: evaluate it on data of the same classes, or its "
-                "features alone (evaluate --without='head/.*')"
+                f"{len(classes)}: evaluate it on data of the same classes, or its features alone "
+                "(evaluate --without='head/.*')"
             )
-        if self.classes != tuple(self.source.classes):
+        if self.classes != classes:
             raise ValueError(
                 f"the model and {spec!r} have different classes: "
-                f"{features.different(self.classes, self.source.classes)}"
+                f"{features.different(self.classes, classes)}"
             )
         self.loss = "binary" if sources.is_multilabel(self.source) else "softmax"
         if context.loss not in (None, self.loss):
@@ -66,17 +67,14 @@ class Classification(Evaluator):
 
     def evaluate(self, variables: dict) -> Result:
         metrics = self.report(variables).metrics
-        return Result({name: x for name, x in metrics.items() if name in HEADLINES})
+        return Result({name: x for name, x in metrics.items() if name in FOLLOWED})
 
     def report(self, variables: dict, untrained: dict | None = None) -> Result:
         return summary(*self.predict(variables), self.classes)
 
     def predict(self, variables: dict) -> Predictions:
-        """Return what the classifier says of each labelled example."""
-        batches = held_out.batches(
-            self.source, self.transform, self.examples, self.batch_size, self.mesh
-        )
-        rows = [jax.tree.map(np.asarray, self._forward(variables, batch)) for batch in batches]
+        """Return the predictions of each labelled example."""
+        rows = [jax.tree.map(np.asarray, self._forward(variables, x)) for x in self.batches()]
         labels, probabilities, losses, valid = map(np.concatenate, zip(*rows, strict=True))
         chosen = valid & (labels >= 0 if labels.ndim == 1 else True)
         if not chosen.any():
@@ -101,33 +99,35 @@ class Classification(Evaluator):
             losses = optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, classes))
             return labels, jnp.exp(logits), losses, batch["valid"]
         logits = mean(jax.nn.log_sigmoid(logits)) - mean(jax.nn.log_sigmoid(-logits))
-        target = labels.astype(jnp.float32)
-        losses = optax.sigmoid_binary_cross_entropy(logits, target).mean(-1)
+        losses = optax.sigmoid_binary_cross_entropy(logits, labels.astype(jnp.float32)).mean(-1)
         return labels, jax.nn.sigmoid(logits), losses, batch["valid"]
 
 
-def build(section: Mapping[str, Any], context: Context) -> Classification | None:
-    """The evaluator of a section; None without a source."""
-    return Classification(section, context) if section["source"] else None
-
-
 def summary(
-    labels: np.ndarray, probabilities: np.ndarray, losses: np.ndarray, classes: Sequence[str]
+    labels: Int[np.ndarray, "n *classes"],
+    probabilities: Float[np.ndarray, "n classes"],
+    losses: Float[np.ndarray, "n"],
+    classes: Sequence[str],
 ) -> Result:
     """Accuracy, and precision, recall, F1 and support of each class; or average precisions.
 
-    Args:
-      labels, probabilities, losses: see `Predictions`; with labels `[n classes]` several classes
-        may be true at once, and the metric is mAP.
+    These are scikit-learn's, with 0 where they are undefined. Their means are over the classes that
+    have examples. With labels `[n classes]` several classes may be true of an example.
     """
+    from sklearn import metrics as sklearn
+
     metrics = {"test_loss": float(losses.mean())}
     if labels.ndim == 2:
-        each, names = scores.average_precision(labels, probabilities), ("average_precision",)
+        names, support = ("average_precision",), labels.sum(0)
+        pairs = zip(labels.T, probabilities.T, strict=True)
+        columns = [[sklearn.average_precision_score(y, p) if y.any() else 0.0 for y, p in pairs]]
     else:
-        predicted = probabilities.argmax(-1)
-        each, names = scores.per_class(labels, predicted, len(classes)), scores.SCORES
-    present = [row for row in each if row["support"]]
-    means = {name: float(np.mean([row[name] for row in present])) for name in names}
+        names, predicted = ("precision", "recall", "f1"), probabilities.argmax(-1)
+        known: Any = dict(labels=range(len(classes)), zero_division=0)
+        scores = sklearn.precision_recall_fscore_support(labels, predicted, **known)
+        *columns, support = map(np.asarray, scores)
+    columns = dict(zip(names, map(np.asarray, columns), strict=True))
+    means = {name: float(column[support > 0].mean()) for name, column in columns.items()}
     if labels.ndim == 2:
         metrics["test_map"] = means["average_precision"]
         head = f"mAP {metrics['test_map']:.4f} (of {len(labels):,} examples)"
@@ -135,9 +135,11 @@ def summary(
         right = int((labels == predicted).sum())
         metrics |= {"test_accuracy": right / len(labels)} | means
         head = f"accuracy {metrics['test_accuracy']:.4f} ({right:,} of {len(labels):,})"
-    line = lambda name, row, n: [name, *(f"{row[score]:.3f}" for score in names), f"{n:,}"]
-    rows = [["class", *(name.replace("_", " ") for name in names), "support"]]
-    rows += [line(name, row, row["support"]) for name, row in zip(classes, each, strict=True)]
-    rows += [line("mean", means, len(labels))]
+    columns |= {"support": support.astype(int)}
+    each = [{name: x[i].item() for name, x in columns.items()} for i in range(len(classes))]
+    rows = [["class", *(name.replace("_", " ") for name in columns)]]
+    averages = means | {"support": len(labels)}
+    for name, row in zip([*classes, "mean"], [*each, averages], strict=True):
+        rows.append([name, *(f"{row[score]:.3f}" for score in names), f"{row['support']:,}"])
     details = {"classes": dict(zip(classes, each, strict=True))}
     return Result(metrics, head, rows, details=details)

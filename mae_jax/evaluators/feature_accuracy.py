@@ -1,111 +1,91 @@
 """Accuracy of a classifier of frozen features: what kNN and linear probes have in common."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from mae_jax.data import sources
 from mae_jax.evaluators import features
-from mae_jax.evaluators.evaluator import Context, Evaluator, Result
-
-
-class Score(NamedTuple):
-    """How well a classifier of features does."""
-
-    metrics: dict[str, float]
-    note: str = ""  # that belongs to them
-
-
-Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Score]
-# features [n d] and labels [n] to learn from, features [m d] and labels [m] to be tested on
+from mae_jax.evaluators.evaluator import Context, Evaluator, Result, Unsuitable
 
 
 class FeatureAccuracy(Evaluator):
-    """A score of frozen features, beside that of the raw pixels and of an untrained encoder.
+    """The accuracy of frozen features, beside those of the raw pixels and an untrained encoder.
 
-    Examples without a label are left out.
-
-    Args:
-      section: `train` and `test`, each a `source` and a `split`; `examples` of each at most (0
-        means all) and `batch_size`. Optional: `block`, `pooling` and `norm` of the feature, and
-        whether to `standardize` it on the training examples.
-      score: the classifier.
-      titles: of the columns of its metrics.
-
-    Raises:
-      ValueError: the two sources have different classes, or none.
+    The options are those of `config.sections.FeatureEvaluator`. Examples without a label are left
+    out. A subclass has `titles`, of the columns of its metrics.
     """
 
-    def __init__(
-        self, section: Mapping[str, Any], context: Context, score: Scorer, titles: list[str]
-    ):
-        self.section, self.score, self.titles = section, score, titles
-        self.tables: Any = context.with_tables().tables
-        self.standardize = section.get("standardize", True)
-        depth, block = context.model.depth, section.get("block", -1)
+    titles: list[str]
+
+    def __init__(self, section: Mapping[str, Any], context: Context):
+        super().__init__(section, context)
+        check_classes(section, context)
+        depth, block = self.model.depth, section["block"]
         if not -depth <= block < depth:
             raise ValueError(f"block = {block} is none of {depth} blocks, which count from 0")
-        self.feature = features.Feature(
-            block % depth, section.get("pooling", "mean"), section.get("norm", True)
-        )
+        self.feature = features.Feature(block % depth, section["pooling"], section["norm"])
+
+    def score(
+        self, x: np.ndarray, labels: np.ndarray, test_x: np.ndarray, test_labels: np.ndarray
+    ) -> tuple[dict[str, float], str]:
+        """Return metrics and a note on them, of features [n d] and labels [n] of both splits."""
+        raise NotImplementedError
 
     def evaluate(self, variables: dict) -> Result:
-        score = self.score(*self.data(variables))
-        return Result(score.metrics, notes=(score.note,) * bool(score.note))
+        metrics, note = self.score(*self.data(variables))
+        return Result(metrics, notes=(note,) * bool(note))
 
     def report(self, variables: dict, untrained: dict | None = None) -> Result:
+        standardize = self.section["standardize"]
         networks: dict[str, dict | None] = {"trained encoder": variables}
         if untrained is not None:
             networks = {"raw pixels": None, "untrained encoder": untrained} | networks
         metrics, rows, notes = {}, [["accuracy of frozen features", *self.titles]], []
-        for name, network in networks.items():
+        for label, network in networks.items():
             data = self.data(network)
-            score = self.score(*data)
-            metrics |= {f"{key}_{name.split()[0]}": x for key, x in score.metrics.items()}
-            standard = "standardised" if self.standardize else "as it is"
-            label = name if untrained is not None else f"{self.feature}, {standard}"
-            rows.append([f"  {label}", *(f"{x:.4f}" for x in score.metrics.values())])
-            notes += [f"({label}: {score.note})"] * bool(score.note)
+            scores, note = self.score(*data)
+            metrics |= {f"{name}_{label.split()[0]}": x for name, x in scores.items()}
+            if untrained is None:  # there is nothing to compare with: the row says which feature
+                label = f"{self.feature}, {'standardised' if standardize else 'as it is'}"
+            rows.append([f"  {label}", *(f"{x:.4f}" for x in scores.values())])
+            notes += [f"({label}: {note})"] * bool(note)
         counts = f"({len(data[1]):,} train and {len(data[3]):,} test examples)"
-        metrics = {**score.metrics, **metrics}  # the last network is the trained one
-        details = {"feature": self.feature._asdict() | {"standardize": self.standardize}}
-        return Result(metrics, rows=rows, notes=(counts, *notes), details=details)
+        details = {"feature": self.feature._asdict() | {"standardize": standardize}}
+        return Result(scores | metrics, rows=rows, notes=(counts, *notes), details=details)
 
     def data(self, variables: dict | None) -> tuple[np.ndarray, ...]:
-        """Return what `Scorer` takes, of a network; without variables, of the pixels."""
+        """Return the arguments of `score`, of a network; without variables, of the pixels."""
         parts = []
         for name in ("train", "test"):
-            columns, labels = self.tables.table(
-                variables,
-                self.section[name],
-                self.feature,
-                self.section["examples"],
-                self.section["batch_size"],
-            ).labelled()
+            part = self.section[name]
+            table = self.context.table(variables, part, self.feature, self.section)
+            columns, labels = table.labelled()
             parts += [columns[self.feature], labels]
         x, labels, test_x, test_labels = parts
         if not (np.isfinite(x).all() and np.isfinite(test_x).all()):
             raise ValueError("the features are not finite: the network holds NaN or infinity")
-        if self.standardize:
+        if self.section["standardize"]:
             x, test_x = features.standardize(x, test_x)
         return x, labels, test_x, test_labels
 
 
-def labelled(section: Mapping[str, Any], context: Context) -> bool:
-    """Whether the sources of a section, `train` and maybe `test`, have classes to tell apart.
+def check_classes(section: Mapping[str, Any], context: Context) -> None:
+    """Check that the sources of a section, `train` and maybe `test`, have the same classes.
 
     Raises:
-      ValueError: only one of them has, or their classes are different.
+      Unsuitable: there are no classes that exclude each other.
+      ValueError: only one of the sources has classes, or their classes are different.
     """
     parts = {name: section[name] for name in ("train", "test") if name in section}
-    opened = [context.open(part) for part in parts.values() if part["source"]]
-    if not opened or sources.is_multilabel(opened[0]):
-        return False  # an example has several labels, and these classifiers give one
+    opened = [context.open(part) for part in parts.values()]
+    if sources.is_multilabel(opened[0]):
+        raise Unsuitable
     specs = " and ".join(f"{name}.source = {part['source']!r}" for name, part in parts.items())
-    if len(opened) < len(parts) or min(len(source.classes) for source in opened) < 2:
+    if min(len(source.classes) for source in opened) < 2:
         if all(part["source"] == "same" for part in parts.values()):
-            return False  # a folder of pictures without labels
+            raise Unsuitable  # a folder of pictures without labels
         raise ValueError(
             f'{specs} must have two classes or more: name such sources, or "" for each to go '
             "without this evaluator"
@@ -113,4 +93,3 @@ def labelled(section: Mapping[str, Any], context: Context) -> bool:
     first, last = opened[0].classes, opened[-1].classes
     if first != last:
         raise ValueError(f"{specs} have different classes: {features.different(first, last)}")
-    return True

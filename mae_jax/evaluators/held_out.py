@@ -37,8 +37,8 @@ class EvalTransform(NamedTuple):
 
 def open_part(part: Mapping[str, str], data: Mapping[str, Any]) -> sources.Source:
     """Open the `source` and `split` of a config; the source "same" is that of `data.train`."""
-    same, spec = part["source"] == "same", part["source"]
-    if same:
+    spec = part["source"]
+    if spec == "same":
         spec = data["train"]["source"]
         if spec.startswith("array_record:") and "{split}" not in spec:
             raise ValueError(
@@ -65,7 +65,7 @@ def batches(
     """
     shares = device_mesh.batch_shares(mesh)
     batch_size = -(-batch_size // shares) * shares
-    found = pipeline.evaluation_batches(
+    read = pipeline.evaluation_batches(
         source,
         transform.on_host,
         batch_size=batch_size,
@@ -73,4 +73,4 @@ def batches(
         threads=transform.data["threads"],
         rows=partitioning.local_rows(mesh, batch_size),
     )
-    return (partitioning.place(batch, mesh) for batch in found)
+    return (partitioning.place(batch, mesh) for batch in read)

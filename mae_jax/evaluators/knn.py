@@ -10,24 +10,21 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mae_jax.evaluators.evaluator import Context
-from mae_jax.evaluators.feature_accuracy import FeatureAccuracy, Score, labelled
+from mae_jax.evaluators.feature_accuracy import FeatureAccuracy
 
 
-def build(section: Mapping[str, Any], context: Context) -> FeatureAccuracy | None:
-    """The evaluator of a section; None if its sources have no classes to tell apart.
+class Knn(FeatureAccuracy):
+    """Accuracy of nearest neighbours, for a number `k` of them or for each of several."""
 
-    Its `k` is a number of neighbours, or several of them.
-    """
-    if not labelled(section, context):
-        return None
-    k = section.get("k", 20)
-    names = {k: "knn"} if isinstance(k, int) else {each: f"knn_{each}" for each in k}
-    titles = ["kNN"] if isinstance(k, int) else [f"kNN k={each}" for each in k]
+    def __init__(self, section: Mapping[str, Any], context: Context):
+        super().__init__(section, context)
+        k = section["k"]
+        self.names = {k: "knn"} if isinstance(k, int) else {each: f"knn_{each}" for each in k}
+        self.titles = ["kNN"] if isinstance(k, int) else [f"kNN k={each}" for each in self.names]
 
-    def score(*data) -> Score:
-        return Score({names[k]: x for k, x in accuracies(*data, ks=list(names)).items()})
-
-    return FeatureAccuracy(section, context, score, titles)
+    def score(self, *data: np.ndarray) -> tuple[dict[str, float], str]:
+        found = accuracies(*data, ks=list(self.names))
+        return {name: found[k] for k, name in self.names.items()}, ""
 
 
 def accuracies(
@@ -47,20 +44,12 @@ def accuracies(
     """
     similarity, index = nearest(train, test, min(max(ks), len(train)))
     weights = np.exp(similarity.astype(np.float64) / temperature)
-    found, classes = {}, int(train_labels.max()) + 1
-    for k in ks:
-        right = 0
-        for start in range(0, len(test), QUERIES):
-            part = slice(start, start + QUERIES)
-            votes = np.zeros((len(index[part]), classes))
-            np.add.at(
-                votes,
-                (np.arange(len(votes))[:, None], train_labels[index[part, :k]]),
-                weights[part, :k],
-            )
-            right += int((votes.argmax(1) == test_labels[part]).sum())
-        found[k] = right / len(test)
-    return found
+
+    def correct(k: int) -> list[bool]:
+        votes = zip(train_labels[index[:, :k]], weights[:, :k], test_labels, strict=True)
+        return [np.bincount(labels, w).argmax() == label for labels, w, label in votes]
+
+    return {k: float(np.mean(correct(k))) for k in ks}
 
 
 QUERIES, KEYS = 1024, 2**16  # rows of `test` and of `train` that are compared at a time

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from mae_jax.evaluators import features
 from mae_jax.evaluators.evaluator import Context
-from mae_jax.evaluators.feature_accuracy import FeatureAccuracy, Score, labelled
+from mae_jax.evaluators.feature_accuracy import FeatureAccuracy
 from mae_jax.models import lars
 
 SMALL = 2_000_000  # examples times classes up to which scikit-learn takes minutes at most
@@ -21,23 +21,30 @@ ITERATIONS = 1000  # of scikit-learn's solver, at most
 _log = logging.getLogger(__name__)
 
 
-def build(section: Mapping[str, Any], context: Context) -> FeatureAccuracy | None:
-    """The evaluator of a section; None if its sources have no classes to tell apart.
+class LinearProbe(FeatureAccuracy):
+    """Accuracy of a linear classifier, by the solver "sklearn" or "lars".
 
-    Its `solver` is "sklearn", "lars" or "auto", which is the first one where that takes minutes at
-    most.
+    "auto" is scikit-learn where it takes minutes at most.
     """
-    if not labelled(section, context):
-        return None
-    solver = section.get("solver", "auto")
-    if solver == "auto":
-        train = context.open(section["train"])
-        count = min(len(train), section["examples"] or len(train))
-        solver = "sklearn" if count * len(train.classes) <= SMALL else "lars"
-    title = f"linear ({solver})"
-    if solver == "lars" and not section.get("standardize", True):
-        title = "linear (lars, standardised)"
-    return FeatureAccuracy(section, context, SOLVERS[solver], [title])
+
+    def __init__(self, section: Mapping[str, Any], context: Context):
+        super().__init__(section, context)
+        self.solver = section["solver"]
+        if self.solver == "auto":
+            train = context.open(section["train"])
+            count = min(len(train), section["examples"] or len(train))
+            self.solver = "sklearn" if count * len(train.classes) <= SMALL else "lars"
+        forced = self.solver == "lars" and not section["standardize"]
+        self.titles = [f"linear ({self.solver}{', standardised' * forced})"]
+
+    def score(self, *data: np.ndarray) -> tuple[dict[str, float], str]:
+        if self.solver == "lars":
+            return {"linear": lars_probe(*data)}, ""
+        accuracy, converged = logistic_regression(*data, iterations=ITERATIONS)
+        note = f"the linear probe did not converge in {ITERATIONS:,} iterations"
+        if not converged:
+            _log.warning(note)
+        return {"linear": accuracy}, "" if converged else note
 
 
 class Probe(NamedTuple):
@@ -60,7 +67,7 @@ def logistic_regression(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        # The accuracy is settled long before scikit-learn's own tolerance of 1e-4.
+        # The accuracy does not change any more long before scikit-learn's own tolerance of 1e-4.
         probe = LogisticRegression(max_iter=iterations, tol=1e-3).fit(train, train_labels)
     converged = bool(np.max(probe.n_iter_) < iterations)
     return Probe(float(probe.score(test, test_labels)), converged)
@@ -78,10 +85,9 @@ def lars_probe(
 ) -> float:
     """Accuracy of a linear classifier trained as He et al. 2021 do (table 10).
 
-    Features are standardised, which is what the recipe's BatchNorm makes of features that do not
-    change. With fewer than ImageNet's examples the batch is smaller than the recipe's 16,384, for
-    as many steps in an epoch (78), and the learning rate stays that of the recipe, 6.4: LARS does
-    not feel the size of a gradient, and with the linear rule it would hardly move.
+    Features are standardised, as by the recipe's BatchNorm. With fewer examples than ImageNet's
+    the batch is smaller than the recipe's 16,384, for as many steps in an epoch (78). The learning
+    rate stays that of the recipe, because LARS does not depend on the size of a gradient.
     """
     train, test = features.standardize(train, test)
     n, classes = len(train), int(train_labels.max()) + 1
@@ -92,11 +98,8 @@ def lars_probe(
     )
     tx = lars.optimizer(schedule, momentum=0.9, weight_decay=0.0)
     start, order = jax.random.split(jax.random.key(seed))
-    head = {
-        "kernel": 0.01 * jax.random.normal(start, (train.shape[1], classes)),
-        "bias": jnp.zeros(classes),
-    }
-    logits = lambda head, x: x @ head["kernel"] + head["bias"][None]
+    kernel = 0.01 * jax.random.normal(start, (train.shape[1], classes))
+    head = {"kernel": kernel, "bias": jnp.zeros(classes)}
 
     @jax.jit
     def epoch(head, opt_state, key, x, labels):
@@ -104,7 +107,7 @@ def lars_probe(
             head, opt_state = carry
 
             def loss(head):
-                y = logits(head, x[chosen])
+                y = x[chosen] @ head["kernel"] + head["bias"][None]
                 return optax.softmax_cross_entropy_with_integer_labels(y, labels[chosen]).mean()
 
             updates, opt_state = tx.update(jax.grad(loss)(head), opt_state, head)
@@ -119,15 +122,3 @@ def lars_probe(
         head, opt_state = epoch(head, opt_state, jax.random.fold_in(order, i), x, labels)
     kernel, bias = np.asarray(head["kernel"]), np.asarray(head["bias"])
     return float(((test @ kernel + bias).argmax(1) == test_labels).mean())
-
-
-def _sklearn(*data) -> Score:
-    accuracy, converged = logistic_regression(*data, iterations=ITERATIONS)
-    if converged:
-        return Score({"linear": accuracy})
-    note = f"the linear probe did not converge in {ITERATIONS:,} iterations"
-    _log.warning(note)
-    return Score({"linear": accuracy}, note)
-
-
-SOLVERS = {"sklearn": _sklearn, "lars": lambda *data: Score({"linear": lars_probe(*data)})}

@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 
 from mae_jax.distributed import partitioning
-from mae_jax.evaluators import held_out, visualize
-from mae_jax.evaluators.evaluator import Context, Evaluator, Result
+from mae_jax.evaluators import visualize
+from mae_jax.evaluators.evaluator import Context, HeldOutEvaluator, Result
 from mae_jax.models import build as networks
 from mae_jax.models import masking
 
 
-class Reconstruction(Evaluator):
+class Reconstruction(HeldOutEvaluator):
     """The loss on masked patches, beside that of guesses without training, and pictures.
 
     The mask of an example depends on the key of the context and on its number in the source alone,
@@ -23,18 +23,13 @@ class Reconstruction(Evaluator):
     """
 
     def __init__(self, section: Mapping[str, Any], context: Context):
-        self.source = context.open(section)
-        self.transform = context.transform
-        self.examples, self.batch_size = section["examples"], section["batch_size"]
-        self.pictures = section.get("pictures", 0)
-        self.model, self.mesh, self.key = context.model, context.mesh, context.key
-        mask = context.mask or {}
+        super().__init__(section, context)
+        self.key, mask = context.key, context.mask or {}
         self.ratio = mask["ratio"]
         self.sampler = networks.mask_sampler(mask, self.model, self.transform.size)
         # One function for losses and pictures, which is compiled once.
-        self._measure = jax.jit(
-            self._measure_batch, out_shardings=partitioning.replicated(self.mesh)
-        )
+        everywhere = partitioning.replicated(self.mesh)
+        self._measure = jax.jit(self._measure_batch, out_shardings=everywhere)
 
     def evaluate(self, variables: dict) -> Result:
         return Result({"test_loss": self.losses(variables)[0]}, pictures=self.draw(variables))
@@ -57,27 +52,21 @@ class Reconstruction(Evaluator):
 
     def losses(self, variables: dict) -> tuple[float, float, int]:
         """Return the mean loss of the network, that of the guess, and the number of examples."""
-        batches = held_out.batches(
-            self.source, self.transform, self.examples, self.batch_size, self.mesh
-        )
-        sums = [np.asarray(self._measure(variables, batch)[0]) for batch in batches]
+        sums = [np.asarray(self._measure(variables, batch)[0]) for batch in self.batches()]
         loss, baseline, count = np.asarray(sums, np.float64).sum(0)
         return float(loss / count), float(baseline / count), int(count)
 
     def draw(self, variables: dict) -> dict[str, Image.Image]:
-        """Return a picture of examples, of their visible part and of their reconstructions."""
-        count = min(self.pictures, self.batch_size, len(self.source))
-        if not count:
-            return {}
-        batches = held_out.batches(self.source, self.transform, count, self.batch_size, self.mesh)
-        drawn = self._measure(variables, next(batches))[1]
+        """Return a picture of examples, their visible parts and their reconstructions."""
+        count = min(self.section["pictures"], self.section["batch_size"], len(self.source))
+        drawn = self._measure(variables, next(self.batches(count)))[1]
         inputs, masked, whole = (np.asarray(x)[:count] for x in drawn)
         modality, mean, std = self.transform.data["modality"], *self.transform[1:3]
         picture = visualize.reconstruction(inputs, masked, whole, modality, mean, std)
         return {"reconstruction": picture}
 
     def _measure_batch(self, variables, batch) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """Sums over the valid examples, and what is drawn of the first ones."""
+        """Sums over the valid examples, and the arguments of the picture, of the first ones."""
         inputs = self.transform.normalize(batch["image"])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self.key, batch["index"])
         scores_of_one = lambda key, x: self.sampler.scores(key, x[None])[0]
@@ -88,13 +77,8 @@ class Reconstruction(Evaluator):
         each = (out.losses, target.baseline_losses(inputs, mask), jnp.ones(len(inputs)))
         sums = jnp.stack([(x * valid).sum() for x in each])
 
-        first = lambda x: x[: max(1, self.pictures)]
+        first = lambda x: x[: self.section["pictures"]]
         inputs, prediction = first(inputs), first(out.prediction)
         mask = masking.Mask(first(mask.visible), first(mask.masked), mask.n)
         whole = target.to_inputs(prediction, inputs, mask)
         return sums, (target.visible_part(inputs), target.masked_values(inputs, mask), whole)
-
-
-def build(section: Mapping[str, Any], context: Context) -> Reconstruction | None:
-    """The evaluator of a section; None without a source."""
-    return Reconstruction(section, context) if section["source"] else None

@@ -7,22 +7,22 @@ import numpy as np
 
 from mae_jax.evaluators import features, knn
 from mae_jax.evaluators.evaluator import Context, Evaluator, Result
-from mae_jax.evaluators.feature_accuracy import labelled
+from mae_jax.evaluators.feature_accuracy import check_classes
 from mae_jax.evaluators.features import Feature
 
 K = 20  # neighbours
 
 
-class FeatureSweep(Evaluator):
+class Sweep(Evaluator):
     """kNN accuracy of every block, pooling and norm, standardised or not.
 
     A fifth of the training examples, drawn by `seed`, is classified by the others.
     """
 
     def __init__(self, section: Mapping[str, Any], context: Context):
-        self.section, self.model, self.mesh = section, context.model, context.mesh
+        super().__init__(section, context)
+        check_classes(section, context)
         self.source = context.open(section["train"])
-        self.transform = context.transform
 
     def evaluate(self, variables: dict) -> Result:
         scores = self.scores(variables)
@@ -50,35 +50,22 @@ class FeatureSweep(Evaluator):
         scores = {}
         for norm in [True, False] if "norm" in variables["params"]["encoder"] else [False]:
             # a norm at a time, which bounds the memory
-            kinds = {
-                (block, pooling): Feature(block, pooling, norm)
-                for block in range(self.model.depth)
-                for pooling in ("mean", "cls")
-            }
-            extract = features.Extractor(
-                self.model, list(kinds.values()), self.transform, self.mesh
-            )
-            table, labels = extract(
-                variables, self.source, self.section["examples"], self.section["batch_size"]
-            ).labelled()
-            order = np.random.default_rng(self.section.get("seed", 0)).permutation(len(labels))
+            blocks = range(self.model.depth)
+            wanted = [Feature(x, pooling, norm) for x in blocks for pooling in ("mean", "cls")]
+            extract = features.Extractor(self.model, wanted, self.context.transform, self.mesh)
+            sizes = self.section["examples"], self.section["batch_size"]
+            table, labels = extract(variables, self.source, *sizes).labelled()
+            order = np.random.default_rng(self.section["seed"]).permutation(len(labels))
             held, kept = np.split(order, [max(1, len(order) // 5)])
             if not len(kept):
                 raise ValueError("a sweep needs at least two labelled training examples")
-            for block in range(self.model.depth):
-                mean, cls = (table.pop(kinds[block, pooling]) for pooling in ("mean", "cls"))
+            for block in blocks:
+                mean, cls = (table.pop(Feature(block, name, norm)) for name in ("mean", "cls"))
                 both = np.concatenate([cls, mean], axis=1)
                 for pooling, x in (("mean", mean), ("cls", cls), ("both", both)):
                     for standard in (True, False):
                         parts = x[kept], x[held]
-                        parts = features.standardize(*parts) if standard else parts
-                        found = knn.accuracies(
-                            parts[0], labels[kept], parts[1], labels[held], ks=[K]
-                        )
+                        a, b = features.standardize(*parts) if standard else parts
+                        found = knn.accuracies(a, labels[kept], b, labels[held], ks=[K])
                         scores[Feature(block, pooling, norm), standard] = found[K]
         return dict(sorted(scores.items(), key=lambda item: item[0][0].block))
-
-
-def build(section: Mapping[str, Any], context: Context) -> FeatureSweep | None:
-    """The evaluator of a section; None if its sources have no classes to tell apart."""
-    return FeatureSweep(section, context) if labelled(section, context) else None

@@ -1,4 +1,4 @@
-"""Pictures that a person can judge a run by."""
+"""Pictures of reconstructions, and curves of metrics."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -7,28 +7,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 GAP = 4
-
-
-def columns(named: dict[str, np.ndarray], side: int = 128) -> Image.Image:
-    """Draw a contact sheet with a titled column for each name and a row for each sample.
-
-    Args:
-      named: title -> `[b, h, w, c]` uint8, one, three or more channels (the first three are shown).
-      side: pictures smaller than this are enlarged, by whole pixels, to at least it.
-    """
-    sheets = [np.asarray(x) for x in named.values()]
-    b, h, w, _ = sheets[0].shape
-    scale = max(1, -(-side // max(h, w)))
-    cell_h, cell_w, title = h * scale + GAP, w * scale + GAP, 20
-    sheet = Image.new("RGB", (cell_w * len(sheets) + GAP, cell_h * b + GAP + title), "white")
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(12)
-    for column, (name, images) in enumerate(zip(named, sheets, strict=True)):
-        x = GAP + column * cell_w
-        draw.text((x + cell_w // 2, title // 2 + 2), name, fill="black", anchor="mm", font=font)
-        for row, image in enumerate(images):
-            sheet.paste(_tile(image, scale), (x, title + GAP + row * cell_h))
-    return sheet
 
 
 def reconstruction(
@@ -41,8 +19,8 @@ def reconstruction(
 ) -> Image.Image:
     """Draw the inputs of a masked autoencoder, their visible part and their reconstruction.
 
-    Pictures stand side by side. Clips and volumes are strips of up to eight slices, sounds are
-    spectrograms with time to the right, bytes are text with wrong guesses in red.
+    Pictures are side by side. Clips and volumes are strips of up to eight slices, sounds are
+    spectrograms with time to the right, bytes are text with wrong predictions in red.
 
     Args:
       original, reconstructed: `[b, *size, c]` normalised values; bytes as they are.
@@ -56,18 +34,12 @@ def reconstruction(
     else:  # of any range: stretch those of each example and channel
         axes = tuple(range(1, original.ndim - 1))
         low, high = original.min(axes, keepdims=True), original.max(axes, keepdims=True)
-        original, reconstructed = (
-            (x - low) / np.maximum(high - low, 1e-6) for x in (original, reconstructed)
-        )
-    shown = {
-        "original": original,
-        "masked": np.where(masked, 0.5, original),
-        "reconstruction": reconstructed,
-    }
-    shown = {
-        name: flat(np.rint(255 * x.clip(0, 1)).astype(np.uint8), modality == "audio")
-        for name, x in shown.items()
-    }
+        stretch = lambda x: (x - low) / np.maximum(high - low, 1e-6)
+        original, reconstructed = stretch(original), stretch(reconstructed)
+    values = dict(original=original, masked=np.where(masked, 0.5, original))
+    values |= dict(reconstruction=reconstructed)
+    pixels = lambda x: np.rint(255 * x.clip(0, 1)).astype(np.uint8)
+    shown = {name: flat(pixels(x), modality == "audio") for name, x in values.items()}
     height, width = shown["original"].shape[1:3]
     return columns(shown) if width < 2 * height else rows(shown)
 
@@ -97,22 +69,39 @@ def flat(x: np.ndarray, sound: bool = False, most: int = 8) -> np.ndarray:
     return x
 
 
+def columns(named: dict[str, np.ndarray], side: int = 128) -> Image.Image:
+    """Draw a contact sheet with a titled column for each name and a row for each sample.
+
+    Args:
+      named: title -> `[b, h, w, c]` uint8, one, three or more channels (the first three are shown).
+      side: pictures smaller than this are enlarged, by whole pixels, to at least it.
+    """
+    b, h, w, _ = next(iter(named.values())).shape
+    scale = max(1, -(-side // max(h, w)))
+    width, height, top = w * scale + GAP, h * scale + GAP, 20 + GAP
+    sheet = Image.new("RGB", (GAP + len(named) * width, top + b * height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for i, (name, images) in enumerate(named.items()):
+        x = GAP + i * width
+        draw.text((x + width // 2, 12), name, fill="black", anchor="mm", font=font)
+        for row, image in enumerate(images):
+            sheet.paste(_tile(image, scale), (x, top + row * height))
+    return sheet
+
+
 def rows(named: dict[str, np.ndarray], width: int = 640) -> Image.Image:
     """Draw wide pictures one below the other: for each sample a titled row for each name."""
-    sheets = [np.asarray(x) for x in named.values()]
-    b, h, w, _ = sheets[0].shape
-    scale = max(1, width // w)
-    title, cell_h = 100, h * scale + GAP
-    sheet = Image.new(
-        "RGB", (title + w * scale + GAP, b * (len(sheets) * cell_h + 2 * GAP)), "white"
-    )
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(12)
-    for row in range(b):
-        for i, (name, images) in enumerate(zip(named, sheets, strict=True)):
-            y = GAP + row * (len(sheets) * cell_h + 2 * GAP) + i * cell_h
-            draw.text((title - GAP, y + cell_h // 2), name, fill="black", anchor="rm", font=font)
-            sheet.paste(_tile(images[row], scale), (title, y))
+    b, h, w, _ = next(iter(named.values())).shape
+    scale, left = max(1, width // w), 100
+    height = h * scale + GAP
+    block = len(named) * height + 2 * GAP
+    sheet = Image.new("RGB", (left + w * scale + GAP, b * block), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for i, (name, images) in enumerate(named.items()):
+        for row, image in enumerate(images):
+            y = GAP + row * block + i * height
+            draw.text((left - GAP, y + height // 2), name, fill="black", anchor="rm", font=font)
+            sheet.paste(_tile(image, scale), (left, y))
     return sheet
 
 
@@ -131,19 +120,14 @@ def _texts(original: np.ndarray, masked: np.ndarray, reconstructed: np.ndarray) 
     sheet = Image.new("RGB", (2 * GAP + wide * cell, b * block + GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     shown = lambda byte: chr(byte) if 32 <= byte < 127 else "\\" if byte == 10 else "?"
-    for row in range(b):
-        for i in range(n):
-            x, y = (
-                GAP + i % wide * cell + cell // 2,
-                row * block + GAP + i // wide * line + line // 2,
-            )
-            visible = not masked[row, i]
-            right = reconstructed[row, i] == original[row, i]
-            color = "black" if visible else "green" if right else "red"
-            dot = shown(original[row, i]) if visible else "\u00b7"
-            draw.text((x, y), dot, fill="black" if visible else "gray", anchor="mm", font=font)
-            guess = shown(reconstructed[row, i])
-            draw.text((x, y + lines * line), guess, fill=color, anchor="mm", font=font)
+    for row, i in np.ndindex(b, n):
+        x, y = GAP + i % wide * cell + cell // 2, row * block + GAP + i // wide * line + line // 2
+        byte, guess = original[row, i], reconstructed[row, i]
+        above = ("\u00b7", "gray") if masked[row, i] else (shown(byte), "black")
+        color = "black" if not masked[row, i] else "green" if guess == byte else "red"
+        below = shown(guess), color
+        for (text, fill), top in ((above, y), (below, y + lines * line)):
+            draw.text((x, top), text, fill=fill, anchor="mm", font=font)
     return sheet
 
 

@@ -16,7 +16,7 @@ from mae_jax.data import pipeline, sources, statistics
 from mae_jax.data.augment import batch as augment
 from mae_jax.data.modalities import transforms
 from mae_jax.distributed import device_mesh
-from mae_jax.evaluators import visualize
+from mae_jax.evaluators import checkpoint, visualize
 from mae_jax.models import build, byte_values, channel_groups, masking, patches, targets
 from mae_jax.tasks import classify, pretrain
 from mae_jax.train import train
@@ -107,7 +107,7 @@ def test_their_checkpoints_are_loaded_and_evaluated(name, runs, tmp_path):
     workdir = runs(name)
     source = {"video_small": "pans", "text_small": "stdlib"}.get(name, "spectra")
     options = [f"--checkpoint={workdir}", f"--data={source}", "--examples=8", "--linear=none"]
-    text, figures = evaluate.evaluate(evaluate.parser().parse_args([*options, "--batch-size=8"]))
+    text, figures = checkpoint.evaluate(evaluate.parser().parse_args([*options, "--batch-size=8"]))
     last = metric_writer.read(workdir)[-1]
     assert figures["loss"] == pytest.approx(last["loss_trained"], rel=0.2)
     assert ("no classes" in text) == (name == "text_small")
@@ -118,7 +118,7 @@ def test_their_checkpoints_are_loaded_and_evaluated(name, runs, tmp_path):
     assert model == there
     jax.tree.map(np.testing.assert_array_equal, params, same)
     options[0] = f"--checkpoint={target}"
-    _, again = evaluate.evaluate(evaluate.parser().parse_args([*options, "--batch-size=8"]))
+    _, again = checkpoint.evaluate(evaluate.parser().parse_args([*options, "--batch-size=8"]))
     assert again["loss"] == figures["loss"]
     why = "square patches" if name == "video_small" else "which huggingface has not: export it"
     with pytest.raises(ValueError, match=why):
@@ -309,7 +309,7 @@ def test_actions_are_averaged_over_clips_and_crops(tmp_path):
     config = debug("finetune_video_small", **{f"{HELD_OUT}.clips": 2, f"{HELD_OUT}.crops": 3})
     state = train(config, tmp_path)
     options = [f"--checkpoint={tmp_path}", "--data=pans", "--linear=none", "--examples=8"]
-    _, figures = evaluate.evaluate(evaluate.parser().parse_args(options))
+    _, figures = checkpoint.evaluate(evaluate.parser().parse_args(options))
     assert figures["test_loss"] == pytest.approx(
         metric_writer.read(tmp_path)[-1]["test_loss"], rel=1e-5
     )

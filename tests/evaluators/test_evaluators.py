@@ -27,14 +27,15 @@ def test_an_entry_with_another_name_says_so(autoencoder, context):
 
 def test_all_problems_are_told(autoencoder, context):
     sections = dict(
-        a=dict(SECTION, type="knnn"),
+        a=dict(type="custom", evaluator="json:Brightness"),
         b=dict(SECTION, source="phot"),
         c=dict(SECTION, source="phot"),
     )
     with pytest.raises(ValueError) as error:
         evaluators.build(sections, context(autoencoder[0]))
     text = str(error.value)
-    assert "evaluators.a: type 'knnn' must be one of reconstruction" in text
+    assert "evaluators.a: evaluator = 'json:Brightness' must be MODULE:CLASS" in text
+    assert "module 'json' has no attribute 'Brightness'" in text
     assert "evaluators.b and evaluators.c: unknown data 'phot'" in text
 
 

@@ -15,7 +15,7 @@ from mae_jax.models import build, masking, patches
 SECTION = dict(type="reconstruction", source="same", split="test", examples=32, batch_size=8)
 
 
-def built(context, pictures=0, source=None, **changes):
+def built(context, pictures=1, source=None, **changes):
     """A reconstruction evaluator, maybe of another source."""
     section = SECTION | dict(pictures=pictures) | changes
     (entry,) = evaluators.build({"reconstruction": section}, context)

@@ -30,8 +30,3 @@ def test_its_scores_are_scikit_learns_on_a_fifth(autoencoder, context):
     weigh = lambda distance: np.exp((1 - distance) / 0.07)
     oracle = KNeighborsClassifier(20, metric="cosine", weights=weigh).fit(x[kept], y[kept])
     assert found[0, "cls", False, False] == pytest.approx(oracle.score(x[held], y[held]), abs=0.09)
-
-
-def test_it_needs_classes(autoencoder, context):
-    section = dict(type="sweep", train=dict(source="", split="train"), examples=0, batch_size=8)
-    assert evaluators.build({"sweep": section}, context(autoencoder[0])) == []

@@ -1,0 +1,186 @@
+"""The evaluation of a checkpoint, by the evaluators that suit its model and the data."""
+
+import argparse
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mae_jax import evaluators
+from mae_jax.config import sections
+from mae_jax.data import image_io, sources
+from mae_jax.distributed import device_mesh
+from mae_jax.evaluators import features
+from mae_jax.evaluators.evaluator import Context, Result
+from mae_jax.models import mae
+from mae_jax.weights import load
+from mae_jax.weights.checkpoint_info import CheckpointInfo
+
+IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+Values = Mapping[str, Any]  # of a section of a config, or the sections `evaluators` by name
+
+
+def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """Evaluate a checkpoint with the options of the command `evaluate`.
+
+    Returns:
+      Tables for the screen, and the same metrics by name.
+
+    Raises:
+      ValueError, OSError: in one sentence, what does not fit.
+    """
+    _check(options)
+    image_io.configure_libraries()
+    mesh = device_mesh.make_mesh()
+    names = ("heads", "decoder_heads", "norm_pix", "without", "size")
+    info = load.find(options.checkpoint, **{name: getattr(options, name) for name in names})
+    context = make_context(info, options, mesh)
+    size, depth = context.transform.size, context.model.depth
+    if not -depth <= options.block < depth:
+        raise ValueError(f"--block={options.block} is none of {depth} blocks, from 0 on")
+    variables = {"params": load.parameters(info, size=size, mesh=mesh)}
+    part = lambda split: dict(source=options.data, split=split)
+    given = vars(options) | part(options.test_split) | {"block": options.block % depth}
+    given |= dict(train=part(options.train_split), test=part(options.test_split))
+    test = context.open(given)
+
+    count = sum(x.size for x in jax.tree.leaves(variables))
+    texts = [
+        f"{options.checkpoint}: {type(context.model).__name__}, {count / 1e6:.1f} M parameters, "
+        f"{'x'.join(map(str, size))} values in {len(test):,} test examples of {options.data}"
+    ]
+    metrics = dict(checkpoint=options.checkpoint, data=options.data, parameters=count, size=size)
+    for result in run_evaluators(context, variables, given, info.config or {}):
+        metrics |= {name.removesuffix("_trained"): x for name, x in result.metrics.items()}
+        metrics |= result.details
+        texts += [result.text] * bool(result.text)
+        if options.pictures_to and jax.process_index() == 0:
+            for name, picture in result.pictures.items():
+                picture.save(Path(options.pictures_to) / f"{name}.png")
+    if options.features:
+        save_features(context, variables, given | metrics.get("chosen", {}))
+    metrics.pop("chosen", None)
+    if not _is_labelled(test):
+        texts.append(f"no classes that exclude each other in {options.data}, so no probes")
+    return "\n\n".join(texts), metrics
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise ValueError for an option that is out of its range, before any work."""
+    for name, lowest in dict(examples=0, batch_size=1, threads=1, k=1, seed=0).items():
+        if np.min(value := getattr(options, name)) < lowest:
+            option, note = name.replace("_", "-"), " (all)" * (name == "examples")
+            raise ValueError(f"--{option}={value} must be at least {lowest}{note}")
+    if options.std and min(options.std) <= 0:
+        raise ValueError(f"--std={options.std} must be above 0")
+    if options.center_crop is not None and not 0 < options.center_crop <= 1:
+        raise ValueError(f"--center-crop={options.center_crop} must be above 0 and up to 1")
+
+
+def run_evaluators(
+    context: Context, variables: dict, given: Values, config: Values
+) -> list[Result]:
+    """The reports of the evaluators that suit the model and the data.
+
+    Args:
+      given: the options, and what evaluators need beside them.
+      config: of the run that trained the checkpoint: evaluators take from it what is not given.
+    """
+    kinds = dict(sections.EVALUATORS[_task(context.model)])
+    del kinds["custom"]
+    if given["solver"] == "none":
+        del kinds["linear_probe"]
+    of_kind = lambda base: [name for name, kind in kinds.items() if issubclass(kind, base)]
+    labelled = _is_labelled(context.open(given))
+
+    def run(names: Iterable[str], values: Values, custom: Values | None = None) -> Result:
+        entries = dict(_entry(name, values, config) for name in names) | dict(custom or {})
+        return evaluators.report(evaluators.build(entries, context), variables)
+
+    of_model = of_kind(sections.HeldOutEvaluator) + ["sweep"] * (labelled and given["sweep"])
+    results = [run(of_model, given, custom_entries(given, config))]
+    if labelled:
+        probes = of_kind(sections.FeatureEvaluator)
+        results.append(run(probes, given))
+        chosen = results[0].details.get("chosen", {})
+        if any(given[name] != x for name, x in chosen.items()):
+            results.append(run(probes, {**given, **chosen}).prefixed("chosen_"))
+    return results
+
+
+def _task(model: Any) -> str:
+    return "pretrain" if isinstance(model, mae.MaskedAutoencoder) else "classify"
+
+
+def _is_labelled(source: sources.Source) -> bool:
+    return len(source.classes) > 1 and not sources.is_multilabel(source)
+
+
+def _entry(kind: str, given: Values, config: Values) -> tuple[str, dict[str, Any]]:
+    """The name and section of an evaluator: given values, or those of the run, or the defaults."""
+    section = evaluators.SECTIONS[kind]
+    name = section.usual_name or kind
+    earlier = config.get("evaluate", {})  # the section of `classification` before version 0.2
+    values = {**earlier, **config.get("evaluators", {}).get(name, {}), **given, "type": kind}
+    return name, {key: values[key] for key in section.model_fields if key in values}
+
+
+def custom_entries(given: Values, config: Values) -> dict[str, dict[str, Any]]:
+    """The entries of `--evaluator=MODULE:CLASS`, with their options in the run, if any."""
+    known = {key: given[key] for key in sections.HeldOutEvaluator.model_fields if key in given}
+    entries = {}
+    for spec in given["evaluator"]:
+        of_run = config.get("evaluators", {}).items()
+        named = {name: x for name, x in of_run if x.get("evaluator") == spec}
+        for name, values in (named or {spec.rpartition(":")[2].lower(): {}}).items():
+            entries[name] = {**values, **known, "type": "custom", "evaluator": spec}
+    return entries
+
+
+def save_features(context: Context, variables: dict, given: Values) -> None:
+    """Write one feature of both splits to the file `features`."""
+    kind = features.Feature(given["block"], given["pooling"], given["norm"])
+    splits = {name: given[name] for name in ("train", "test")}
+    tables = {name: context.table(variables, x, kind, given) for name, x in splits.items()}
+    if jax.process_index() == 0:
+        features.save(given["features"], kind, tables, context.open(given).classes)
+
+
+def make_context(info: CheckpointInfo, options: argparse.Namespace, mesh: Mesh) -> Context:
+    """The model of a checkpoint, and how examples are shown to it.
+
+    Options that are None are as in the run that trained the checkpoint, or else as on ImageNet.
+
+    Raises:
+      ValueError: what does not fit the model.
+    """
+    config, model = info.config or {}, info.model
+    data = dict(config.get("data", {"modality": "image", "repeats": 1}))
+    data |= {"size": options.size or info.size or data.get("size", (224, 224))}
+    data |= {"channels": info.channels, "threads": options.threads}
+    if data["modality"] in ("image", "video"):
+        data["center_crop"] = options.center_crop or data.get("center_crop", 0.875)
+    if options.size and len(options.size) != len(model.patch):
+        raise ValueError(f"size = {options.size} is not one of {len(model.patch)} axes")
+    if len(data["size"]) != len(model.patch) or info.fields.get("vocab_size") and not config:
+        raise ValueError(
+            f"{info.path} is no model of pictures, and only a work directory says how its "
+            "examples are read: evaluate that"
+        )
+    model.grid(data["size"])  # raises ValueError if the patch does not fit
+    statistics = {}
+    for name in ("mean", "std"):
+        values = getattr(options, name) or getattr(info, name) or IMAGENET[name]
+        if len(values) != info.channels:
+            raise ValueError(
+                f"{name} has {len(values)} values for {info.channels} channel(s): give --{name}"
+            )
+        statistics[name] = tuple(values)
+    ratio = {} if options.mask_ratio is None else {"ratio": options.mask_ratio}
+    mask = {"ratio": 0.75, **config.get("mask", {}), **ratio}
+    key, loss = jax.random.key(options.seed), config.get("loss")
+    about = dict(mesh=mesh, key=key, mask=mask, loss=loss, classes=info.classes)
+    return Context(model, data, **statistics, **about)
