@@ -2,7 +2,7 @@
 
     python -m mae_jax.train --config=configs/audio_small.py --workdir=runs/audio_small
 
-Some minutes on two CPU cores, no network. On sounds of your own:
+It takes some minutes on two CPU cores and needs no network. For sounds of your own:
 `--config.data.train.source=audio:PATH`.
 """
 

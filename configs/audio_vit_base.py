@@ -3,9 +3,10 @@
     python -m mae_jax.train --config=configs/audio_vit_base.py --workdir=runs/audio_vit_base \\
         --config.data.train.source=audio:PATH
 
-PATH holds WAV, FLAC, OGG or MP3 files; their classes are folders or a `labels.csv`. Ten seconds
-become log-mel spectrograms of 1024 frames and 128 bands; .8 of 512 patches are masked. The decoder
-attends to all patches: the paper's local windows are half a point of mAP better (47.3 on AudioSet).
+PATH holds WAV, FLAC, OGG or MP3 files, with classes from subfolders or a `labels.csv`. Ten seconds
+become log-mel spectrograms of 1024 frames and 128 bands. .8 of the 512 patches are masked. The
+decoder attends to all patches. The paper's local windows are half a point of mAP better (47.3 on
+AudioSet).
 Other masks: `--config.mask.name=time`, or frequency.
 """
 

@@ -3,9 +3,9 @@
     python -m mae_jax.train --config=configs/cross_vit_base.py --workdir=runs/cross_vit_base
 
 Mask tokens attend to the visible patches and not to each other, and a third of the masked patches
-(49 of 147, a quarter of all) is predicted: cheaper steps for about the same features. Published
-after fine-tuning: 83.7 % with all of them predicted (`--config.mask.decode=1.0`). The learning rate
-is multiplied by `mask.decode`.
+(49 of 147, a quarter of all) is predicted. Steps are cheaper, and features about as good. The
+published model, with all masked patches predicted (`--config.mask.decode=1.0`), fine-tunes to
+83.7 %. The learning rate is multiplied by `mask.decode`.
 """
 
 from ml_collections import ConfigDict

@@ -2,8 +2,8 @@
 
     python -m mae_jax.train --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
 
-The four files are those of Debian's and Ubuntu's package `dataset-fashion-mnist`; elsewhere give
-`--config.data.train.source=idx:FOLDER`, or `tfds:fashion_mnist` once that is prepared.
+The four files come from the package `dataset-fashion-mnist` of Debian and Ubuntu. On other systems
+use `--config.data.train.source=idx:FOLDER`, or `tfds:fashion_mnist` after preparing it.
 """
 
 from ml_collections import ConfigDict

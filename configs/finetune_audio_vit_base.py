@@ -4,8 +4,8 @@
         --config.data.train.source=audio:PATH --config.init.checkpoint=runs/audio_vit_base
 
 Several classes may be true of a sound (`labels.csv` with the header `file,labels`): binary
-cross-entropy, and the mean average precision over the classes. Unlike there, spectrograms are mixed
-and not waves, and no times or bands are masked.
+cross-entropy, and the mean average precision over the classes. Unlike in the paper, mixup mixes
+spectrograms and not waves, and no times or bands are masked.
 """
 
 from ml_collections import ConfigDict

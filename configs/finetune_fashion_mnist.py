@@ -3,8 +3,8 @@
     python -m mae_jax.train --config=configs/finetune_fashion_mnist.py --workdir=runs/finetuned \\
         --config.init.checkpoint=runs/fashion_mnist
 
-With few labels: `--config.data.examples=600`. From scratch: without `init.checkpoint`. One block
-alone: `--config.trainable='encoder/block_5/.*|norm/.*|head/.*'`.
+`--config.data.examples=600` uses few labels. Without `init.checkpoint` the network is trained from
+scratch. `--config.trainable='encoder/block_5/.*|norm/.*|head/.*'` trains only the last block.
 """
 
 from ml_collections import ConfigDict

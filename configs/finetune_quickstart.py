@@ -1,4 +1,4 @@
-"""Fine-tuning on the quick start's photographs, from a run of `quickstart.py`: which photo is it?
+"""Fine-tuning to tell the photographs of the quick start apart, from a run of `quickstart.py`.
 
     python -m mae_jax.train --config=configs/finetune_quickstart.py --workdir=runs/finetuned \\
         --config.init.checkpoint=runs/quickstart

@@ -19,7 +19,7 @@ def recipe() -> ConfigDict:
     config = finetune_vit_base.recipe(epochs=75, layer_decay=0.75, patch=(2, 16, 16))
     config.batch_size = 512
     config.data = video_vit_base.recipe().data
-    config.regularize.randaugment = 0.0  # RandAugment is for pictures here
+    config.regularize.randaugment = 0.0  # implemented for pictures only
     config.evaluators = finetune_vit_base.evaluators(
         every=6255, split="test", examples=50_000, batch_size=64, clips=5, crops=3
     )

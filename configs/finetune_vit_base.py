@@ -3,9 +3,10 @@
     python -m mae_jax.train --config=configs/finetune_vit_base.py --workdir=runs/finetuned \\
         --config.init.checkpoint=runs/vit_base
 
-The published ViT-B reaches 83.6 %. The checkpoint is whatever `mae_jax.load` reads: a work
-directory, a PyTorch or a Hugging Face file. Partial fine-tuning is `trainable`: the last block is
-`'encoder/block_11/.*|norm/.*|head/.*'`, its MLP `'encoder/block_11/mlp/.*|norm/.*|head/.*'`.
+The published ViT-B reaches 83.6 %. The checkpoint may be any that `mae_jax.load` reads: a work
+directory, a PyTorch file or a Hugging Face file. `trainable` chooses the parameters of partial
+fine-tuning: `'encoder/block_11/.*|norm/.*|head/.*'` trains the last block, and
+`'encoder/block_11/mlp/.*|norm/.*|head/.*'` its MLP.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +21,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def recipe(
     epochs=100, base_learning_rate=5e-4, layer_decay=0.65, drop_path=0.1, **model
 ) -> ConfigDict:
-    """The recipe; sizes differ in these numbers, and in `model`, alone."""
+    """The recipe. Other sizes of the network change only these arguments."""
     config = vit_base.recipe()
     del config.mask  # nothing is masked
     config.task = "classify"

@@ -3,9 +3,9 @@
     python -m mae_jax.train --config=configs/folder.py --workdir=runs/mine \\
         --config.data.train.source=folder:PATH
 
-Sub-folders are classes: with them, kNN and linear accuracy are reported too. A tenth of the
+Subfolders are classes. If there are any, kNN and linear accuracy are reported too. A tenth of the
 pictures is held out, unless PATH has folders `train` and `test` (or `val`). The recipe is the
-paper's with a ViT-S and a batch that one GPU holds; on a CPU make it smaller:
+paper's, with a ViT-S and a batch that fits on one GPU. On a CPU make it smaller:
 `--config.data.size='(64,64)' --config.model.patch='(8,8)' --config.batch_size=64`.
 """
 
@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.warmup_epochs = 10
     config.data.update(
         train=dict(source="folder:.", split="train"),
-        mean="auto",  # measured on the pictures, kept in the work directory
+        mean="auto",  # measured on the pictures once
         std="auto",
     )
     config.evaluators = recipe_parts.evaluators(

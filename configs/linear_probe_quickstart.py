@@ -1,4 +1,4 @@
-"""Linear probe on the quick start's photographs, of a run of `quickstart.py`: which photo is it?
+"""Linear probe that tells the photographs of the quick start apart, of a run of `quickstart.py`.
 
     python -m mae_jax.train --config=configs/linear_probe_quickstart.py --workdir=runs/probed \\
         --config.init.checkpoint=runs/quickstart

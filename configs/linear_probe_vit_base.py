@@ -16,7 +16,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def recipe(epochs=90, **model) -> ConfigDict:
-    """The recipe; sizes differ in these numbers, and in `model`, alone."""
+    """The recipe. Other sizes of the network change only these arguments."""
     config = finetune_vit_base.recipe(
         epochs=epochs,
         base_learning_rate=0.1,

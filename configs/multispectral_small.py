@@ -2,9 +2,10 @@
 
     python -m mae_jax.train --config=configs/multispectral_small.py --workdir=runs/multispectral
 
-The grouping of SatMAE (arXiv 2207.08051); `--config.model.channel_groups='()'` has all bands in one
-token. Synthetic scenes of mixed materials; some minutes on two CPU cores, no network. On pictures
-of your own, `.npy` or `.npz` files (h, w, c) of any range:
+The grouping is that of SatMAE (arXiv 2207.08051). `--config.model.channel_groups='()'` puts all
+bands into one token. The data are synthetic scenes of mixed materials. It takes some minutes on two
+CPU cores and needs no network. For pictures of your own, `.npy` or `.npz` files (h, w, c) of any
+range:
 `--config.data.train.source=arrays:PATH`.
 """
 

@@ -1,9 +1,9 @@
-"""A small masked autoencoder on the photographs that scikit-image and scikit-learn ship.
+"""A small masked autoencoder on photographs that come with scikit-image and scikit-learn.
 
     python -m mae_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
 
-It takes about two minutes on two CPU cores, without a network. The label of an example is its
-photograph.
+It takes about two minutes on two CPU cores and needs no network. The label of an example says which
+photograph it is from.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
         decoder_width=96,
         decoder_depth=2,
         decoder_heads=3,
-        norm_pix=False,  # plain pixels: the reconstruction can be looked at as it is
+        norm_pix=False,  # predict plain pixels, which can be shown as they are
     )
     config.optimizer.update(base_learning_rate=4e-3, warmup_epochs=1)
     config.data.update(train=dict(source="photos", split="train"), size=(64, 64), threads=2)

@@ -1,6 +1,6 @@
 """What the recipes share: an empty config, evaluators, and the argument of `--config=FILE:ARG`.
 
-This file is no config. It is imported by those beside it, and by yours if you like.
+This file is not a config. The configs import it, and yours may import it too.
 """
 
 from ml_collections import ConfigDict

@@ -2,8 +2,8 @@
 
     python -m mae_jax.train --config=configs/text_small.py --workdir=runs/text_small
 
-A sequence is a grid of one axis and a byte a patch; the decoder predicts 256 logits for each masked
-one. Some minutes on two CPU cores, no network. On texts of your own:
+A sequence is a grid with one axis, and a patch is a byte. The decoder predicts 256 logits for each
+masked byte. It takes some minutes on two CPU cores and needs no network. For texts of your own:
 `--config.data.train.source=text:PATH`.
 """
 
@@ -17,7 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.update(epochs=25, batch_size=64, log_every=50, save_every=500)
     config.model.update(patch=(1,), vocab_size=256, norm_pix=False)
     config.optimizer.update(base_learning_rate=4e-3, warmup_epochs=2)
-    config.mask.ratio = 0.2  # text says more with a token than a picture with a patch
+    config.mask.ratio = 0.2  # a byte is harder to guess from the others than a patch
     config.data = dict(
         modality="text",
         train=dict(source="stdlib", split="train"),

@@ -3,9 +3,9 @@
     python -m mae_jax.train --config=configs/video_vit_base.py --workdir=runs/video_vit_base \\
         --config.data.train.source=video:PATH
 
-PATH holds video files, in a folder for each class if they have any; `frames:PATH` are folders of
-frames. Tubes of .9 of the places are masked: 160 of 1568 tubelets stay visible. The published ViT-B
-(1600 epochs on Kinetics-400) fine-tunes to 81.5 %.
+PATH holds video files, in a folder for each class if they have classes. `frames:PATH` reads folders
+of frames. The masks are tubes of .9 of the patches of a frame: 160 of 1568 tubelets stay visible.
+The published ViT-B (1600 epochs on Kinetics-400) fine-tunes to 81.5 %.
 """
 
 from ml_collections import ConfigDict

@@ -3,10 +3,10 @@
     python -m mae_jax.train --config=configs/video_vit_large.py --workdir=runs/video_vit_large \\
         --config.data.train.source=video:PATH
 
-Agnostic masks: .9 of all places in space and time. Four clips of each decoded file, so that 100
-epochs show each video 400 times; half of the frames are predicted; learned positions of time and
-space are added. The published ViT-L fine-tunes to 84.8 % on Kinetics-400 after 1600 such epochs
-(`:400`).
+Masks are agnostic: .9 of all patches in space and time. A batch has four clips of each decoded
+file, so that 100 epochs show each video 400 times. Half of the frames are predicted, and learned
+positions of time and space are added. The published ViT-L fine-tunes to 84.8 % on Kinetics-400 after
+showing each video 1600 times (`:400`).
 """
 
 from ml_collections import ConfigDict
@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.mask.name = "random"
     config.data.repeats = 4
     config.optimizer.update(
-        base_learning_rate=4e-4,  # for a clip; 1.6e-3 for a file there
+        base_learning_rate=4e-4,  # for a clip; the paper's 1.6e-3 is for a file of four clips
         warmup_epochs=5,
         clip=0.02,
     )

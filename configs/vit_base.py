@@ -38,7 +38,7 @@ def recipe(**model) -> ConfigDict:
         decoder_width=512,
         decoder_depth=8,
         decoder_heads=16,
-        norm_pix=True,  # predict normalised patches: better features, less pretty pictures
+        norm_pix=True,  # predict normalised patches, for better features
         dtype="auto",  # bfloat16 on accelerators, float32 on CPUs
     )
     config.model.update(model)
