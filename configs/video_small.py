@@ -2,8 +2,8 @@
 
     python -m mae_jax.train --config=configs/video_small.py --workdir=runs/video_small
 
-It takes some minutes on two CPU cores and needs no network. The label of a clip is the motion of the
-camera.
+It takes some minutes on two CPU cores and needs no network. The label of a clip is the motion of
+the camera.
 """
 
 from ml_collections import ConfigDict

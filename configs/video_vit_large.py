@@ -5,8 +5,8 @@
 
 Masks are agnostic: .9 of all patches in space and time. A batch has four clips of each decoded
 file, so that 100 epochs show each video 400 times. Half of the frames are predicted, and learned
-positions of time and space are added. The published ViT-L fine-tunes to 84.8 % on Kinetics-400 after
-showing each video 1600 times (`:400`).
+positions of time and space are added. The published ViT-L, which saw each video 1600 times
+(`:400`), fine-tunes to 84.8 % on Kinetics-400.
 """
 
 from ml_collections import ConfigDict

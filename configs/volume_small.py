@@ -2,9 +2,9 @@
 
     python -m mae_jax.train --config=configs/volume_small.py --workdir=runs/volume_small
 
-It takes some minutes on two CPU cores and needs no network. For volumes of your own, `.npy` or `.npz`
-files (d, h, w) or (d, h, w, c) of any range: `--config.data.train.source=arrays:PATH`. Crops have the
-size `data.size`. Smaller volumes are padded with the values at their edges.
+It takes some minutes on two CPU cores and needs no network. For volumes of your own, `.npy` or
+`.npz` files (d, h, w) or (d, h, w, c) of any range: `--config.data.train.source=arrays:PATH`. Crops
+have the size `data.size`. Smaller volumes are padded with the values at their edges.
 """
 
 from ml_collections import ConfigDict
