@@ -40,14 +40,13 @@ def make_mesh(
             "process for each host, or use another"
         )
     types = (AxisType.Auto,) * 3  # Explicit axes break linen with sharded parameters
-    axes = ("data", "fsdp", "tensor")
-    return Mesh(arranged(devices, (data, fsdp, tensor)), axes, axis_types=types)
+    return Mesh(_arranged(devices, (data, fsdp, tensor)), (*BATCH, "tensor"), axis_types=types)
 
 
-def arranged(devices: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
-    """The devices in the shape of a mesh: those that talk most are neighbours on a TPU slice.
+def _arranged(devices: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """The devices in the shape of a mesh, by the topology of a TPU slice.
 
-    The rows of a batch that a process holds are then not contiguous, see `partitioning.local_rows`.
+    The rows of a batch that a process holds are then not contiguous: `partitioning.local_rows`.
     """
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
     slices = {getattr(device, "slice_index", 0) for device in ordered}
@@ -66,10 +65,11 @@ def batch_shares(mesh: Mesh) -> int:
 
 def check_batch(batch_size: int, accumulation: int, mesh: Mesh) -> None:
     """Raise ValueError, with the sizes that fit, if the parts of a batch would not be equal."""
-    step = batch_shares(mesh) * accumulation
-    if batch_size % step:
-        below, above = batch_size // step * step, -(-batch_size // step) * step
+    shares = batch_shares(mesh)
+    below = batch_size // (shares * accumulation) * shares * accumulation
+    if batch_size != below:
         raise ValueError(
-            f"batch_size = {batch_size} is not a multiple of {batch_shares(mesh)} device(s) that "
-            f"share it x accumulation {accumulation}: use {f'{below} or ' if below else ''}{above}"
+            f"batch_size = {batch_size} is not a multiple of {shares} device(s) that share it x "
+            f"accumulation {accumulation}: use {f'{below} or ' if below else ''}"
+            f"{below + shares * accumulation}"
         )

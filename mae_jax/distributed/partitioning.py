@@ -36,23 +36,22 @@ def spec_of(name: str, shape: Sequence[int], mesh: Mesh, spread: bool = False) -
       spread: cut it over `data` too, for the optimizer's moments: ZeRO's first stage
         (arXiv 1910.02054).
     """
+    sizes = {axis: size for axis, size in mesh.shape.items() if size > 1}
+    is_large = math.prod(shape) >= SMALL
+    if not is_large:
+        sizes.pop("fsdp", None)
     rule = next((spec for end, spec in RULES if re.search(f"(^|/){end}$", name)), P())
     axes: list[Any] = [*rule, *[None] * len(shape)][: len(shape)]
-    big = math.prod(shape) >= SMALL
-    for i, (axis, side) in enumerate(zip(axes, shape, strict=True)):
-        if axis and (side % mesh.shape.get(axis, 1) or (axis == "fsdp" and not big)):
-            axes[i] = None
-    if spread and big:
-        free = [i for i, side in enumerate(shape) if side % (_cut(axes[i], mesh, "data")) == 0]
-        if free:
-            i = max(free, key=lambda i: (axes[i] is None, shape[i]))
-            axes[i] = "data" if axes[i] is None else (axes[i], "data")
-    return P(*(axis if _cut(axis, mesh) > 1 else None for axis in axes))
-
-
-def _cut(axis: str | tuple[str, ...] | None, mesh: Mesh, *more: str) -> int:
-    axes = axis if isinstance(axis, tuple) else (axis,) if axis else ()
-    return math.prod(mesh.shape.get(name, 1) for name in (*axes, *more))
+    axes = [
+        a if a in sizes and n % sizes[a] == 0 else None for a, n in zip(axes, shape, strict=True)
+    ]
+    if spread and is_large and "data" in sizes:
+        parts = [sizes.get(axis, 1) * sizes["data"] for axis in axes]
+        even = [i for i, side in enumerate(shape) if side % parts[i] == 0]
+        if even:  # the longest side, if possible one that is whole so far
+            i = max(even, key=lambda i: (axes[i] is None, shape[i]))
+            axes[i] = (axes[i], "data") if axes[i] else "data"
+    return P(*axes)
 
 
 def placed(tree: Any, mesh: Mesh, shard_optimizer: bool = False) -> Any:
@@ -60,10 +59,9 @@ def placed(tree: Any, mesh: Mesh, shard_optimizer: bool = False) -> Any:
 
     def one(path, x):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        spec = spec_of(
-            name, x.shape, mesh, shard_optimizer and name.startswith(("opt_state/", "ema/"))
-        )
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
+        spread = shard_optimizer and name.startswith(("opt_state/", "ema/"))
+        sharding = NamedSharding(mesh, spec_of(name, x.shape, mesh, spread))
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     return jax.tree_util.tree_map_with_path(one, tree)
 
@@ -82,12 +80,9 @@ def spread(x: jax.Array) -> jax.Array:
 
     XLA infers this sharding everywhere but in loops, where it would gather the batch.
     """
-    axes = jax.sharding.get_abstract_mesh().axis_names
-    return (
-        jax.lax.with_sharding_constraint(x, P(device_mesh.BATCH))
-        if set(device_mesh.BATCH) <= set(axes)
-        else x
-    )
+    if not set(device_mesh.BATCH) <= set(jax.sharding.get_abstract_mesh().axis_names):
+        return x
+    return jax.lax.with_sharding_constraint(x, P(device_mesh.BATCH))
 
 
 def on_each(heads: int) -> Callable[[Callable], Callable] | None:
@@ -111,16 +106,16 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 
 def place(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """The global batch on the mesh, of which this process has its `local_rows`."""
-    shards = device_mesh.batch_shares(mesh)
-    held = local_rows(mesh, shards)  # as if a shard were one row
 
     def put(x: np.ndarray) -> jax.Array:
-        rows = len(x) // len(held)  # of a shard
+        size = len(x) * jax.process_count()
+        rows = local_rows(mesh, size)
 
         def shard(index) -> np.ndarray:
-            first = np.searchsorted(held, (index[0].start or 0) // rows) * rows
-            return x[first : first + rows]
+            part = range(size)[index[0]]
+            first = np.searchsorted(rows, part.start)  # the rows of a shard are contiguous
+            return x[first : first + len(part)]
 
-        return jax.make_array_from_callback((rows * shards, *x.shape[1:]), batched(mesh), shard)
+        return jax.make_array_from_callback((size, *x.shape[1:]), batched(mesh), shard)
 
     return {name: put(x) for name, x in batch.items()}

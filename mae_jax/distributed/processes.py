@@ -24,24 +24,18 @@ def start_processes(heartbeat: int = 30) -> None:
       heartbeat: seconds without a sign of a process, after which all others end.
 
     Raises:
-      ValueError: these variables are no numbers, or not of one another.
+      ValueError: these variables are no numbers, or do not fit each other.
     """
     env = os.environ
     if address := env.get("JAX_COORDINATOR_ADDRESS"):
-        numbers = []
-        for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
-            text = env.get(name)
-            if text is not None and not text.isdigit():
-                raise ValueError(f"{name} = {text!r} must be a whole number")
-            numbers.append(None if text is None else int(text))
-        count, index = numbers
+        count, index = (_number(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
         if ":" not in address:
             raise ValueError(f"JAX_COORDINATOR_ADDRESS = {address!r} must be HOST:PORT")
         if count is not None and index is None:
             raise ValueError("JAX_NUM_PROCESSES is set, so JAX_PROCESS_ID must be, from 0 up")
-        _log.info("waiting for %s processes at %s", count or "all", address)
-        if None not in numbers and index >= count:
+        if count is not None and index is not None and index >= count:
             raise ValueError(f"JAX_PROCESS_ID = {index} must be below JAX_NUM_PROCESSES = {count}")
+        _log.info("waiting for %s processes at %s", count or "all", address)
         jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=heartbeat)
     elif (
         int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1
@@ -50,6 +44,13 @@ def start_processes(heartbeat: int = 30) -> None:
         or env.get("MAE_JAX_DISTRIBUTED") == "1"
     ):
         jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name)
+    if text is not None and not text.isdigit():
+        raise ValueError(f"{name} = {text!r} must be a whole number")
+    return None if text is None else int(text)
 
 
 def exit_in_any_case(status: int) -> None:

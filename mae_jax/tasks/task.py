@@ -1,4 +1,4 @@
-"""What a task is: how a model is trained for something."""
+"""What a task consists of."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,13 +10,13 @@ import numpy as np
 class Task(NamedTuple):
     """A model and the functions that its training consists of.
 
-    Variables are those of `model.apply`: `{"params": ..., "batch_stats": ...}`. A batch holds
-    `"image"` [b, *size, c] and `"label"`.
+    Variables are those of `model.apply`: `{"params": ..., "batch_stats": ...}`. A batch holds the
+    inputs, of any modality, as `"image"` [b, *size, c], and `"label"`.
     """
 
-    model: Any  # the network, a flax module
+    model: Any  # a flax module
     init: Callable[[jax.Array], Any]  # key -> variables
-    transform: Callable[[dict, np.random.Generator], dict]  # on the host: example -> array
+    transform: Callable[[dict, np.random.Generator], dict]  # example -> arrays, on the host
     augment: Callable[[jax.Array, dict], dict]  # key, global batch -> all randomness drawn
     # parameters, batch_stats, augmented batch -> loss, (metrics, new batch_stats)
     loss: Callable[[Any, Any, dict], tuple[jax.Array, tuple[dict, Any]]]

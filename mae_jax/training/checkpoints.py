@@ -1,4 +1,4 @@
-"""Checkpoints of a training state, by orbax: each is what was saved, or it is not used."""
+"""Checkpoints of a training state, by orbax: an array is restored bit for bit, or refused."""
 
 import contextlib
 import dataclasses
@@ -23,22 +23,22 @@ _OLD_NAMES = {"usual": "loss_ema"}  # of fields of the state, in checkpoints of 
 
 
 class NotFinite(ValueError):
-    """A state that is not to be saved."""
+    """Raised for a state that is not saved, because some of its values are not finite."""
 
 
 class Checkpoints:
     """The checkpoints `directory/STEP/`, saved in the background; the last `keep` stay.
 
-    Beside the state each holds metadata, as JSON: the fingerprints of its arrays, and what a run
-    wants to remember of itself.
+    Beside the state each holds metadata as JSON: the fingerprints of its arrays, and what else the
+    trainer gives.
     """
 
     def __init__(self, directory: epath.PathLike, keep: int):
         self.directory = epath.Path(directory)
         self.failures = 0  # saves that failed in a row
         self._saving = False
-        # Replicated arrays are written by each device in part, but a part is cut by a program of
-        # its own, which is compiled: where that is worth it.
+        # Each device could write a part of a replicated array, but a program compiled for that
+        # array cuts the part: this pays for large arrays alone.
         arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**22)
         kinds = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
         self.handler = ocp.PyTreeCheckpointHandler(type_handler_registry=kinds)
@@ -57,9 +57,8 @@ class Checkpoints:
         """Save `state` under its own step, once; `wait` until it is on disk.
 
         Raises:
-          NotFinite: it has values that are not finite; nothing is written.
-          OSError: this save, or the one before, which ran in the background, failed. Nothing of it
-            is left.
+          NotFinite: some values are not finite; nothing is written.
+          OSError: this save, or the one before in the background, failed and left nothing behind.
         """
         step, failed = int(state.step), self._finish()
         if step not in self.manager.all_steps():
@@ -83,7 +82,7 @@ class Checkpoints:
             raise OSError(failed)
 
     def is_saved(self, step: int) -> bool:
-        """Whether `step` is on disk, once what is being saved has come to its end; any thread."""
+        """Wait for the save in the background; whether `step` is on disk. For any thread."""
         try:
             self.manager.wait_until_finished()
         except Exception as error:  # the next `save` of this step tries again
@@ -91,7 +90,7 @@ class Checkpoints:
         return (self.directory / str(step)).exists()
 
     def _finish(self) -> str:
-        """Wait for what is being saved; what went wrong with it."""
+        """Wait for the save in the background; why it failed."""
         saving, self._saving = self._saving, False
         try:
             self.manager.wait_until_finished()
@@ -109,7 +108,6 @@ class Checkpoints:
         return _short(error)
 
     def _remove_temporary(self) -> None:
-        """Remove what an unfinished save left."""
         if jax.process_index() == 0 and self.directory.is_dir():
             for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
                 with contextlib.suppress(OSError):  # a thread still writes to it
@@ -120,12 +118,12 @@ class Checkpoints:
     ) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest checkpoint whose arrays have the fingerprints that were saved with them.
 
-        Newer ones that are damaged are moved to `damaged/` beside the directory, with a warning.
+        Damaged ones that would come first are moved to `damaged/` beside the directory, with a
+        warning. Later ones than the result are deleted, because their steps are trained again.
 
         Args:
           abstract: the shapes of the state, with their shardings.
-          before: prefer those up to this step, and then the next one after it. Later ones than what
-            is used are deleted: those steps come again.
+          before: the newest one up to this step, or else the next one after it.
 
         Returns:
           The state and its metadata; None if there is no checkpoint at all.
@@ -141,7 +139,7 @@ class Checkpoints:
         problems: dict[int, str] = {}
         for step in steps:
             try:
-                found = self.restore(step, abstract)
+                restored = self.restore(step, abstract)
             except ValueError as error:
                 problems[step] = str(error)
                 continue
@@ -149,12 +147,11 @@ class Checkpoints:
             for later in self.manager.all_steps():
                 if later > step:
                     self.manager.delete(later)
-            return found
+            return restored
         if problems:
             raise ValueError(
-                f"no checkpoint in {self.directory} can be used: "
-                + "; ".join(problems.values())
-                + ". Mend them, or give another --workdir to start again"
+                f"no checkpoint in {self.directory} can be used: {'; '.join(problems.values())}. "
+                "Mend them, or give another --workdir to start again"
             )
         return None
 
@@ -176,8 +173,8 @@ class Checkpoints:
         """The state and the metadata saved at `step`, its arrays placed as `abstract` says.
 
         Raises:
-          ValueError: it cannot be read, an array on disk has another name, shape or dtype than
-            `abstract` expects, or it is not what was saved; in all processes, if in one.
+          ValueError: it cannot be read, it does not fit `abstract`, or its arrays are not those
+            that were saved; in all processes, if in one.
         """
         name, state, metadata = f"checkpoint {self.directory / str(step)}", None, {}
         problem = f"{name} cannot be read by another process"
@@ -193,46 +190,48 @@ class Checkpoints:
         if int(state.step) != step:
             raise ValueError(f"{name} holds step {int(state.step)}")
         sums, _ = fingerprint.of(state)
-        expected: dict[str, list[int]] = metadata.pop("fingerprints")
-        expected = {_OLD_NAMES.get(name, name): x for name, x in expected.items()}
-        if wrong := sorted(
-            x for x in sums.keys() | expected.keys() if sums.get(x) != expected.get(x)
-        ):
+        saved = {_OLD_NAMES.get(x, x): each for x, each in metadata.pop("fingerprints").items()}
+        if wrong := _different(sums, saved):
             raise ValueError(f"{name} is not what was saved: {', '.join(wrong[:5])}")
         return state, metadata
 
     def _read(self, folder: epath.Path, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """This process's share, whatever the others do: orbax's own way waits for them."""
+        """Read this process's shards, where the manager's own `restore` waits for the others."""
         with _unreadable():
             metadata = json.loads((folder / "facts" / "metadata").read_text())
             if metadata.pop("checksum") != _checksum(metadata):
                 raise ValueError("facts")
             tree: Any = self.handler.metadata(folder / "state")
-            stored = getattr(tree, "tree", tree)
-            names = {new: old for old, new in _OLD_NAMES.items() if old in stored}
+            tree = getattr(tree, "tree", tree)
+            old = {new: old for old, new in _OLD_NAMES.items() if old in tree}
         fields = [field.name for field in dataclasses.fields(abstract)]
-        wanted: Any = {names.get(x, x): getattr(abstract, x) for x in fields}
-        if problems := list(_differences(_described(stored), _described(wanted))):
-            raise ValueError(f"does not fit this config: {'; '.join(problems[:5])}")
+        wanted: Any = {old.get(x, x): getattr(abstract, x) for x in fields}
+        stored, expected = _described(tree), _described(wanted)
+        if different := _different(stored, expected):
+            each = (
+                f"{x} is {stored.get(x, 'missing')}, not {expected.get(x, 'expected')}"
+                for x in different[:5]
+            )
+            raise ValueError(f"does not fit this config: {'; '.join(each)}")
         args: Any = ocp.args.PyTreeRestore(  # pyright: ignore[reportCallIssue]
             item=wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted)
         )
         with _unreadable():
-            found = self.handler.restore(folder / "state", args=args)
-        return TrainState(**{x: found[names.get(x, x)] for x in fields}), metadata
+            restored = self.handler.restore(folder / "state", args=args)
+        return TrainState(**{x: restored[old.get(x, x)] for x in fields}), metadata
 
     def close(self) -> None:
-        """Wait for what is being saved; warn if that fails."""
+        """Wait for the save in the background; warn if it failed."""
         if failed := self._finish():
             _log.warning("a checkpoint could not be saved (%s)", failed)
-        with contextlib.suppress(OSError):  # of which the warning told
+        with contextlib.suppress(OSError):  # the warning named it
             self.manager.close()
         self._remove_temporary()
 
 
 class _Manager(ocp.CheckpointManager):
     def reached_preemption(self, step: int) -> bool:
-        """Never ask jax, which counts calls: `StopSignal` asks at others."""
+        """Never ask jax, which counts the questions: `StopSignal` asks at other steps."""
         return False
 
 
@@ -262,7 +261,7 @@ def _is_closed_loop(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def _unreadable() -> Iterator[None]:
-    """Inside, whatever is raised becomes one short ValueError, but for a lack of memory."""
+    """Inside, every error except a lack of memory becomes one short ValueError."""
     try:
         yield
     except Exception as error:  # tensorstore and orbax raise nearly every type on damaged files
@@ -290,7 +289,6 @@ def _described(tree: Any) -> dict[str, str]:
     }
 
 
-def _differences(stored: dict[str, str], wanted: dict[str, str]) -> Iterator[str]:
-    for name in sorted(stored.keys() | wanted.keys()):
-        if stored.get(name) != wanted.get(name):
-            yield f"{name} is {stored.get(name, 'missing')}, not {wanted.get(name, 'expected')}"
+def _different(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """The keys that only one of them has, or that have different values."""
+    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))

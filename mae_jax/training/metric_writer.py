@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-import tempfile
 import time
 from typing import Any
 
@@ -22,44 +21,39 @@ _log = logging.getLogger(__name__)
 class MetricWriter:
     """Appends records to `metrics.jsonl` and to a TensorBoard file; nothing if not `primary`.
 
-    A run that resumes from step `start` drops the records after it: those steps come again. Object
-    stores cannot append: unless `is_local`, files are written elsewhere, and `upload` copies them.
+    A run that resumes from step `start` drops the records after it, because those steps come again.
+    Object stores cannot append: unless `is_local`, the files are written whole by `upload`.
     """
 
     def __init__(self, directory: epath.Path, start: int, primary: bool, is_local: bool = True):
-        self.directory, self.primary, self.local = directory, primary, directory
-        remote = directory / "metrics.jsonl"
-        text = remote.read_bytes().decode(errors="replace") if remote.exists() else ""
-        if primary and not is_local:
-            self.local = epath.Path(tempfile.mkdtemp())
-            (self.local / "metrics.jsonl").write_text(text)
+        self.directory, self.primary, self.is_local = directory, primary, is_local
+        self.path = directory / "metrics.jsonl"
+        text = self.path.read_bytes().decode(errors="replace") if self.path.exists() else ""
         self.lines = text.splitlines(keepends=True)
         self.is_whole = True  # the file has all lines
         self.drop(start)
-
-    @property
-    def path(self) -> epath.Path:
-        return self.local / "metrics.jsonl"
 
     def drop(self, step: int) -> None:
         """Forget the records after `step`, but not the events before the last record that stays.
 
         A rewind counts as a record of the step that it went back to.
         """
-        lines = self.lines
-        kept = [step_of(line) <= step for line in lines]
-        stays = lambda line: (_rewound_to(line) if _is_event(line) else step_of(line)) <= step
-        last = max((i for i, line in enumerate(lines) if stays(line)), default=-1)
-        self.lines = [
-            line for i, line in enumerate(lines) if kept[i] or _is_event(line) and i <= last
+        records = [parsed(line) for line in self.lines]
+        ends = [r.get("rewound_to", math.inf) if "event" in r else r["step"] for r in records]
+        last = max((i for i, end in enumerate(ends) if end <= step), default=-1)
+        lines = [
+            line
+            for i, (line, record) in enumerate(zip(self.lines, records, strict=True))
+            if record["step"] <= step or "event" in record and i <= last
         ]
+        self.lines, before = lines, self.lines
         if not self.primary:
             return
-        if self.lines != lines:
+        if self.lines != before and self.is_local:
             files.write_whole(self.path, "".join(self.lines))
         self.events = None
         try:
-            self.events = EventFile(self.local / "tensorboard")
+            self.events = EventFile(self.directory / "tensorboard", self.is_local)
             if step:
                 self.events.purge(step + 1)
         except OSError as error:
@@ -69,19 +63,9 @@ class MetricWriter:
         """Append one record: numbers by name, and texts, which stand in `metrics.jsonl` alone."""
         if not self.primary:
             return
-        line = json.dumps({"step": step, **finite(record), **event}) + "\n"
-        self.lines.append(line)
-        try:
-            if self.is_whole:
-                with self.path.open("a") as f:
-                    f.write(line)
-            else:
-                files.write_whole(self.path, "".join(self.lines))
-            self.is_whole = True
-        except OSError as error:  # a full disk, say: all is written with the next record
-            if self.is_whole:
-                _log.warning("%s cannot be written for now: %s", self.path, error)
-            self.is_whole = False
+        self.lines.append(json.dumps({"step": step, **finite(record), **event}) + "\n")
+        if self.is_local:
+            self._store()
         if self.events is not None and record:
             with contextlib.suppress(OSError):  # a full disk: metrics.jsonl has it all
                 self.events.write(step, record)
@@ -92,26 +76,31 @@ class MetricWriter:
         _log.info("step %d: %s", step, text)
 
     def upload(self) -> None:
-        """Copy what was written to the bucket, if the run is in one."""
-        if not self.primary or self.local == self.directory:
-            return
-        written = [self.path, *([self.events.path] if self.events else [])]
-        for path in written:
-            copy = self.directory / path.relative_to(self.local)
-            try:
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_bytes(path.read_bytes())
-            except OSError as error:  # it is uploaded with the next save
-                _log.warning("%s cannot be written for now: %s", copy, error)
+        """Write the files of a run in a bucket."""
+        if self.primary and not self.is_local:
+            self._store()
+            if self.events is not None:
+                with contextlib.suppress(OSError):  # they are written with the next save
+                    self.events.flush()
 
-    def close(self) -> None:
-        """Remove what was written elsewhere."""
-        if self.local != self.directory:
-            self.local.rmtree()
+    def _store(self) -> None:
+        """Append the last line to the file, or write all lines where that is not possible."""
+        try:
+            if self.is_local and self.is_whole:
+                with self.path.open("a") as file:
+                    file.write(self.lines[-1])
+            else:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                files.write_whole(self.path, "".join(self.lines))
+            self.is_whole = True
+        except OSError as error:  # a full disk, say: all is written with the next record
+            if self.is_whole:
+                _log.warning("%s cannot be written for now: %s", self.path, error)
+            self.is_whole = False
 
-    def picture(self, name: str, picture: Image.Image | None) -> None:
-        """Write `pictures/name`; None is no picture."""
-        if not self.primary or picture is None:
+    def picture(self, name: str, picture: Image.Image) -> None:
+        """Write `pictures/name`."""
+        if not self.primary:
             return
         buffer = io.BytesIO()  # one write, on a local disk or in a bucket
         picture.save(buffer, format="PNG")
@@ -121,31 +110,30 @@ class MetricWriter:
         except OSError as error:  # no reason to stop
             _log.warning("the picture %s could not be written: %s", name, error)
 
-    def is_evaluated(self, step: int) -> bool:
-        """Whether there is a record of an evaluation at `step`, which has no learning rate."""
-        return any(
-            step_of(line) == step and not {"learning_rate", "event"} & json.loads(line).keys()
-            for line in self.lines
-        )
-
     def text(self, name: str, text: str) -> None:
         """Write a text file."""
         if self.primary:
             files.write_whole(self.directory / name, text)
 
+    def is_evaluated(self, step: int) -> bool:
+        """Whether there is a record of an evaluation at `step`, which has no learning rate."""
+        records = (parsed(line) for line in self.lines)
+        return any(x["step"] == step and not {"learning_rate", "event"} & x.keys() for x in records)
+
 
 class EventFile:
     """A new file of scalars for TensorBoard, written synchronously. OSError: the disk."""
 
-    def __init__(self, folder: epath.Path):
+    def __init__(self, folder: epath.Path, is_local: bool):
         # imported here: a second that only a run needs
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._event, self._summary, self._writer = event_pb2, summary_pb2, RecordWriter
+        self._event, self._summary, self.is_local = event_pb2, summary_pb2, is_local
         unique = f"{time.time():017.6f}.{os.getpid()}.{time.monotonic_ns()}"
         self.path = folder / f"events.out.tfevents.{unique}"  # sorted as they were begun
-        folder.mkdir(parents=True, exist_ok=True)
+        self._buffer = io.BytesIO()
+        self._records = RecordWriter(self._buffer)
         self._append(file_version="brain.Event:2")
 
     def write(self, step: int, record: dict[str, float]) -> None:
@@ -163,8 +151,18 @@ class EventFile:
 
     def _append(self, **fields: Any) -> None:
         event = self._event.Event(wall_time=time.time(), **fields)
-        with self.path.open("ab") as file:
-            self._writer(file).write(event.SerializeToString())
+        self._records.write(event.SerializeToString())
+        if self.is_local:
+            self.flush()
+
+    def flush(self) -> None:
+        """Append what is new to the file, or write all of it in a bucket."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab" if self.is_local else "wb") as file:
+            file.write(self._buffer.getvalue())
+        if self.is_local:
+            self._buffer.seek(0)
+            self._buffer.truncate()
 
 
 def finite(record: Any) -> Any:
@@ -174,20 +172,13 @@ def finite(record: Any) -> Any:
     return None if isinstance(record, float) and not math.isfinite(record) else record
 
 
-def step_of(line: str) -> float:
-    """The step of a record; infinite if the line is none."""
+def parsed(line: str) -> dict[str, Any]:
+    """A record; its step is infinite if the line is none, such as one that a dying run began."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # the line that was being written when a run died
-        return float("inf")
-
-
-def _is_event(line: str) -> bool:
-    return '"event": ' in line and step_of(line) < float("inf")
-
-
-def _rewound_to(line: str) -> float:
-    return json.loads(line).get("rewound_to", float("inf"))
+        record = json.loads(line)
+        return record | {"step": float(record["step"])}
+    except (ValueError, KeyError, TypeError):
+        return {"step": math.inf}
 
 
 def read(directory: epath.PathLike) -> list[dict[str, Any]]:

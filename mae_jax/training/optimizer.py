@@ -1,4 +1,4 @@
-"""Learning-rate schedule and optimisers: rules over the names of parameters."""
+"""The schedule of the learning rate, and optimizers with rules over the names of parameters."""
 
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -36,51 +36,36 @@ def make_optimizer(
     if options.get("name") == "lars":
         momentum, weight_decay = options["momentum"], options["weight_decay"]
         return lars.optimizer(schedule, momentum=momentum, weight_decay=weight_decay)
-    names = ("b1", "b2", "weight_decay", "clip", "mu_dtype")
-    return adamw(
-        schedule,
-        **{name: options[name] for name in names},
-        decayed=decayed,
-        layer_decay=options.get("layer_decay", 1.0),
-        depth=depth,
-    )
+    names = ("b1", "b2", "weight_decay", "clip", "mu_dtype", "layer_decay")
+    chosen = {name: options[name] for name in names if name in options}
+    return adamw(schedule, **chosen, decayed=decayed, depth=depth)
 
 
 def adamw(
     schedule: optax.Schedule,
     *,
-    b1: float,
-    b2: float,
-    weight_decay: float,
     clip: float,
     decayed: Collection[str],
-    mu_dtype: str = "float32",
     layer_decay: float = 1.0,
     depth: int = 0,
+    **options: Any,
 ) -> optax.GradientTransformation:
     """AdamW, behind a clip of the gradient's global norm to `clip` unless that is 0.
 
     Args:
-      mu_dtype: of the first moment.
       decayed: last parts of the names that weight decay applies to.
       layer_decay: the learning rate of layer l of `depth` blocks is multiplied by
         `layer_decay ** (depth + 1 - l)`, see `layer_of`.
+      options: of `optax.adamw`.
     """
-    chosen = lambda params: by_name(lambda name: name.split("/")[-1] in decayed, params)
-    update = optax.adamw(
-        schedule, b1=b1, b2=b2, mu_dtype=mu_dtype, weight_decay=weight_decay, mask=chosen
-    )
-    parts: list[Any] = [update]
-    if clip:
-        parts.insert(0, optax.clip_by_global_norm(clip))
+    mask = lambda params: by_name(lambda name: name.split("/")[-1] in decayed, params)
+    parts: list[Any] = [optax.clip_by_global_norm(clip)] if clip else []
+    parts.append(optax.adamw(schedule, mask=mask, **options))
     if layer_decay != 1:
         # behind AdamW, because the reference scales the rate, which its weight decay follows
         scale = lambda name: layer_decay ** (depth + 1 - layer_of(name, depth))
-        parts.append(
-            optax.stateless(
-                lambda updates, _: jax.tree.map(jnp.multiply, updates, by_name(scale, updates))
-            )
-        )
+        scaled = lambda updates, _: jax.tree.map(jnp.multiply, updates, by_name(scale, updates))
+        parts.append(optax.stateless(scaled))
     return optax.chain(*parts) if len(parts) > 1 else parts[0]
 
 

@@ -35,7 +35,6 @@ def make_program(
     """
     options, recovery = config.optimizer, config.recovery
     tx = optimizer.make_optimizer(options, schedule, task.decayed, config.model.depth)
-    init = make_init(task, tx, options.ema)
     step = make_step(
         task,
         tx,
@@ -46,7 +45,7 @@ def make_program(
         max_loss_ratio=recovery.max_loss_ratio,
         guard=recovery.max_skipped_updates > 0,
     )
-    return jit_program(init, step, mesh, options.shard)
+    return jit_program(make_init(task, tx, options.ema), step, mesh, options.shard)
 
 
 def jit_program(init: Callable, step: Callable, mesh: Mesh, shard_optimizer: bool) -> Program:

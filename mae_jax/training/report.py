@@ -1,6 +1,5 @@
 """The end of a run: the evaluation of its last step, the final tables and the pictures."""
 
-import json
 import logging
 from collections.abc import Callable
 
@@ -26,7 +25,7 @@ def write(trainer: Trainer, untrained: Callable[[], dict]) -> None:
     for name, picture in result.pictures.items():
         writer.picture(f"{name}.png", picture)
     if writer.primary:
-        records = [json.loads(line) for line in writer.lines]
+        records = [metric_writer.parsed(line) for line in writer.lines]
         curves = {name: metric_writer.series(records, name) for name in ("loss", "test_loss")}
         writer.picture("loss.png", visualize.curve(curves, run.path.name, "loss"))
     text = result.text or "no evaluation: the config has no evaluators"

@@ -38,7 +38,7 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
     """Train as `config` says, writing to `workdir`; continue if that holds a checkpoint.
 
     Args:
-      own_process: this process does nothing else, so a signal may end it where it stands.
+      own_process: this process does nothing else, so a signal may end it at any time.
 
     Returns:
       The last state.
@@ -67,15 +67,15 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
 
 
 def open_run(config, workdir: epath.PathLike) -> tuple[RunDirectory, schema.Config]:
-    """The work directory, if all processes mean it and it is of no other config.
+    """Open a work directory that is new or belongs to a run of this config, in all processes.
 
     Returns:
-      The directory, and the config with the precision that `model.dtype="auto"` means there: a run
-      keeps the precision that it began with.
+      The directory, and the config with the precision for `model.dtype="auto"`: that of this
+      backend, or the one with which the run began.
     """
     run = RunDirectory(workdir)
     with user_errors():
-        refuse_other_processes(f"{run} {schema.to_json(config)}")
+        _refuse_other_processes(f"{run} {schema.to_json(config)}")
         resolved = schema.resolved(config, jax.default_backend(), run.stored_config())
         config = schema.validate(resolved, rules.RULES)  # the precision may exclude an attention
         run.check_config(config)
@@ -85,11 +85,11 @@ def open_run(config, workdir: epath.PathLike) -> tuple[RunDirectory, schema.Conf
 def make_trainer(
     config, run: RunDirectory, stop: preemption.StopSignal
 ) -> tuple[Trainer, Callable[[], dict]]:
-    """The trainer of a config, and a function that makes the variables it would begin with."""
+    """The trainer of a config, and a function that makes the variables before its training."""
     image_io.configure_libraries()
     init_key, step_key, test_key = jax.random.split(jax.random.key(config.seed), 3)
-    with user_errors():  # what the config names must be there and fit
-        mesh, source = open_devices_and_data(config, run.draws_balanced)
+    with user_errors():  # the devices, the data and the evaluators must exist and fit
+        mesh, source = _open_devices_and_data(config, run.draws_balanced)
         mean, std = run.statistics(source, config.data)
         task = tasks.build(config, source, mean, std)
         context = evaluators.Context(
@@ -106,70 +106,22 @@ def make_trainer(
         entries = evaluators.build(config.evaluators, context)
         schedule, total = make_schedule(config, len(source), task.rate)
         program = make_program(config, task, mesh, schedule, step_key)
-        batches = open_batches(config, source, task, mesh, run)
+        batches = _open_batches(config, source, task, mesh, run)
 
     def begin() -> TrainState:
         first_save = config.save_every * max(2, config.recovery.max_failed_saves)
         with user_errors():
             run.check_unlost(first_save)
-        return first_state(config, program, task.trainable, init_key)
+        return _first_state(config, program, task.trainable, init_key)
 
     trainer = Trainer(config, total, program, begin, batches, entries, run, stop)
     with user_errors(OSError):
         run.write_config(config)  # all is in order: from here on this is the run's own directory
     if not trainer.is_finished:
-        _log.info(banner(trainer, mesh, task.trainable))
+        _log.info(_banner(trainer, mesh, task.trainable))
     shardings = jax.tree.map(lambda x: x.sharding, program.abstract.params)
     untrained = jax.jit(lambda key: task.init(key)["params"], out_shardings=shardings)
     return trainer, lambda: {"params": untrained(init_key)}
-
-
-def open_devices_and_data(config, balanced: bool) -> tuple[Mesh, sources.Source]:
-    """The devices and the training data of a config; `balanced` as in `sources.subset`.
-
-    Raises:
-      ValueError: all that is wrong with them.
-    """
-    problems = []
-
-    def attempt(make: Callable, *arguments, **named) -> Any:
-        try:
-            return make(*arguments, **named)
-        except (ValueError, OSError, ImportError) as error:
-            problems.append(str(error))
-
-    part, data = config.data.train, config.data
-    mesh = attempt(device_mesh.make_mesh, **config.mesh)
-    if mesh:
-        attempt(device_mesh.check_batch, config.batch_size, config.accumulation, mesh)
-    attempt(attention.check, config.model.attention, jax.default_backend())
-    source = attempt(sources.open_source, part.source, part.split, data.modality)
-    if source is not None:
-        source = attempt(sources.subset, source, data.examples, balanced)
-    if problems:
-        raise ValueError("; ".join(problems))
-    return mesh, source  # pyright: ignore[reportReturnType]
-
-
-def open_batches(config, source, task: tasks.Task, mesh: Mesh, run: RunDirectory) -> Batches:
-    """The training batches, of which an example can be read."""
-    host = jax.process_index()
-    log = run.path / f"unreadable{f'.{host}' * bool(host)}.txt"
-    bad = bad_examples.BadExamples(source, config.data.max_bad_fraction, log)
-    batches = Batches(config, source, task.transform, mesh, bad)
-    batches.check()
-    return batches
-
-
-def refuse_other_processes(command: str) -> None:
-    """Raise ValueError, in all processes, if they were not all started by the same command."""
-    if jax.process_count() > 1:
-        sums = multihost_utils.process_allgather(np.uint32(zlib.crc32(command.encode())))
-        if (sums != sums[0]).any():
-            raise ValueError(
-                "the processes have different configs or work directories: start all of them with "
-                "the same command"
-            )
 
 
 def make_schedule(config, examples: int, rate: float) -> tuple[optax.Schedule, int]:
@@ -192,40 +144,86 @@ def make_schedule(config, examples: int, rate: float) -> tuple[optax.Schedule, i
     return schedule, total
 
 
-def first_state(config, program: Program, trainable: str, key: jax.Array) -> TrainState:
-    """The state at step 0, with the parameters of `init.checkpoint` where there is one."""
+def _refuse_other_processes(command: str) -> None:
+    """Raise ValueError, in all processes, if they were not all started by the same command."""
+    if jax.process_count() > 1:
+        sums = multihost_utils.process_allgather(np.uint32(zlib.crc32(command.encode())))
+        if (sums != sums[0]).any():
+            raise ValueError(
+                "the processes have different configs or work directories: start all of them with "
+                "the same command"
+            )
+
+
+def _open_devices_and_data(config, balanced: bool) -> tuple[Mesh, sources.Source]:
+    """The devices and the training data of a config. ValueError: all that is wrong with them."""
+    problems = []
+
+    def attempt(make: Callable, *arguments, **named) -> Any:
+        try:
+            return make(*arguments, **named)
+        except (ValueError, OSError, ImportError) as error:
+            problems.append(str(error))
+
+    part, data = config.data.train, config.data
+    mesh = attempt(device_mesh.make_mesh, **config.mesh)
+    if mesh:
+        attempt(device_mesh.check_batch, config.batch_size, config.accumulation, mesh)
+    attempt(attention.check, config.model.attention, jax.default_backend())
+    source = attempt(sources.open_source, part.source, part.split, data.modality)
+    if source is not None:
+        source = attempt(sources.subset, source, data.examples, balanced)
+    if problems:
+        raise ValueError("; ".join(problems))
+    return mesh, source  # pyright: ignore[reportReturnType]
+
+
+def _open_batches(config, source, task: tasks.Task, mesh: Mesh, run: RunDirectory) -> Batches:
+    """The training batches, of which at least one example is readable."""
+    host = jax.process_index()
+    log = run.path / f"unreadable{f'.{host}' * bool(host)}.txt"
+    bad = bad_examples.BadExamples(source, config.data.max_bad_fraction, log)
+    batches = Batches(config, source, task.transform, mesh, bad)
+    batches.check()
+    return batches
+
+
+def _first_state(config, program: Program, trainable: str, key: jax.Array) -> TrainState:
+    """The state at step 0, with the parameters of `init.checkpoint` if there is one."""
     if not config.init.checkpoint:
         return program.init(key)
     with user_errors():
-        loaded = load_parameters(config, program.abstract.params)
+        loaded = _load_parameters(config, program.abstract.params)
     state = program.init(key)
     return start_from(state, optimizer.merge(loaded, state.params), trainable)
 
 
-def load_parameters(config, wanted: dict) -> dict:
-    """Those of `wanted` that are in `init.checkpoint`, placed as these are to be."""
-    found = load.find(config.init.checkpoint, without=config.init.without)
-    # Shapes do not tell the heads, nor (8, 32) patches from (16, 16) ones.
-    there = {f"model.{name}": x for name, x in found.fields.items() if name in SAME}
-    if found.fields.get("separable_positions"):  # which no other table can start from
-        there |= {f"model.{name}_positions": True for name in ("learned", "separable")}
-    there["data.channels"] = found.channels
-    here = nested.flatten(config)
+def _load_parameters(config, wanted: dict) -> dict:
+    """Those of `wanted` that are in `init.checkpoint`, with the same shardings."""
+    checkpoint = load.find(config.init.checkpoint, without=config.init.without)
+    # Shapes tell neither the number of heads, nor (8, 32) patches from (16, 16) ones.
+    theirs = {f"model.{name}": x for name, x in checkpoint.fields.items() if name in SAME}
+    if checkpoint.fields.get("separable_positions"):  # which no other table can start from
+        theirs |= {f"model.{name}_positions": True for name in ("learned", "separable")}
+    theirs["data.channels"] = checkpoint.channels
+    ours = nested.flatten(config)
     if different := [
-        f"{name}: {x} there, {here[name]} here"
-        for name, x in there.items()
-        if x is not None and name in here and x != here[name]
+        f"{name}: {x} there, {ours[name]} here"
+        for name, x in theirs.items()
+        if x is not None and name in ours and x != ours[name]
     ]:
-        raise ValueError(f"init.checkpoint = {found.path} is another model: {'; '.join(different)}")
-    return load.fit(found, wanted, size=config.data.size)
+        raise ValueError(
+            f"init.checkpoint = {checkpoint.path} is another model: {'; '.join(different)}"
+        )
+    return load.fit(checkpoint, wanted, size=config.data.size)
 
 
-def banner(trainer: Trainer, mesh: Mesh, trainable: str) -> str:
-    """What is about to run."""
+def _banner(trainer: Trainer, mesh: Mesh, trainable: str) -> str:
+    """The sizes of the model, the devices and the batch, and the number of steps."""
     size = lambda tree: f"{sum(x.size for x in jax.tree.leaves(tree)) / 1e6:.1f} M"
     start, total = int(trainer.state.step), trainer.total
     trained, frozen = optimizer.split(trainer.state.params, trainable)
-    what = f"{size(trained)} parameters" + (f" (and {size(frozen)} frozen)" if frozen else "")
+    parameters = f"{size(trained)} parameters" + (f" (and {size(frozen)} frozen)" if frozen else "")
     devices = f"{mesh.size} {mesh.devices.flat[0].device_kind} device(s)"
     action = f"continuing from step {start} of {total}" if start else f"{total} steps"
-    return f"{what} on {devices}, batch {trainer.config.batch_size}, {action}"
+    return f"{parameters} on {devices}, batch {trainer.config.batch_size}, {action}"

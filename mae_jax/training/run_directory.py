@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -29,9 +30,10 @@ class RunDirectory:
         self.is_local = "://" not in str(path)
         self.path = epath.Path(os.path.abspath(path) if self.is_local else path)
         self.config = self.path / "config.json"
+        self.measured = self.path / "statistics.json"
         self.checkpoints = self.path / "checkpoints"
-        self.report = self.path / "report.txt"
         self.rewind = self.path / "rewind.json"
+        self.report = self.path / "report.txt"
 
     def __str__(self) -> str:
         return str(self.path)
@@ -41,7 +43,7 @@ class RunDirectory:
         return self.config.exists()
 
     def stored_config(self) -> dict[str, Any] | None:
-        """What config.json holds; None if there is none. ValueError: it is damaged."""
+        """The content of config.json; None if there is none. ValueError: it is damaged."""
         return files.read_json(self.config) if self.has_begun else None
 
     def write_config(self, config) -> None:
@@ -84,11 +86,10 @@ class RunDirectory:
         Args:
           first_save: the step by which a run has saved, or has ended.
         """
-        path, last = self.path / "metrics.jsonl", 0.0
-        if path.exists():
-            lines = path.read_bytes().decode(errors="replace").splitlines()
-            steps = [metric_writer.step_of(line) for line in lines]
-            last = max((step for step in steps if step < float("inf")), default=0.0)
+        path = self.path / "metrics.jsonl"
+        text = path.read_bytes().decode(errors="replace") if path.exists() else ""
+        steps = [metric_writer.parsed(line)["step"] for line in text.splitlines()]
+        last = max((step for step in steps if step < math.inf), default=0.0)
         if last > first_save or self.report.exists():
             raise ValueError(
                 f"{self} was trained to step {last:.0f}, and has lost its checkpoints: put them "
@@ -117,30 +118,29 @@ class RunDirectory:
                 f"--workdir={self} cannot be written to ({error.strerror}): give another one, or "
                 "mend that"
             ) from error
-        with lock as file:
+        with lock:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                file.seek(0)
+                lock.seek(0)
                 raise ValueError(
-                    f"{self} is in use by another process ({file.read().strip()}): wait for it, "
+                    f"{self} is in use by another process ({lock.read().strip()}): wait for it, "
                     "or give another --workdir"
                 ) from None
             except OSError as error:  # a file system without locks
                 _log.warning(
                     "%s cannot be locked (%s): let no other process train there", self, error
                 )
-            file.truncate(0)
-            file.write(f"{os.getpid()} on {os.uname().nodename}\n")
-            file.flush()
+            lock.truncate(0)
+            lock.write(f"{os.getpid()} on {os.uname().nodename}\n")
+            lock.flush()
             yield
 
     @property
     def draws_balanced(self) -> bool:
         """Whether `data.examples` is balanced over classes, which it was not in version 0.1."""
-        path = self.path / "statistics.json"
-        began = path.exists() and self.has_begun
-        return not began or files.read_json(path).get("balanced", False)
+        began = self.has_begun and self.measured.exists()
+        return not began or files.read_json(self.measured).get("balanced", False)
 
     def statistics(self, source, data) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per channel: of the config, or measured once if "auto".
@@ -155,48 +155,33 @@ class RunDirectory:
         Raises:
           ValueError: the file is gone or damaged, or the source is another one.
         """
-        path = self.path / "statistics.json"
         if not self.has_begun:
-            kept = _measured(source, data)
+            kept = {"examples": len(source), "classes": list(source.classes), "balanced": True}
+            measured = statistics.mean_std(source, data) if "auto" in (data.mean, data.std) else ()
+            kept |= dict(zip(("mean", "std"), measured, strict=False))
+            kept |= {x: list(data[x]) for x in ("mean", "std") if data[x] != "auto"}
             if jax.process_index() == 0:
                 self.path.mkdir(parents=True, exist_ok=True)
-                files.write_whole(path, json.dumps(kept, indent=2) + "\n")
+                files.write_whole(self.measured, json.dumps(kept, indent=2) + "\n")
             return tuple(kept["mean"]), tuple(kept["std"])
-        if not path.exists():
+        if not self.measured.exists():
             raise ValueError(
-                f"{path} is gone, which says how the inputs were normalised: put it back, or give "
-                "another --workdir"
+                f"{self.measured} is gone, which says how the inputs were normalised: put it back, "
+                "or give another --workdir"
             )
-        kept = files.read_json(path)
+        kept = files.read_json(self.measured)
         for name in ("examples", "mean", "std"):
-            if name not in kept or name != "examples" and _differ(kept[name], data[name]):
+            value, wanted = kept.get(name), data[name] if name != "examples" else "auto"
+            if value is None or wanted != "auto" and list(value) != list(wanted):
                 raise ValueError(
-                    f"{path} is damaged: its {name} is {kept.get(name)}: put back what was there"
+                    f"{self.measured} is damaged: its {name} is {value}: put back what was there"
                 )
+        other = f"when {self} began: give another --workdir"
         if kept["examples"] != len(source):
             raise ValueError(
-                f"{data.train.source!r} has {len(source)} examples but had {kept['examples']} when "
-                f"{self} began: give another --workdir"
+                f"{data.train.source!r} has {len(source)} examples but had {kept['examples']} "
+                f"{other}"
             )
         if kept.get("classes", list(source.classes)) != list(source.classes):
-            raise ValueError(
-                f"{data.train.source!r} has other classes than when {self} began: give another "
-                "--workdir"
-            )
+            raise ValueError(f"{data.train.source!r} has other classes than {other}")
         return tuple(kept["mean"]), tuple(kept["std"])
-
-
-def _measured(source, data) -> dict[str, Any]:
-    found: dict[str, Any] = {"examples": len(source), "classes": list(source.classes)}
-    found |= {"balanced": True}
-    found |= {name: list(data[name]) for name in ("mean", "std")}
-    if "auto" in (data.mean, data.std):
-        measured = statistics.mean_std(source, data)
-        for name, values in zip(("mean", "std"), measured, strict=True):
-            if data[name] == "auto":
-                found[name] = list(values)
-    return found
-
-
-def _differ(kept, wanted) -> bool:
-    return wanted != "auto" and list(kept) != list(wanted)

@@ -40,24 +40,19 @@ def make_init(
 
     def init_state(key: jax.Array) -> TrainState:
         variables = task.init(key)
-        trained, _ = optimizer.split(variables["params"], task.trainable)
-        return TrainState(
-            jnp.int32(0),
-            variables["params"],
-            tx.init(trained),
-            trained if ema else None,
-            variables.get("batch_stats"),
-            jnp.float32(0),
-        )
+        params, stats = variables["params"], variables.get("batch_stats")
+        trained, _ = optimizer.split(params, task.trainable)
+        average = trained if ema else None
+        return TrainState(jnp.int32(0), params, tx.init(trained), average, stats, jnp.float32(0))
 
     return init_state
 
 
 def start_from(state: TrainState, params: dict, trainable: str = ".*") -> TrainState:
-    """A new state with other parameters, such as pre-trained ones."""
+    """The state at step 0 with other parameters, such as pre-trained ones."""
     trained, _ = optimizer.split(params, trainable)
-    lie = lambda new, old: jax.device_put(jnp.copy(new), old.sharding)  # maybe cut further
-    average = None if state.ema is None else jax.tree.map(lie, trained, state.ema)
+    copy = lambda new, old: jax.device_put(jnp.copy(new), old.sharding)  # that of the optimizer
+    average = None if state.ema is None else jax.tree.map(copy, trained, state.ema)
     return state.replace(params=params, ema=average)  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -75,48 +70,43 @@ def make_step(
     """`state, batch -> state, metrics`, to be jitted with a donated state.
 
     An update is bad if its loss or gradient is not finite, or if its loss is far above the average.
-    The metric `bad_update` is then 1.
+    The metrics are `loss`, `gradient_norm`, `gradient_norms` (of each block and of the other parts
+    of the network), `learning_rate`, `bad_update` (0 or 1), and those of the task's loss.
 
     Args:
       task: `task.augment` draws all that is random for the *global* batch, before it is cut, from
         `fold_in(key, step)`: masks and crops depend neither on devices nor on `accumulation`.
         Nothing is computed or kept for parameters that `task.trainable` does not match.
       schedule: that of `tx`; its count is the step of the state.
-      accumulation: parts that the batch is computed in, one after the other: the same result.
+      accumulation: parts of the batch that are computed one after the other, to the same result.
       ema: decay of a moving average of the parameters; 0 = none.
       max_loss_ratio: a loss above so many times its moving average (over 100 steps or so) is bad,
         too; 0 = any loss is good.
       guard: leave bad updates out: the state stays as it was, but for its step. Otherwise they are
         applied and only reported; the optimizer then need not wait for all gradients.
-
-    Returns:
-      The next state, and metrics: `loss`, `gradient_norm`, `learning_rate`, `bad_update`, those of
-      the loss, and `gradient_norms`, those of each block and of the other parts of the network.
     """
 
-    def step(state: TrainState, batch: dict):
+    def step(state: Any, batch: dict):
         batch = task.augment(jax.random.fold_in(key, state.step), batch)
         trained, frozen = optimizer.split(state.params, task.trainable)
-        partial = lambda trained, *rest: task.loss(optimizer.merge(trained, frozen), *rest)
+        loss = lambda trained, *rest: task.loss(optimizer.merge(trained, frozen), *rest)
         (value, (metrics, stats)), gradients = accumulate(
-            partial, trained, state.stats, batch, accumulation
+            loss, trained, state.stats, batch, accumulation
         )
         squares = squares_of(gradients)
         norm = jnp.sqrt(sum(squares.values()))
-        good = jnp.isfinite(value) & jnp.isfinite(norm)
-        loss_ema = state.loss_ema
+        good, loss_ema = jnp.isfinite(value) & jnp.isfinite(norm), state.loss_ema
         if max_loss_ratio:
             good &= (loss_ema == 0) | (value <= max_loss_ratio * loss_ema)
         loss_ema = jnp.where(loss_ema == 0, value, 0.99 * loss_ema + 0.01 * value)
         updates, opt_state = tx.update(gradients, at_step(state.opt_state, state.step), trained)
-        updated: Any = optax.apply_updates(trained, updates)
-        average = optax.incremental_update(updated, state.ema, 1 - ema) if ema else None
-        old = trained, state.opt_state, state.ema, state.stats, state.loss_ema
-        new = updated, opt_state, average, stats, loss_ema
+        params: Any = optax.apply_updates(trained, updates)
+        average = optax.incremental_update(params, state.ema, 1 - ema) if ema else None
+        old = state.replace(step=state.step + 1, params=trained)
+        new = TrainState(old.step, params, opt_state, average, stats, loss_ema)
         choose = lambda new, old: jnp.where(good, new, old) if guard else new
         # with JAX_ENABLE_X64 some values become float64: the state keeps its types
         new = jax.tree.map(lambda new, old: choose(new, old).astype(old.dtype), new, old)
-        updated, opt_state, average, stats, loss_ema = new
         metrics |= {
             "loss": value,
             "gradient_norm": norm,
@@ -124,8 +114,7 @@ def make_step(
             "bad_update": 1.0 - good,
             "gradient_norms": {part: jnp.sqrt(x) for part, x in squares.items()},
         }
-        params = optimizer.merge(updated, frozen)
-        return TrainState(state.step + 1, params, opt_state, average, stats, loss_ema), metrics
+        return new.replace(params=optimizer.merge(new.params, frozen)), metrics
 
     return step
 
@@ -133,13 +122,11 @@ def make_step(
 def at_step(opt_state: Any, step: jax.Array) -> Any:
     """The optimizer's state with the schedule's count set to `step`.
 
-    optax counts the updates that were applied; the schedule is over all steps of a run, those whose
-    update is left out too.
+    optax counts the updates that were applied; the schedule also counts the steps without one.
     """
     is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)
-    return jax.tree.map(
-        lambda x: x._replace(count=step) if is_schedule(x) else x, opt_state, is_leaf=is_schedule
-    )
+    set_count = lambda x: x._replace(count=step) if is_schedule(x) else x
+    return jax.tree.map(set_count, opt_state, is_leaf=is_schedule)
 
 
 def squares_of(gradients: Any) -> dict[str, jax.Array]:

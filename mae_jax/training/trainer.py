@@ -265,7 +265,6 @@ class Trainer:
         self.watchdog.close()
         self.progress.close()
         self.checkpoints.close()
-        self.writer.close()
 
 
 def check_determinism(compiled: Callable, state: TrainState, batch: dict) -> None:

@@ -18,7 +18,7 @@ from mae_jax.data.modalities import transforms
 from mae_jax.distributed import device_mesh
 from mae_jax.evaluators import checkpoint, visualize
 from mae_jax.models import build, byte_values, channel_groups, masking, patches, targets
-from mae_jax.tasks import classify, pretrain
+from mae_jax.tasks import pretrain
 from mae_jax.train import train
 from mae_jax.training import metric_writer, optimizer
 from mae_jax.training.run import make_schedule
@@ -139,8 +139,9 @@ def test_their_checkpoints_are_loaded_and_evaluated(name, runs, tmp_path):
     ],
 )
 def test_what_the_recipes_hide(name, n, keep, decode):
-    hide = pretrain.hiding_of(load(name))
-    assert (hide.n, hide.keep, hide.decode) == (n, keep, decode)
+    config = load(name)
+    sampler = build.mask_sampler(config.mask, build.autoencoder(config.model), config.data.size)
+    assert (sampler.n, sampler.keep, sampler.decode) == (n, keep, decode)
 
 
 def test_the_video_recipes():
@@ -315,7 +316,7 @@ def test_actions_are_averaged_over_clips_and_crops(tmp_path):
     )
     report = (tmp_path / "report.txt").read_text()
     assert "zoom in" in report and "accuracy" in report
-    model, mesh = classify.model_of(config, 8), device_mesh.make_mesh(-1, 1)
+    model, mesh = build.classifier(config.model, 8), device_mesh.make_mesh(-1, 1)
     section = dict(type="classification", source="same", split="test", clips=2, crops=3)
     section |= dict(examples=5, batch_size=4)
     context = evaluators.Context(
@@ -348,7 +349,7 @@ def test_several_labels_and_their_average_precision(tmp_path):
     state = train(config, tmp_path)
     statistics = json.loads((tmp_path / "statistics.json").read_text())
     source = sources.open_source("tones", "test", "audio")
-    model = classify.model_of(config, len(source.classes))
+    model = build.classifier(config.model, len(source.classes))
     middle, apply = transforms.eval_transform(config.data), jax.jit(model.apply)
     labels, scores = [], []
     for i in sources.fixed_choice(len(source), 40):
