@@ -6,6 +6,7 @@ from concurrent import futures
 from typing import Any
 
 import jax
+from etils import epath
 from jax.sharding import Mesh
 
 from mae_jax.data import bad_examples, pipeline
@@ -19,26 +20,27 @@ class Batches:
 
     Args:
       source, transform: see `pipeline.training_batches`.
-      bad: counts the examples that cannot be read.
+      log: the file that names the examples that cannot be read.
     """
 
-    def __init__(self, config, source, transform, mesh: Mesh, bad: bad_examples.BadExamples):
-        self.source, self.transform, self.mesh, self.bad_examples = source, transform, mesh, bad
+    def __init__(self, config, source, transform, mesh: Mesh, log: epath.Path):
+        self.source, self.transform, self.mesh = source, transform, mesh
+        self.bad_examples = bad_examples.BadExamples(source, config.data.max_bad_fraction, log)
         self.threads = config.data.threads
         self.order = pipeline.Order(config.batch_size, config.seed, config.data.repeats)
 
     def at(self, position: int) -> Iterator[dict[str, jax.Array]]:
         """The batches from `position` on, on the devices."""
         rows = partitioning.local_rows(self.mesh, self.order.batch_size)
-        found = self._read(self.order, start=position, rows=rows, threads=self.threads)
-        return (partitioning.place(batch, self.mesh) for batch in found)
+        batches = self._read(self.order, start=position, rows=rows, threads=self.threads)
+        return (partitioning.place(batch, self.mesh) for batch in batches)
 
     def names(self, position: int) -> list[str]:
         """The names of the examples of the batch at `position`."""
         return self.order.names(self.source, position)
 
     def check(self) -> None:
-        """Read an example: can any be read? Before minutes of compiling."""
+        """Read an example, before minutes of compiling. Unreadable: that is not possible."""
         next(self._read(self.order._replace(batch_size=self.order.repeats), threads=0))
 
     def _read(self, order: pipeline.Order, **options: Any) -> Iterator[dict]:
@@ -66,12 +68,12 @@ class Prefetcher:
         return self.ahead[0].done()
 
     def next(self, stopped: Callable[[], Any]) -> dict[str, jax.Array] | None:
-        """The next batch, which is waited for; None if it is not there and `stopped()`."""
+        """Wait for the next batch; None if `stopped()` before it comes."""
         self._read()
         while not self.is_ready:
             if stopped():
                 return None
-            futures.wait([self.ahead[0]], timeout=1)  # which may be for ever
+            futures.wait([self.ahead[0]], timeout=1)  # a batch may never come
         return self.ahead.popleft().result()
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ EXIT_STATUS = {"SIGTERM": PREEMPTED, "SIGINT": INTERRUPTED, "SIGHUP": 129}
 class StopSignal:
     """Whether the process was asked to stop: `status` is then the exit status, and 0 before.
 
-    The trainer looks at `agreed()` after each step, saves, and exits. Inside `exits_at_once()` the
+    The trainer asks `agreed()` after each step, saves, and exits. Inside `exits_at_once()` the
     signal itself ends the process. A second Ctrl-C raises KeyboardInterrupt anywhere.
 
     Args:
@@ -33,7 +33,7 @@ class StopSignal:
 
     @contextlib.contextmanager
     def exits_at_once(self, is_saved: Callable[[], bool] = lambda: True) -> Iterator[None]:
-        """Inside, a signal ends the process where it stands; an earlier one ends it at the start.
+        """Inside, a signal ends the process at once; an earlier one ends it at the start.
 
         It ends by SystemExit if the process is not our own, or if `is_saved()`, which any thread
         may call, says that something has yet to be saved.
@@ -47,7 +47,7 @@ class StopSignal:
             self._is_saved = before
 
     def handle(self, number: int, frame: Any = None) -> None:
-        """Python's handler of the signals, which runs in the main thread between two bytecodes."""
+        """Handle a signal in the main thread, where Python runs this between two bytecodes."""
         again = self.status
         self.status = again or EXIT_STATUS[signal.Signals(number).name]
         self._interrupts += number == signal.SIGINT
@@ -60,7 +60,7 @@ class StopSignal:
             _say(b"\nstopping after this step; Ctrl-C again stops at once, without saving\n")
 
     def watch(self, wakeup: int) -> None:
-        """Read the numbers of signals as they come, in a thread; `handle` waits for XLA."""
+        """Read the numbers of signals in a thread, also while XLA compiles and `handle` waits."""
         with open(wakeup, "rb", buffering=0) as numbers:
             while number := numbers.read(1):
                 name = signal.Signals(number[0]).name

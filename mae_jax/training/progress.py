@@ -27,7 +27,6 @@ class Progress:
         self.bar = tqdm(total=total, initial=start, unit="step") if terminal else None
 
     def rewind(self, step: int) -> None:
-        """Go back to `step`."""
         self.shown, self.shown_at, self.waited = step, time.perf_counter(), 0.0
         self.advance(step)
 
@@ -59,14 +58,14 @@ class Progress:
 
     @contextlib.contextmanager
     def waiting(self):
-        """Count what happens inside as waiting for data."""
+        """Count the time inside as waiting for data."""
         began = time.perf_counter()
         yield
         self.waited += time.perf_counter() - began
 
     @contextlib.contextmanager
     def paused(self):
-        """Do not count what happens inside (an evaluation, a save) as training time."""
+        """Do not count the time inside, such as that of an evaluation or a save."""
         began, waited = time.perf_counter(), self.waited
         yield
         self.shown_at += time.perf_counter() - began

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from mae_jax import evaluators, tasks
 from mae_jax.config import nested, schema
 from mae_jax.config.errors import user_errors
-from mae_jax.data import bad_examples, image_io, sources
+from mae_jax.data import image_io, sources
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.distributed import device_mesh
 from mae_jax.models import attention, rules
@@ -92,21 +92,15 @@ def make_trainer(
         mesh, source = _open_devices_and_data(config, run.draws_balanced)
         mean, std = run.statistics(source, config.data)
         task = tasks.build(config, source, mean, std)
-        context = evaluators.Context(
-            task.model,
-            config.data,
-            mean,
-            std,
-            mesh,
-            test_key,
-            mask=config.get("mask"),
-            loss=config.get("loss"),
-            classes=source.classes,
-        )
+        more = {"mask": config.get("mask"), "loss": config.get("loss"), "classes": source.classes}
+        context = evaluators.Context(task.model, config.data, mean, std, mesh, test_key, **more)
         entries = evaluators.build(config.evaluators, context)
         schedule, total = make_schedule(config, len(source), task.rate)
         program = make_program(config, task, mesh, schedule, step_key)
-        batches = _open_batches(config, source, task, mesh, run)
+        host = jax.process_index()
+        bad_examples = run.path / f"unreadable{f'.{host}' if host else ''}.txt"
+        batches = Batches(config, source, task.transform, mesh, bad_examples)
+        batches.check()
 
     def begin() -> TrainState:
         first_save = config.save_every * max(2, config.recovery.max_failed_saves)
@@ -178,28 +172,18 @@ def _open_devices_and_data(config, balanced: bool) -> tuple[Mesh, sources.Source
     return mesh, source  # pyright: ignore[reportReturnType]
 
 
-def _open_batches(config, source, task: tasks.Task, mesh: Mesh, run: RunDirectory) -> Batches:
-    """The training batches, of which at least one example is readable."""
-    host = jax.process_index()
-    log = run.path / f"unreadable{f'.{host}' * bool(host)}.txt"
-    bad = bad_examples.BadExamples(source, config.data.max_bad_fraction, log)
-    batches = Batches(config, source, task.transform, mesh, bad)
-    batches.check()
-    return batches
-
-
 def _first_state(config, program: Program, trainable: str, key: jax.Array) -> TrainState:
     """The state at step 0, with the parameters of `init.checkpoint` if there is one."""
-    if not config.init.checkpoint:
-        return program.init(key)
     with user_errors():
         loaded = _load_parameters(config, program.abstract.params)
     state = program.init(key)
-    return start_from(state, optimizer.merge(loaded, state.params), trainable)
+    return start_from(state, optimizer.merge(loaded, state.params), trainable) if loaded else state
 
 
 def _load_parameters(config, wanted: dict) -> dict:
     """Those of `wanted` that are in `init.checkpoint`, with the same shardings."""
+    if not config.init.checkpoint:
+        return {}
     checkpoint = load.find(config.init.checkpoint, without=config.init.without)
     # Shapes tell neither the number of heads, nor (8, 32) patches from (16, 16) ones.
     theirs = {f"model.{name}": x for name, x in checkpoint.fields.items() if name in SAME}

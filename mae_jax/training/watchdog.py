@@ -1,4 +1,4 @@
-"""A watch over a run: it says what every thread does when nothing has moved for too long."""
+"""A watch over a run: it shows what every thread does when nothing has moved for too long."""
 
 import contextlib
 import faulthandler
@@ -14,8 +14,7 @@ class Watchdog:
     """Dumps the stacks of all threads once `reset()` has not been called for `timeout` seconds.
 
     The dump runs in a Python thread, so no other thread runs Python code meanwhile.
-    `faulthandler.dump_traceback_later` walks the frames of running threads instead, and the process
-    died of that in one of three runs of tests/training/test_train.py.
+    `faulthandler.dump_traceback_later` walks the frames of running threads, which can crash.
     """
 
     def __init__(self, timeout: float):
@@ -24,11 +23,9 @@ class Watchdog:
         threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
 
     def reset(self) -> None:
-        """Start the time anew, because something has moved."""
         self._moved = time.monotonic()
 
     def close(self) -> None:
-        """End the watch."""
         self._closed.set()
 
     def _watch(self) -> None:
