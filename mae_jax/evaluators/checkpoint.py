@@ -74,6 +74,8 @@ def _check(options: argparse.Namespace) -> None:
         if np.min(value := getattr(options, name)) < lowest:
             option, note = name.replace("_", "-"), " (all)" * (name == "examples")
             raise ValueError(f"--{option}={value} must be at least {lowest}{note}")
+    if options.pictures_to:
+        Path(options.pictures_to).mkdir(parents=True, exist_ok=True)
     if options.std and min(options.std) <= 0:
         raise ValueError(f"--std={options.std} must be above 0")
     if options.center_crop is not None and not 0 < options.center_crop <= 1:

@@ -136,20 +136,32 @@ def test_a_first_example_that_cannot_be_read_does_not_end_it(workdir, tmp_path):
     assert metrics["knn_1"] >= 0.6 and metrics["loss"] > 0
 
 
-def test_all_examples_are_the_default(plain):
+def test_all_examples_are_the_default(plain, tmp_path):
     arguments, (_, metrics), _ = plain
-    text, fewer = run(*arguments, "--examples=20", "--linear=none")
+    text, fewer = run(*arguments, "--examples=20", "--linear=none", f"--pictures={tmp_path}")
+    assert [path.name for path in tmp_path.iterdir()] == ["reconstruction.png"]
     assert "(20 examples)" in text and "(20 train and 20 test examples)" in text
     assert fewer["loss"] != metrics["loss"]
 
 
-def test_pictures_without_classes(workdir, tmp_path):
+COUNT = """
+from mae_jax import evaluators
+class Count(evaluators.HeldOutEvaluator):
+    def evaluate(self, variables):
+        return evaluators.Result({"valid": sum(int(x["valid"].sum()) for x in self.batches())})
+"""
+
+
+def test_pictures_without_classes_and_an_evaluator_of_your_own(workdir, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "counting.py").write_text(COUNT)
     for i in range(12):
         Image.new("RGB", (40, 40), (20 * i, 0, 0)).save(tmp_path / f"{i}.png")
     file = tmp_path / "out.npz"
     arguments = (f"--checkpoint={workdir}", f"--data=folder:{tmp_path}", "--threads=2")
-    text, figures = run(*arguments, "--test-split=all", f"--features={file}")
-    assert "no classes" in text and figures["loss"] > 0
+    arguments += ("--test-split=all", "--evaluator=counting:Count")
+    text, figures = run(*arguments, f"--features={file}")
+    assert "no classes" in text and figures["loss"] > 0 and figures["count_valid"] == 12
     assert np.load(file)["test_features"].shape == (12, 48)
 
 

@@ -1,8 +1,13 @@
 """The list: names of metrics, all problems at once, one text."""
 
+import re
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from mae_jax import evaluators
+from mae_jax.config import command_line, schema
 from mae_jax.evaluators.evaluator import Result
 
 SECTION = dict(
@@ -52,3 +57,31 @@ def test_tables_of_the_same_rows_are_one():
     assert lines[3].split() == ["accuracy", "kNN", "linear"]
     assert lines[4].split() == ["trained", "2", "3"]
     assert lines[5:] == ["(2 examples)", "(slow)"]
+
+
+def test_an_evaluator_of_your_own_as_documented(autoencoder, context, tmp_path, monkeypatch):
+    """The blocks of docs/evaluation.md, and its metric by hand, one example at a time."""
+    text = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
+    _, code, entry = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "my_evaluators.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = command_line.load("configs/quickstart.py:debug")
+    exec(entry, {"config": config})
+    section = schema.updated(config, {"evaluators.mirror.examples": 5}).evaluators["mirror"]
+    model, variables = autoencoder
+    given = context(model)
+    (made,) = evaluators.build({"mirror": section}, given)
+    assert made.every == 1000
+    (batch,) = made.evaluator.batches()
+    cosines = []
+    for image in np.asarray(batch["image"])[np.asarray(batch["valid"])]:
+        x = given.transform.normalize(image[None])
+        views = [
+            model.apply(variables, v, method="encode")[0].mean(1)[0] for v in (x, x[:, :, ::-1])
+        ]
+        a, b = (np.asarray(v) for v in views)
+        cosines.append(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    metrics = evaluators.report([made], variables).metrics
+    assert len(cosines) == 5 and metrics == {
+        "mirror_cosine": pytest.approx(np.mean(cosines), abs=1e-5)
+    }
