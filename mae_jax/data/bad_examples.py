@@ -18,8 +18,7 @@ class BadExamples:
     """Counts each unreadable example once; safe to use from many threads.
 
     Each example becomes one line `name<TAB>reason` of the file `log`, with unprintable characters
-    escaped. Examples that the file already lists are counted, so that a resumed run goes on
-    counting.
+    escaped. Examples that the file already lists count as well when a run is resumed.
 
     Args:
       source: the collection that the examples belong to.
@@ -35,16 +34,16 @@ class BadExamples:
         self.log = None if log is None else epath.Path(log)
         exists = self.log is not None and self.log.exists()
         text = self.log.read_bytes().decode(errors="replace") if self.log and exists else ""
-        # A last line without an end was being written when an earlier process died.
-        lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        self._lines = {line.partition("\t")[0]: line for line in lines}
-        self._rewrite = text != "".join(lines)
+        # An earlier process that died while it wrote leaves a last line without an end.
+        listed, _, torn = text.rpartition("\n")
+        self._reasons = dict(line.partition("\t")[::2] for line in listed.splitlines())
+        self._must_rewrite = bool(torn)
         self._lock = threading.Lock()
         self._check()
 
     @property
     def count(self) -> int:
-        return len(self._lines)
+        return len(self._reasons)
 
     @property
     def share(self) -> float:
@@ -52,36 +51,37 @@ class BadExamples:
 
     def add(self, name: str, reason: str) -> None:
         """Count the unreadable example `name`; raise `Unreadable` if there are now too many."""
-        key, reason = _escaped(name), _escaped(" ".join(reason.split()))
+        name, reason = _escaped(name), _escaped(" ".join(reason.split()))
         with self._lock:
-            if key not in self._lines:
-                self._lines[key] = f"{key}\t{reason}\n"
-                self._write(key)
+            if name not in self._reasons:
+                self._reasons[name] = reason
+                if self.log is not None:
+                    self._write(self.log, name)
             self._check()
 
-    def _write(self, key: str) -> None:
-        if self.log is None:
-            return
+    def _write(self, log: epath.Path, name: str) -> None:
+        rewrite = self._must_rewrite or "://" in str(log)  # object stores cannot append
+        names = self._reasons if rewrite else [name]
+        text = "".join(f"{name}\t{self._reasons[name]}\n" for name in names)
         try:
-            if self._rewrite or "://" in str(self.log):  # object stores cannot append
-                self.log.write_text("".join(self._lines.values()))
+            if rewrite:
+                log.write_text(text)
             else:
-                with self.log.open("a") as f:
-                    f.write(self._lines[key])
-            self._rewrite = False
+                with log.open("a") as file:
+                    file.write(text)
+            self._must_rewrite = False
         except OSError as error:  # a full disk is no reason to stop training
-            self._rewrite = True
-            _log.warning("cannot write %s: %s", self.log, error)
+            self._must_rewrite = True
+            _log.warning("cannot write %s: %s", log, error)
 
     def _check(self) -> None:
         if self.share <= self.limit:
             return
-        shown = [line.rstrip("\n").split("\t") for line in list(self._lines.values())[:_SHOWN]]
-        names = ", ".join(f"'{name}' ({''.join(reason)})" for name, *reason in shown)
+        shown = list(self._reasons.items())[:_SHOWN]
+        names = ", ".join(f"'{name}' ({reason})" for name, reason in shown)
         more = ", ..." if self.count > _SHOWN else ""
-        where, forget = "", ""
-        if self.log is not None:
-            where, forget = f"; {self.log} lists all of them", f" and delete {self.log.name}"
+        where = f"; {self.log} lists all of them" if self.log else ""
+        forget = f" and delete {self.log.name}" if self.log else ""
         raise Unreadable(
             f"{self.count} of {self.length} examples cannot be read: {names}{more}{where}. That is "
             f"more than data.max_bad_fraction = {self.limit:g} allows: repair the files{forget}, "

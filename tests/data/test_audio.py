@@ -26,6 +26,10 @@ def tone(hertz, rate, seconds=1.0):
     return 0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
 
 
+def part(start, seconds):
+    return lambda samples, rate: (round(start * rate), round(seconds * rate))
+
+
 def write(path, wave, rate=16000, subtype=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = {"aif": "AIFF"}.get(path.suffix[1:])  # which soundfile does not know by this name
@@ -153,7 +157,7 @@ def test_arrays_like_files(tmp_path, dtype):
     expected = audio.decode(write(tmp_path / "a.wav", wave, 44100, "FLOAT"))
     np.testing.assert_allclose(audio.decode((values, 44100)), expected, atol=1 / 100)
     np.testing.assert_array_equal(
-        audio.decode((values, 44100), start=0.25, seconds=0.5),
+        audio.decode((values, 44100), choose=part(0.25, 0.5)),
         audio.decode((values[11025:33075], 44100)),
     )
 
@@ -170,14 +174,16 @@ def test_mono_without_offset():
 def test_a_part_is_that_of_the_whole(tmp_path, reads, kind, rate):
     path = write(tmp_path / f"a.{kind}", noise(20 * rate), rate)
     whole = audio.decode(path)
-    part = audio.decode(path, start=7, seconds=3)
+    middle = audio.decode(path, choose=part(7, 3))
     assert reads == [(0, 20 * rate), (7 * rate, 3 * rate)]
     expected = whole[7 * 16000 : 10 * 16000]
     inner = slice(10, -10) if rate != 16000 else slice(None)
-    difference = (part - expected)[inner]
+    difference = (middle - expected)[inner]
     np.testing.assert_allclose(difference, difference.mean(), atol=1e-6)
-    np.testing.assert_allclose(audio.log_mel(part)[1:-1], audio.log_mel(expected)[1:-1], atol=1e-3)
-    assert len(audio.decode(path, start=19.5, seconds=3)) == 8000
+    np.testing.assert_allclose(
+        audio.log_mel(middle)[1:-1], audio.log_mel(expected)[1:-1], atol=1e-3
+    )
+    assert len(audio.decode(path, choose=part(19.5, 3))) == 8000
 
 
 # Windows
@@ -266,7 +272,7 @@ def test_clips_are_evenly_spread(tmp_path, reads):
         features = clips_of(path, clips)
         assert features.shape == (clips, 32, 64, 1) and features.dtype == np.float32
         assert reads == [(start, NEED) for start in starts]
-    wave = audio.decode(path, seconds=NEED / 16000)
+    wave = audio.decode(path, choose=part(0, NEED / 16000))
     np.testing.assert_allclose(features[0, ..., 0], audio.log_mel(wave, mels=64), atol=1e-3)
 
 
@@ -341,10 +347,10 @@ def test_unreadable_sounds(tmp_path):
 def test_a_truncated_file_gives_what_is_there_or_is_unreadable(tmp_path, kind):
     path = tmp_path / f"a.{kind}"
     write(path, noise(160000))
-    head = audio.decode(path, seconds=1)
+    head = audio.decode(path, choose=part(0, 1))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    np.testing.assert_allclose(audio.decode(path, seconds=1), head, atol=1e-3)
+    np.testing.assert_allclose(audio.decode(path, choose=part(0, 1)), head, atol=1e-3)
     for i in range(20):
         try:
             assert np.isfinite(train(path, np.random.default_rng(i))).all()
@@ -478,7 +484,7 @@ def test_mistakes_in_a_folder(tmp_path):
 def test_picklable_and_the_same_in_threads(tmp_path):
     source = audio_files.sounds(fill(tmp_path, *(f"{k}.flac" for k in range(8))), "all")
     again = pickle.loads(pickle.dumps(source))
-    assert again == source and again[3] == source[3]
+    assert again.names == source.names and again[3] == source[3]
     make = lambda i: train(
         source[i % 8]["image"], np.random.default_rng(i), size=(16, 32), rate=8000, roll=True
     )

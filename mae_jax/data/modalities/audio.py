@@ -16,7 +16,7 @@ import numpy as np
 from mae_jax.data.bad_examples import Unreadable
 
 RATE = 16000
-_EPS = 2.0**-23  # Kaldi's floor of an energy, the epsilon of float32
+_EPS = 2.0**-23  # the least energy of Kaldi, the epsilon of float32
 # Silence follows a sound that is too short. AudioMAE pads with 0, which as a logarithm is louder
 # than the average of AudioSet; its released weights have seen such noise in the last frames.
 PADDING = math.log(_EPS)
@@ -26,13 +26,13 @@ Choose = Callable[[int, int], tuple[int, int]]  # (samples, rate) of a sound to 
 
 
 def decode(
-    sound: Sound, rate: int = RATE, start: float = 0.0, seconds: float | None = None
+    sound: Sound, rate: int = RATE, choose: Choose = lambda samples, rate: (0, samples)
 ) -> np.ndarray:
     """Decode a file, or (array [samples] or [samples, channels], its rate), to float32 [samples].
 
     The result is the mean of the channels, minus its mean over time, resampled to `rate` by a
     polyphase filter (`scipy.signal.resample_poly`). Integers are scaled to [-1, 1]. Only the
-    `seconds` from `start` on are read, as far as they exist. A part has its own mean, and differs
+    samples that `choose` names are read, as far as they exist. A part has its own mean, and differs
     from the same part of the whole in the 10 samples at either end, where the filter has no
     neighbours.
 
@@ -40,8 +40,21 @@ def decode(
       Unreadable: the sound cannot be read, or has no samples.
       ImportError: soundfile, which reads files, is not installed.
     """
-    stop = math.inf if seconds is None else seconds
-    return _decode(sound, rate, lambda n, own: (round(start * own), math.ceil(min(n, stop * own))))
+    read = _from_array if isinstance(sound, tuple) else _from_file
+    samples, own = read(sound, choose)  # [n channels]
+    if not samples.size:
+        raise Unreadable("the sound has no samples here, or fewer than its header says")
+    with np.errstate(over="ignore", invalid="ignore"):
+        wave = samples.astype(np.float32, copy=False).mean(1)
+        if not np.abs(wave).max() < 1e10:
+            raise Unreadable("the sound has samples that are not numbers, or beyond 1e10")
+    # The mean goes first: the filter would ring where an offset begins and ends.
+    wave = wave - wave.mean()
+    if own == rate:
+        return wave
+    from scipy import signal  # its import takes half a second
+
+    return signal.resample_poly(wave, rate, own)
 
 
 def log_mel(wave: np.ndarray, rate: int = RATE, mels: int = 128) -> np.ndarray:
@@ -96,9 +109,6 @@ def eval_views(
     """Yield `clips` windows of a sound, evenly spread from its start to its end; or the middle.
 
     A shorter sound is whole in each of them, followed by PADDING.
-
-    Raises:
-      Unreadable, ImportError: as `decode`.
     """
     for share in np.linspace(0, 1, clips) if clips > 1 else [0.5]:
         start = lambda free, share=share: round(free * share)
@@ -115,7 +125,7 @@ def _window(sound: Sound, frames: int, rate: int, start: Callable[[int], int]) -
         count = -(-samples * own // rate)
         return start(max(0, n - count)), count
 
-    return _decode(sound, rate, choose)[:samples]
+    return decode(sound, rate, choose)[:samples]
 
 
 def _features(wave: np.ndarray, size: Sequence[int], rate: int) -> np.ndarray:
@@ -139,40 +149,21 @@ def _bank(size: int, rate: int, mels: int) -> np.ndarray:
     return np.maximum(0, np.minimum(rising, falling))
 
 
-def _decode(sound: Sound, rate: int, choose: Choose) -> np.ndarray:
-    if isinstance(sound, tuple):
-        samples, own = _from_array(*sound, choose)
-    else:
-        samples, own = _from_file(sound, choose)  # [n channels]
-    if not samples.size:
-        raise Unreadable("the sound has no samples here, or fewer than its header says")
-    with np.errstate(over="ignore", invalid="ignore"):
-        wave = samples.astype(np.float32, copy=False).mean(1)
-        if not np.abs(wave).max() < 1e10:
-            raise Unreadable("the sound has samples that are not numbers, or beyond 1e10")
-    # The mean goes first: the filter would ring where an offset begins and ends.
-    wave = wave - wave.mean()
-    if own == rate:
-        return wave
-    from scipy import signal  # its import takes half a second
-
-    return signal.resample_poly(wave, rate, own)
-
-
-def _from_array(values: np.ndarray, rate: float, choose: Choose) -> tuple[np.ndarray, int]:
+def _from_array(sound: tuple[np.ndarray, float], choose: Choose) -> tuple[np.ndarray, int]:
+    values, own = sound[0], _checked_rate(sound[1])
     if values.ndim not in (1, 2) or values.ndim == 2 and values.shape[1] > 1024:
         raise Unreadable(f"an array of shape {values.shape} is no [samples] or [samples, channels]")
     if values.dtype.kind != "f" and values.dtype not in (np.uint8, np.int16, np.int32):
         raise Unreadable(
             f"an array of {values.dtype} is no sound: give float, uint8, int16 or int32"
         )
-    own = _check_rate(rate)
     start, count = choose(len(values), own)
     samples = values[start : start + count]
+    samples = samples[:, None] if samples.ndim == 1 else samples
     if samples.dtype.kind != "f":
         half = 2.0 ** (8 * samples.itemsize - 1)
         samples = samples / half - (samples.dtype.kind == "u")
-    return samples if samples.ndim == 2 else samples[:, None], own
+    return samples, own
 
 
 def _from_file(path: str | os.PathLike[str], choose: Choose) -> tuple[np.ndarray, int]:
@@ -188,7 +179,7 @@ def _from_file(path: str | os.PathLike[str], choose: Choose) -> tuple[np.ndarray
                 raise Unreadable("not a readable sound: Format not recognised.")
             if file.frames >= 2**36 - 1:  # "unknown" in libsndfile and FLAC's headers
                 raise Unreadable("its header does not say how long it is: encode it again")
-            own = _check_rate(file.samplerate)
+            own = _checked_rate(file.samplerate)
             start, count = choose(file.frames, own)
             start = file.seek(min(start, file.frames))
             return file.read(min(count, file.frames - start), "float32", always_2d=True), own
@@ -199,7 +190,7 @@ def _from_file(path: str | os.PathLike[str], choose: Choose) -> tuple[np.ndarray
         raise Unreadable(f"not a readable sound: {reason}") from error
 
 
-def _check_rate(rate: float) -> int:
+def _checked_rate(rate: float) -> int:
     if not 1000 <= rate <= 1_000_000:
         raise Unreadable(f"{rate} samples per second are no sound: 1000 to 1000000 are")
     return int(rate)

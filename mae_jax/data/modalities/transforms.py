@@ -1,24 +1,50 @@
-"""Transforms of examples for training and evaluation; `data` is that section of a config."""
+"""Transforms of examples of each modality; `data` is that section of a config."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from mae_jax.data.modalities import MODALITIES
+from mae_jax.data.modalities import audio, image, text, video, volume
 
 Example = dict[str, Any]
 
 
-def train_transform(
-    data: Mapping[str, Any],
-) -> Callable[[Example, np.random.Generator], Example]:
+class Modality(Protocol):
+    """What the module of a modality offers; `given` is what an example has as its "image"."""
+
+    def train_views(
+        self, given: Any, /, data: Mapping[str, Any], rng: np.random.Generator
+    ) -> Iterable[np.ndarray]:
+        """Yield `data.repeats` random crops, windows or clips `[*size, c]` of one example."""
+        ...
+
+    def eval_views(
+        self, given: Any, /, data: Mapping[str, Any], clips: int = 1, crops: int = 1
+    ) -> Iterable[np.ndarray]:
+        """Yield the middle `[*size, c]` of an example, or several views spread over it.
+
+        A modality with an axis of time has `clips` views along it, and one with frames has `crops`
+        views of each.
+        """
+        ...
+
+
+MODALITIES: dict[str, Modality] = {
+    "image": image,  # uint8 pixels
+    "video": video,  # uint8 clips
+    "audio": audio,  # log-mel spectrograms
+    "volume": volume,  # arrays with any number of axes and channels
+    "text": text,  # bytes, as int32: they are categories, not brightness
+}
+
+
+def train_transform(data: Mapping[str, Any]) -> Callable[[Example, np.random.Generator], Example]:
     """Return `example, generator -> example` with a random crop, window or clip `[*size, c]`.
 
     If `data.repeats` is above one, the result has that many crops of the same decoded file,
-    `[repeats, *size, c]`: repeated sampling (Hoffer et al., arXiv 1901.09335; MAE-ST, arXiv
-    2205.09113).
+    `[repeats, *size, c]`: repeated sampling (Hoffer et al., arXiv 1901.09335).
     """
     return functools.partial(_apply, MODALITIES[data["modality"]].train_views, dict(data), ())
 
@@ -26,11 +52,7 @@ def train_transform(
 def eval_transform(
     data: Mapping[str, Any], clips: int = 1, crops: int = 1
 ) -> Callable[[Example], Example]:
-    """Return `example -> example` with the middle of the example, `[*size, c]`.
-
-    With several `clips` or `crops` the result has views spread over it,
-    `[clips * crops, *size, c]`.
-    """
+    """Return `example -> example` with its middle `[*size, c]`, or `[clips * crops, *size, c]`."""
     eval_views = MODALITIES[data["modality"]].eval_views
     return functools.partial(_apply, eval_views, dict(data), (clips, crops))
 

@@ -17,6 +17,8 @@ _MAX_PIXELS = 2**26  # of a frame; decoders keep several frames
 
 # the path of a video, the paths of its frames, or uint8 [frames, h, w] or [frames, h, w, c]
 Clip = str | tuple[str, ...] | np.ndarray
+Read = Callable[[np.ndarray], Iterable[np.ndarray]]  # numbers of frames, ascending, to the frames
+FrameSize = tuple[int | None, int | None]
 
 
 def train_views(clip: Clip, data: Mapping[str, Any], rng: np.random.Generator) -> np.ndarray:
@@ -24,9 +26,8 @@ def train_views(clip: Clip, data: Mapping[str, Any], rng: np.random.Generator) -
 
     Each part has t frames, `data.stride` frames apart, from a start uniform over those that fit,
     and one `crop.random_resized_crop` for all of its frames. A video that is too short repeats its
-    last frame. All parts are cut from one decoding: this is the repeated sampling of Feichtenhofer
-    et al. 2022 (arXiv 2205.09113; they use size (16, 224, 224), stride 4, scale (.5, 1) and 4
-    repeats).
+    last frame. All parts are cut from one decoding: the repeated sampling of Feichtenhofer et al.
+    2022 (arXiv 2205.09113).
 
     Raises:
       Unreadable: the video cannot be read, or its channels do not fit.
@@ -52,9 +53,6 @@ def eval_views(clip: Clip, data: Mapping[str, Any], clips: int = 1, crops: int =
     The starts of `clips` parts are evenly spread from the first to the last that fits; one part
     lies in the middle. Of each part `crops` crops, as large as `crop.center_crop`, are evenly
     spread along the longer side; one crop lies in the middle. The crops of a part are neighbours.
-
-    Raises:
-      Unreadable: as `train_views`.
     """
     (t, *area), stride = data["size"], data["stride"]
 
@@ -102,17 +100,14 @@ def _cut_frames(
 
 
 @contextlib.contextmanager
-def _open_clip(
-    clip: Clip, channels: int
-) -> Iterator[tuple[int, Callable[[np.ndarray], Iterable[np.ndarray]]]]:
-    """Yield the number of frames, and a function that reads given ones, ascending, in order."""
+def _open_clip(clip: Clip, channels: int) -> Iterator[tuple[int, Read]]:
     if isinstance(clip, str):
         if channels not in (1, 3):
             raise Unreadable(f"video files give 1 or 3 channels, not {channels}: use arrays")
         with open_video(clip) as (count, read):
             yield count, lambda needed: (decode.decode(frame, channels) for frame in read(needed))
     elif isinstance(clip, tuple):
-        yield len(clip), lambda needed: (_picture(clip[k], channels) for k in needed)
+        yield len(clip), lambda needed: (_read_picture(clip[k], channels) for k in needed)
     elif clip.dtype == np.uint8 and clip.ndim in (3, 4):
         yield len(clip), lambda needed: (decode.decode(clip[k], channels) for k in needed)
     else:
@@ -122,7 +117,7 @@ def _open_clip(
         )
 
 
-def _picture(path: str, channels: int) -> np.ndarray:
+def _read_picture(path: str, channels: int) -> np.ndarray:
     try:
         return decode.decode(Path(path).read_bytes(), channels)
     except (Unreadable, OSError) as error:
@@ -130,7 +125,7 @@ def _picture(path: str, channels: int) -> np.ndarray:
 
 
 def import_av() -> Any:
-    """Return the module of PyAV, or raise an ImportError that says how to install it."""
+    """Return the module of PyAV; an ImportError says how to install it."""
     try:
         import av
     except ImportError as error:
@@ -139,10 +134,10 @@ def import_av() -> Any:
 
 
 @contextlib.contextmanager
-def open_video(path: str) -> Iterator[tuple[int, Callable[[np.ndarray], Iterator[np.ndarray]]]]:
-    """Yield the number of frames, and a function that reads given ones, ascending, in order.
+def open_video(path: str) -> Iterator[tuple[int, Read]]:
+    """Yield the number of frames, and a function that reads them upright, uint8 [h, w, 3].
 
-    The frames are upright, uint8 [h, w, 3]. The packets of the file are counted, because its header
+    The packets of the file are counted, because its header
     may be incomplete or wrong, and kept in memory, because each format seeks in its own inexact
     way. Frames of more than 67 megapixels are not decoded.
     """
@@ -174,11 +169,7 @@ def open_video(path: str) -> Iterator[tuple[int, Callable[[np.ndarray], Iterator
 
 
 def decode_frames(
-    av: Any,
-    stream: Any,
-    size: tuple[int | None, int | None],
-    packets: list[Any],
-    needed: np.ndarray,
+    av: Any, stream: Any, size: FrameSize, packets: list[Any], needed: np.ndarray
 ) -> Iterator[np.ndarray]:
     """Yield the frames `needed`, ascending; for a missing frame, the one shown at its time."""
     times = [packet.pts for packet in packets if not packet.is_discard]
@@ -211,7 +202,7 @@ def decode_frames(
         yield upright(shown, size)
 
 
-def upright(frame: Any, size: tuple[int | None, int | None]) -> np.ndarray:
+def upright(frame: Any, size: FrameSize) -> np.ndarray:
     """Return a frame of PyAV as uint8 [*size, 3], turned as its metadata says."""
     try:
         pixels = frame.to_ndarray(format="rgb24", width=size[0], height=size[1])

@@ -22,9 +22,9 @@ def decode(array: str | os.PathLike | np.ndarray, axes: int, channels: int) -> n
     """Return an array [*sides, channels] with `axes` sides, given or read from a file.
 
     The axis of channels may be missing if there is one channel. The dtype is kept, and a `.npy`
-    file is only mapped into memory, so that a crop, which converts, reads nothing but its part. Of
-    an `.npz` file the only array is read, or else the first of "image", "volume" and "arr_0". It
-    may have 1 GiB, because a small file may unpack to any size. Nothing is unpickled.
+    file is only mapped into memory, so that a crop reads nothing but its part. Of an `.npz` file
+    the only array is read, or else the first of "image", "volume" and "arr_0", of up to 1 GiB.
+    Nothing is unpickled.
 
     Raises:
       Unreadable: the file is of another kind or damaged, or holds no such array of real numbers.
@@ -32,29 +32,24 @@ def decode(array: str | os.PathLike | np.ndarray, axes: int, channels: int) -> n
     """
     if not isinstance(array, np.ndarray):
         array = _load(array)
-    shape = array.shape
     if array.dtype.kind not in "biuf":
         raise Unreadable(f"an array of {array.dtype} holds no real numbers: save it as float32")
+    shape, given = array.shape, array.ndim
+    found = 1 if given == axes else shape[-1] if shape else 0
     if 0 in shape:
-        raise Unreadable(f"an array of shape {shape} is empty: remove it")
-    if len(shape) not in (axes, axes + 1):
-        raise Unreadable(
-            f"an array of shape {shape} has {len(shape)} axes, not {axes} and one for channels: "
-            "save it like that, or choose a size of another length"
+        why = "is empty: remove it"
+    elif given not in (axes, axes + 1):
+        why = (
+            f"has {given} axes, not {axes} and one for channels: save it like that, or choose a "
+            "size of another length"
         )
-    if len(shape) == axes:
-        if channels != 1:
-            raise Unreadable(
-                f"an array of shape {shape} has no axis for {channels} channels: "
-                "set data.channels=1"
-            )
-        return array[..., None]
-    if shape[-1] != channels:
-        raise Unreadable(
-            f"an array of shape {shape} has {shape[-1]} channels, not {channels}: "
-            f"set data.channels={shape[-1]}"
-        )
-    return array
+    elif found == channels:
+        return array[..., None] if given == axes else array
+    elif given == axes:
+        why = f"has no axis for {channels} channels: set data.channels=1"
+    else:
+        why = f"has {found} channels, not {channels}: set data.channels={found}"
+    raise Unreadable(f"an array of shape {shape} {why}")
 
 
 def train_views(
