@@ -60,12 +60,10 @@ def mix(
     box, cut at the border, leaves.
 
     Args:
-      key: draws the method, the share and the box.
       inputs: pictures, clips or spectrograms of any finite values; a box lies on the last two axes
         before the channels, the same in each frame.
       targets: distributions over the classes, as returned by `targets`.
-      mixup: alpha of Mixup, 0 to turn it off.
-      cutmix: alpha of CutMix, 0 to turn it off.
+      mixup, cutmix: the alpha of each, 0 to turn it off.
       switch: the probability of CutMix if both are on.
 
     Raises:
@@ -80,7 +78,6 @@ def mix(
     cut = jax.random.bernoulli(choice, switch if mixup and cutmix else float(cutmix > 0))
     alpha = jnp.where(cut, cutmix, mixup)
     share = jax.random.beta(draw, alpha, alpha)
-
     size = jnp.array((height, width))
     half = (jnp.sqrt(1 - share) * size).astype(jnp.int32) // 2
     centre = jax.random.randint(position, (2,), 0, size)

@@ -37,11 +37,8 @@ def randaugment(
     changes the fill.
 
     Args:
-      image: the picture, which is not modified.
-      rng: draws everything.
       operations: the number of operations, drawn with replacement and applied in turn.
-      magnitude: the mean strength, on a scale from 0 to 10.
-      std: the standard deviation of the strength, which is normal and clipped to [0, 10].
+      magnitude, std: the strength is normal, and clipped to [0, 10].
       probability: the probability that a drawn operation is applied.
       fill: the value outside of the picture, 0 to 255, one number or one per channel: the mean
         color of the data.
@@ -53,8 +50,17 @@ def randaugment(
     Raises:
       ValueError: the picture is not uint8 with 1 or 3 channels, or the fill has other channels.
     """
-    border = _checked_fill(image, fill)
-    height, width, _ = image.shape
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"RandAugment needs uint8 pictures of 1 or 3 channels, not {image.dtype} of shape"
+            f" {image.shape}: turn it off for other data"
+        )
+    height, width, channels = image.shape
+    border = (fill,) * channels if isinstance(fill, int) else tuple(fill)
+    if len(border) != channels:
+        raise ValueError(
+            f"fill {border} has {len(border)} numbers for {channels} channel(s): give one for each"
+        )
     names = [*COLORS, *MOVES]
     chosen = rng.integers(len(names), size=operations)
     applied = rng.random(operations) < probability
@@ -69,21 +75,6 @@ def randaugment(
         else:
             image = moved(image, MOVES[name](amount, height, width), border)
     return image, colors
-
-
-def _checked_fill(image: np.ndarray, fill: int | Sequence[int]) -> tuple[int, ...]:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
-        raise ValueError(
-            f"RandAugment needs uint8 pictures of 1 or 3 channels, not {image.dtype} of shape"
-            f" {image.shape}: turn it off for other data"
-        )
-    channels = image.shape[-1]
-    border = (fill,) * channels if isinstance(fill, int) else tuple(fill)
-    if len(border) != channels:
-        raise ValueError(
-            f"fill {border} has {len(border)} numbers for {channels} channel(s): give one for each"
-        )
-    return border
 
 
 def moved(image: np.ndarray, rows: Rows, fill: Sequence[int]) -> np.ndarray:
@@ -107,10 +98,6 @@ def _turned(amount: float, height: int, width: int) -> Rows:
     return (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
 
 
-def _factor(amount: float) -> float:
-    return 1 + 0.9 * amount
-
-
 # Functions of an amount in [-1, 1]. Its sign is ignored if an operation has only one direction.
 MOVES: dict[str, Callable[[float, int, int], Rows]] = {
     "rotate": _turned,
@@ -126,8 +113,7 @@ COLORS: dict[str, Callable[[float], float]] = {  # to the argument of the operat
     "posterize": lambda amount: max(1, 4 - int(abs(amount) * 4)),  # bits, at least one
     "solarize": lambda amount: 256 - int(abs(amount) * 256),  # the least value that is inverted
     "solarize_add": lambda amount: int(abs(amount) * 110),  # to the darker half of the values
-    "color": _factor,
-    "contrast": _factor,
-    "brightness": _factor,
-    "sharpness": _factor,
+    **dict.fromkeys(
+        ("color", "contrast", "brightness", "sharpness"), lambda amount: 1 + 0.9 * amount
+    ),
 }

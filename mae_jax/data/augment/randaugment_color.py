@@ -28,36 +28,32 @@ def apply(
         argument, see `randaugment.COLORS`.
     """
 
-    def one(images, drawn):
-        return jax.vmap(_applied)(images, drawn), None
-
+    one = lambda images, drawn: (jax.vmap(_apply_one)(images, drawn), None)
     return jax.lax.scan(one, images, drawn.swapaxes(0, 1))[0]
 
 
-def _applied(x: Picture, drawn: Float[Array, "2"]) -> Picture:
+def _apply_one(x: Picture, drawn: Float[Array, "2"]) -> Picture:
     kind, number = drawn[0].astype(jnp.int32), drawn[1]
-
     counts = jax.lax.platform_dependent(x, tpu=counts_by_products, default=counts_by_scatter)
-    tables = jnp.stack([f(counts, number.astype(jnp.int32)) for f in TABLES.values()])
+    tables = [make(counts, number.astype(jnp.int32)) for make in TABLES.values()]
+    tables = jnp.stack([jnp.broadcast_to(table, counts.shape) for table in tables])
     # Select by a product: with `switch` a CPU computes the table again for each pixel.
     table = jnp.tensordot(jax.nn.one_hot(kind, len(TABLES)), tables.astype(jnp.float32), 1)
     looked_up = jax.lax.platform_dependent(
         table, x, tpu=look_up_by_products, default=look_up_by_gather
     )
-
     other = jax.lax.switch(kind - len(TABLES), list(BLENDS.values()), x)
     blend = jnp.clip(other + number * (x - other), 0, 255).astype(jnp.uint8)  # astype rounds down
-
     return jnp.where(kind < 0, x, jnp.where(kind < len(TABLES), looked_up, blend))
 
 
-# --- tables, from the histogram of the picture and the argument of the operation
+# --- tables [c or 1, 256], from the histogram of the picture and the argument of the operation
 
 
 def _auto_contrast(counts: Table, number: Number) -> Table:
-    there = counts > 0
-    low = there.argmax(1, keepdims=True)
-    high = 255 - there[:, ::-1].argmax(1, keepdims=True)
+    used = counts > 0
+    low = used.argmax(1, keepdims=True)
+    high = 255 - used[:, ::-1].argmax(1, keepdims=True)
     # Pillow divides doubles, and some integer quotients come out just below the integer.
     wider = jnp.clip((_VALUES - low) * 255 // jnp.maximum(high - low, 1), 0, 255)
     return jnp.where(high > low, wider, _VALUES)
@@ -70,30 +66,15 @@ def _equalize(counts: Table, number: Number) -> Table:
     return jnp.where(step > 0, equal, _VALUES)
 
 
-def _invert(counts: Table, number: Number) -> Table:
-    return jnp.broadcast_to(255 - _VALUES, counts.shape)
-
-
-def _posterize(counts: Table, bits: Number) -> Table:
-    return jnp.broadcast_to(_VALUES >> (8 - bits) << (8 - bits), counts.shape)
-
-
-def _solarize(counts: Table, threshold: Number) -> Table:
-    return jnp.broadcast_to(jnp.where(_VALUES < threshold, _VALUES, 255 - _VALUES), counts.shape)
-
-
-def _solarize_add(counts: Table, add: Number) -> Table:
-    lighter = jnp.minimum(_VALUES + add, 255)
-    return jnp.broadcast_to(jnp.where(_VALUES < 128, lighter, _VALUES), counts.shape)
-
-
 TABLES = {
     "auto_contrast": _auto_contrast,
     "equalize": _equalize,
-    "invert": _invert,
-    "posterize": _posterize,
-    "solarize": _solarize,
-    "solarize_add": _solarize_add,
+    "invert": lambda counts, number: 255 - _VALUES,
+    "posterize": lambda counts, bits: _VALUES >> (8 - bits) << (8 - bits),
+    "solarize": lambda counts, least: jnp.where(_VALUES < least, _VALUES, 255 - _VALUES),
+    "solarize_add": lambda counts, add: jnp.where(
+        _VALUES < 128, jnp.minimum(_VALUES + add, 255), _VALUES
+    ),
 }
 
 # --- blends: the picture of weight 0; weight 1 is the input, and larger weights extrapolate
@@ -115,23 +96,23 @@ def _mean(x: Picture) -> Values:
     return jnp.full(x.shape, (2 * gray.sum() + gray.size) // (2 * gray.size))
 
 
-def _black(x: Picture) -> Values:
-    return jnp.zeros(x.shape, jnp.int32)
-
-
 def _smooth(x: Picture) -> Values:
     """Return the mean of 3x3 pixels with a weight of five in the middle; the border is kept."""
     height, width, _ = x.shape
-    near = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
-    shifted = (near[i:, j:][:height, :width] for i in range(3) for j in range(3))
     values = x.astype(jnp.int32)
-    total = 4 * values + sum(y.astype(jnp.int32) for y in shifted)
+    near = jnp.pad(values, ((1, 1), (1, 1), (0, 0)))
+    total = 4 * values + sum(near[i:, j:][:height, :width] for i in range(3) for j in range(3))
     inside = np.ones(x.shape, bool)
     inside[[0, -1]] = inside[:, [0, -1]] = False
     return jnp.where(inside, ((total + 6.5) / 13).astype(jnp.int32), values)
 
 
-BLENDS = {"color": _gray, "contrast": _mean, "brightness": _black, "sharpness": _smooth}
+BLENDS = {
+    "color": _gray,
+    "contrast": _mean,
+    "brightness": lambda x: jnp.zeros(x.shape, jnp.int32),
+    "sharpness": _smooth,
+}
 
 # --- table access for each pixel: a TPU gathers and scatters slowly, so it multiplies instead
 
