@@ -130,7 +130,8 @@ def _wrong_values(
             required = [x for x in inside if known[x].is_required()]
             problems |= {x: f"{x} is missing" for x in required}
         elif part["type"] == "union_tag_invalid":
-            key, tags = part["ctx"]["discriminator"].strip("'"), part["ctx"]["expected_tags"]
+            context = part.get("ctx", {})
+            key, tags = context["discriminator"].strip("'"), context["expected_tags"]
             problems[f"{name}.{key}"] = f"{name}.{key} = {value[key]!r} must be one of {tags}"
         elif name == "evaluators":
             problems[name] = f"{name} = {value!r} must be sections such as {name}.knn.type='knn'"
