@@ -1,4 +1,4 @@
-"""Training batches on the devices, taken there ahead of time."""
+"""Training batches, which a thread reads and transfers to the devices ahead of time."""
 
 import collections
 from collections.abc import Callable, Iterator
@@ -50,7 +50,7 @@ class Batches:
 
 
 class Prefetcher:
-    """Takes the next `count` batches to the devices, a few at a time, in a thread of its own."""
+    """Reads the next `count` batches, a few ahead, in a thread of its own."""
 
     def __init__(self, batches: Iterator[dict[str, jax.Array]], count: int):
         self.batches, self.left = batches, count

@@ -83,10 +83,7 @@ class Checkpoints:
 
     def is_saved(self, step: int) -> bool:
         """Wait for the save in the background; whether `step` is on disk. For any thread."""
-        try:
-            self.manager.wait_until_finished()
-        except Exception as error:  # the next `save` of this step tries again
-            self._forget(error)
+        self._finish()  # if that failed, the next `save` of this step tries again
         return (self.directory / str(step)).exists()
 
     def _finish(self) -> str:

@@ -125,7 +125,7 @@ class EventFile:
     """A new file of scalars for TensorBoard, written synchronously. OSError: the disk."""
 
     def __init__(self, folder: epath.Path, is_local: bool):
-        # imported here: a second that only a run needs
+        # imported late, because this takes a second that only a run needs
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 

@@ -61,8 +61,8 @@ class Trainer:
         primary, size = jax.process_index() == 0, self.config.batch_size
         self.writer = MetricWriter(self.run.path, start, primary, self.run.is_local)
         self.progress = Progress(start, self.total, size, quiet=not primary)
-        names = self.batches.names
-        self.recovery = Recovery(self.config.recovery, self.run, self.writer, names)
+        limits, names = self.config.recovery, self.batches.names
+        self.recovery = Recovery(limits, self.run, self.writer, names)
         with user_errors():
             self.recovery.resume(start, metadata)
 
@@ -94,8 +94,8 @@ class Trainer:
         batches = Prefetcher(self.batches.at(start + self.recovery.passed), last - start)
         with contextlib.closing(batches):
             for step in range(start + 1, last + 1):
-                compiles = step == start + 1  # and waits for the threads that read to start
-                with self.progress.paused() if compiles else contextlib.nullcontext():
+                first = step == start + 1  # which compiles, and waits for threads to start
+                with self.progress.paused() if first else contextlib.nullcontext():
                     batch = self.next_batch(batches)
                 self.take_step(step, batch)
                 if self.must_save(step):
@@ -154,17 +154,15 @@ class Trainer:
     # --- evaluations ------------------------------------------------------------------------------
 
     def must_save(self, step: int) -> bool:
-        """Whether to save after this step: before each evaluation, so that it may be interrupted
-        at any time; at the end; and when the process is asked to stop."""
+        """Whether to save after this step, as before each evaluation, which may be interrupted."""
         asked = self.stop.agreed()
         saving = step % self.config.save_every == 0 or step == self.total
         return bool(asked or saving or self.due(step))
 
     def due(self, step: int) -> list[evaluators.Entry]:
         """The evaluators to run after this step; after the last one, the report runs all."""
-        return [
-            x for x in self.evaluations if x.every and step % x.every == 0 and step < self.total
-        ]
+        is_due = lambda every: every and step % every == 0 and step < self.total
+        return [entry for entry in self.evaluations if is_due(entry.every)]
 
     def save_and_evaluate(self, step: int) -> None:
         with self.progress.paused():
