@@ -66,13 +66,10 @@ class TrainingStep(NamedTuple):
 
 
 def find_source(config, examples: int | None) -> Source:
-    """Look up the number of examples and the classes of a config's training data.
-
-    Args:
-      examples: their number, None to look.
+    """The number of examples (None: look) and the classes of a config's training data.
 
     Raises:
-      ValueError: the task needs the classes, and the data are not here.
+      ValueError: the task needs the classes, and the data are not on this machine.
     """
     train, multilabel = config.data.train, False
     known, classes = KNOWN.get(train.source, (None, 0))
@@ -93,11 +90,7 @@ def find_source(config, examples: int | None) -> Source:
 
 
 def batch_shapes(config, sharding: Any, source: Source | None = None) -> dict[str, Any]:
-    """The arrays of a batch as the input pipeline delivers them to the devices.
-
-    Args:
-      source: the training data; only classification needs them.
-    """
+    """The arrays of a batch as training has them; only classification needs its `source`."""
     dtypes = {"image": jnp.uint8, "video": jnp.uint8, "text": jnp.int32}
     dtype = dtypes.get(config.data.modality, jnp.float32)
     arrays: dict[str, Any] = {"image": ((*config.data.size, config.data.channels), dtype)}
@@ -286,11 +279,7 @@ def estimate(config, place: str, examples: int | None = None) -> dict:
 
 
 def resolved(config, place: str, found: list[Any]) -> Any:
-    """The config with the precision and the attention that `auto` stands for on these devices.
-
-    Raises:
-      ValueError: the config's attention does not run there.
-    """
+    """The config with what `auto` stands for; ValueError if its attention does not run there."""
     platform, implementation = found[0].platform, config.model.attention
     attention.check(implementation, platform)
     if implementation == "cudnn" and place != "gpu":
@@ -331,13 +320,10 @@ def forward_flops(config) -> dict[str, int]:
 
 
 def advice(config, plan: dict, shares: int, residuals: Callable[[str], int]) -> list[str]:
-    """List changes of the config that would make it fit, by arithmetic.
+    """Flags of which each alone would make it fit by arithmetic; or one entry, all together.
 
     Args:
       residuals: bytes that differentiation keeps with another `model.remat`.
-
-    Returns:
-      Flags of which each alone suffices, the cheapest first; or one entry, all flags together.
     """
     memory, state = plan["memory"], plan["state"]
     moments = state["opt_state"] + state["ema"]

@@ -39,6 +39,7 @@ def arguments(part: str, tiny: bool) -> list[str]:
     if tiny:
         chosen = [f"{x}:debug" if x.endswith(".py") else x for x in chosen]
         chosen += ["--config.batch_size=4", "--config.model.depth=1", "--rounds=2", "--steps=1"]
+        chosen += ["--config.model.decoder_depth=1"]
     return chosen
 
 

@@ -19,7 +19,7 @@ from mae_jax.data import sources
 from mae_jax.distributed import partitioning
 from mae_jax.planning import estimate
 from mae_jax.training import program, run
-from scripts.benchmark import alternating, report, sections, step, torch_mae
+from scripts.benchmark import alternating, gpu, report, sections, step, torch_mae
 from scripts.benchmark.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -317,20 +317,21 @@ def test_says_what_to_do_without_the_data(tmp_path):
         sections.training_source(config)
 
 
-def test_the_script_for_a_gpu_machine_runs_anywhere(tmp_path):
-    """With tiny networks: every part is there and says what it measured."""
+def test_the_script_for_a_gpu_machine_runs_anywhere(tmp_path, monkeypatch, capsys):
+    """With tiny networks; a part that fails costs no other."""
     path = tmp_path / "gpu.json"
-    command = [sys.executable, "-m", "scripts.benchmark.gpu", "--tiny", f"--json={path}"]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    parts = json.loads(path.read_text())
-    assert set(parts) == {"vit_base", "vit_large", "attention"}
-    for part in ("vit_base", "vit_large"):
-        assert parts[part]["dtype"] == "bfloat16"
-        assert parts[part]["images_per_second"] > 0 and parts[part]["memory_planned_bytes"] > 0
-    assert parts["vit_base"]["operations"]["kind"]["matrix products"] > 0
-    rows = parts["attention"]["rows"]
+    monkeypatch.setitem(gpu.PARTS, "vit_large", ["--config=configs/none.py"])
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(sys, "argv", ["gpu", "--tiny", f"--json={path}"])
+    with pytest.raises(SystemExit) as exit:
+        gpu.main()
+    assert exit.value.code == 1
+    parts, said = json.loads(path.read_text()), capsys.readouterr().out
+    assert "configs/none.py" in parts.pop("vit_large")["error"]
+    step, rows = parts["vit_base"], parts["attention"]["rows"]
+    assert step["dtype"] == "bfloat16"
+    assert step["images_per_second"] > 0 and step["memory_planned_bytes"] > 0
+    assert step["operations"]["kind"]["matrix products"] > 0
     assert {"reference attention", "recompute attention"} <= set(rows)
     assert all(row["step_milliseconds"] > 0 and row["temporary_bytes"] > 0 for row in rows.values())
-    assert "attention: recompute attention" in done.stdout
+    assert "attention: recompute attention" in said

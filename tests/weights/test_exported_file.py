@@ -32,11 +32,12 @@ FOLDER = Path(__file__).parents[1] / "golden" / "exported"
 def value_of(info: load.CheckpointInfo, model, params, name: str) -> float:
     x = np.random.default_rng(1).integers(0, 7, (2, *info.size, info.channels))
     x = x if name == "text" else (x / 7).astype(np.float32)
+    apply = jax.jit(model.apply)
     if info.kind == "Classifier":
-        return float(jnp.abs(model.apply({"params": params}, x)).mean())
+        return float(jnp.abs(apply({"params": params}, x)).mean())
     n = int(np.prod(model.grid(info.size)))
     mask = masking.from_scores(jnp.asarray(np.random.default_rng(2).random((2, n))), n // 2)
-    return float(model.apply({"params": params}, x, mask).loss)
+    return float(apply({"params": params}, x, mask).loss)
 
 
 @pytest.mark.parametrize("name", OLD_FILES)
