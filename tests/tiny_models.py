@@ -42,7 +42,7 @@ def flatten(params) -> dict[str, np.ndarray]:
 
 def info(kind: str, fields, size=(16, 16), **known) -> CheckpointInfo:
     """What is known of a model that is not stored."""
-    fields = build.DEFAULTS[kind] | fields
+    fields = build.completed(kind, fields)
     return CheckpointInfo("memory", kind, fields, {}, lambda wanted: {}, 3, size, **known)
 
 

@@ -128,11 +128,11 @@ class Model(Section):
 class AutoencoderModel(Model):
     """The masked autoencoder: encoder and decoder."""
 
-    decoder_width: Count
+    decoder_width: Count = 512
     """Size of the decoder's tokens. `decoder_heads` divides it."""
-    decoder_depth: Count
+    decoder_depth: Count = 8
     """Number of the decoder's blocks."""
-    decoder_heads: Count
+    decoder_heads: Count = 16
     """Number of attention heads of each block of the decoder."""
     decoder_cross: Switch = False
     """Let mask tokens attend to the visible tokens and not to each other, as CrossMAE does. This

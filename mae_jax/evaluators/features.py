@@ -83,16 +83,17 @@ class Extractor:
             pixels = jax.image.resize(inputs.astype(jnp.float32), shape, "linear")
             columns = [pixels.reshape(len(inputs), -1)] * len(self.wanted)
         else:
-            _, blocks = self.model.apply(variables, inputs, method="encode")
-            columns = [_feature(self.model, variables["params"], blocks, x) for x in self.wanted]
+            _, maps = self.model.apply(variables, inputs, method="encode")
+            columns = [_feature(self.model, variables["params"], maps, x) for x in self.wanted]
         return columns, batch["label"], batch["index"], batch["valid"]
 
 
-def _feature(model, params, blocks, feature: Feature) -> Float[jax.Array, "b d"]:
-    tokens, trunk = blocks[f"block_{feature.block % model.depth}"], model.encoder.trunk
+def _feature(model, params, maps, feature: Feature) -> Float[jax.Array, "b d"]:
+    trunk = model.encoder.trunk
+    tokens = maps[1 + feature.block % trunk.depth]  # maps[0] is before the first block
 
     def norm(x, scale_and_bias) -> Any:
-        return layers.Norm(trunk.eps, trunk.compute).apply({"params": scale_and_bias}, x)
+        return layers.Norm(trunk.eps, trunk.ops).apply({"params": scale_and_bias}, x)
 
     early = feature.norm and "norm" in params["encoder"]  # the usual place, before pooling
     if early:

@@ -1,24 +1,18 @@
 """From the flat section `model` of a config to the objects of a network, and nowhere else."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 
-from mae_jax.models import (
-    attention,
-    byte_values,
-    channel_groups,
-    mae,
-    positions,
-    targets,
-    tokenizers,
-    vit,
-)
+from mae_jax.config import sections
+from mae_jax.models import attention, byte_values, channel_groups, mae, operations, vit
 from mae_jax.models.cross_decoder import CrossDecoder
 from mae_jax.models.heads.classification import Classifier
-from mae_jax.models.layers import Compute
 from mae_jax.models.masking import MaskSampler, make_mask_sampler
+from mae_jax.models.positions import Learned, Positions, Separable, SinCos
+from mae_jax.models.targets import PixelTarget, Target
+from mae_jax.models.tokenizers import PatchTokenizer
 from mae_jax.models.transformer import Transformer
 
 # The encoders of Dosovitskiy et al. (arXiv 2010.11929) and Touvron et al. (arXiv 2012.12877).
@@ -29,20 +23,15 @@ VARIANTS = {
     "large": dict(width=1024, depth=24, heads=16),
     "huge": dict(width=1280, depth=32, heads=16),
 }
-
-# The names that describe a network, with their defaults; those without one must be given.
-_ENCODER: dict[str, Any] = dict(patch=..., width=..., depth=..., heads=..., mlp_ratio=4.0, eps=1e-6)
-_ENCODER |= dict(learned_positions=False, separable_positions=False)
-_ENCODER |= dict(channel_groups=(), vocab_size=0, dtype="float32")
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "MaskedAutoencoder": _ENCODER
-    | dict(decoder_width=512, decoder_depth=8, decoder_heads=16, decoder_cross=False)
-    | dict(norm_pix=True, target_stride=()),
-    "Classifier": _ENCODER | dict(classes=0, pooling="mean", batch_norm=False, head_std=2e-5),
-}
-FIELDS = {kind: frozenset(names) for kind, names in DEFAULTS.items()}
-OLD_NAMES = {"groups": "channel_groups", "categories": "vocab_size"}  # in older files
+SECTIONS = {"MaskedAutoencoder": sections.AutoencoderModel, "Classifier": sections.ClassifierModel}
+# What files of other projects differ in and configs do not name, as the paper has it.
+_PAPER = dict(mlp_ratio=4.0, eps=1e-6)
+# What a missing field of a file or of Python code means where a config has another default.
+_MISSING = dict(learned_positions=False, dtype="float32", attention="reference")
 SPEED = frozenset({"attention", "remat", "scan"})  # of the machine, not of the network
+# The names that describe a network.
+FIELDS = {kind: {*section.model_fields, *_PAPER} - SPEED for kind, section in SECTIONS.items()}
+FIELDS["Classifier"] |= {"classes"}
 
 
 def model(kind: str, fields: Mapping[str, Any], *, custom_gradients: bool = False) -> Any:
@@ -50,13 +39,12 @@ def model(kind: str, fields: Mapping[str, Any], *, custom_gradients: bool = Fals
 
     Args:
       kind: a key of `FIELDS`.
-      fields: by name; those that are missing have their defaults. `attention = "auto"` means the
-        implementation suited to the devices that are here, `dtype = "auto"` bfloat16 on
-        accelerators and float32 on CPUs.
-      custom_gradients: see `layers.Compute`: faster training, but no forward mode.
+      fields: by name, see `completed`. `attention = "auto"` means the implementation suited to the
+        devices that are here, `dtype = "auto"` bfloat16 on accelerators and float32 on CPUs.
+      custom_gradients: use gradients written by hand: faster training, but no forward mode.
 
     Raises:
-      ValueError: unknown fields, or fields that exclude each other.
+      ValueError: unknown or missing fields, or fields that exclude each other.
     """
     build = {"MaskedAutoencoder": autoencoder, "Classifier": classifier}[kind]
     return build(fields, custom_gradients=custom_gradients)
@@ -66,15 +54,12 @@ def autoencoder(
     fields: Mapping[str, Any], *, custom_gradients: bool = False
 ) -> mae.MaskedAutoencoder:
     """Build a masked autoencoder: see `model`."""
-    f = _completed("MaskedAutoencoder", fields)
-    compute = _compute(f, custom_gradients)
-    width, depth, heads = (f[f"decoder_{name}"] for name in ("width", "depth", "heads"))
-    trunk = Transformer(width, depth, heads, f["mlp_ratio"], f["eps"], compute)
+    f = _checked("MaskedAutoencoder", fields)
+    ops = _operations(f, custom_gradients)
+    trunk = _trunk(f, "decoder_", ops)
     decoder = CrossDecoder if f["decoder_cross"] else mae.SelfDecoder
     return mae.MaskedAutoencoder(
-        encoder=_encoder(f, compute),
-        decoder=decoder(_positions(f, trunk.width, compute), trunk),
-        target=_target(f),
+        _encoder(f, ops), decoder(_positions(f, trunk.width, ops), trunk), target(f)
     )
 
 
@@ -82,15 +67,10 @@ def classifier(
     fields: Mapping[str, Any], classes: int | None = None, *, custom_gradients: bool = False
 ) -> Classifier:
     """Build a classifier of `classes`, by default those of the fields: see `model`."""
-    f = _completed("Classifier", fields)
-    f["classes"] = f["classes"] if classes is None else classes
-    return Classifier(
-        encoder=_encoder(f, _compute(f, custom_gradients), final_norm=f["pooling"] == "cls"),
-        classes=f["classes"],
-        pooling=f["pooling"],
-        batch_norm=f["batch_norm"],
-        head_std=f["head_std"],
-    )
+    f = _checked("Classifier", fields)
+    encoder = _encoder(f, _operations(f, custom_gradients), final_norm=f["pooling"] == "cls")
+    classes = f["classes"] if classes is None else classes
+    return Classifier(encoder, classes, f["pooling"], f["batch_norm"], f["head_std"])
 
 
 def mask_sampler(mask: Mapping[str, Any], model: mae.MaskedAutoencoder, size) -> MaskSampler:
@@ -100,71 +80,99 @@ def mask_sampler(mask: Mapping[str, Any], model: mae.MaskedAutoencoder, size) ->
       ValueError: see `masking.make_mask_sampler`.
     """
     grid = model.grid(size)
+    options: dict[str, Any] = {"name": "random"} | dict(mask)
     return make_mask_sampler(
-        mask.get("name", "random"),
-        mask["ratio"],
-        grid,
-        side=mask.get("side", 2),
-        decode=mask.get("decode", 1.0),
+        **options,
+        grid=grid,
         group_axis=len(grid) > len(model.patch),
-        contrast=getattr(model.target, "contrast", None),
+        contrast=model.target.contrast,
     )
 
 
-def _completed(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    known = DEFAULTS[kind] | dict(attention="reference", remat="none", scan=False)
-    if unknown := sorted(fields.keys() - known.keys()):
+def completed(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all fields of a network, of which a file or Python code may leave some out.
+
+    Raises:
+      ValueError: unknown fields, or missing ones that have no default.
+    """
+    section = SECTIONS[kind].model_fields
+    if unknown := sorted(fields.keys() - FIELDS[kind] - SPEED):
         raise ValueError(f"{', '.join(unknown)} is no field of a {kind}")
-    found = known | {name: _tuples(value) for name, value in fields.items()}
-    if missing := [name for name, value in found.items() if value is ...]:
+    required = [name for name, field in section.items() if field.is_required()]
+    if missing := [name for name in required if name not in fields]:
         raise ValueError(f"a {kind} needs {', '.join(missing)}")
-    if found["separable_positions"] and not found["learned_positions"]:
-        raise ValueError("separable_positions needs learned_positions")
-    if found["channel_groups"] and found["vocab_size"]:
-        raise ValueError("channel_groups are for pixels, vocab_size for whole numbers: give one")
-    if found["vocab_size"] and found.get("target_stride"):
-        raise ValueError("target_stride is for pixels, vocab_size for whole numbers: give one")
-    return found
+    defaults = {name: field.default for name, field in section.items()} | _PAPER | _MISSING
+    classes = {"classes": 0} if kind == "Classifier" else {}
+    return defaults | classes | {name: _tuples(value) for name, value in fields.items()}
 
 
-def _compute(f: dict[str, Any], custom_gradients: bool) -> Compute:
-    dtype, implementation = f["dtype"], f["attention"]
+def contradictions(f: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each field that another one excludes."""
+    for part in ("", "decoder_") if "decoder_width" in f else ("",):
+        width, heads = f[f"{part}width"], f[f"{part}heads"]
+        if heads < 1 or width % heads:
+            yield f"{part}heads = {heads} does not divide {part}width = {width}"
+    if f["separable_positions"] and not f["learned_positions"]:
+        yield "separable_positions needs learned_positions: use learned_positions=True"
+    for name in ("channel_groups", "norm_pix"):
+        if f["vocab_size"] and f.get(name):
+            yield f"{name} needs pixels: use {name}={type(f[name])()} with vocab_size"
+
+
+def target(f: Mapping[str, Any]) -> Target:
+    """Build the target of an autoencoder from all of its fields."""
+    common = dict(patch=f["patch"], stride=f["target_stride"])
+    if f["vocab_size"]:
+        return byte_values.ByteTarget(**common, vocab_size=f["vocab_size"])
+    common |= dict(norm=f["norm_pix"])
+    if f["channel_groups"]:
+        return channel_groups.ChannelGroupTarget(**common, channel_groups=f["channel_groups"])
+    return PixelTarget(**common)
+
+
+def _checked(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    f = completed(kind, fields)
+    if found := [*contradictions(f)]:
+        raise ValueError("; ".join(found))
+    return f
+
+
+def _operations(f: dict[str, Any], custom_gradients: bool) -> operations.Operations:
+    dtype, name = f["dtype"], f["attention"]
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    if implementation == "auto":
-        implementation = attention.suited()
-    return Compute(dtype, implementation, f["remat"], f["scan"], custom_gradients)
+    name = attention.suited() if name == "auto" else name
+    if name not in attention.IMPLEMENTATIONS:
+        known = ", ".join(attention.IMPLEMENTATIONS)
+        raise ValueError(f"attention {name!r} is none of {known}")
+    if not custom_gradients:
+        name = name if name in attention.FORWARD_MODE else "reference"
+        return operations.Operations(dtype, attend=attention.IMPLEMENTATIONS[name])
+    by_hand = (operations.product_by_hand, operations.layer_norm_by_hand)
+    return operations.Operations(dtype, *by_hand, attention.IMPLEMENTATIONS[name])
 
 
-def _encoder(f: dict[str, Any], compute: Compute, final_norm: bool = True) -> vit.Encoder:
-    common = dict(patch=f["patch"], width=f["width"], compute=compute)
+def _encoder(f: dict[str, Any], ops: operations.Operations, final_norm: bool = True) -> vit.Encoder:
+    common = dict(patch=f["patch"], width=f["width"], ops=ops)
     if f["channel_groups"]:
-        tokenizer = channel_groups.ChannelGroupTokenizer(
-            channel_groups=f["channel_groups"], **common
-        )
+        groups = f["channel_groups"]
+        tokenizer = channel_groups.ChannelGroupTokenizer(**common, channel_groups=groups)
     elif f["vocab_size"]:
-        tokenizer = byte_values.ByteTokenizer(vocab_size=f["vocab_size"], **common)
+        tokenizer = byte_values.ByteTokenizer(**common, vocab_size=f["vocab_size"])
     else:
-        tokenizer = tokenizers.PatchTokenizer(**common)
-    trunk = Transformer(f["width"], f["depth"], f["heads"], f["mlp_ratio"], f["eps"], compute)
-    return vit.Encoder(tokenizer, _positions(f, f["width"], compute), trunk, final_norm)
+        tokenizer = PatchTokenizer(**common)
+    trunk = _trunk(f, "", ops)
+    return vit.Encoder(tokenizer, _positions(f, trunk.width, ops), trunk, final_norm)
 
 
-def _positions(f: dict[str, Any], width: int, compute: Compute):
-    kind = positions.Learned if f["learned_positions"] else positions.SinCos
-    kind = positions.Separable if f["separable_positions"] else kind
-    return kind(width, compute.dtype)
+def _trunk(f: dict[str, Any], part: str, ops: operations.Operations) -> Transformer:
+    sizes = (f[f"{part}{name}"] for name in ("width", "depth", "heads"))
+    return Transformer(*sizes, f["mlp_ratio"], f["eps"], ops, f["remat"], f["scan"])
 
 
-def _target(f: dict[str, Any]):
-    patch = f["patch"]
-    if f["vocab_size"]:
-        return byte_values.ByteTarget(patch, f["vocab_size"])
-    if f["channel_groups"]:
-        return channel_groups.ChannelGroupTarget(
-            patch, f["norm_pix"], f["target_stride"], f["channel_groups"]
-        )
-    return targets.PixelTarget(patch, f["norm_pix"], f["target_stride"])
+def _positions(f: dict[str, Any], width: int, ops: operations.Operations) -> Positions:
+    kind = Learned if f["learned_positions"] else SinCos
+    return (Separable if f["separable_positions"] else kind)(width, ops.dtype)
 
 
 def _tuples(x: Any) -> Any:

@@ -10,38 +10,32 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from mae_jax.models import layers, patches
-from mae_jax.models.targets import PixelTarget, replace_masked
+from mae_jax.models import patches
+from mae_jax.models.targets import PixelTarget
+from mae_jax.models.tokenizers import PatchTokenizer
 
 Groups = Sequence[Sequence[int]]  # the channels of each group, such as ((0, 1, 2), (3, 4))
 
 
-class ChannelGroupTokenizer(nn.Module):
-    """One token for each channel group of a patch.
+class ChannelGroupTokenizer(PatchTokenizer):
+    """One token for each channel group of a patch; the groups are the first axis of the grid.
 
-    The groups are the first axis of the grid. A token holds the values of its own group and zeros
-    for the other channels, so one matrix acts as a separate matrix for each group.
+    A token holds the values of its own group and zeros for the other channels, so one matrix acts
+    as a separate matrix for each group.
     """
 
-    patch: tuple[int, ...]
-    channel_groups: Groups
-    width: int
-    compute: layers.Compute = layers.Compute()
+    channel_groups: Groups = ()
 
-    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Return the number of groups, then the number of patches along each axis."""
+    @nn.nowrap
+    def grid(self, size):
         return (len(self.channel_groups), *patches.grid_of(size, self.patch))
 
-    @nn.compact
-    def __call__(
-        self, inputs: Float[Array, "b *size c"], index: Int[Array, "b k"] | None = None
-    ) -> Float[Array, "b k width"]:
+    @nn.nowrap
+    def values(self, inputs):
         members = group_members(self.channel_groups, self.patch, inputs.shape[-1])
-        x = split_groups(patches.patchify(inputs, self.patch), members)
-        x = x if index is None else patches.take(x, index)
-        return layers.dense(self.width, self.compute, "embedding")(x)
+        return split_groups(patches.patchify(inputs, self.patch), members)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,27 +44,29 @@ class ChannelGroupTarget(PixelTarget):
 
     channel_groups: Groups = ()
 
-    def _table(self, inputs) -> Float[np.ndarray, "g d"]:
-        return group_members(self.channel_groups, self.small_patch, inputs.shape[-1])
+    def size(self, channels):
+        smallest = group_members(self.channel_groups, self.small_patch, channels).sum(1).min()
+        if self.norm and smallest < 2:
+            raise ValueError("norm_pix needs groups of two values or more: use norm_pix=False")
+        return super().size(channels)
 
-    def _patches(self, inputs) -> Float[Array, "b n d"]:
-        return patches.patchify(self.visible_part(inputs), self.small_patch)
+    def tokens(self, inputs):
+        return split_groups(super().tokens(inputs), self._table(inputs))
 
     def values(self, inputs, index):
         """Return all channels of the patches at `index`, those of other groups included."""
-        x = self._patches(inputs)
+        x = super().tokens(inputs)
         return patches.take(x, index % x.shape[1])
 
+    def from_tokens(self, tokens, inputs):
+        return super().from_tokens(join_groups(tokens, self._table(inputs)), inputs)
+
     def members(self, index, inputs):
-        """Return 1 for the values of each token's own group, else 0."""
         n = math.prod(patches.grid_of(inputs.shape[1:-1], self.patch))
         return jnp.asarray(self._table(inputs))[index // n]
 
-    def _place(self, prediction, inputs, mask):
-        members, size = self._table(inputs), self.visible_part(inputs).shape[1:-1]
-        tokens = split_groups(self._patches(inputs), members)
-        tokens = join_groups(replace_masked(tokens, prediction, mask), members)
-        return patches.unpatchify(tokens, self.small_patch, size)
+    def _table(self, inputs) -> Float[np.ndarray, "g d"]:
+        return group_members(self.channel_groups, self.small_patch, inputs.shape[-1])
 
 
 def group_members(
@@ -81,15 +77,14 @@ def group_members(
     Raises:
       ValueError: a channel is in no group or in several, or does not exist.
     """
-    groups = [list(group) for group in channel_groups]
-    if sorted(sum(groups, [])) != list(range(channels)):
+    if sorted(sum(map(list, channel_groups), [])) != list(range(channels)):
         raise ValueError(
-            f"channel groups {groups} must hold each of the {channels} channels 0 to "
+            f"channel_groups = {channel_groups} must hold each of the {channels} channels 0 to "
             f"{channels - 1} once"
         )
-    members = np.zeros((len(groups), channels), np.float32)
-    for row, group in zip(members, groups, strict=True):
-        row[group] = 1
+    members = np.zeros((len(channel_groups), channels), np.float32)
+    for row, group in zip(members, channel_groups, strict=True):
+        row[list(group)] = 1
     return np.tile(members, math.prod(patch))
 
 

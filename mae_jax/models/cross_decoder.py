@@ -1,18 +1,13 @@
 """The decoder of CrossMAE (arXiv 2401.14391)."""
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
 
 from mae_jax.models import layers
-from mae_jax.models.mae import mask_tokens
-from mae_jax.models.masking import Mask
-from mae_jax.models.transformer import Transformer
+from mae_jax.models.mae import Decoder
 
 
-class CrossDecoder(nn.Module):
+class CrossDecoder(Decoder):
     """A decoder whose mask tokens attend to the encoder's tokens alone.
 
     Mask tokens do not see each other, so that any part of them can be decoded alone. Block i
@@ -21,31 +16,11 @@ class CrossDecoder(nn.Module):
     trained as well.
     """
 
-    position_table: nn.Module
-    trunk: Transformer
-
-    def setup(self):
-        for part in (self.position_table, self.trunk):
-            nn.share_scope(self, part)
-
-    @nn.compact
-    def __call__(
-        self,
-        feature_maps: Sequence[Float[Array, "b t e"]],
-        mask: Mask,
-        grid: Sequence[int],
-        size: int,
-    ) -> Float[Array, "b m size"]:
-        """Predict `size` numbers for each masked token: see `mae.SelfDecoder`."""
-        eps, compute, depth = self.trunk.eps, self.trunk.compute, self.trunk.depth
-        x = mask_tokens(self, self.trunk.width, mask, self.position_table(grid))
+    @nn.nowrap
+    def decode(self, masked, feature_maps, table, mask):
+        eps, ops, depth = self.trunk.eps, self.trunk.ops, self.trunk.depth
         start = nn.initializers.normal(len(feature_maps) ** -0.5)
-        weights = self.param("maps", start, (len(feature_maps), depth)).astype(compute.dtype)
-        contexts = [
-            layers.Norm(eps, compute, name=f"context_norm_{i}")(context)
-            for i, context in enumerate(
-                jnp.einsum("sbte,si->ibte", jnp.stack(feature_maps), weights)
-            )
-        ]
-        x = layers.Norm(eps, compute, name="norm")(self.trunk(x, contexts=contexts)[-1])
-        return layers.dense(size, compute, "head")(x)
+        weights = self.param("maps", start, (len(feature_maps), depth)).astype(ops.dtype)
+        sums = jnp.einsum("sbte,si->ibte", jnp.stack(feature_maps), weights)
+        contexts = [layers.Norm(eps, ops, name=f"context_norm_{i}")(x) for i, x in enumerate(sums)]
+        return self.trunk(masked, contexts=contexts)[-1]

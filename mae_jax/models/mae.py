@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,30 +11,27 @@ from jaxtyping import Array, Float, Shaped
 
 from mae_jax.models import layers
 from mae_jax.models.masking import Mask
+from mae_jax.models.positions import Positions
+from mae_jax.models.targets import Target
 from mae_jax.models.transformer import Transformer
-from mae_jax.models.vit import Encoder, Intermediates
+from mae_jax.models.vit import EncoderModel, FeatureMaps
 
 
 @struct.dataclass
 class Output:
-    """What a masked autoencoder says of a batch."""
+    """The result of a masked autoencoder for a batch."""
 
     loss: Float[Array, ""]
     losses: Float[Array, "b"]  # of each sample; `loss` is their mean
     prediction: Float[Array, "b m d"]  # in the order of `mask.masked`, in the terms of the target
     mask: Mask
-    intermediates: Intermediates  # encoder/embedding, encoder/block_0 ..., encoder/norm
+    intermediates: dict[str, jax.Array]  # encoder/embedding, encoder/block_0 ..., encoder/norm
 
 
-class SelfDecoder(nn.Module):
-    """The decoder of He et al. 2021: self-attention over visible tokens and mask tokens.
+class Decoder(nn.Module):
+    """What decoders have in common: a mask token at each masked position, blocks and a head."""
 
-    Nothing in it depends on the order of the tokens. It sees `[cls; visible; mask tokens]` with
-    each token's position added, which equals un-shuffling them first, and its head runs on the
-    masked tokens alone.
-    """
-
-    position_table: nn.Module
+    position_table: Positions
     trunk: Transformer
 
     def setup(self):
@@ -44,65 +40,48 @@ class SelfDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        feature_maps: Sequence[Float[Array, "b t e"]],
-        mask: Mask,
-        grid: Sequence[int],
-        size: int,
+        self, feature_maps: FeatureMaps, mask: Mask, grid: Sequence[int], size: int
     ) -> Float[Array, "b m size"]:
-        """Predict `size` numbers for each masked token.
+        """Predict `size` numbers for each masked token of a grid.
 
         Args:
-          feature_maps: the encoder's tokens after the embedding and after each block, the last
-            ones after the final norm. This decoder sees the last ones alone.
-          grid: of the tokens.
+          feature_maps: the encoder's, of which the last one is after the final norm.
         """
-        compute = self.trunk.compute
-        table = self.position_table(grid)
-        masked = mask_tokens(self, self.trunk.width, mask, table)
-        seen = layers.dense(self.trunk.width, compute, "embedding")(feature_maps[-1])
-        cls, visible = seen[:, :1] + table[None, :1], seen[:, 1:] + table[1:][mask.visible]
-        x = self.trunk(jnp.concatenate([cls, visible, masked], axis=1))[-1]
-        x = layers.Norm(self.trunk.eps, compute, name="norm")(x[:, seen.shape[1] :])
-        return layers.dense(size, compute, "head")(x)
+        width, trunk = self.trunk.width, self.trunk
+        table = self.position_table(grid)  # [1+n width]
+        token = self.param("mask_token", nn.initializers.normal(0.02), (1, width))
+        token = jnp.broadcast_to(token.astype(table.dtype), (*mask.masked.shape, width))
+        x = self.decode(token + table[1:][mask.masked], feature_maps, table, mask)
+        x = layers.Norm(trunk.eps, trunk.ops, name="norm")(x)
+        return layers.dense(size, trunk.ops, "head")(x)
+
+    @nn.nowrap
+    def decode(self, masked, feature_maps, table, mask) -> Float[Array, "b m width"]:
+        """Run the blocks on the mask tokens `masked` [b m width] and on what these may see."""
+        raise NotImplementedError
 
 
-def mask_tokens(decoder: nn.Module, width: int, mask: Mask, table: jax.Array) -> jax.Array:
-    """Return the one learned token at the position of each masked patch, `[b m width]`."""
-    token = decoder.param("mask_token", nn.initializers.normal(0.02), (1, width))
-    token = jnp.broadcast_to(token.astype(table.dtype), (*mask.masked.shape, width))
-    return token + table[1:][mask.masked]
+class SelfDecoder(Decoder):
+    """The decoder of He et al. 2021: self-attention over visible tokens and mask tokens.
 
-
-class MaskedAutoencoder(nn.Module):
-    """An encoder that sees the visible tokens and a lighter decoder that predicts the others.
-
-    The target says what is predicted and how wrong it is; `models.build` makes all three from the
-    flat section `model` of a config.
+    Nothing in it depends on the order of the tokens. It sees `[cls; visible; mask tokens]` with
+    each token's position added, which equals un-shuffling them first, and its head runs on the
+    masked tokens alone.
     """
 
-    encoder: Encoder
-    decoder: nn.Module  # SelfDecoder, or cross_decoder.CrossDecoder
-    target: Any  # see `targets`
+    @nn.nowrap
+    def decode(self, masked, feature_maps, table, mask):
+        x = layers.dense(self.trunk.width, self.trunk.ops, "embedding")(feature_maps[-1])
+        cls, visible = x[:, :1] + table[None, :1], x[:, 1:] + table[1:][mask.visible]
+        x = self.trunk(jnp.concatenate([cls, visible, masked], axis=1))[-1]
+        return x[:, 1 + visible.shape[1] :]
 
-    @property
-    def patch(self) -> tuple[int, ...]:
-        """The sides of a patch."""
-        return self.encoder.tokenizer.patch
 
-    @property
-    def width(self) -> int:
-        """The width of the encoder's tokens."""
-        return self.encoder.trunk.width
+class MaskedAutoencoder(EncoderModel):
+    """An encoder that sees the visible tokens and a lighter decoder that predicts the others."""
 
-    @property
-    def depth(self) -> int:
-        """The number of the encoder's blocks."""
-        return self.encoder.trunk.depth
-
-    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Return the number of tokens along each axis for inputs of `size`."""
-        return self.encoder.tokenizer.grid(size)
+    decoder: Decoder
+    target: Target
 
     def __call__(self, inputs: Shaped[Array, "b *size c"], mask: Mask) -> Output:
         """Predict the masked tokens of normalised `inputs` from the visible ones.
@@ -119,19 +98,11 @@ class MaskedAutoencoder(nn.Module):
                 f"{len(inputs)} samples of {math.prod(grid)}"
             )
         with jax.named_scope("encoder"):
-            tokens, intermediates = self.encoder(inputs, mask)
-        names = ["embedding", *(f"block_{i}" for i in range(self.depth))]
-        feature_maps = [intermediates[name] for name in names[:-1]] + [tokens]
+            tokens, maps = self.encoder(inputs, mask)
         with jax.named_scope("decoder"):
             size = self.target.size(inputs.shape[-1])
-            prediction = self.decoder(feature_maps, mask, grid, size).astype(jnp.float32)
+            prediction = self.decoder([*maps[:-1], tokens], mask, grid, size).astype(jnp.float32)
         losses = self.target.losses(prediction, inputs, mask.masked).mean(1)  # [b]
-        intermediates = {f"encoder/{name}": x for name, x in intermediates.items()}
-        intermediates["encoder/norm"] = tokens
+        names = ["embedding", *(f"block_{i}" for i in range(len(maps) - 1)), "norm"]
+        intermediates = {f"encoder/{n}": x for n, x in zip(names, [*maps, tokens], strict=True)}
         return Output(losses.mean(), losses, prediction, mask, intermediates)
-
-    def encode(
-        self, inputs: Shaped[Array, "b *size c"], mask: Mask | None = None
-    ) -> tuple[Float[Array, "b t width"], Intermediates]:
-        """Run the encoder alone, on whole inputs or on masked ones: see `vit.Encoder`."""
-        return self.encoder(inputs, mask)

@@ -1,7 +1,6 @@
 """Positions: what is added to the tokens so that a network knows where each of them lies.
 
-`SinCos`, `Learned` and `Separable` all return a table `[1 + n, width]`, the row of the cls token
-first.
+Each kind returns a table `[1 + n, width]` for a grid of n tokens, the row of the cls token first.
 """
 
 from collections.abc import Sequence
@@ -13,47 +12,48 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 
-class SinCos(nn.Module):
-    """The fixed sine-cosine table of He et al. 2021; the row of cls is zero."""
+class Positions(nn.Module):
+    """What encoders and decoders add: the table of a grid, from its number of tokens per axis."""
 
     width: int
     dtype: Any = jnp.float32
 
     def __call__(self, grid: Sequence[int]) -> Float[Array, "1+n width"]:
+        raise NotImplementedError
+
+
+class SinCos(Positions):
+    """The fixed sine-cosine table of He et al. 2021; the row of cls is zero."""
+
+    def __call__(self, grid):
         return jnp.asarray(initial_tables(grid, self.width)["positions"], self.dtype)
 
 
-class Learned(nn.Module):
+class Learned(Positions):
     """A parameter `positions` for each token of the grid; it starts as `SinCos`."""
 
-    width: int
-    dtype: Any = jnp.float32
-
     @nn.compact
-    def __call__(self, grid: Sequence[int]) -> Float[Array, "1+n width"]:
+    def __call__(self, grid):
         start = initial_tables(grid, self.width)["positions"]
         return self.param("positions", lambda key: jnp.asarray(start)).astype(self.dtype)
 
 
-class Separable(nn.Module):
+class Separable(Positions):
     """A learned table for the first axis plus one for the others, as MAE-ST (arXiv 2205.09113).
 
     The parameters are `positions_time` `[t, width]` and `positions_space` `[1 + s, width]`, whose
     first row is that of cls; their sum starts as `SinCos`.
     """
 
-    width: int
-    dtype: Any = jnp.float32
-
     @nn.compact
-    def __call__(self, grid: Sequence[int]) -> Float[Array, "1+n width"]:
+    def __call__(self, grid):
         start = initial_tables(grid, self.width, separable=True)
         time, space = (
             self.param(name, lambda key, x=x: jnp.asarray(x)).astype(self.dtype)
             for name, x in start.items()
         )
-        places = (time[:, None] + space[None, 1:]).reshape(-1, self.width)
-        return jnp.concatenate([space[:1], places])
+        table = (time[:, None] + space[None, 1:]).reshape(-1, self.width)
+        return jnp.concatenate([space[:1], table])
 
 
 def sincos(grid: Sequence[int], width: int) -> np.ndarray:
@@ -67,10 +67,9 @@ def sincos(grid: Sequence[int], width: int) -> np.ndarray:
     Raises:
       ValueError: `width` has no two channels for each axis.
     """
-    grid = tuple(grid)
     count = width // (2 * len(grid))  # frequencies per axis
     if count < 1:
-        raise ValueError(f"width {width} is too small for positions on {len(grid)} axes")
+        raise ValueError(f"width = {width} is too small for positions on {len(grid)} axes")
     frequencies = 10000.0 ** (-np.arange(count) / count)
     coordinates = np.indices(grid).reshape(len(grid), -1)  # [axes n]
     table = np.zeros((coordinates.shape[1], width), np.float32)
@@ -86,15 +85,11 @@ def initial_tables(
 ) -> dict[str, np.ndarray]:
     """Return the initial values of learned positions by the names of their parameters."""
     grid, cls = tuple(grid), np.zeros((1, width), np.float32)
+    table = sincos(grid, width)
     if not separable:
-        return {"positions": np.concatenate([cls, sincos(grid, width)])}
+        return {"positions": np.concatenate([cls, table])}
     # Each axis has channels of its own; those of the first axis come last.
-    whole, share = sincos(grid, width).reshape(*grid, width), width // (2 * len(grid))
-    start = 2 * share * (len(grid) - 1)
-    time = np.zeros((grid[0], width), np.float32)
-    time[:, start : start + 2 * share] = whole.reshape(grid[0], -1, width)[
-        :, 0, start : start + 2 * share
-    ]
-    space = np.array(whole[0].reshape(-1, width))
-    space[:, start : start + 2 * share] = 0
+    table, share = table.reshape(grid[0], -1, width), width // (2 * len(grid))
+    own = np.arange(width) // (2 * share) == len(grid) - 1
+    time, space = np.where(own, table[:, 0], 0), np.where(own, 0, table[0])
     return {"positions_time": time, "positions_space": np.concatenate([cls, space])}

@@ -1,16 +1,16 @@
 """The tokenizer: how an input becomes tokens, `[b *size c] -> [b n width]`.
 
-A tokenizer says on which grid its tokens lie. Given `index`, it embeds the tokens at these places
-alone, so that an encoder never computes what it does not see. Its layer is called `embedding`.
-Others stand in `channel_groups` and `byte_values`.
+Others than that of patches stand in `channel_groups` and `byte_values`. The parameters of every
+tokenizer are called `embedding`.
 """
 
 from collections.abc import Sequence
 
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from mae_jax.models import layers, patches
+from mae_jax.models.operations import Operations
 
 
 class PatchTokenizer(nn.Module):
@@ -18,16 +18,27 @@ class PatchTokenizer(nn.Module):
 
     patch: tuple[int, ...]
     width: int
-    compute: layers.Compute = layers.Compute()
+    ops: Operations = Operations()
 
+    @nn.nowrap
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Return the number of tokens along each axis."""
+        """Return the number of tokens along each axis, for inputs of `size`."""
         return patches.grid_of(size, self.patch)
+
+    @nn.nowrap
+    def values(self, inputs: Shaped[Array, "b *size c"]) -> Shaped[Array, "b n d"]:
+        """Return the values that each token holds."""
+        return patches.patchify(inputs, self.patch)
+
+    @nn.nowrap
+    def embed(self, x: Shaped[Array, "b k d"]) -> Float[Array, "b k width"]:
+        """Return the tokens of such values."""
+        return layers.dense(self.width, self.ops, "embedding")(x)
 
     @nn.compact
     def __call__(
-        self, inputs: Float[Array, "b *size c"], index: Int[Array, "b k"] | None = None
+        self, inputs: Shaped[Array, "b *size c"], index: Int[Array, "b k"] | None = None
     ) -> Float[Array, "b k width"]:
-        x = patches.patchify(inputs, self.patch)
-        x = x if index is None else patches.take(x, index)
-        return layers.dense(self.width, self.compute, "embedding")(x)
+        """Embed the tokens at `index` alone, by default all: what is masked is never computed."""
+        x = self.values(inputs)
+        return self.embed(x if index is None else patches.take(x, index))

@@ -1,4 +1,4 @@
-"""A stack of Transformer blocks: the only owner of width, depth, heads and how to compute them."""
+"""A stack of Transformer blocks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mae_jax.distributed import partitioning
-from mae_jax.models.layers import Block, Compute
+from mae_jax.models.layers import Block
+from mae_jax.models.operations import Operations
 
 # What each block keeps for its gradient; the rest is computed again.
 REMAT = {
@@ -21,9 +22,10 @@ REMAT = {
 class Transformer(nn.Module):
     """Blocks one after another, called `block_0`, `block_1` ...
 
-    With `compute.remat` a block keeps less for its gradient (`REMAT`). With `compute.scan` one
-    block is compiled, and a loop runs over the stacked parameters of all: a shorter compilation for
-    slower steps. The names of the parameters are the same either way.
+    Args:
+      remat: "none", or what a block keeps for its gradient (`REMAT`).
+      scan: compile one block and loop over the stacked parameters of all: a shorter compilation for
+        slower steps. The names of the parameters are the same.
     """
 
     width: int
@@ -31,7 +33,9 @@ class Transformer(nn.Module):
     heads: int
     mlp_ratio: float = 4.0
     eps: float = 1e-6
-    compute: Compute = Compute()
+    ops: Operations = Operations()
+    remat: str = "none"
+    scan: bool = False
 
     @nn.compact
     def __call__(
@@ -40,21 +44,20 @@ class Transformer(nn.Module):
         drop_path_scale: Float[Array, "b depth 2"] | None = None,
         contexts: Sequence[Float[Array, "b s e"]] | None = None,
     ) -> list[Float[Array, "b n width"]]:
-        """Return the output of every block.
+        """Return `x` and the output of every block.
 
         Args:
-          drop_path_scale: see `layers.drop_path`.
+          drop_path_scale: see `heads.classification.drop_path`.
           contexts: what each block attends to, for cross-attention.
         """
         lifted: Any = Block
-        if self.compute.remat != "none":
-            policy = REMAT[self.compute.remat]
-            lifted = nn.remat(Block, policy=policy, prevent_cse=not self.compute.scan)
-        make = lambda **where: lifted(self.heads, self.mlp_ratio, self.eps, self.compute, **where)
+        if self.remat != "none":
+            lifted = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=not self.scan)
+        make = lambda **where: lifted(self.heads, self.mlp_ratio, self.eps, self.ops, **where)
         plain = self.is_initializing() or self.is_mutable_collection("attention")
-        if self.compute.scan and self.depth and not plain:
+        if self.scan and self.depth and not plain:
             return self._scanned(make(parent=None), x, drop_path_scale, contexts)
-        outputs = []
+        outputs = [x]
         for i in range(self.depth):
             scale = None if drop_path_scale is None else drop_path_scale[:, i]
             x = make(name=f"block_{i}")(x, scale, None if contexts is None else contexts[i])
@@ -62,7 +65,7 @@ class Transformer(nn.Module):
         return outputs
 
     def _scanned(self, block, x, drop_path_scale, contexts) -> list[jax.Array]:
-        cast = lambda p: p.astype(self.compute.dtype) if p.ndim > 1 else p  # as products use them
+        cast = lambda p: p.astype(self.ops.dtype) if p.ndim > 1 else p  # as products use them
         params = self.variables["params"]
         params = [jax.tree.map(cast, params[f"block_{i}"]) for i in range(self.depth)]
         stacked = (
@@ -77,4 +80,4 @@ class Transformer(nn.Module):
             return x, x
 
         last, outputs = jax.lax.scan(body, x, stacked)
-        return [*outputs[:-1], last]
+        return [x, *outputs[:-1], last]

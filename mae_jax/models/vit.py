@@ -1,26 +1,30 @@
 """The Vision Transformer (arXiv 2010.11929) as an encoder of whole or masked inputs."""
 
-import jax
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Shaped
 
 from mae_jax.models import layers
 from mae_jax.models.masking import Mask
+from mae_jax.models.positions import Positions
+from mae_jax.models.tokenizers import PatchTokenizer
 from mae_jax.models.transformer import Transformer
 
-Intermediates = dict[str, jax.Array]
+# The tokens after the embedding, then after each block, all before the final norm.
+FeatureMaps = list[Float[Array, "b t width"]]
 
 
 class Encoder(nn.Module):
     """A tokenizer, positions and a trunk, with a cls token before the others.
 
-    The parts share the scope of the encoder, so that their parameters are called `embedding`,
-    `positions` and `block_0` ... here. An encoder knows the size of its inputs from each call.
+    The parts share the scope of the encoder, whose parameters are therefore called `embedding`,
+    `positions`, `block_0` ... An encoder takes inputs of any size that its tokenizer takes.
     """
 
-    tokenizer: nn.Module  # see `tokenizers`
-    position_table: nn.Module  # see `positions`: `positions` is the name of a parameter
+    tokenizer: PatchTokenizer  # or one with the same methods
+    position_table: Positions  # `positions` is the name of a parameter
     trunk: Transformer
     final_norm: bool = True
 
@@ -34,22 +38,45 @@ class Encoder(nn.Module):
         inputs: Shaped[Array, "b *size c"],
         mask: Mask | None = None,
         drop_path_scale: Float[Array, "b depth 2"] | None = None,
-    ) -> tuple[Float[Array, "b t width"], Intermediates]:
+    ) -> tuple[Float[Array, "b 1+k width"], FeatureMaps]:
         """Encode whole inputs, or only the tokens that `mask` shows.
 
         Returns:
-          The tokens `[b, 1 + k, width]`, cls first, after the final norm if there is one; and every
-          intermediate by name: `embedding`, `block_0` ..., each before the final norm.
+          The tokens, cls first, after the final norm if there is one; and all feature maps.
         """
         table = self.position_table(self.tokenizer.grid(inputs.shape[1:-1]))  # [1+n width]
         cls = self.param("cls", nn.initializers.normal(0.02), (1, self.trunk.width))
-        places = table[None, 1:] if mask is None else table[1:][mask.visible]
-        x = self.tokenizer(inputs, None if mask is None else mask.visible) + places
+        positions = table[None, 1:] if mask is None else table[1:][mask.visible]
+        x = self.tokenizer(inputs, None if mask is None else mask.visible) + positions
         cls = jnp.broadcast_to(cls.astype(x.dtype) + table[:1], (len(x), 1, x.shape[-1]))
-        x = jnp.concatenate([cls, x], axis=1)
-        blocks = self.trunk(x, drop_path_scale)
-        intermediates = {"embedding": x} | {f"block_{i}": y for i, y in enumerate(blocks)}
-        x = [x, *blocks][-1]
-        if self.final_norm:
-            x = layers.Norm(self.trunk.eps, self.trunk.compute, name="norm")(x)
-        return x, intermediates
+        maps = self.trunk(jnp.concatenate([cls, x], axis=1), drop_path_scale)
+        if not self.final_norm:
+            return maps[-1], maps
+        return layers.Norm(self.trunk.eps, self.trunk.ops, name="norm")(maps[-1]), maps
+
+
+class EncoderModel(nn.Module):
+    """A model that is built on an encoder, and can be used as one."""
+
+    encoder: Encoder
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """The sides of a patch."""
+        return self.encoder.tokenizer.patch
+
+    @property
+    def depth(self) -> int:
+        """The number of the encoder's blocks."""
+        return self.encoder.trunk.depth
+
+    @nn.nowrap
+    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Return the number of tokens along each axis, for inputs of `size`."""
+        return self.encoder.tokenizer.grid(size)
+
+    def encode(
+        self, inputs: Shaped[Array, "b *size c"], mask: Mask | None = None
+    ) -> tuple[Float[Array, "b 1+k width"], FeatureMaps]:
+        """Run the encoder alone: see `Encoder`."""
+        return self.encoder(inputs, mask)

@@ -13,7 +13,7 @@ from mae_jax.data.augment import randaugment, randaugment_color
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.modalities import transforms
 from mae_jax.models import build as networks
-from mae_jax.models import layers
+from mae_jax.models.heads import classification
 from mae_jax.tasks.task import Task
 
 
@@ -79,7 +79,9 @@ def augment_of(config, mean, std, classes: int) -> Callable[[jax.Array, dict], d
         inputs, target = augment.mix(keys[2], inputs, target, regularize.mixup, regularize.cutmix)
         drawn = {"image": inputs, "target": target}
         if regularize.drop_path:
-            drawn["paths"] = layers.drop_path(keys[3], len(inputs), depth, regularize.drop_path)
+            drawn["paths"] = classification.drop_path(
+                keys[3], len(inputs), depth, regularize.drop_path
+            )
         return drawn
 
     return augmented

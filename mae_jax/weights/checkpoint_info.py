@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mae_jax.config import old_keys
 from mae_jax.models import build, patches, positions
 
 Abstract = dict[str, jax.ShapeDtypeStruct]  # name -> shape, dtype and, maybe, sharding
@@ -48,15 +49,15 @@ class CheckpointInfo(NamedTuple):
                     f"{self.path} does not say how many heads its {width} channels have: give "
                     f"{part}heads, a number that divides {width}"
                 )
-            if heads < 1 or width % heads:
-                raise ValueError(f"{part}heads = {heads} does not divide {part}width = {width}")
         return build.model(self.kind, self.fields | {"attention": "auto"})
 
 
 def read_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a model that JSON keeps: under their names of today, with tuples for lists."""
+    renamed = {old.removeprefix("model."): new for old, new in old_keys.RENAMED.items()}
+    new_name = lambda name: renamed.get(name, name).removeprefix("model.")
     tuples = lambda x: tuple(map(tuples, x)) if isinstance(x, list) else x
-    return {build.OLD_NAMES.get(name, name): tuples(x) for name, x in stored.items()}
+    return {new_name(name): tuples(x) for name, x in stored.items()}
 
 
 def fixed_positions(info: CheckpointInfo, size: Sequence[int]) -> dict[str, np.ndarray]:

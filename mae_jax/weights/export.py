@@ -60,7 +60,7 @@ def export(
         )
     info = load.find(source, size=size, **options)
     params = load.parameters(info._replace(without=""), size=size)  # whole parts may be missing
-    fields = build.DEFAULTS[info.kind] | info.fields
+    fields = build.completed(info.kind, info.fields)
     info = info._replace(size=tuple(size or info.size or ()) or None, fields=fields)
     arrays = {n: np.asarray(x) for n, x in traverse_util.flatten_dict(params, sep="/").items()}
     if target_format != "mae_jax":

@@ -82,7 +82,7 @@ def compile(config, part: str = "step", name: str = "mae_jax") -> Compiled:
 
     contender = Contender(name, dispatch, jax.block_until_ready, parameters)
     products = flops.program_flops(traced)
-    dtype = task.model.encoder.trunk.compute.dtype
+    dtype = task.model.encoder.trunk.ops.dtype
     return Compiled(contender, batch["image"], dtype, executable, compile_seconds, products)
 
 

@@ -81,7 +81,7 @@ def forward_flops(config) -> dict[str, int]:
     (model, masks), channels = estimate.network(config), config.data.channels
     values = math.prod(model.patch) * channels
     head = flops.product(1 + masks.n, model.decoder.trunk.width, model.target.size(channels))
-    embedding = flops.product(masks.n, values, model.width)
+    embedding = flops.product(masks.n, values, model.encoder.trunk.width)
     return estimate.forward_flops(config) | {"patch embedding": embedding, "head": head}
 
 
@@ -142,7 +142,7 @@ def loss_of(config, oracle, device: str) -> Callable:
     """Return `uint8 [b c h w] -> loss`: flip, normalise, and the forward pass in our dtype."""
     import torch
 
-    data, dtype = config.data, estimate.network(config)[0].encoder.trunk.compute.dtype
+    data, dtype = config.data, estimate.network(config)[0].encoder.trunk.ops.dtype
     channels = lambda values: torch.tensor(values, device=device).reshape(-1, 1, 1) * 255
     mean, std = (channels(x if x != "auto" else (0.5,)) for x in (data.mean, data.std))
     half = np.dtype(dtype).name == "bfloat16"

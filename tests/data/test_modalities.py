@@ -138,7 +138,7 @@ def test_their_checkpoints_are_loaded_and_evaluated(name, runs, tmp_path):
         ("audio_vit_base", 512, 102, 410),
     ],
 )
-def test_what_the_recipes_hide(name, n, keep, decode):
+def test_what_the_recipes_mask(name, n, keep, decode):
     config = load(name)
     sampler = build.mask_sampler(config.mask, build.autoencoder(config.model), config.data.size)
     assert (sampler.n, sampler.keep, sampler.decode) == (n, keep, decode)
@@ -184,45 +184,45 @@ def test_the_rate_follows_the_share_that_is_decoded(name):
 # --- strategies in the loop
 
 
-def test_every_strategy_of_a_config_hides_its_count(key):
-    """And what a name says is hidden together is."""
+def test_every_strategy_of_a_config_masks_its_count(key):
+    """And what a name says is masked together, is."""
     sizes = {2: ((32, 48), (8, 8)), 3: ((8, 16, 16), (2, 4, 4))}
     together = {"tube": (0,), "frame": (1, 2), "time": (1,), "frequency": (0,)}
     for name in masking.NAMES:
         axes = 3 if name in ("tube", "frame") else 2
         size, patch = sizes[axes]
         contrast = targets.PixelTarget(patch).contrast
-        hide = masking.make_mask_sampler(
+        sampler = masking.make_mask_sampler(
             name, 0.5, patches.grid_of(size, patch), side=2, contrast=contrast
         )
         images = jax.random.normal(key, (4, *size, 3))
-        mask = masking.from_scores(hide.scores(key, images), hide.keep)
+        mask = masking.from_scores(sampler.scores(key, images), sampler.keep)
         shape = patches.grid_of(size, patch)
-        hidden = np.asarray(masking.masked_map(mask)).reshape(4, *shape)
-        np.testing.assert_array_equal(hidden.reshape(4, -1).sum(1), hide.n - hide.keep)
-        assert hide.decode == hide.n - hide.keep == hide.n // 2
+        masked = np.asarray(masking.masked_map(mask)).reshape(4, *shape)
+        np.testing.assert_array_equal(masked.reshape(4, -1).sum(1), sampler.n - sampler.keep)
+        assert sampler.decode == sampler.n - sampler.keep == sampler.n // 2
         for axis in together.get(name, ()):
-            first = np.take(hidden, [0], axis=1 + axis)
-            np.testing.assert_array_equal(hidden, np.broadcast_to(first, hidden.shape))
+            first = np.take(masked, [0], axis=1 + axis)
+            np.testing.assert_array_equal(masked, np.broadcast_to(first, masked.shape))
         if name == "joint":
-            boxes = hidden.reshape(4, 2, 2, 3, 2).swapaxes(2, 3).reshape(4, 6, 4)
+            boxes = masked.reshape(4, 2, 2, 3, 2).swapaxes(2, 3).reshape(4, 6, 4)
             assert (boxes.all(2) | ~boxes.any(2)).all()
 
 
-def test_importance_hides_what_has_contrast(key):
+def test_importance_masks_what_has_contrast(key):
     images = jnp.zeros((64, 16, 16, 1)).at[:, :8].set(jax.random.normal(key, (64, 8, 16, 1)))
     contrast = targets.PixelTarget((4, 4)).contrast
-    hide = masking.make_mask_sampler("importance", 0.5, (4, 4), contrast=contrast)
-    mask = masking.from_scores(hide.scores(key, images), hide.keep)
-    hidden = np.asarray(masking.masked_map(mask)).reshape(64, 2, 8).mean((0, 2))
-    assert hidden[0] > 0.7 > 0.3 > hidden[1]
+    sampler = masking.make_mask_sampler("importance", 0.5, (4, 4), contrast=contrast)
+    mask = masking.from_scores(sampler.scores(key, images), sampler.keep)
+    masked = np.asarray(masking.masked_map(mask)).reshape(64, 2, 8).mean((0, 2))
+    assert masked[0] > 0.7 > 0.3 > masked[1]
 
 
 @pytest.mark.parametrize("groups", [(), ((0,), (1, 2))])
 def test_the_trivial_guess_by_hand(groups, key):
     target = targets.PixelTarget((4, 4), norm=False)
     if groups:
-        target = channel_groups.ChannelGroupTarget((4, 4), False, (), groups)
+        target = channel_groups.ChannelGroupTarget((4, 4), norm=False, channel_groups=groups)
     images = jax.random.normal(key, (2, 8, 12, 3))
     n = 6 * max(1, len(groups))
     mask = masking.from_scores(masking.random(key, 2, (n,)), 3)
@@ -245,7 +245,7 @@ def test_the_trivial_guess_by_hand(groups, key):
 
 
 def test_the_trivial_guess_of_bytes_is_their_share(key):
-    target = byte_values.ByteTarget((1,), 4)
+    target = byte_values.ByteTarget((1,), vocab_size=4)
     x = jnp.array([0, 0, 1, 2, 0, 3])[None, :, None]
     mask = masking.from_scores(jnp.arange(6.0)[None], 4)  # sees 0 0 1 2, not 0 3
     shares = np.array([3, 2, 2, 1]) / 8

@@ -1,5 +1,6 @@
-"""Cross-attention and partial decoding, channel groups, strided targets, categories, positions."""
+"""Cross-attention and partial decoding, channel groups, strided targets, bytes, positions."""
 
+import dataclasses
 import functools
 import math
 
@@ -44,7 +45,7 @@ KINDS = {
     "groups, pixels": dict(channel_groups=((0, 2), (1,)), norm_pix=False),
     "every second row": dict(target_stride=(2, 1)),
     "separable": dict(learned_positions=True, separable_positions=True),
-    "bytes": dict(vocab_size=5),
+    "bytes": dict(vocab_size=5, norm_pix=False),
 }
 
 
@@ -59,8 +60,8 @@ def test_every_parameter_gets_a_gradient(kind):
 # --- cross-attention
 
 
-def test_hidden_tokens_of_the_cross_decoder_do_not_see_each_other():
-    """A position in the decoder reaches the prediction there and no other."""
+def test_mask_tokens_of_the_cross_decoder_do_not_see_each_other():
+    """The position of a masked token changes the prediction of this token and of no other."""
     for cross in (True, False):
         model, params, images, mask = built(decoder_cross=cross, learned_positions=True)
         places = params["decoder"]["positions"]
@@ -70,15 +71,15 @@ def test_hidden_tokens_of_the_cross_decoder_do_not_see_each_other():
             return (model.apply({"params": moved}, images, mask).prediction[0, row] ** 2).sum()
 
         gradient = np.abs(jax.jit(jax.grad(predicted))(places, 2)).max(-1)[1:]
-        hidden, at = np.asarray(mask.masked[0]), int(mask.masked[0, 2])
+        masked, at = np.asarray(mask.masked[0]), int(mask.masked[0, 2])
         assert gradient[at] > 1e-5
-        others = gradient[[place for place in hidden if place != at]]
+        others = gradient[[place for place in masked if place != at]]
         assert (others == 0).all() if cross else (others > 1e-7).all()
 
 
 @pytest.mark.parametrize("cross", [True, False])
 def test_partial_decoding(cross):
-    """Of the cross decoder the same numbers as of all; of the other one, finite and its own."""
+    """A cross decoder predicts part of the tokens as it predicts all; a self decoder does not."""
     model, params, images, mask = built(decoder_cross=cross)
     full = run(model, params, images, mask)
     noise = jax.random.uniform(jax.random.key(1), mask.masked.shape)
@@ -91,8 +92,8 @@ def test_partial_decoding(cross):
 
 
 def test_partial_decoding_is_unbiased():
-    """Each hidden patch once in as many parts as there are: the mean is the full loss, exactly;
-    and over random draws nearly."""
+    """The loss is the full one on average: exactly over parts that hold each masked patch once, and
+    nearly over random parts."""
     model, params, images, mask = built(decoder_cross=True)
     full = run(model, params, images, mask).loss
     m = mask.masked.shape[1]
@@ -138,15 +139,15 @@ def test_a_group_sees_and_predicts_its_own_channels_alone():
             guess = np.asarray(out.prediction[sample, row]).reshape(16, 3)[:, chosen]
             errors.append(np.mean((guess - x[sample, place][:, chosen]) ** 2))
     np.testing.assert_allclose(out.loss, np.mean(errors), rtol=1e-5)
-    # the hidden values of a picture do not reach the latent
-    hidden = model.target.masked_values(images, mask).astype(jnp.float32)
-    noise = 9.0 * hidden
+    # the masked values of a picture do not reach the latent
+    masked = model.target.masked_values(images, mask).astype(jnp.float32)
+    noise = 9.0 * masked
     again = run(model, params, images + noise, mask)
     np.testing.assert_allclose(again.prediction, out.prediction, atol=1e-5)
-    assert 0 < float(hidden.mean()) < 1
-    # channels of one group are hidden together, those of two are not
-    np.testing.assert_array_equal(hidden[..., 0], hidden[..., 2])
-    assert (hidden[..., 0] != hidden[..., 1]).any()
+    assert 0 < float(masked.mean()) < 1
+    # channels of one group are masked together, those of two are not
+    np.testing.assert_array_equal(masked[..., 0], masked[..., 2])
+    assert (masked[..., 0] != masked[..., 1]).any()
 
 
 @pytest.mark.parametrize("groups", [((0, 1),), ((0, 1), (1, 2)), ((0, 1, 2), (3,)), ((0, 1, -1),)])
@@ -177,15 +178,15 @@ def test_every_second_frame_is_predicted():
     np.testing.assert_allclose(out.loss, jnp.square(out.prediction - target).mean(), rtol=1e-5)
     full = model.target.to_inputs(target, images, mask)
     np.testing.assert_array_equal(full, images[:, ::2])
-    with pytest.raises(ValueError, match=r"target_stride \(3, 1, 1\) does not divide patch"):
+    with pytest.raises(ValueError, match=r"target_stride = \(3, 1, 1\) does not divide patch"):
         built((8, 8, 8), 2, patch=(2, 4, 4), target_stride=(3, 1, 1))
 
 
-# --- categories
+# --- bytes
 
 
-def test_bytes_are_looked_up_and_their_loss_is_the_cross_entropy():
-    model, params, images, mask = built((24,), 1, patch=(2,), vocab_size=5)
+def test_bytes_are_embedded_by_a_table_and_their_loss_is_the_cross_entropy():
+    model, params, images, mask = built((24,), 1, patch=(2,), **KINDS["bytes"])
     out = run(model, params, images, mask)
     assert out.prediction.shape == (4, 9, 2 * 5)
     logits = np.asarray(out.prediction, np.float64).reshape(4, 9, 2, 5)
@@ -193,7 +194,7 @@ def test_bytes_are_looked_up_and_their_loss_is_the_cross_entropy():
     values = np.asarray(patches.take(images.reshape(4, 12, 2), mask.masked))
     chosen = np.take_along_axis(log, values[..., None], -1)
     np.testing.assert_allclose(out.loss, -chosen.mean(), rtol=1e-5)
-    # the embedding is one table of categories for each place in a patch
+    # the embedding is one table of numbers for each place in a patch
     kernel = np.asarray(params["encoder"]["embedding"]["kernel"]).reshape(2, 5, 24)
     places = positions.sincos((12,), 24)
     first = np.asarray(images).reshape(4, 12, 2)[0, int(mask.visible[0, 0])]
@@ -205,6 +206,27 @@ def test_bytes_are_looked_up_and_their_loss_is_the_cross_entropy():
     perfect = jax.nn.one_hot(values, 5).reshape(4, 9, -1)
     again = model.target.to_inputs(perfect, images, mask)
     np.testing.assert_array_equal(again, images)
+    strided = dataclasses.replace(model.target, stride=(2,))
+    every_second = jax.nn.one_hot(strided(images, mask.masked), 5).reshape(4, 9, -1)
+    again = strided.to_inputs(every_second, images, mask)
+    np.testing.assert_array_equal(again, images[:, ::2])
+
+
+# --- decoders without blocks
+
+
+@pytest.mark.parametrize("cross", [True, False])
+def test_a_decoder_without_blocks_predicts_by_position_alone(cross):
+    """It is a head on the mask tokens, as the reference's is at `decoder_depth=0`."""
+    model, params, images, mask = built(decoder_cross=cross, decoder_depth=0)
+    out = run(model, params, images, mask)
+    at = np.asarray(mask.masked)
+    table, p = positions.sincos((3, 4), 16), jax.device_get(params["decoder"])
+    x = p["mask_token"] + table
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    x = x * p["norm"]["scale"] + p["norm"]["bias"]
+    expected = (x @ p["head"]["kernel"] + p["head"]["bias"])[at]
+    np.testing.assert_allclose(out.prediction, expected, atol=1e-5)
 
 
 # --- separable positions
@@ -226,7 +248,7 @@ def test_separable_positions_are_parameters_that_the_model_adds():
     model, params, images, mask = built((8, 8, 8), 2, separable_positions=True, **fields)
     assert params["encoder"]["positions_time"].shape == (4, 24)
     assert params["decoder"]["positions_space"].shape == (1 + 4, 16)
-    plain, *_ = built((8, 8, 8), 2, **fields)
+    whole, *_ = built((8, 8, 8), 2, **fields)
     joined = {}
     for part, width in (("encoder", 24), ("decoder", 16)):
         rest = dict(params[part])
@@ -234,7 +256,7 @@ def test_separable_positions_are_parameters_that_the_model_adds():
         table = (time[:, None] + space[None, 1:]).reshape(-1, width)
         joined[part] = rest | {"positions": jnp.concatenate([space[:1], table])}
     np.testing.assert_allclose(
-        run(plain, joined, images, mask).loss, run(model, params, images, mask).loss, rtol=1e-5
+        run(whole, joined, images, mask).loss, run(model, params, images, mask).loss, rtol=1e-5
     )
 
 

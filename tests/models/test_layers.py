@@ -1,4 +1,4 @@
-"""What makes the step fast changes neither its loss nor its gradients."""
+"""Layers, and that what makes a step fast changes neither its loss nor its gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mae_jax.models import attention, build, gradients, layers, masking
+from mae_jax.models import attention, build, layers, masking, operations
 from mae_jax.models.attention import pallas_tpu
+
+ATTEND = attention.IMPLEMENTATIONS
 
 
 def close(a, b, rtol=1e-5, atol=1e-6):
@@ -34,25 +36,25 @@ def textbook(query, key, value):
 
 @pytest.mark.optimised
 @pytest.mark.parametrize("n, s", [(5, 5), (5, 7), (150, 150), (150, 131)])
-@pytest.mark.parametrize("form", ["reference", "recompute", "per_sample"])
-def test_implementations_of_attention(form, n, s):
+@pytest.mark.parametrize("name", ["reference", "recompute", "per_sample"])
+def test_implementations_of_attention(name, n, s):
     three = normal(0, 2, n, 3, 8), normal(1, 2, s, 3, 8), normal(2, 2, s, 3, 8)
-    np.testing.assert_allclose(attention.attend(*three, form), textbook(*three), atol=2e-6)
-    graph = lambda form: jax.grad(
-        lambda *x: (attention.attend(*x, form) * normal(3, 2, n, 3, 8)).sum(), argnums=(0, 1, 2)
+    np.testing.assert_allclose(ATTEND[name](*three), textbook(*three), atol=2e-6)
+    graph = lambda name: jax.grad(
+        lambda *x: (ATTEND[name](*x) * normal(3, 2, n, 3, 8)).sum(), argnums=(0, 1, 2)
     )(*three)
-    close(graph(form), graph("reference"), atol=5e-6)
+    close(graph(name), graph("reference"), atol=5e-6)
 
 
 @pytest.mark.parametrize("n, s, size", [(5, 5, 16), (50, 50, 64), (9, 20, 80), (20, 9, 48)])
 def test_the_kernel_for_tpus(n, s, size):
-    """Interpreted; heads that share registers and that lie across two, and some that fill none."""
+    """Interpreted, with heads that share a register, that span two, and that fill none."""
     shapes = ((2, n, 4, size), (2, s, 4, size), (2, s, 4, size), (2, n, 4, size))
     four = [normal(i, *shape) for i, shape in enumerate(shapes)]
     flat = [x.reshape(2, -1, 4 * size) for x in four]
     y = pallas_tpu.forward(*flat[:3], size, interpret=True)
     np.testing.assert_allclose(y.reshape(shapes[0]), textbook(*four[:3]), atol=2e-6)
-    _, gradients = jax.vjp(lambda *x: attention.attend(*x, "reference"), *four[:3])
+    _, gradients = jax.vjp(ATTEND["reference"], *four[:3])
     ours = pallas_tpu.backward(*flat, size, interpret=True)
     for x, expected in zip(ours, gradients(four[3]), strict=True):
         np.testing.assert_allclose(x.reshape(expected.shape), expected, atol=5e-6)
@@ -62,23 +64,24 @@ def test_the_kernel_is_for_short_sequences():
     assert pallas_tpu.fits(197, 197, 512, 2) and pallas_tpu.fits(257, 257, 1280, 2)
     assert not pallas_tpu.fits(1568, 1568, 384, 2)
     three = [normal(i, 1, 600, 2, 8) for i in range(3)]
-    traced = lambda form: str(jax.make_jaxpr(lambda *x: attention.attend(*x, form))(*three))
+    traced = lambda name: str(jax.make_jaxpr(ATTEND[name])(*three))
     assert traced("pallas") == traced("recompute")
 
 
-def test_an_unknown_form():
+def test_an_unknown_implementation():
     with pytest.raises(
         ValueError,
         match="attention 'flash' is none of reference, recompute, per_sample, cudnn, pallas",
     ):
-        attention.attend(*[normal(0, 1, 2, 1, 8)] * 3, "flash")
+        build.autoencoder(dict(patch=(4,), width=8, depth=1, heads=2, attention="flash"))
 
 
 @pytest.mark.parametrize("custom", [False, True])
 def test_the_norm_is_that_of_flax(custom):
     x, weights = 3 + 2 * normal(0, 2, 5, 16), normal(1, 2, 5, 16)
     variables = {"params": {"scale": normal(2, 16), "bias": normal(3, 16)}}
-    ours = layers.Norm(1e-6, layers.Compute(custom_gradients=custom))
+    by_hand = {"layer_norm": operations.layer_norm_by_hand} if custom else {}
+    ours = layers.Norm(1e-6, operations.Operations(**by_hand))
     flax = nn.LayerNorm(1e-6, use_fast_variance=False)
     shapes = lambda tree: jax.tree.map(jnp.shape, tree)
     assert shapes(ours.init(jax.random.key(0), x)) == shapes(flax.init(jax.random.key(0), x))
@@ -86,9 +89,7 @@ def test_the_norm_is_that_of_flax(custom):
         lambda variables, x: (norm.apply(variables, x) * weights).sum(), argnums=(0, 1)
     )(variables, x)
     close(graph(ours), graph(flax), atol=5e-6)
-    low = layers.Norm(1e-6, layers.Compute(jnp.bfloat16, custom_gradients=custom)).apply(
-        variables, x
-    )
+    low = layers.Norm(1e-6, operations.Operations(jnp.bfloat16, **by_hand)).apply(variables, x)
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(
         low.astype(jnp.float32), ours.apply(variables, x), rtol=2e-2, atol=0.05
@@ -98,7 +99,7 @@ def test_the_norm_is_that_of_flax(custom):
 def test_products_have_the_usual_gradients():
     x, kernel, weights = normal(0, 2, 5, 4), normal(1, 4, 3), normal(2, 2, 5, 3)
     graph = lambda product: jax.grad(lambda *x: (product(*x) * weights).sum(), argnums=(0, 1))
-    close(graph(gradients.product)(x, kernel), graph(jnp.matmul)(x, kernel))
+    close(graph(operations.product_by_hand)(x, kernel), graph(jnp.matmul)(x, kernel))
 
 
 def low_of(x):
@@ -211,7 +212,7 @@ def test_recomputed_attention_keeps_its_bits_in_bfloat16():
         wanted = [np.asarray(x) for x in gradients_of(exact, *wide)]
 
     def errors(name):
-        ours = gradients_of(lambda *x: attention.attend(*x, name), query, key, value, dy)
+        ours = gradients_of(ATTEND[name], query, key, value, dy)
         norm = np.linalg.norm
         return [norm(np.float64(a) - b) / norm(b) for a, b in zip(ours, wanted, strict=True)]
 
@@ -220,7 +221,7 @@ def test_recomputed_attention_keeps_its_bits_in_bfloat16():
 
 
 def test_a_tpu_takes_the_kernel_only_where_it_agrees_with_reference(monkeypatch, caplog):
-    """Here the kernel is interpreted; a kernel that computes something else is refused."""
+    """The kernel is interpreted, as on a CPU; one that computes something else is refused."""
     pallas_tpu.agrees_with_reference.cache_clear()
     assert pallas_tpu.agrees_with_reference()
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")

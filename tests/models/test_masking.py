@@ -24,19 +24,19 @@ def test_keep_count(n, ratio, keep):
 
 
 @pytest.mark.parametrize("n, ratio", [(1, 0.75), (4, 0.0), (4, 1.0), (4, -1), (3, 1e-12)])
-def test_a_mask_that_hides_nothing_or_all_is_refused(n, ratio):
+def test_a_ratio_that_masks_nothing_or_all_is_refused(n, ratio):
     with pytest.raises(ValueError, match="mask ratio"):
         masking.keep_count(n, ratio)
 
 
-def test_keep_and_hidden_are_a_partition_ordered_by_score(key):
+def test_visible_and_masked_are_a_partition_ordered_by_score(key):
     scores = masking.random(key, 8, (7, 7))
     mask = masking.from_scores(scores, 12)
     order = np.concatenate([mask.visible, mask.masked], axis=1)
     np.testing.assert_array_equal(np.sort(order, axis=1), np.tile(np.arange(49), (8, 1)))
     kept = np.take_along_axis(np.asarray(scores), np.asarray(mask.visible), 1)
-    hidden = np.take_along_axis(np.asarray(scores), np.asarray(mask.masked), 1)
-    assert (kept.max(1) < hidden.min(1)).all()
+    masked = np.take_along_axis(np.asarray(scores), np.asarray(mask.masked), 1)
+    assert (kept.max(1) < masked.min(1)).all()
 
 
 def test_samples_of_a_batch_get_different_masks(key):
@@ -44,7 +44,7 @@ def test_samples_of_a_batch_get_different_masks(key):
     assert len({tuple(sorted(row.tolist())) for row in mask.visible}) == 16
 
 
-def test_every_patch_is_hidden_equally_often(key):
+def test_every_patch_is_masked_equally_often(key):
     mask = masking.from_scores(masking.random(key, 4000, (4, 4)), 4)
     share = np.asarray(masking.masked_map(mask)).mean(0)
     np.testing.assert_allclose(share, 0.75, atol=5 * np.sqrt(0.75 * 0.25 / 4000))
@@ -58,7 +58,7 @@ def test_masked_map():
 def test_masks_do_not_depend_on_the_devices(key):
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    draw = lambda key: masking.from_scores(masking.random(key, 8, (4, 4)), 4).keep
+    draw = lambda key: masking.from_scores(masking.random(key, 8, (4, 4)), 4).visible
     np.testing.assert_array_equal(jax.jit(draw, out_shardings=split)(key), jax.jit(draw)(key))
 
 
@@ -70,28 +70,27 @@ ANY = {  # strategies that any grid can have, with what they take beside it
     "block": masking.block,
     "grid": masking.lattice,
     "joint": lambda key, b, shape: masking.joint(key, b, shape, (2,) * len(shape)),
-    "along": lambda key, b, shape: masking.along(key, b, shape, (0,)),
     "importance": lambda key, b, shape: masking.importance(
         key, jax.random.normal(key, (b, math.prod(shape)))
     ),
 }
 
 
-def hidden_of(scores, keep, shape):
-    """Where patches are hidden, bool [b, *shape]."""
+def masked_of(scores, keep, shape):
+    """Where patches are masked, bool [b, *shape]."""
     mask = masking.from_scores(scores, keep)
     return np.asarray(masking.masked_map(mask)).reshape(-1, *shape) == 1
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=str)
 @pytest.mark.parametrize("name", ANY)
-def test_every_strategy_hides_the_same_number_and_differs_by_sample(name, shape, key):
+def test_every_strategy_masks_the_same_number_and_differs_by_sample(name, shape, key):
     n = math.prod(shape)
-    hidden = hidden_of(ANY[name](key, 32, shape), n // 4, shape)
-    np.testing.assert_array_equal(hidden.reshape(32, -1).sum(1), n - n // 4)
-    assert len({row.tobytes() for row in hidden}) > 3
-    again = hidden_of(ANY[name](key, 32, shape), n // 4, shape)
-    np.testing.assert_array_equal(hidden, again)
+    masked = masked_of(ANY[name](key, 32, shape), n // 4, shape)
+    np.testing.assert_array_equal(masked.reshape(32, -1).sum(1), n - n // 4)
+    assert len({row.tobytes() for row in masked}) > 3
+    again = masked_of(ANY[name](key, 32, shape), n // 4, shape)
+    np.testing.assert_array_equal(masked, again)
 
 
 def test_jit_compiles_once_for_all_strategies(key):
@@ -115,21 +114,22 @@ def test_jit_compiles_once_for_all_strategies(key):
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 6), (2, 5), (3, 2, 2, 2)], ids=str)
-def test_a_tube_hides_the_same_places_in_each_frame(shape, key):
+def test_a_tube_masks_the_same_places_in_each_frame(shape, key):
     frames, places = shape[0], math.prod(shape[1:])
-    scores = masking.along(key, 64, shape, range(1, len(shape)))
+    scores = masking.joint(key, 64, shape, (frames,) + (1,) * (len(shape) - 1))
     for kept in (1, places // 2, places - 1):
-        hidden = hidden_of(scores, frames * kept, shape)
-        np.testing.assert_array_equal(hidden, np.broadcast_to(hidden[:, :1], hidden.shape))
-        np.testing.assert_array_equal(hidden[:, 0].reshape(64, -1).sum(1), places - kept)
+        masked = masked_of(scores, frames * kept, shape)
+        np.testing.assert_array_equal(masked, np.broadcast_to(masked[:, :1], masked.shape))
+        np.testing.assert_array_equal(masked[:, 0].reshape(64, -1).sum(1), places - kept)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_frames_times_and_frequencies_are_hidden_whole(axis, key):
+def test_frames_times_and_frequencies_are_masked_whole(axis, key):
     shape = (8, 6)
     others = shape[1 - axis]
-    hidden = hidden_of(masking.along(key, 64, shape, (axis,)), 2 * others, shape)
-    lines = np.moveaxis(hidden, 1 + axis, 1)
+    box = (1, others) if axis == 0 else (others, 1)
+    masked = masked_of(masking.joint(key, 64, shape, box), 2 * others, shape)
+    lines = np.moveaxis(masked, 1 + axis, 1)
     assert (lines.all(2) | ~lines.any(2)).all()
     np.testing.assert_array_equal(lines.all(2).sum(1), shape[axis] - 2)
 
@@ -138,9 +138,9 @@ def test_a_grid_keeps_a_lattice(key):
     """At 1 / 2^axes every second place along each axis, shifted by each of the shifts."""
     for shape in ((12,), (8, 8), (4, 6, 4)):
         axes = len(shape)
-        hidden = hidden_of(masking.lattice(key, 64, shape), math.prod(shape) // 2**axes, shape)
+        masked = masked_of(masking.lattice(key, 64, shape), math.prod(shape) // 2**axes, shape)
         shifts = set()
-        for row in hidden:
+        for row in masked:
             kept = np.argwhere(~row)
             assert (kept % 2 == kept[0] % 2).all()
             shifts.add(tuple(kept[0] % 2))
@@ -148,29 +148,29 @@ def test_a_grid_keeps_a_lattice(key):
 
 
 def test_a_grid_at_one_half_is_a_checkerboard(key):
-    hidden = hidden_of(masking.lattice(key, 8, (6, 6)), 18, (6, 6))
+    masked = masked_of(masking.lattice(key, 8, (6, 6)), 18, (6, 6))
     parity = np.indices((6, 6)).sum(0) % 2
-    for row in hidden:
+    for row in masked:
         assert (row == (parity == parity[np.argwhere(row)[0][0], np.argwhere(row)[0][1]])).all()
 
 
 @pytest.mark.parametrize("shape, size", [((8,), (2,)), ((8, 6), (4, 2)), ((4, 4, 6), (2, 2, 3))])
-def test_joint_blocks_are_hidden_together(shape, size, key):
+def test_joint_blocks_are_masked_together(shape, size, key):
     scores = masking.joint(key, 64, shape, size)
     cells = [side // length for side, length in zip(shape, size, strict=True)]
     split = [x for pair in zip(cells, size, strict=True) for x in pair]
     order = [0, *range(1, len(split) + 1, 2), *range(2, len(split) + 1, 2)]
     for extra in (0, 1):  # one patch too many cuts one box
         keep = math.prod(size) * (math.prod(cells) // 2) + extra
-        hidden = hidden_of(scores, keep, shape).reshape(64, *split).transpose(order)
-        inside = hidden.reshape(64, math.prod(cells), -1)
+        masked = masked_of(scores, keep, shape).reshape(64, *split).transpose(order)
+        inside = masked.reshape(64, math.prod(cells), -1)
         cut = (inside.any(2) & ~inside.all(2)).sum(1)
         np.testing.assert_array_equal(cut, extra)
 
 
 def test_joint_blocks_at_an_edge_may_be_smaller(key):
-    hidden = hidden_of(masking.joint(key, 16, (5, 7), (2, 3)), 12, (5, 7))
-    np.testing.assert_array_equal(hidden.reshape(16, -1).sum(1), 23)
+    masked = masked_of(masking.joint(key, 16, (5, 7), (2, 3)), 12, (5, 7))
+    np.testing.assert_array_equal(masked.reshape(16, -1).sum(1), 23)
 
 
 @pytest.mark.parametrize("shape", [(64,), (14, 14), (8, 10, 10)], ids=str)
@@ -178,24 +178,24 @@ def test_blocks_are_large_and_in_one_piece(shape, key):
     from scipy import ndimage
 
     n = math.prod(shape)
-    pieces = lambda hidden: np.mean([ndimage.label(row)[1] for row in hidden])
+    pieces = lambda masked: np.mean([ndimage.label(row)[1] for row in masked])
     for share in (0.2, 0.5):
         keep = n - int(n * share)
-        blocks = hidden_of(masking.block(key, 64, shape), keep, shape)
-        noise = hidden_of(masking.random(key, 64, shape), keep, shape)
+        blocks = masked_of(masking.block(key, 64, shape), keep, shape)
+        noise = masked_of(masking.random(key, 64, shape), keep, shape)
         assert pieces(blocks) < 2.5
         if len(shape) < 3 or share < 0.3:  # above .31 random cells of a 3-D grid percolate
             assert pieces(noise) > 2.5
-        surface = lambda hidden: sum(
-            (np.diff(hidden, axis=axis) != 0).sum() for axis in range(1, hidden.ndim)
+        surface = lambda masked: sum(
+            (np.diff(masked, axis=axis) != 0).sum() for axis in range(1, masked.ndim)
         )
         assert surface(blocks) < 0.5 * surface(noise)
 
 
 def test_a_block_is_a_box_until_it_is_cut(key):
-    """With so few hidden that the first box holds them, they are its middle."""
-    hidden = hidden_of(masking.block(key, 64, (14, 14)), 196 - 9, (14, 14))
-    for row in hidden:
+    """With so few masked that the first box holds them, they are its middle."""
+    masked = masked_of(masking.block(key, 64, (14, 14)), 196 - 9, (14, 14))
+    for row in masked:
         places = np.argwhere(row)
         sides = places.max(0) - places.min(0) + 1
         assert sides.prod() <= 20
@@ -205,19 +205,19 @@ def test_importance_draws_without_replacement_in_proportion(key):
     """The first one kept is drawn by softmax(logits); then as Plackett and Luce say."""
     logits = np.log([0.5, 0.3, 0.15, 0.05])
     scores = masking.importance(key, jnp.tile(jnp.asarray(logits, jnp.float32), (40_000, 1)))
-    keep = np.asarray(masking.from_scores(scores, 2).keep)
+    visible = np.asarray(masking.from_scores(scores, 2).visible)
     p = np.exp(logits)
-    np.testing.assert_allclose(np.bincount(keep[:, 0]) / len(keep), p, atol=0.01)
+    np.testing.assert_allclose(np.bincount(visible[:, 0]) / len(visible), p, atol=0.01)
     second = [sum(p[j] * p[i] / (1 - p[j]) for j in range(4) if j != i) for i in range(4)]
-    np.testing.assert_allclose(np.bincount(keep[:, 1]) / len(keep), second, atol=0.01)
+    np.testing.assert_allclose(np.bincount(visible[:, 1]) / len(visible), second, atol=0.01)
 
 
 @pytest.mark.parametrize("patch, size", [((4,), (16,)), ((4, 2), (8, 6)), ((2, 2, 2), (4, 4, 6))])
-def test_a_patch_with_a_hidden_pixel_is_hidden(patch, size, key):
-    hidden = jax.random.bernoulli(key, 0.05, (16, *size))
-    scores = np.asarray(masking.pixels(hidden, patch))
+def test_a_patch_with_a_masked_pixel_is_masked(patch, size, key):
+    masked = jax.random.bernoulli(key, 0.05, (16, *size))
+    scores = np.asarray(masking.pixels(masked, patch))
     grid = [s // p for s, p in zip(size, patch, strict=True)]
-    for row, found in zip(np.asarray(hidden), scores, strict=True):
+    for row, found in zip(np.asarray(masked), scores, strict=True):
         expected = np.zeros(grid)
         for place in np.argwhere(row):
             expected[tuple(place // np.array(patch))] = 1
@@ -228,13 +228,13 @@ def test_a_patch_with_a_hidden_pixel_is_hidden(patch, size, key):
 
 
 @pytest.mark.parametrize("groups, keep", [(4, 12), (4, 36), (4, 24), (16, 3), (2, 24)])
-def test_a_partition_hides_each_patch_equally_often(groups, keep, key):
+def test_a_partition_masks_each_patch_equally_often(groups, keep, key):
     scores = masking.partition(key, 8, (6, 8), groups, keep)
-    hidden = np.stack([hidden_of(part, keep, (6, 8)) for part in scores])
-    np.testing.assert_array_equal(hidden.sum(0), groups * (48 - keep) // 48)
-    assert len({row.tobytes() for row in hidden[0]}) == 8
+    masked = np.stack([masked_of(part, keep, (6, 8)) for part in scores])
+    np.testing.assert_array_equal(masked.sum(0), groups * (48 - keep) // 48)
+    assert len({row.tobytes() for row in masked[0]}) == 8
     if keep == 48 // groups:  # complementary: each is seen exactly once
-        assert (~hidden).sum(0).max() == 1
+        assert (~masked).sum(0).max() == 1
 
 
 def test_a_partition_that_cannot_be_equal_is_refused(key):
@@ -243,7 +243,7 @@ def test_a_partition_that_cannot_be_equal_is_refused(key):
             masking.partition(key, 1, (6, 8), groups, keep)
 
 
-def test_partial_decoding_takes_hidden_patches_uniformly(key):
+def test_partial_decoding_takes_masked_patches_uniformly(key):
     noise_key, part_key = jax.random.split(key)
     full = masking.from_scores(masking.lattice(noise_key, 4000, (4, 4)), 4)
     part = masking.partial(full, jax.random.uniform(part_key, (4000, 12)), 3)
@@ -256,11 +256,11 @@ def test_partial_decoding_takes_hidden_patches_uniformly(key):
     np.testing.assert_allclose(rank, 0.25, atol=0.03)
 
 
-def test_what_is_hidden_together_counts_together():
+def test_what_is_masked_together_counts_together():
     assert masking.keep_count(1568, 0.9, together=8) == 160  # VideoMAE's 20 tubes of 8
     assert masking.keep_count(512, 0.8, together=8) == 8 * 13
     assert masking.keep_count(64, 0.75, together=4) == 16
-    with pytest.raises(ValueError, match=r"mask ratio 0.1 hides none of 4 group\(s\) of 8"):
+    with pytest.raises(ValueError, match=r"mask ratio 0.1 masks none of 4 group\(s\) of 8"):
         masking.keep_count(32, 0.1, together=8)
 
 

@@ -39,5 +39,5 @@ def test_three_axes_fill_what_divides_and_leave_the_rest_zero():
 
 
 def test_too_narrow():
-    with pytest.raises(ValueError, match="width 3 is too small"):
+    with pytest.raises(ValueError, match="width = 3 is too small"):
         positions.sincos((2, 2), 3)

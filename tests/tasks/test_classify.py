@@ -19,6 +19,7 @@ from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.modalities import transforms
 from mae_jax.distributed import device_mesh, partitioning
 from mae_jax.models import build, layers
+from mae_jax.models.heads import classification
 from mae_jax.tasks import classify
 from mae_jax.train import train
 from mae_jax.training import metric_writer, optimizer, program
@@ -207,7 +208,7 @@ def test_layer_decay_is_the_references():
 
 def test_drop_path():
     """Deeper blocks are left out more often, the mean of the factors is 1, none is left at 0."""
-    factors = np.asarray(layers.drop_path(jax.random.key(0), 4000, 5, 0.4))
+    factors = np.asarray(classification.drop_path(jax.random.key(0), 4000, 5, 0.4))
     np.testing.assert_allclose((factors == 0).mean((0, 2)), [0, 0.1, 0.2, 0.3, 0.4], atol=0.02)
     np.testing.assert_allclose(factors.mean((0, 2)), 1, atol=0.03)
     block = layers.Block(heads=2)

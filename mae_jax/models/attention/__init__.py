@@ -1,30 +1,40 @@
-"""Attention in implementations that compute the same, each for the devices where it is fastest."""
+"""Attention in implementations that compute the same, each for the devices where it is fastest.
 
+Each is a function of query [b n h d], key and value [b s h d] that returns
+`softmax(query @ key / sqrt(d)) @ value` for each head, [b n h d]. All but "reference" and "cudnn"
+have gradients written by hand, and no forward mode (`jax.jvp`).
+"""
+
+import functools
 import logging
 
 import jax
-from jaxtyping import Array, Float
 
 from mae_jax.models.attention import pallas_tpu, per_sample, recompute, reference
-from mae_jax.models.attention.reference import weights
 
-__all__ = ["IMPLEMENTATIONS", "attend", "check", "suited", "weights"]
-
-IMPLEMENTATIONS = ("reference", "recompute", "per_sample", "cudnn", "pallas")
+IMPLEMENTATIONS = {
+    "reference": reference.attend,  # three operations and their automatic gradient
+    "recompute": recompute.attend,  # keeps no weights for the gradient: less memory and traffic
+    "per_sample": per_sample.attend,  # faster on a single CPU when there are many tokens
+    # NVIDIA's kernel for float16 and bfloat16
+    "cudnn": functools.partial(jax.nn.dot_product_attention, implementation="cudnn"),
+    "pallas": pallas_tpu.attend,  # a kernel for TPUs and short sequences
+}
+FORWARD_MODE = ("reference", "cudnn")
 PLATFORM = {"cudnn": "gpu", "pallas": "tpu"}  # the only platform of an implementation
 _log = logging.getLogger(__name__)
 
 
 def suited(platform: str | None = None, devices: int | None = None) -> str:
-    """Return the implementation for a number of devices, by default for those that are here.
+    """Return the implementation for a number of devices, by default for jax's own.
 
     On TPUs that is "pallas", once the kernel agrees with `reference` on the device itself; else
     "recompute" and a warning in the log.
     """
-    here = jax.default_backend()
-    platform = platform or here
+    default = jax.default_backend()
+    platform = platform or default
     if platform == "tpu":
-        if here != "tpu" or pallas_tpu.agrees_with_reference():
+        if default != "tpu" or pallas_tpu.agrees_with_reference():
             return "pallas"
         _log.warning(
             "model.attention = 'auto': the Pallas kernel does not agree with 'reference' on this "
@@ -42,39 +52,3 @@ def check(implementation: str, platform: str) -> None:
             f"model.attention = {implementation!r} needs a {PLATFORM[implementation].upper()}, "
             f"here it is a {platform.upper()}: use 'auto'"
         )
-
-
-def attend(
-    query: Float[Array, "b n h d"],
-    key: Float[Array, "b s h d"],
-    value: Float[Array, "b s h d"],
-    implementation: str = "reference",
-    custom_gradients: bool = True,
-) -> Float[Array, "b n h d"]:
-    """Return `softmax(query @ key / sqrt(d)) @ value` for each head.
-
-    Args:
-      implementation: "reference" is three operations and their automatic gradient; "recompute"
-        keeps no weights for the gradient, for less memory and less traffic to it; "per_sample"
-        takes one sample at a time, which is faster on a single CPU when there are many tokens;
-        "cudnn" is NVIDIA's kernel for float16 and bfloat16; "pallas" is a kernel for TPUs and short
-        sequences, and "recompute" where the kernel does not fit.
-      custom_gradients: False: use "reference" in place of the implementations whose gradient is
-        hand-written, since these have no forward mode (`jax.jvp`).
-
-    Raises:
-      ValueError: there is no such implementation.
-    """
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"attention {implementation!r} is none of {', '.join(IMPLEMENTATIONS)}")
-    if implementation == "cudnn":
-        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
-    if implementation == "reference" or not custom_gradients:
-        return reference.attend(query, key, value)
-    if implementation == "pallas" and (split := pallas_tpu.splitter(query, key)):
-        return pallas_tpu.attend(split, query, key, value)
-    if implementation in ("recompute", "pallas"):
-        return recompute.attend(query, key, value)
-    if query.shape[1] * key.shape[1] > per_sample.LEAST:
-        return per_sample.attend(query, key, value)
-    return reference.attend(query, key, value)

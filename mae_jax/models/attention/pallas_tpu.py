@@ -22,36 +22,29 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
 from mae_jax.distributed import partitioning
-from mae_jax.models.attention import reference
+from mae_jax.models.attention import recompute, reference
 
 _LANES, _ROWS = 128, 8  # of a register
 _FAST = 12 * 2**20  # bytes; a kernel has 16 MiB of fast memory
 
 
-def splitter(query: Float[Array, "b n h d"], key: Float[Array, "b s h d"]) -> Callable | None:
-    """Return how to call the kernel on each device's part, see `partitioning.on_each`.
-
-    Returns None if a sample does not fit the fast memory, or if the sharding is unknown.
-    """
-    _, n, heads, size = query.shape
-    if not fits(n, key.shape[1], heads * size, query.dtype.itemsize):
-        return None
-    return partitioning.on_each(heads)
-
-
 def attend(
-    split: Callable,
-    query: Float[Array, "b n h d"],
-    key: Float[Array, "b s h d"],
-    value: Float[Array, "b s h d"],
+    query: Float[Array, "b n h d"], key: Float[Array, "b s h d"], value: Float[Array, "b s h d"]
 ) -> Float[Array, "b n h d"]:
-    """Return `softmax(query @ key / sqrt(d)) @ value` for each head, by the kernel.
+    """Use the kernel, or `recompute` if a sample does not fit or the sharding is unknown.
 
     Where the program is not compiled for a TPU, the kernel's operations run as ordinary ones.
     """
-    flat = lambda x: x.reshape(*x.shape[:2], -1)
-    y: Any = _kernel(split, query.shape[-1], *map(flat, (query, key, value)))
-    return y.reshape(query.shape)
+    _, n, heads, size = query.shape
+    split = partitioning.on_each(heads)
+    if split is None or not fits(n, key.shape[1], heads * size, query.dtype.itemsize):
+        return recompute.attend(query, key, value)
+    return _attend(split, query, key, value)
+
+
+def _attend(split: Callable, *inputs: jax.Array) -> jax.Array:
+    y: Any = _kernel(split, inputs[0].shape[-1], *(x.reshape(*x.shape[:2], -1) for x in inputs))
+    return y.reshape(inputs[0].shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -87,7 +80,7 @@ def agrees_with_reference() -> bool:
         return jax.device_get((y, *backward(dy)))
 
     try:
-        ours = results(jax.jit(functools.partial(attend, lambda f: f)))
+        ours = results(jax.jit(functools.partial(_attend, lambda f: f)))
     except jax.errors.JaxRuntimeError:
         return False
     near = lambda a, b: np.abs(np.float32(a) - np.float32(b)).max() < 0.05
@@ -100,57 +93,40 @@ def fits(tokens: int, seen: int, width: int, bytes_each: int) -> bool:
     return arrays + 8 * 4 * tokens * seen <= _FAST
 
 
-def forward(
-    query: Float[Array, "b n w"],
-    key: Float[Array, "b s w"],
-    value: Float[Array, "b s w"],
-    size: int,
-    interpret: bool = False,
-) -> Float[Array, "b n w"]:
-    """Return `softmax(query @ key / sqrt(size)) @ value` for each head, of `size` columns.
+def forward(query, key, value, size: int, interpret: bool = False) -> Float[Array, "b n w"]:
+    """Return attention for arrays [b n w] and [b s w], whose heads have `size` columns each.
 
     Args:
       interpret: compute with ordinary operations, on any device.
     """
-    call = _call(_forward, query, key, size, products=2, results=(query,), interpret=interpret)
-    return call(query, key, value)[0]
+    return _call(_forward, (query, key, value), (query,), size, 2, interpret)[0]
 
 
-def backward(
-    query: Float[Array, "b n w"],
-    key: Float[Array, "b s w"],
-    value: Float[Array, "b s w"],
-    gradient: Float[Array, "b n w"],
-    size: int,
-    interpret: bool = False,
-) -> tuple[Float[Array, "b n w"], Float[Array, "b s w"], Float[Array, "b s w"]]:
+def backward(query, key, value, gradient, size: int, interpret: bool = False) -> list[jax.Array]:
     """Return the gradients of query, key and value, given that of the result of `forward`."""
     results = (query, key, value)
-    call = _call(_backward, query, key, size, products=5, results=results, interpret=interpret)
-    return call(query, key, value, gradient)
+    return _call(_backward, (*results, gradient), results, size, 5, interpret)
 
 
-def _call(kernel: Callable, query, key, size, products, results, interpret) -> Callable:
-    """Return the kernel, called on one sample after the other."""
-    (b, n, width), s = query.shape, key.shape[1]
-    one = lambda tokens: pl.BlockSpec((1, tokens, width), lambda i: (i, 0, 0))
-    inputs_of = (n, s, s) if len(results) == 1 else (n, s, s, n)
-    moved = b * width * (sum(inputs_of) + sum(x.shape[1] for x in results)) * query.dtype.itemsize
+def _call(kernel: Callable, inputs, results, size, products, interpret) -> list[jax.Array]:
+    """Run the kernel, of so many products of matrices, on one sample after the other."""
+    (b, n, width), s = inputs[0].shape, inputs[1].shape[1]
+    one = lambda x: pl.BlockSpec((1, *x.shape[1:]), lambda i: (i, 0, 0))
     return pl.pallas_call(
         functools.partial(kernel, size=size),
         grid=(b,),
-        in_specs=[one(tokens) for tokens in inputs_of],
-        out_specs=[one(x.shape[1]) for x in results],
+        in_specs=[one(x) for x in inputs],
+        out_specs=[one(x) for x in results],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results],
         interpret=interpret,
         name=f"attention{kernel.__name__}",
         cost_estimate=pl.CostEstimate(
             flops=products * 2 * b * n * s * width,
             transcendentals=b * n * s * width // size,
-            bytes_accessed=moved,
+            bytes_accessed=sum(x.size * x.dtype.itemsize for x in (*inputs, *results)),
         ),
         metadata={"cycles": str(b * width // size * _cycles(n, s, products))},
-    )
+    )(*inputs)
 
 
 def _cycles(n: int, s: int, products: int) -> int:

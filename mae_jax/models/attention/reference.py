@@ -8,7 +8,6 @@ from jaxtyping import Array, Float
 def attend(
     query: Float[Array, "b n h d"], key: Float[Array, "b s h d"], value: Float[Array, "b s h d"]
 ) -> Float[Array, "b n h d"]:
-    """Return `softmax(query @ key / sqrt(d)) @ value` for each head."""
     return jnp.einsum("bhns,bshd->bnhd", weights(query, key), value)
 
 

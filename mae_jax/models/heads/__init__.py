@@ -1,1 +1,0 @@
-"""What is put on an encoder for a task."""

@@ -1,17 +1,15 @@
 """A classifier on an encoder, as the reference fine-tunes and probes."""
 
-from collections.abc import Sequence
-
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Shaped
 
 from mae_jax.models import layers
-from mae_jax.models.masking import Mask
-from mae_jax.models.vit import Encoder, Intermediates
+from mae_jax.models.vit import EncoderModel
 
 
-class Classifier(nn.Module):
+class Classifier(EncoderModel):
     """An encoder, a pooled feature and a linear head.
 
     `pooling = "mean"` averages the patch tokens of the last block and normalises the result
@@ -20,35 +18,15 @@ class Classifier(nn.Module):
     linear probes. With `classes = 0` there is no head, and the result is the feature.
     """
 
-    encoder: Encoder
     classes: int = 0
     pooling: str = "mean"
     batch_norm: bool = False
     head_std: float = 2e-5  # of the initial head
 
-    @property
-    def patch(self) -> tuple[int, ...]:
-        """The sides of a patch."""
-        return self.encoder.tokenizer.patch
-
-    @property
-    def width(self) -> int:
-        """The width of a token."""
-        return self.encoder.trunk.width
-
-    @property
-    def depth(self) -> int:
-        """The number of blocks."""
-        return self.encoder.trunk.depth
-
-    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Return the number of tokens along each axis for inputs of `size`."""
-        return self.encoder.tokenizer.grid(size)
-
     def setup(self):
         trunk = self.encoder.trunk
         if self.pooling == "mean":
-            self.norm = layers.Norm(trunk.eps, trunk.compute)
+            self.norm = layers.Norm(trunk.eps, trunk.ops)
         if self.batch_norm:
             self.feature_norm = nn.BatchNorm(
                 epsilon=1e-6, use_bias=False, use_scale=False, momentum=0.9, dtype=jnp.float32
@@ -76,8 +54,12 @@ class Classifier(nn.Module):
             x = self.feature_norm(x, use_running_average=not train)
         return self.head(x) if self.classes else x
 
-    def encode(
-        self, inputs: Shaped[Array, "b *size c"], mask: Mask | None = None
-    ) -> tuple[Float[Array, "b t width"], Intermediates]:
-        """Run the encoder alone: see `Encoder`."""
-        return self.encoder(inputs, mask)
+
+def drop_path(key: jax.Array, batch: int, depth: int, rate: float) -> Float[Array, "b depth 2"]:
+    """Draw the scales of both branches of every block: 0 where a sample skips the branch.
+
+    Block i skips a branch with probability `rate * i / (depth - 1)`; the other scales make up for
+    it, so that the mean is 1. Stochastic depth, Huang et al. (arXiv 1603.09382).
+    """
+    keep = 1 - jnp.linspace(0, rate, depth)[None, :, None]
+    return jax.random.bernoulli(key, keep, (batch, depth, 2)) / keep

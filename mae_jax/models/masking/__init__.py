@@ -4,10 +4,10 @@ A strategy only says how much it wants to keep each patch. `from_scores` sorts a
 strategies have the same shapes and one compiled step serves them all.
 """
 
+# ruff: noqa: F401
 from mae_jax.models.masking.mask import Mask, from_scores, keep_count, masked_map, partial
 from mae_jax.models.masking.sampler import NAMES, MaskSampler, make_mask_sampler
 from mae_jax.models.masking.strategies import (
-    along,
     block,
     importance,
     joint,
@@ -16,22 +16,3 @@ from mae_jax.models.masking.strategies import (
     pixels,
     random,
 )
-
-__all__ = [
-    "NAMES",
-    "Mask",
-    "MaskSampler",
-    "along",
-    "block",
-    "from_scores",
-    "importance",
-    "joint",
-    "keep_count",
-    "lattice",
-    "make_mask_sampler",
-    "masked_map",
-    "partial",
-    "partition",
-    "pixels",
-    "random",
-]

@@ -16,16 +16,6 @@ class Mask:
     masked: Int[Array, "b m"]
     n: int = struct.field(pytree_node=False)
 
-    @property
-    def keep(self) -> Int[Array, "b k"]:
-        """The former name of `visible`."""
-        return self.visible
-
-    @property
-    def hidden(self) -> Int[Array, "b m"]:
-        """The former name of `masked`."""
-        return self.masked
-
 
 def keep_count(n: int, ratio: float, together: int = 1) -> int:
     """Return how many of `n` patches stay visible at this mask ratio.
@@ -49,7 +39,7 @@ def keep_count(n: int, ratio: float, together: int = 1) -> int:
     if keep >= n:
         what = f"{n} patch(es)" if together == 1 else f"{n // together} group(s) of {together}"
         raise ValueError(
-            f"mask ratio {ratio} hides none of {what}: use a smaller patch or a higher ratio"
+            f"mask ratio {ratio} masks none of {what}: use a smaller patch or a higher ratio"
         )
     return keep
 
@@ -77,7 +67,7 @@ def partial(mask: Mask, noise: Float[Array, "b m"], count: int) -> Mask:
     uniform noise each masked patch is equally likely, so the loss is the full one on average.
     """
     chosen = jnp.argsort(noise, axis=-1)[:, :count]
-    return Mask(mask.visible, jnp.take_along_axis(mask.masked, chosen, axis=1), mask.n)
+    return mask.replace(masked=jnp.take_along_axis(mask.masked, chosen, axis=1))
 
 
 def masked_map(mask: Mask) -> Float[Array, "b n"]:

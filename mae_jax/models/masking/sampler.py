@@ -9,6 +9,17 @@ import jax
 from mae_jax.models.masking import strategies
 from mae_jax.models.masking.mask import keep_count
 
+# Strategies that mask boxes of patches: of which grids, and the axes along which a box is long.
+# The tubes of VideoMAE (arXiv 2203.12602) are the same places of all frames; AudioMAE (arXiv
+# 2207.06405) masks times and frequencies.
+BOXES = {
+    "tube": ("clips (frames, height, width)", 3, (0,)),
+    "frame": ("clips (frames, height, width)", 3, (1, 2)),
+    "time": ("spectrograms (time, mel)", 2, (1,)),
+    "frequency": ("spectrograms (time, mel)", 2, (0,)),
+}
+NAMES = ("random", "block", "grid", "joint", *BOXES, "importance")
+
 
 class MaskSampler(NamedTuple):
     """A strategy on the grid of an input."""
@@ -17,11 +28,6 @@ class MaskSampler(NamedTuple):
     keep: int  # how many stay visible
     decode: int  # how many of the masked ones are predicted
     scores: Callable[[jax.Array, jax.Array], jax.Array]  # key, inputs [b *size c] -> [b n]
-
-
-NAMES = ("random", "block", "grid", "joint", "tube", "frame", "time", "frequency", "importance")
-ALONG = {"tube": (1, 2), "frame": (0,), "time": (0,), "frequency": (1,)}  # axes that differ
-AXES = {"tube": 3, "frame": 3, "time": 2, "frequency": 2}
 
 
 def make_mask_sampler(
@@ -46,36 +52,31 @@ def make_mask_sampler(
       ValueError: the strategy is unknown or for a grid with another number of axes, or the ratio
         masks or shows nothing.
     """
-    grid, n = tuple(grid), math.prod(grid)
+    grid, n, box = tuple(grid), math.prod(grid), None
     if name not in NAMES:
         raise ValueError(f"mask.name = {name!r} is none of {', '.join(NAMES)}")
-    if AXES.get(name, len(grid)) != len(grid):
-        kind = "clips (frames, height, width)" if AXES[name] == 3 else "spectrograms (time, mel)"
-        raise ValueError(f"mask.name = {name!r} is for {kind}, not for a grid {grid}: use 'random'")
-    if name == "joint" and side > min(grid[group_axis:]):
-        raise ValueError(f"mask.side = {side} is larger than the grid {grid}: use 2, 3 or 4")
     if name == "importance" and contrast is None:
         raise ValueError("mask.name = 'importance' needs pixels, whose contrast says what matters")
-    box = (1,) * group_axis + (side,) * (len(grid) - group_axis)
-    together = 1
-    if name in ALONG:
-        together = n // math.prod(grid[axis] for axis in ALONG[name])
-    if name == "joint" and not any(x % y for x, y in zip(grid, box, strict=True)):
-        together = math.prod(box)
-    keep = keep_count(n, ratio, together)
+    if name == "joint":
+        if side > min(grid[group_axis:]):
+            raise ValueError(f"mask.side = {side} is larger than the grid {grid}: use 2, 3 or 4")
+        box = (1,) * group_axis + (side,) * (len(grid) - group_axis)
+    if name in BOXES:
+        kind, axes, long = BOXES[name]
+        if len(grid) != axes:
+            raise ValueError(
+                f"mask.name = {name!r} is for {kind}, not for a grid {grid}: use 'random'"
+            )
+        box = tuple(length if axis in long else 1 for axis, length in enumerate(grid))
+    whole = box is not None and not any(x % y for x, y in zip(grid, box, strict=True))
+    keep = keep_count(n, ratio, math.prod(box) if box and whole else 1)
 
     def scores(key: jax.Array, inputs: jax.Array) -> jax.Array:
-        b = len(inputs)
-        if name in ALONG:
-            return strategies.along(key, b, grid, ALONG[name])
-        if name == "joint":
-            return strategies.joint(key, b, grid, box)
+        if box is not None:
+            return strategies.joint(key, len(inputs), grid, box)
         if contrast is not None and name == "importance":
             return strategies.importance(key, -contrast(inputs, n))
-        return {
-            "random": strategies.random,
-            "block": strategies.block,
-            "grid": strategies.lattice,
-        }[name](key, b, grid)
+        draw = {"random": strategies.random, "block": strategies.block, "grid": strategies.lattice}
+        return draw[name](key, len(inputs), grid)
 
     return MaskSampler(n, keep, max(1, round((n - keep) * decode)), scores)

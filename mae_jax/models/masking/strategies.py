@@ -20,26 +20,13 @@ def random(key: jax.Array, batch: int, shape: Sequence[int]) -> Float[Array, "b 
     return jax.random.uniform(key, (batch, math.prod(shape)))
 
 
-def along(
-    key: jax.Array, batch: int, shape: Sequence[int], axes: Sequence[int]
-) -> Float[Array, "b n"]:
-    """Draw noise over `axes` and repeat it along the other axes, whose patches go together.
-
-    For clips `(t, h, w)`, axes (1, 2) give the tubes of VideoMAE (arXiv 2203.12602), which mask the
-    same places in each frame, and axis 0 masks whole frames. For spectrograms `(time, frequency)`,
-    axis 0 masks times and axis 1 frequencies (AudioMAE, arXiv 2207.06405).
-    """
-    sides = [side if axis in axes else 1 for axis, side in enumerate(shape)]
-    noise = _permutation(key, batch, math.prod(sides)).reshape(batch, *sides)
-    return jnp.broadcast_to(noise, (batch, *shape)).reshape(batch, -1)
-
-
 def joint(
     key: jax.Array, batch: int, shape: Sequence[int], size: Sequence[int]
 ) -> Float[Array, "b n"]:
     """Cut the grid into boxes of `size` patches; each box is masked or kept as a whole.
 
-    At most one box of a sample is split, where the number of patches to keep requires it.
+    Boxes of (frames, 1, 1) are tubes, those of (1, height, width) frames. At most one box of a
+    sample is split, where the number of patches to keep requires it.
     """
     cells = [-(-side // length) for side, length in zip(shape, size, strict=True)]
     places = np.indices(shape).reshape(len(shape), -1) // np.array(size)[:, None]  # [axes n]
@@ -63,10 +50,9 @@ def block(key: jax.Array, batch: int, shape: Sequence[int], boxes: int = 64) -> 
     sides = jnp.clip(jnp.round(limit * area ** (1 / axes) * jnp.exp(stretch)), 1, limit)
     low = jnp.floor(jax.random.uniform(place_key, sides.shape) * (limit - sides + 1))
     places = np.indices(shape).reshape(1, 1, axes, -1)
-    # the distance from a box's middle: 0 there, 1 just outside, [b boxes n]
-    half = (sides + 1)[..., None] / 2
-    away = jnp.abs(places - (low + (sides - 1) / 2)[..., None]) / half
-    away = away.max(2)
+    # the distance from a box's middle: 0 in it, 1 just outside of the box, [b boxes n]
+    middle, half = (low + (sides - 1) / 2)[..., None], (sides + 1)[..., None] / 2
+    away = (jnp.abs(places - middle) / half).max(2)
     rank = jnp.arange(boxes, dtype=jnp.float32)[None, :, None] + away
     outside = boxes + jax.random.uniform(noise_key, (batch, 1, math.prod(shape)))
     return -jnp.where(away < 1, rank, outside).min(1)

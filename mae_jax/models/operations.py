@@ -1,26 +1,35 @@
-"""Hand-written reverse-mode rules of two layers: the same gradients with less memory and time.
+"""The operations that layers compute with, differentiated by jax or by hand.
 
-`jax.custom_vjp` has no forward mode, so models use these only when asked to
-(`layers.Compute.custom_gradients`), as training does.
+Gradients written by hand are the same with less memory and time. `jax.custom_vjp` has no forward
+mode, so models use them only when asked to, as training does.
 """
 
-import functools
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mae_jax.models.attention import reference
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+
 def layer_norm(
-    x: Float[Array, "*b d"], scale: Float[Array, "d"], bias: Float[Array, "d"], eps: float
+    x: Float[Array, "*b d"], scale: Float[Array, "... d"], bias: Float[Array, "... d"], eps: float
 ) -> Float[Array, "*b d"]:
-    """Normalise over the last axis, in float32; the result has the dtype of `x`.
-
-    For the gradient it keeps its input, the mean and the inverse deviation, where automatic
-    differentiation keeps half a dozen arrays.
-    """
+    """Normalise over the last axis, in float32; the result has the dtype of `x`."""
     return _layer_norm_forward(x, scale, bias, eps)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Operations:
+    """What a network computes with. All but `dtype` change speed, memory and rounding alone."""
+
+    dtype: Any = jnp.float32
+    product: Callable[..., jax.Array] = jnp.matmul
+    layer_norm: Callable[..., jax.Array] = layer_norm
+    attend: Callable[..., jax.Array] = reference.attend  # one of `attention.IMPLEMENTATIONS`
 
 
 def _layer_norm_forward(x, scale, bias, eps):
@@ -43,11 +52,13 @@ def _layer_norm_backward(eps, residuals, dy):
     return dx.astype(x.dtype), total(dy * normalized), total(dy)
 
 
-layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+# It keeps its input, the mean and the inverse deviation, where jax keeps half a dozen arrays.
+layer_norm_by_hand = jax.custom_vjp(layer_norm, nondiff_argnums=(3,))
+layer_norm_by_hand.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 @jax.custom_vjp
-def product(x: Float[Array, "*b d"], kernel: Float[Array, "d e"]) -> Float[Array, "*b e"]:
+def product_by_hand(x: Float[Array, "*b d"], kernel: Float[Array, "d e"]) -> Float[Array, "*b e"]:
     """Return `x @ kernel`, whose gradient for the kernel is one product of two whole matrices.
 
     As automatic differentiation writes that product, XLA computes its transpose on a CPU and first
@@ -66,4 +77,4 @@ def _product_backward(residuals, dy):
     return dx.reshape(x.shape), jax.lax.dot_general(rows, dy, (((0,), (0,)), ((), ())))
 
 
-product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
+product_by_hand.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
