@@ -50,7 +50,7 @@ def huggingface(
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
     from transformers.models.vit_mae import modeling_vit_mae
 
-    f = build.DEFAULTS["MaskedAutoencoder"] | fields
+    f = build.completed("MaskedAutoencoder", fields)
     grid = patches.grid_of(size, f["patch"])
     config = ViTMAEConfig(
         image_size=max(size),
