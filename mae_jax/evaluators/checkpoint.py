@@ -26,8 +26,7 @@ Values = Mapping[str, Any]  # of a section of a config, or the sections `evaluat
 def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """Evaluate a checkpoint with the options of the command `evaluate`.
 
-    Returns:
-      Tables for the screen, and the same metrics by name.
+    Returns tables for the screen, and the same metrics by name.
 
     Raises:
       ValueError, OSError: in one sentence, what does not fit.
@@ -91,10 +90,9 @@ def run_evaluators(
       given: the options, and what evaluators need beside them.
       config: of the run that trained the checkpoint: evaluators take from it what is not given.
     """
-    kinds = dict(sections.EVALUATORS[_task(context.model)])
-    del kinds["custom"]
-    if given["solver"] == "none":
-        del kinds["linear_probe"]
+    task = "pretrain" if isinstance(context.model, mae.MaskedAutoencoder) else "classify"
+    left_out = {"custom"} | ({"linear_probe"} if given["solver"] == "none" else set())
+    kinds = {n: x for n, x in sections.EVALUATORS[task].items() if n not in left_out}
     of_kind = lambda base: [name for name, kind in kinds.items() if issubclass(kind, base)]
     labelled = _is_labelled(context.open(given))
 
@@ -111,10 +109,6 @@ def run_evaluators(
         if any(given[name] != x for name, x in chosen.items()):
             results.append(run(probes, {**given, **chosen}).prefixed("chosen_"))
     return results
-
-
-def _task(model: Any) -> str:
-    return "pretrain" if isinstance(model, mae.MaskedAutoencoder) else "classify"
 
 
 def _is_labelled(source: sources.Source) -> bool:
@@ -143,12 +137,20 @@ def custom_entries(given: Values, config: Values) -> dict[str, dict[str, Any]]:
 
 
 def save_features(context: Context, variables: dict, given: Values) -> None:
-    """Write one feature of both splits to the file `features`."""
+    """Write one feature of both splits to the .npz file `features`, without pickles.
+
+    The split `test` becomes `test_features` [n, d], `test_labels` and `test_index`, in the source.
+    """
     kind = features.Feature(given["block"], given["pooling"], given["norm"])
-    splits = {name: given[name] for name in ("train", "test")}
-    tables = {name: context.table(variables, x, kind, given) for name, x in splits.items()}
+    classes = np.array(context.open(given).classes, dtype=str)
+    arrays: dict[str, Any] = dict(feature=str(kind), classes=classes)
+    for name in ("train", "test"):
+        table = context.table(variables, given[name], kind, given)
+        arrays |= {f"{name}_features": table.features[kind]}
+        arrays |= {f"{name}_labels": table.labels, f"{name}_index": table.index}
     if jax.process_index() == 0:
-        features.save(given["features"], kind, tables, context.open(given).classes)
+        with open(given["features"], "wb") as file:  # np.savez would add a suffix to a name
+            np.savez(file, **arrays)
 
 
 def make_context(info: CheckpointInfo, options: argparse.Namespace, mesh: Mesh) -> Context:

@@ -81,22 +81,16 @@ class Context:
         feature: features.Feature,
         section: Mapping[str, Any],
     ) -> features.Table:
-        """Return one feature of the examples of a source, see `features.Extractor`.
-
-        Args:
-          part: with the `source` and its `split`.
-          section: with the number of `examples` and the `batch_size`.
-        """
+        """Return one feature of the `examples` of a `source` and its `split`, `part`."""
         arrays = [weakref.ref(x) for x in jax.tree.leaves(variables)]
         name = (*map(id, arrays), part["source"], part["split"], feature, section["examples"])
         alive = lambda kept: all(ref() is not None for ref in kept[0])
         self._tables = {x: kept for x, kept in self._tables.items() if alive(kept)}
         if name not in self._tables:
-            if feature not in self._extractors:
-                extractor = features.Extractor(self.model, [feature], self.transform, self.mesh)
-                self._extractors[feature] = extractor
+            extractor = features.Extractor(self.model, [feature], self.transform, self.mesh)
+            extractor = self._extractors.setdefault(feature, extractor)  # it is compiled once
             sizes = section["examples"], section["batch_size"]
-            table = self._extractors[feature](variables, self.open(part), *sizes)
+            table = extractor(variables, self.open(part), *sizes)
             newest = list(self._tables.items())[1 - self.KEPT :]
             self._tables = dict(newest) | {name: (arrays, table)}
         return self._tables[name][1]

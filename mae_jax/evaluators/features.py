@@ -1,6 +1,6 @@
 """Frozen features of an encoder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -103,19 +103,6 @@ def _feature(model, params, maps, feature: Feature) -> Float[jax.Array, "b d"]:
     if feature.norm and not early:
         chosen = [norm(x, params["norm"]) for x in chosen]
     return jnp.concatenate([x.astype(jnp.float32) for x in chosen], axis=-1)
-
-
-def save(path: str, feature: Feature, tables: Mapping[str, Table], classes: Sequence[str]) -> None:
-    """Write one feature of the splits of a source to an .npz file, without pickles.
-
-    A split `test` becomes `test_features` [n, d], `test_labels` and `test_index`, in the source.
-    """
-    arrays: dict[str, Any] = dict(feature=str(feature), classes=np.array(classes, dtype=str))
-    for name, table in tables.items():
-        arrays |= {f"{name}_features": table.features[feature]}
-        arrays |= {f"{name}_labels": table.labels, f"{name}_index": table.index}
-    with open(path, "wb") as f:  # np.savez would add an ending of its own
-        np.savez(f, **arrays)
 
 
 def standardize(train: Float[np.ndarray, "n d"], *others: Float[np.ndarray, "m d"]):

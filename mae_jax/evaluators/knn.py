@@ -61,39 +61,28 @@ def nearest(
     """Find the `k` rows of `train` with the largest cosine similarity to each row of `test`.
 
     The search is exact, and of equally similar rows the first one comes first. A block of `train`
-    is on the device at a time, which bounds its memory; the device is the first one of the process,
-    so that their number does not matter.
+    is on the device at a time, which bounds its memory; it is the first device of the process, so
+    that the number of devices does not matter.
 
     Returns:
       Their similarities, in descending order, and their numbers.
     """
-    similarity = np.full((len(test), k), -np.inf, np.float32)
-    index = np.zeros((len(test), k), np.int32)
-    keys, queries = min(KEYS, len(train)), min(QUERIES, len(test))
-    for offset in range(0, len(train), keys):
-        block = jnp.asarray(_padded(train[offset : offset + keys], keys))
-        for start in range(0, len(test), queries):
-            part = slice(start, start + queries)
-            so_far = [_padded(x[part], queries) for x in (test, similarity, index)]
-            better = _merge(*so_far, block, offset, len(train))
-            count = len(index[part])
-            similarity[part], index[part] = (np.asarray(x)[:count] for x in better)
-    return similarity, index
+    best = np.empty((len(test), 0), np.float32), np.empty((len(test), 0), np.int32)
+    for offset in range(0, len(train), KEYS):
+        block = jnp.asarray(train[offset : offset + KEYS])
+        starts = range(0, len(test), QUERIES)
+        parts = [_nearest(block, test[start : start + QUERIES], k) for start in starts]
+        similarity, index = (np.concatenate(x) for x in zip(*parts, strict=True))
+        both = (similarity, offset + index)
+        both = [np.concatenate(x, axis=1) for x in zip(best, both, strict=True)]
+        order = np.argsort(-both[0], axis=1, kind="stable")[:, :k]
+        best = tuple(np.take_along_axis(x, order, axis=1) for x in both)
+    return best
 
 
-def _padded(x: np.ndarray, rows: int) -> np.ndarray:
-    return np.pad(x, ((0, rows - len(x)), (0, 0)))
-
-
-@functools.partial(jax.jit, static_argnames="n")
-def _merge(test, similarity, index, block, offset, n):
-    """The best of those so far and of a block of `train` that begins at row `offset` of `n`."""
+@functools.partial(jax.jit, static_argnames="k")
+def _nearest(train, test, k):
     unit = lambda x: x / (jnp.linalg.norm(x, axis=1, keepdims=True) + 1e-12)
-    test, block = (unit(x.astype(jnp.float32)) for x in (test, block))
-    new = jnp.matmul(test, block.T, precision=jax.lax.Precision.HIGHEST)
-    rows = offset + jnp.arange(len(block))
-    new = jnp.where(rows[None] < n, new, -jnp.inf)
-    both = jnp.concatenate([similarity, new], axis=1)
-    best, chosen = jax.lax.top_k(both, similarity.shape[1])  # equal ones in their order
-    rows = jnp.concatenate([index, jnp.broadcast_to(rows[None].astype(index.dtype), new.shape)], 1)
-    return best, jnp.take_along_axis(rows, chosen, axis=1)
+    train, test = (unit(x.astype(jnp.float32)) for x in (train, test))
+    similarity = jnp.matmul(test, train.T, precision=jax.lax.Precision.HIGHEST)
+    return jax.lax.top_k(similarity, min(k, len(train)))  # equal ones in their order

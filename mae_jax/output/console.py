@@ -1,4 +1,4 @@
-"""What a person at the screen reads: the lines of the logger `mae_jax`."""
+"""The lines of the logger `mae_jax` on the screen."""
 
 import contextlib
 import logging
@@ -31,12 +31,6 @@ def install() -> None:
     # orbax logs a page for each save, and a traceback for each error that it raises later anyway
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def tell(text: str, error: bool = True) -> None:
-    """A line on stderr, or on stdout; what cannot be written there, as on a full disk, is lost."""
-    with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def flush() -> None:

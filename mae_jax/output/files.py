@@ -7,18 +7,18 @@ from etils import epath
 
 
 def write_whole(path: epath.Path, text: str) -> None:
-    """All of the text or nothing of it, whenever the process dies."""
+    """Write all of the text or nothing of it, whenever the process dies."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)
     temporary.replace(path)
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
-    """A JSON object from a file. ValueError: it is damaged; with its name."""
+    """Read a JSON object; a file that holds none raises ValueError with its name."""
     try:
-        found = json.loads(path.read_text())
-        if isinstance(found, dict):
-            return found
+        values = json.loads(path.read_text())
+        if isinstance(values, dict):
+            return values
         problem = "it is no object"
     except ValueError as error:
         problem = f"it is not JSON: {error}"

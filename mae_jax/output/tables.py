@@ -1,25 +1,22 @@
 """Tables and amounts as text."""
 
+import datetime
+
 
 def duration(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
+    return str(datetime.timedelta(seconds=int(seconds)))
 
 
 def table(rows: list[list[str]]) -> str:
     """Text in aligned columns: the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for first, *others in rows:
-        cells = [x.rjust(w) for x, w in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    return "\n".join(lines)
+    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    form = "  ".join([f"{{:{first}}}", *(f"{{:>{width}}}" for width in widths)])
+    return "\n".join(form.format(*row).rstrip() for row in rows)
 
 
-def listed(figures: dict[str, float]) -> str:
+def listed(metrics: dict[str, float]) -> str:
     """`test_loss 0.4123  knn 0.8710` on one line."""
-    return "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
 def amount(value: float | None, unit: str = "B") -> str:
