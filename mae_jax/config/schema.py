@@ -216,12 +216,12 @@ def resolved(config: Config, backend: str, stored: Mapping | None = None) -> Con
 
 
 def differences(stored: Mapping, config: Mapping) -> list[str]:
-    """`model.depth: 12 there, 8 here` for each key that is not the same and may not change."""
-    there, here = map(nested.flatten, map(to_dict, (completed(stored, "config.json"), config)))
-    if "auto" in (there.get("model.dtype"), here.get("model.dtype")):
-        there["model.dtype"] = here["model.dtype"] = "auto"  # one was stored before it was resolved
+    """`model.depth: 12 before, 8 now` for each key that is not the same and may not change."""
+    before, now = map(nested.flatten, map(to_dict, (completed(stored, "config.json"), config)))
+    if "auto" in (before.get("model.dtype"), now.get("model.dtype")):
+        before["model.dtype"] = now["model.dtype"] = "auto"  # one is from before it was resolved
     return [
-        f"{name}: {there.get(name, 'missing')} there, {here.get(name, 'missing')} here"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name) and not re.fullmatch(sections.MAY_CHANGE, name)
+        f"{name}: {before.get(name, 'missing')} before, {now.get(name, 'missing')} now"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and not re.fullmatch(sections.MAY_CHANGE, name)
     ]

@@ -192,7 +192,7 @@ def _load_parameters(config, wanted: dict) -> dict:
     theirs["data.channels"] = checkpoint.channels
     ours = nested.flatten(config)
     if different := [
-        f"{name}: {x} there, {ours[name]} here"
+        f"{name}: {x} in the checkpoint, {ours[name]} in the config"
         for name, x in theirs.items()
         if x is not None and name in ours and x != ours[name]
     ]:

@@ -45,8 +45,8 @@ def test_a_stored_config_that_differs():
         of_today("quickstart.py"), {"evaluators.knn.examples": 5, "data.flip": False}
     )
     assert schema.differences(STORED["quickstart.py"], changed) == [
-        "data.flip: True there, False here",
-        "evaluators.knn.examples: 2000 there, 5 here",
+        "data.flip: True before, False now",
+        "evaluators.knn.examples: 2000 before, 5 now",
     ]
 
 

@@ -268,7 +268,7 @@ def test_a_run_keeps_the_precision_that_it_began_with():
     before = schema.to_dict(here)  # as an earlier version stored it
     assert schema.differences(before, on_tpu) == schema.differences(stored, here) == []
     asked = schema.resolved(config(changes={"model.dtype": "float32"}), "cpu", stored)
-    assert schema.differences(stored, asked) == ["model.dtype: bfloat16 there, float32 here"]
+    assert schema.differences(stored, asked) == ["model.dtype: bfloat16 before, float32 now"]
 
 
 def test_differences_survive_json_and_leave_out_what_may_change():
@@ -278,4 +278,4 @@ def test_differences_survive_json_and_leave_out_what_may_change():
     free = {"mesh.fsdp": 2, "recovery.max_rewinds": 9, "model.attention": "reference", "keep": 9}
     assert schema.differences(stored, config(changes=free)) == []
     deeper = config(changes={"model.depth": 5})
-    assert schema.differences(stored, deeper) == ["model.depth: 4 there, 5 here"]
+    assert schema.differences(stored, deeper) == ["model.depth: 4 before, 5 now"]

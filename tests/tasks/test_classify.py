@@ -277,9 +277,13 @@ def test_bad_classes_end_in_one_sentence(tmp_path, pretraining):
     with pytest.raises(UserError, match="nothing"):
         train(config(**{"init.checkpoint": "nothing"}), tmp_path / "f")
     for key, value, sentence in [
-        ("model.width", 96, "model.width: 48 there, 96 here"),
-        ("model.heads", 4, "model.heads: 3 there, 4 here"),
-        ("model.patch", (4, 16), r"model.patch: \(8, 8\) there, \(4, 16\) here"),
+        ("model.width", 96, "model.width: 48 in the checkpoint, 96 in the config"),
+        ("model.heads", 4, "model.heads: 3 in the checkpoint, 4 in the config"),
+        (
+            "model.patch",
+            (4, 16),
+            r"model.patch: \(8, 8\) in the checkpoint, \(4, 16\) in the config",
+        ),
     ]:
         with pytest.raises(UserError, match=f"is another model: {sentence}"):
             other = {"init.checkpoint": str(pretraining[0]), key: value}

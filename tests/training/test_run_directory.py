@@ -56,7 +56,7 @@ def test_the_same_config_goes_on(run):
     check(run, config(log_every=7, **{"recovery.max_rewinds": 9}))
     run.write_config(config(seed=3))  # it has one
     check(run, config())
-    with pytest.raises(ValueError, match="another config .*seed: 0 there, 7 here.*--workdir"):
+    with pytest.raises(ValueError, match="another config .*seed: 0 before, 7 now.*--workdir"):
         check(run, config(seed=7))
 
 
@@ -102,7 +102,7 @@ def test_precision_is_that_of_the_start(run):
     on_cpu = schema.resolved(auto, "cpu", run.stored_config())
     assert on_cpu.model.dtype == on_tpu.model.dtype == "bfloat16"
     run.check_config(on_cpu)
-    with pytest.raises(ValueError, match="model.dtype: bfloat16 there, float32 here"):
+    with pytest.raises(ValueError, match="model.dtype: bfloat16 before, float32 now"):
         run.check_config(config(**{"model.dtype": "float32"}))
     run.config.unlink()
     run.write_config(auto)
