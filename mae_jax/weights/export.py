@@ -122,8 +122,8 @@ def _report(info: CheckpointInfo, target: Path, target_format: str, params: dict
     note = ""
     if target_format == "reference" and fields["eps"] != REFERENCE_EPS:
         note = f"; its LayerNorms add {REFERENCE_EPS} there and {fields['eps']} here"
-    arrays = traverse_util.flatten_dict(params).values()
-    count = sum(x.size for x in arrays)
+    arrays: Any = traverse_util.flatten_dict(params)
+    count = sum(x.size for x in arrays.values())
     return (
         f"read {info.path}: {info.kind}, patch {fields['patch']}, width {fields['width']}, "
         f"depth {fields['depth']}{size}\n"

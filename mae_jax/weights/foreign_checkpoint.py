@@ -36,7 +36,7 @@ def find(
       ValueError: parameters are missing, or contradict the config.json beside the file.
     """
     tensors = _fold_linear_probe(tensors)
-    origin: dict[str, str] = {}  # our name -> the name there
+    origin: dict[str, str] = {}  # our name -> the name in the file
     shapes: dict[str, tuple[int, ...]] = {}
     for name, tensor in tensors.items():
         stand_in = np.broadcast_to(np.float32(0), tensor.shape)  # nothing is read for a shape
@@ -45,8 +45,8 @@ def find(
                 origin[ours], shapes[ours] = name, x.shape
 
     def values(name: str) -> np.ndarray:
-        there = origin[name]
-        return parameter_names.from_format({there: tensors[there].read()}, source)[name]
+        theirs = origin[name]
+        return parameter_names.from_format({theirs: tensors[theirs].read()}, source)[name]
 
     family = parameter_names.FAMILIES[source]
     embedding = origin.get("encoder/embedding/kernel")
@@ -112,9 +112,10 @@ def _infer_model(
     width = shapes["encoder/embedding/kernel"][-1]
     hidden = shapes["encoder/block_0/mlp/fc1/kernel"][-1]
     ratio = hidden / width
-    fields = dict(patch=patch, width=width, depth=depth("encoder"), heads=HEADS.get(width))
-    fields["mlp_ratio"] = ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
-    fields["eps"] = REFERENCE_EPS
+    if int(width * ratio) != hidden:
+        ratio = math.nextafter(ratio, math.inf)
+    fields: dict[str, Any] = dict(patch=patch, width=width, depth=depth("encoder"))
+    fields |= dict(heads=HEADS.get(width), mlp_ratio=ratio, eps=REFERENCE_EPS)
     if any(name.startswith("decoder/") for name in shapes):
         width = shapes["decoder/embedding/kernel"][-1]
         decoder = dict(width=width, depth=depth("decoder"), heads=DECODER_HEADS.get(width))

@@ -187,27 +187,27 @@ def fit(info: CheckpointInfo, wanted: Mapping, *, size: Sequence[int] | None = N
     """
     left_out, is_table = _matcher(info.without), lambda name: "/positions" in name
     flat: Any = traverse_util.flatten_dict(wanted, sep="/")
-    there, here = info.shapes, {name: x.shape for name, x in flat.items() if not left_out(name)}
-    missing = [n for n in here.keys() - there.keys() if not is_table(n)]  # `find` missed those
-    extra = there.keys() - here.keys()
+    shapes = {name: x.shape for name, x in flat.items() if not left_out(name)}
+    # Fixed tables are no parameters; a file that lacks its learned ones was refused by `find`.
+    missing = [n for n in shapes.keys() - info.shapes.keys() if not is_table(n)]
+    extra, both = info.shapes.keys() - shapes.keys(), info.shapes.keys() & shapes.keys()
     moved = tuple(size) != info.size if size and info.size else None  # None: unknown
     resized, differ = [], []
-    for name in here.keys() & there.keys():
-        old, new = there[name], here[name]
+    for name in both:
+        old, new = info.shapes[name], shapes[name]
         if is_table(name) and old[1:] == new[1:] and (old != new if moved is None else moved):
             resized.append(name)
         elif old != new:
-            differ.append(f"{name} is {list(old)} there, not {list(new)}")
-    problems = [f"{_listed(missing)} missing there"] if missing else []
+            differ.append(f"{name} is {list(old)} in the checkpoint, not {list(new)}")
+    problems = [f"{_listed(missing)} missing"] if missing else []
     problems += [f"{_listed(extra)} left over"] if extra else []
     problems += [f"{_listed(differ, 3)} (another model size?)"] if differ else []
     if resized and moved is None:
         problems += [f"{_listed(resized)} of another grid: say of which size= the inputs are"]
     if problems:
-        way = ". What may be missing or left over is named by without=" * bool(missing or extra)
+        way = ": without= names what may be missing or left over" * bool(missing or extra)
         raise ValueError(f"{info.path} does not fit the model: {'; '.join(problems)}{way}")
-    same = (here.keys() & there.keys()) - set(resized)
-    arrays = info.read({name: flat[name] for name in flat if name in same})
+    arrays = info.read({name: flat[name] for name in flat if name in both - {*resized}})
     arrays |= {name: _resize_positions(info, name, flat[name], size or ()) for name in resized}
     for name, table in checkpoint_info.fixed_positions(info, size).items() if size else ():
         if name in flat.keys() - arrays.keys():

@@ -70,8 +70,8 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, file: BinaryIO, path: Path):
         super().__init__(file)
         self.path, self.dtypes = path, {}
-        rebuild = lambda storage, offset, shape, strides, *rest: _Tensor(
-            *storage, offset, tuple(shape), tuple(strides)
+        rebuild = lambda storage, offset, shape, strides, *rest: _Tensor._make(
+            (*storage, offset, tuple(shape), tuple(strides))
         )
         # A pickle may also set attributes of what it asks for: all that is mutable is made anew.
         self.globals: dict[str, Any] = {

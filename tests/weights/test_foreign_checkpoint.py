@@ -55,7 +55,7 @@ def test_a_decoder_in_part_is_an_error(whole, tmp_path):
     state = reference_state("autoencoder", whole[0])
     del state["decoder_blocks.1.mlp.fc1.weight"], state["mask_token"]
     path = save(tmp_path / "x.safetensors", state)
-    missing = "decoder/block_1/mlp/fc1/kernel, decoder/mask_token missing there"
+    missing = "decoder/block_1/mlp/fc1/kernel, decoder/mask_token missing:"
     with pytest.raises(ValueError, match=missing):
         mae_jax.load(path, **HEADS)
     assert load.find(path, without="decoder/.*").kind == "Classifier"

@@ -57,7 +57,7 @@ def test_missing_and_left_over_are_named(whole, tmp_path):
     text = str(caught.value)
     for part in ("query", "key", "value"):
         assert f"encoder/block_1/attention/{part}/bias" in text
-    assert "encoder/norm/bias missing there" in text and "teacher.weight left over" in text
+    assert "encoder/norm/bias missing;" in text and "teacher.weight left over" in text
     without = "teacher.*|encoder/norm/.*|.*/attention/.*/bias"
     _, params = mae_jax.load(path, without=without, **HEADS)
     assert "norm" not in params["encoder"]
@@ -70,7 +70,7 @@ def test_missing_and_left_over_are_named(whole, tmp_path):
 def test_another_model_size_is_said_with_both_shapes(whole):
     kind, fields = MODELS["autoencoder"]
     wanted = load.abstract(build.model(kind, fields | dict(width=48)), (16, 16), 3)
-    message = r"encoder/block_0/attention/key/bias is \[24\] there, not \[48\].*another model size"
+    message = r"key/bias is \[24\] in the checkpoint, not \[48\].*another model size"
     with pytest.raises(ValueError, match=message):
         load.fit(load.find(whole[1], **HEADS), wanted)
 
@@ -108,7 +108,7 @@ def test_a_pretrained_encoder_in_a_classifier(whole):
     equal(given, {"encoder": expected})
     start = checkpoint_info.fixed_positions(info, (24, 32))["encoder/positions"]
     equal(load.fit(info, wanted, size=(24, 32)), {"encoder": expected | {"positions": start}})
-    with pytest.raises(ValueError, match="head/bias, head/kernel missing there.*decoder/.*left"):
+    with pytest.raises(ValueError, match="head/bias, head/kernel missing.*decoder/.*left"):
         load.fit(load.find(whole[1], without="norm/.*"), wanted)
 
 
