@@ -3,7 +3,7 @@
 A config file defines `get_config(arg: str = "")`, which returns a dict or an
 `ml_collections.ConfigDict` of plain values, and imports nothing of this package. The syntax
 `--config.key=value` is that of `ml_collections.config_flags`, whose parser is not used because it
-stops at the first mistake and takes the type of a value from the config file.
+stops at the first mistake and infers the type of a value from the config file.
 """
 
 import argparse
@@ -24,7 +24,7 @@ OPTIONS = ("--config", "--workdir")
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line whose mistakes are `UserError`s."""
+    """A command line that raises a `UserError` where argparse would exit."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
@@ -45,13 +45,13 @@ def numbers(kind: type) -> Callable[[str], tuple]:
 
 
 def parse(arguments: Sequence[str], rules: Sequence[schema.Rule] = ()) -> tuple[schema.Config, str]:
-    """`--config=PATH[:ARGUMENT] --workdir=DIR [--config.key=value ...]` -> config, workdir.
+    """Parse `--config=PATH[:ARGUMENT] --workdir=DIR [--config.key=value ...]`.
 
     Args:
       rules: see `schema.validate`.
 
     Raises:
-      UserError: all that is wrong with the arguments or with the config.
+      UserError: every problem of the arguments and of the config.
     """
     parser = Parser(add_help=False, allow_abbrev=False)
     for option in OPTIONS:
@@ -78,7 +78,7 @@ def configured(
       problems, rules: see `schema.validate`.
 
     Raises:
-      UserError, ValueError: all that is wrong with it.
+      UserError, ValueError: every problem of it.
     """
     values, problems, left = load(spec), list(problems), collections.deque(changes)
     while left:
@@ -107,7 +107,7 @@ def configured(
 
 
 def _kind(values: dict, name: str) -> Any:
-    """The type of a key under its name of today; None if there is no such key."""
+    """The type of a key, which may have its old name; None if there is no such key."""
     name = old_keys.new_names(name, values.get("evaluators", {}))[0]
     known = schema.keys(values)
     return known[name].annotation if name in known else None
@@ -126,7 +126,7 @@ def _value(text: str, kind: Any) -> Any:
 
 
 def load(spec: str) -> dict:
-    """The values of a config file, `PATH` or `PATH:ARGUMENT`, with those of the schema's defaults.
+    """Return the values of a config file, `PATH` or `PATH:ARGUMENT`, completed by defaults.
 
     Raises:
       ValueError: there is no such file, or it is not a config, or does not know the argument.

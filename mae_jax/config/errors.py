@@ -1,4 +1,4 @@
-"""Mistakes of users, told in one sentence."""
+"""Errors for users, each one sentence."""
 
 import contextlib
 import os
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 
 class UserError(Exception):
-    """A user's mistake: its text is one clear sentence that names the value and the way out."""
+    """A user's mistake. Its text is one sentence that names the value and the way out."""
 
 
 @contextlib.contextmanager
 def user_errors(kinds=(ValueError, OSError, ImportError)) -> Iterator[None]:
-    """Inside, errors of these kinds come from what the user gave: they become a `UserError`."""
+    """Turn errors of these kinds, which come from what the user gave, into a `UserError`."""
     try:
         yield
     except kinds as error:
@@ -21,7 +21,7 @@ def user_errors(kinds=(ValueError, OSError, ImportError)) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exits(kinds=(ValueError, OSError, ImportError)) -> Iterator[None]:
-    """Inside, a user's mistake ends the command with one sentence and status 2, Ctrl-C with 130."""
+    """End the command with one sentence and status 2 on a user's mistake, and 130 on Ctrl-C."""
     try:
         with user_errors(kinds):
             yield

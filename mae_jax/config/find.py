@@ -1,4 +1,4 @@
-"""Config files: at a path, or shipped with the package and found by name."""
+"""Config files: at a path, or those of this project by their names."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def find_config(name: str) -> Path:
         that is shipped with the package, so that they work from any folder.
 
     Raises:
-      ValueError: there is no such file; the message lists those that there are.
+      ValueError: there is no such file. The message lists the configs that exist.
     """
     path = Path(name)
     if path.is_file():
@@ -27,7 +27,7 @@ def find_config(name: str) -> Path:
     folder = Path("configs") if Path("configs").is_dir() else shipped.parent
     near = [x for x in sorted(folder.glob("*.py")) if "def get_config" in x.read_text("utf-8")]
     names = [str(x) if folder == Path("configs") else x.stem for x in near]
-    choices = f"; there are: {', '.join(names)}" if names else ": give the path of one"
+    choices = f"; the configs are: {', '.join(names)}" if names else ": give the path of one"
     raise ValueError(
         f"config file {name!r} {'is no file' if path.exists() else 'does not exist'}{choices}"
     )

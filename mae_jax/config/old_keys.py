@@ -1,4 +1,4 @@
-"""Keys and values of earlier versions, read under the names of today with a line of warning."""
+"""Keys and values of earlier versions, which are renamed with one line of warning."""
 
 import logging
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ MOVED = {
 
 
 def new_names(name: str, evaluators: Mapping) -> list[str]:
-    """The names of today of a key, given the evaluators of a config; itself if it is not old."""
+    """The current names of a key in a config with these evaluators; itself if it is not old."""
     if name in RENAMED:
         return [RENAMED[name]]
     entries, key = MOVED.get(name, ((), ""))
@@ -51,7 +51,7 @@ def new_names(name: str, evaluators: Mapping) -> list[str]:
 
 
 def renamed(config: dict, place: str) -> dict:
-    """The config under the names of today, with a warning if it has others.
+    """The config under current names, with a warning if it has old ones.
 
     Args:
       place: where the config is from, for the warning.
@@ -87,7 +87,7 @@ def renamed(config: dict, place: str) -> dict:
 
 
 def _evaluators(task: Any, flat: Mapping) -> dict:
-    """The evaluators that an earlier version had without naming them."""
+    """The evaluators that every config of an earlier version had."""
     if task == "classify":
         return {"classification": {"type": "classification"}}
     entries = {"reconstruction": {"type": "reconstruction"}}

@@ -1,4 +1,4 @@
-"""The page of all keys: python -m mae_jax.config.reference > docs/config.md"""
+"""Write the page of all keys: python -m mae_jax.config.reference > docs/config.md"""
 
 import sys
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ recipe with comments; the other files in `configs/` import a recipe and change a
 
 On the command line `--config=FILE:ARG` hands ARG to `get_config`, `--config.key=value` changes a
 value (`--config.model.patch='(8,8)'`), `--config.key` and `--noconfig.key` switch one on and off,
-and `--noconfig.evaluators.NAME` removes an evaluator. All that is wrong with a config is said at
-once, before anything is compiled."""
+and `--noconfig.evaluators.NAME` removes an evaluator. An error lists every problem of a config,
+before anything is compiled."""
 PAGE = [  # heading, prefix of the keys, class whose own keys are listed
     ("The run", "", sections.Config),
     ("The run, of task `classify`", "", sections.Classify),
@@ -80,7 +80,7 @@ def _is_value(field: FieldInfo) -> bool:
 
 def _old() -> Iterator[str]:
     yield "\n## Keys of earlier versions\n"
-    yield "They are read under their new names, with a line of warning for each config.\n"
+    yield "These keys still work. Each config that has some of them gives one line of warning.\n"
     yield "| before | now |\n|---|---|"
     for old, new in old_keys.RENAMED.items():
         yield f"| `{old}` | `{new}` |"

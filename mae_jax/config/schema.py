@@ -1,7 +1,7 @@
 """From nested values to a checked config, and back.
 
-A config file returns plain nested values; `validate` makes a `Config` of them, or says all that is
-wrong. `sections.py` holds the keys.
+A config file returns plain nested values. `validate` makes a `Config` of them, or raises an error that
+lists every problem. The keys are defined in `sections.py`.
 """
 
 import difflib
@@ -59,11 +59,11 @@ def expected(field: FieldInfo) -> str:
 
 
 def validate(config: Mapping, rules: Sequence[Rule] = (), problems: Iterable[str] = ()) -> Config:
-    """The checked config of nested values, in which old names are read too.
+    """Check nested values, which may have old names, and return the config.
 
     Args:
-      rules: beside those of `checks.py`, such as `models.rules.RULES` of the network's geometry.
-      problems: that are known already.
+      rules: further rules beside those of `checks.py`, such as `models.rules.RULES`.
+      problems: sentences about problems that are known already.
 
     Raises:
       UserError: all that is wrong, each with its value and a way out.
@@ -77,7 +77,7 @@ def validate(config: Mapping, rules: Sequence[Rule] = (), problems: Iterable[str
 
 
 def _read(config: Mapping, place: str = "the config") -> dict:
-    """Nested dicts under the names of today, without the evaluators that have no source."""
+    """Nested dicts under current names, without the evaluators that have no source."""
     values = old_keys.renamed(nested.plain(config), place)
     if isinstance(values.get("data"), dict):
         values["data"].setdefault("modality", "image")  # it decides which keys there are
@@ -93,9 +93,9 @@ def _left_out(entry: Any) -> bool:
 
 
 def examine(values: dict, rules: Sequence[Rule]) -> tuple[list[str], Any]:
-    """All that is wrong with nested values by the schema and these rules; the config.
+    """Return the problems of nested values by the schema and these rules, and the config.
 
-    Where a value is wrong by itself, the rules are asked about the others.
+    If some values are wrong by themselves, the rules see a config of the others.
     """
     if _task(values) not in sections.TASKS:
         return [f"task = {values['task']!r} must be {_one_of(sections.TASKS)}"], None
@@ -120,7 +120,7 @@ def examine(values: dict, rules: Sequence[Rule]) -> tuple[list[str], Any]:
 def _wrong_values(
     error: ValidationError, values: dict, known: dict[str, FieldInfo]
 ) -> dict[str, str]:
-    """What is wrong with each key by itself."""
+    """The problem of each key whose value is wrong by itself."""
     problems = {}
     for part in error.errors(include_url=False):
         name = _name(part["loc"], known)
@@ -149,7 +149,7 @@ def _one_of(names: Iterable[str]) -> str:
 
 
 def _name(location: tuple, known: Iterable[str]) -> str:
-    """The dotted name of the place of an error, without pydantic's names for members of unions."""
+    """The dotted name of the key of an error, without pydantic's names for members of unions."""
     union = {"data": 1, "evaluators": 2}.get(location[0])  # the depth of the member's name
     parts = [str(part) for depth, part in enumerate(location) if depth != union]
     names = [".".join(parts[: i + 1]) for i in range(len(parts))]
@@ -165,7 +165,7 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 
 def completed(config: Mapping, place: str = "the config") -> dict:
-    """Nested dicts under the names of today, with every key that has a default.
+    """Nested dicts under current names, with every key that has a default.
 
     Args:
       place: where the config is from, for a warning about old names.
@@ -201,7 +201,7 @@ def to_json(config: Mapping) -> str:
 def resolved(config: Config, backend: str, stored: Mapping | None = None) -> Config:
     """The config with the precision that `model.dtype` "auto" means.
 
-    A run keeps the precision that it began with, wherever it goes on.
+    A run keeps the precision that it began with, also on other devices.
 
     Args:
       backend: of jax: "cpu" computes in float32, and others in bfloat16.

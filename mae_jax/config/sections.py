@@ -1,8 +1,8 @@
 """The sections of a config: for each key its type, range, default and meaning.
 
-The text below a key is its documentation; `docs/config.md` is generated from it. A config file may
-leave out every key that has a default here. Rules that span several keys stand in `checks.py`, and
-those of the network's geometry in `mae_jax/models/`.
+The text below a key is its documentation, from which `docs/config.md` is generated. A config file
+may leave out every key that has a default. Rules that span several keys are in `checks.py`, and
+those of the network's geometry in `mae_jax/models/rules.py`.
 """
 
 import functools
@@ -351,7 +351,7 @@ class Mesh(Section):
 
 
 class Recovery(Section):
-    """What a run does about faults, and when it gives up."""
+    """What a run does about faults, and when it ends because of them."""
 
     max_skipped_updates: Number = 0
     """Updates in a row that are left out because the loss or gradient is not finite. 0 goes back

@@ -68,7 +68,10 @@ def test_evaluators_are_changed_added_and_removed():
     [
         ([], r"which config\? Give --config=configs/NAME.py"),
         ([QUICK], "Give --workdir=DIR"),
-        (["--config=nothing.py", "--workdir=x"], "'nothing.py' does not exist; there are: .*quick"),
+        (
+            ["--config=nothing.py", "--workdir=x"],
+            "'nothing.py' does not exist; the configs are: .*quick",
+        ),
         ([QUICK + ":fast", "--workdir=x"], "argument 'fast' is unknown: use .*debug"),
         ([QUICK, "--workdir=x", "extra"], "stray argument 'extra': values are given as --config"),
         ([QUICK, "--workdir=x", "--config.epochs"], "--config.epochs needs a value"),
