@@ -1,7 +1,7 @@
 """From nested values to a checked config, and back.
 
-A config file returns plain nested values. `validate` makes a `Config` of them, or raises an error that
-lists every problem. The keys are defined in `sections.py`.
+A config file returns plain nested values. `validate` makes a `Config` of them, or raises an error
+that lists every problem. The keys are defined in `sections.py`.
 """
 
 import difflib
