@@ -25,7 +25,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--from", dest="source", required=True, metavar="PATH[:STEP]")
     add("--to", dest="target", required=True, metavar="PATH")
     add("--format", dest="target_format", choices=sorted(export.WRITERS), default="")
-    add("--overwrite", action="store_true", help="replace what is there")
+    add("--overwrite", action="store_true", help="replace an existing file or model")
     add("--without", default="", metavar="EXPRESSION", help="names to leave out: 'decoder/.*'")
     size = "of the inputs; learned positions are resized"
     add("--size", type=command_line.numbers(int), metavar="H,W", help=size)

@@ -3,7 +3,7 @@
 python -m mae_jax.plan --config=configs/vit_huge.py --topology=v5e:16x16  # extra [tpu], no TPU
 python -m mae_jax.plan --config=configs/vit_base.py --topology=v6e:4x4 --mesh=data=4,fsdp=4
 python -m mae_jax.plan --config=configs/vit_base.py --topology=h100:8     # arithmetic alone
-python -m mae_jax.plan --config=configs/quickstart.py --topology=cpu      # or gpu: those here
+python -m mae_jax.plan --config=configs/quickstart.py --topology=cpu      # or gpu: of this machine
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--config", required=True, help="configs/NAME.py; with --config.key=value ...")
     add("--topology", required=True, help=topology.FORMS)
     add("--mesh", type=mesh_changes, default=[], help="such as data=32,fsdp=8, over the config's")
-    add("--examples", type=int, help="in the training data, where these are not here")
+    add("--examples", type=int, help="in the training data, where these are not on this machine")
     add("--json", type=files.writable, metavar="FILE", help="where the metrics are written too")
     with errors.exits():
         args, changes = parser.parse_known_args(argv)

@@ -20,7 +20,7 @@ _V6E = Device(918e12, 1638e9, 32e9, 400e9)
 
 # The keys are the first words of `device_kind`; the longest match counts. Sources for TPUs: the
 # pages "TPU v3" to "TPU v6e" of docs.cloud.google.com, which add both directions of the links, so
-# half of that stands here (older versions of the pages give one direction, in Gbit/s); for v3 and
+# these are half of that (older versions of the pages give one direction, in Gbit/s); for v3 and
 # v4 the papers, Jouppi et al. 2020 ("A domain-specific supercomputer") and arXiv 2304.01433. For
 # NVIDIA: the data sheets, without sparsity, half of NVLink's bandwidth, and for cards without
 # NVLink that of their PCIe slot.

@@ -145,7 +145,7 @@ def shard_bytes(tree: Any) -> int:
 
 
 def out_of_memory(text: str) -> tuple[float, float] | None:
-    """Read the bytes that a program needs and that there are from a compiler's error."""
+    """Read the bytes that a program needs, and those of the device, from a compiler's error."""
     size = r"\(?([\d.]+)([KMGT])\)?"
     if not (found := re.search(rf"{size} (?:of|exceeds available HBM) {size}", text)):
         return None
@@ -189,7 +189,7 @@ def by_compiler(made: TrainingStep, limit: float | None) -> dict[str, Any]:
     costs: Any = compiled.cost_analysis()
     names = ("argument", "output", "alias", "temp", "generated_code")
     memory = {name: getattr(analysis, f"{name}_size_in_bytes") for name in names}
-    # What is donated is an argument and an output, and is there once.
+    # What is donated is an argument and an output, and takes its memory once.
     memory["peak"] = sum(memory.values()) - 2 * memory["alias"]
     program = hlo.parse(compiled.as_text())
     once, looped = (program.traffic(loops, everywhere=True) for loops in (False, True))
@@ -279,11 +279,13 @@ def estimate(config, place: str, examples: int | None = None) -> dict:
 
 
 def resolved(config, place: str, found: list[Any]) -> Any:
-    """The config with what `auto` stands for; ValueError if its attention does not run there."""
+    """The config with what `auto` stands for; ValueError if its attention does not run."""
     platform, implementation = found[0].platform, config.model.attention
     attention.check(implementation, platform)
     if implementation == "cudnn" and place != "gpu":
-        raise ValueError("model.attention = 'cudnn' is planned only for a GPU here: use 'auto'")
+        raise ValueError(
+            "model.attention = 'cudnn' is planned only for the GPUs of this machine: use 'auto'"
+        )
     config = schema.resolved(config, platform)
     if platform == "cpu" or implementation != "auto":
         return config

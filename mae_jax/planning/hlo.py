@@ -8,7 +8,7 @@ computations that call each other:
     %name = bf16[32,768]{1,0:T(8,128)S(1)} fusion(%a, %b), kind=kLoop, calls=%fused.7
 
 Here `S(1)` is the memory space: without it an array is in the device's memory, 1 is the memory on a
-TPU's chip. The metadata of a kernel stand on a line of their own.
+TPU's chip. The metadata of a kernel are on a line of their own.
 """
 
 import math
@@ -203,7 +203,7 @@ def parse(text: str) -> Program:
                 for called in _called(x.text, "calls"):
                     visit(called, count, fused)
             elif x.opcode in ("call", "conditional") or x.opcode.startswith("async-start"):
-                # one branch of a conditional runs; all branches cost the same here
+                # one branch of a conditional runs; all branches of a step cost the same
                 keys = ("to_apply", "calls", "branch_computations", "called_computations")
                 for called in [c for key in keys for c in _called(x.text, key)][:1]:
                     visit(called, count, into)

@@ -47,8 +47,8 @@ def _memory(plan: dict) -> list[list[str]]:
     rows += [[f"  {name}", tables.amount(size)] for name, size in sizes.items() if size]
     rows.append(["  most in use", tables.amount(memory["peak"])])
     if limit := memory["limit"]:
-        room = 1 - memory["peak"] / limit
-        verdict = f"{abs(room):.0%} {'free' if room >= 0 else 'too much'}"
+        free = 1 - memory["peak"] / limit
+        verdict = f"{abs(free):.0%} {'free' if free >= 0 else 'too much'}"
         rows.append(["  of", f"{tables.amount(limit)}: {verdict}"])
     return rows
 

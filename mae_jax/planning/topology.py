@@ -37,7 +37,7 @@ def devices(topology: str) -> list[Any]:
         try:
             return jax.devices(topology)
         except RuntimeError as error:
-            raise ValueError(f"topology {topology!r}: there is none here ({error})") from error
+            raise ValueError(f"topology {topology!r}: this machine has none ({error})") from error
     if kind in GPUS and count.isdigit() and 0 < int(count) <= 2**16:
         jax.config.update("jax_platforms", "cpu")
         return [AbsentDevice(i, GPUS[kind], i // 8) for i in range(int(count))]

@@ -52,7 +52,7 @@ def export(
             f"{target} is neither NAME.pth, NAME.safetensors nor a folder: say which --format"
         )
     if not overwrite and (target.is_file() or (target.is_dir() and any(target.iterdir()))):
-        raise ValueError(f"{target} is there already: give another --to, or --overwrite")
+        raise ValueError(f"{target} exists already: give another --to, or --overwrite")
     if target.exists() and target.is_dir() != (target_format == "huggingface"):
         what = "a folder" if target.is_dir() else "a file"
         raise ValueError(
@@ -121,7 +121,7 @@ def _report(info: CheckpointInfo, target: Path, target_format: str, params: dict
     size = f", size {info.size}" if info.size else ""
     note = ""
     if target_format == "reference" and fields["eps"] != REFERENCE_EPS:
-        note = f"; its LayerNorms add {REFERENCE_EPS} there and {fields['eps']} here"
+        note = f"; the reference's LayerNorms add {REFERENCE_EPS}, this model's {fields['eps']}"
     arrays: Any = traverse_util.flatten_dict(params)
     count = sum(x.size for x in arrays.values())
     return (

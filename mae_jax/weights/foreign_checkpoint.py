@@ -132,7 +132,9 @@ def _read_settings(path: Path, kind: str, fields: dict[str, Any]) -> dict[str, A
     if settings.get("model_type") != "vit_mae":  # of another model beside a single file
         settings = {}
     if settings.get("hidden_act", "gelu") != "gelu":
-        raise ValueError(f"{path} is a model with {settings['hidden_act']}, and here is only gelu")
+        raise ValueError(
+            f"{path} has the activation {settings['hidden_act']}: only gelu can be read"
+        )
 
     def setting(name: str, default: Any, kinds: tuple[type, ...] = (int,)) -> Any:
         value = settings.get(name, default)

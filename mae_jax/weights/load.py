@@ -63,8 +63,8 @@ def load(
         beside it says no more.
 
     Raises:
-      ValueError: in one sentence: nothing of that kind is there, it is damaged or not to be
-        trusted, or parameters are missing, left over or of other shapes, with their names.
+      ValueError: in one sentence: nothing of that kind is at `path`, it is damaged or not to
+        be trusted, or parameters are missing, left over or of other shapes, with their names.
     """
     info = find(path, without=without, size=size, sha256=sha256, **fields)
     return info.model, parameters(info, size=size, mesh=mesh)

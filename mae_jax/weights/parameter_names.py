@@ -1,6 +1,6 @@
 """Parameters under the names that other code gives them, and under those of this project.
 
-Names of this project are flat here, such as `encoder/block_3/attention/query/kernel`. In the
+Names of this project are flat, such as `encoder/block_3/attention/query/kernel`. In the
 tables, `#` stands for the number of a block.
 """
 

@@ -64,7 +64,7 @@ def find(path: epath.Path, step: int | None = None) -> CheckpointInfo:
         f"{path}:{step}",
         kind,
         fields,
-        {name: saved.arrays[there].shape for name, there in saved.best().items()},
+        {name: saved.arrays[best].shape for name, best in saved.best().items()},
         saved.read,
         data["channels"],
         tuple(data["size"]),

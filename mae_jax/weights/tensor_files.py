@@ -30,7 +30,7 @@ def open_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The named arrays of a file or of a folder, and the metadata of a `.safetensors` file.
 
     Raises:
-      ValueError: in one sentence: what is there is damaged, of another kind, or not to be trusted.
+      ValueError: in one sentence: the file is damaged, of another kind, or not to be trusted.
     """
     if path.is_dir():
         return {n: x for file in _files_of(path) for n, x in open_tensors(file)[0].items()}, {}
@@ -50,7 +50,7 @@ def open_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     slices = {name: file.get_slice(name) for name in file.keys()}
     for name, values in slices.items():
         if (dtype := values.get_dtype()) not in READABLE:
-            raise ValueError(f"{path}: {name} has the type {dtype}, which is not read here")
+            raise ValueError(f"{path}: {name} has the type {dtype}, which is not one of weights")
     tensors = {name: Tensor(tuple(values.get_shape()), values) for name, values in slices.items()}
     return tensors, file.metadata() or {}
 

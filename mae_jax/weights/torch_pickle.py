@@ -27,7 +27,7 @@ LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of PyTorch bef
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a state dict, which may stand under the key `model` or `state_dict`.
+    """The arrays of a state dict, which may be under the key `model` or `state_dict`.
 
     Raises:
       ValueError: the file is damaged, holds no state dict, or asks for more than tensors.

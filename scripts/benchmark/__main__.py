@@ -12,8 +12,8 @@
 Run it in the repository. The step is the one that `mae_jax.train` runs with the same config. All
 that is compared runs in alternating rounds of one process on one device, and the ratio is taken
 round by round. Timing the step needs no package that reads data. FLOPs are counted by arithmetic,
-see `mae_jax/planning/flops.py`. On a GPU machine `python -m scripts.benchmark.gpu` runs everything
-that is worth knowing there.
+see `mae_jax/planning/flops.py`. On a GPU machine `python -m scripts.benchmark.gpu` measures all of
+this in one run.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     python -m scripts.benchmark.gpu --json=gpu.json
     python -m scripts.benchmark.gpu --json=gpu.json --tiny    # tiny networks; a minute on a CPU
 
-The steps of ViT-B and ViT-L in bfloat16 stand beside Hugging Face's ViTMAE, eager and compiled, and
-the implementations of attention beside one another; each row has its memory. Every part is a
+The steps of ViT-B and ViT-L in bfloat16 are timed beside Hugging Face's ViTMAE, eager and compiled,
+and the implementations of attention beside one another; each row has its memory. Every part is a
 process of its own (`python -m scripts.benchmark ...`), so one that fails costs no other, and the
 file is written after each of them. It needs one GPU and the extras `cuda` and `parity`; without
 PyTorch the steps are measured alone.

@@ -190,7 +190,7 @@ def training_source(config):
     """Open the training examples of a config.
 
     Raises:
-      ValueError: they are not there; with the way out.
+      ValueError: they are missing; with the way out.
     """
     from mae_jax.data import image_io, sources  # the step needs nothing that reads data
 

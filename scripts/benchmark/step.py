@@ -1,6 +1,6 @@
 """The step that `mae_jax.train` runs, compiled and ready to be timed.
 
-Its batch is generated, and lies on the devices from the beginning; nothing here reads data.
+Its batch is generated on the devices, and no data are read.
 """
 
 import os
@@ -43,7 +43,7 @@ def training_program(config, examples: int = EXAMPLES) -> tuple[tasks.Task, Prog
       The task, the program, and the key of the initial state.
 
     Raises:
-      ValueError: the batch cannot be spread over the devices, or the attention does not run there.
+      ValueError: the devices cannot share the batch, or do not run the attention.
     """
     attention.check(config.model.attention, jax.default_backend())
     mesh = device_mesh.make_mesh(**config.mesh)
@@ -109,10 +109,10 @@ def draw_batch(config, sharding) -> dict[str, jax.Array]:
 def refuse_too_large(executable: jax.stages.Compiled) -> None:
     """Raise ValueError where a host would run out of memory; accelerators say so themselves."""
     needed = memory(executable)["memory_planned_bytes"] or 0
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if jax.default_backend() == "cpu" and needed > there:
+    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if jax.default_backend() == "cpu" and needed > present:
         raise ValueError(
-            f"this takes {needed / 1e9:.0f} GB and the machine has {there / 1e9:.0f} GB: give a "
+            f"this takes {needed / 1e9:.0f} GB and the machine has {present / 1e9:.0f} GB: give a "
             "smaller --config.batch_size"
         )
 

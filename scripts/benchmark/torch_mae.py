@@ -2,7 +2,7 @@
 
 This is what PyTorch users run: `ViTMAEForPreTraining` with SDPA attention, fused AdamW without
 decay on norms and biases, float32 or bfloat16 autocast as the config says, and a uint8 batch that
-lies on the device, flipped and normalised there. Two parts of its forward pass do more than ours,
+is on the device, flipped and normalised there. Two parts of its forward pass do more than ours,
 as in the reference: the patch embedding sees masked patches too, and the head visible ones
 (`forward_flops`).
 """
@@ -69,7 +69,7 @@ def device_of(config) -> str:
     if jax.device_count() > 1:
         raise ValueError("--against=torch compares one device: set CUDA_VISIBLE_DEVICES=0")
     if backend not in ("cpu", "gpu") or (backend == "gpu" and not torch.cuda.is_available()):
-        raise ValueError(f"jax runs on {backend!r} here, where this torch does not")
+        raise ValueError(f"jax runs on {backend!r}, and this torch does not")
     return "cuda" if backend == "gpu" else "cpu"
 
 
@@ -179,7 +179,7 @@ def contender(config, inputs: np.ndarray, part: str, compiled: bool, device: str
     """Build PyTorch's step (or `part="forward"`) on `inputs` [b h w c], uint8.
 
     Raises:
-      ValueError: torch.compile cannot build here, or there is too little memory; with the reason.
+      ValueError: torch.compile cannot build it, or there is too little memory; with the reason.
     """
     import torch
 
@@ -227,7 +227,7 @@ def contender(config, inputs: np.ndarray, part: str, compiled: bool, device: str
         if not compiled:
             raise
         lines = [line for line in str(error).splitlines() if line.strip()]
-        raise ValueError(f"torch.compile does not work here: {lines[0]}") from error
+        raise ValueError(f"torch.compile does not work on this machine: {lines[0]}") from error
     used = torch.cuda.max_memory_allocated() - before if cuda else None
     name = "torch, compiled" if compiled else "torch, eager"
     return Contender(name, dispatch, wait, trained(oracle), used)

@@ -84,4 +84,6 @@ def test_compares_with_torch_also_without_its_compiler(tiny, monkeypatch, capsys
     contenders = torch_mae.contenders(tiny, images, "step", torch_mae.device_of(tiny))
     torch.set_num_threads(threads)
     assert [contender.name for contender in contenders] == ["torch, eager"]
-    assert capsys.readouterr().err == "torch.compile does not work here: no C++ compiler\n"
+    assert (
+        capsys.readouterr().err == "torch.compile does not work on this machine: no C++ compiler\n"
+    )

@@ -33,7 +33,7 @@ def run(monkeypatch, *arguments) -> None:
         (["--from=nothing.pth"], "required: --to"),
         (["--from=OURS", "--to=DIR/x.onnx"], "say which --format"),
         (["--from=OURS", "--to=DIR/x", "--format=onnx"], "invalid choice: 'onnx'"),
-        (["--from=OURS", "--to=OURS"], "is there already: give another --to, or --overwrite"),
+        (["--from=OURS", "--to=OURS"], "exists already: give another --to, or --overwrite"),
         (["--from=OURS:7", "--to=DIR/x"], "is no work directory, so it has no step 7"),
         (["--from=OURS", "--to=DIR/x", "--size=16,24"], "square patches and inputs alone"),
         (["--from=OURS", "--to=DIR/x", "--size=15,15"], "not a multiple of patch"),

@@ -94,7 +94,7 @@ def test_a_folder_that_contradicts_its_config(whole, tmp_path):
     settings = json.loads((folder / "config.json").read_text())
     for name, value, says in (
         ("num_attention_heads", "3", "num_attention_heads = '3' cannot be"),
-        ("hidden_act", "relu", "is a model with relu, and here is only gelu"),
+        ("hidden_act", "relu", "has the activation relu: only gelu can be read"),
     ):
         (folder / "config.json").write_text(json.dumps(settings | {name: value}))
         with pytest.raises(ValueError, match=says):
