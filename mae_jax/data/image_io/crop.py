@@ -25,10 +25,9 @@ def random_crops(
     Raises:
       Unreadable: as `decode.decode`.
     """
-
-    def draw(height: int, width: int) -> list[tuple[int, int, int, int]]:
-        return [random_box(height, width, size, scale, ratio, rng) for _ in range(count)]
-
+    draw = lambda height, width: [
+        random_box(height, width, size, scale, ratio, rng) for _ in range(count)
+    ]
     pixels, boxes, reduction = None, None, 1
     if isinstance(image, bytes) and channels in decode.MODES:
         if header := jpeg.read_header(image):
@@ -37,7 +36,7 @@ def random_crops(
             pixels = jpeg.decode(image, header, reduction)
     if pixels is None:
         pixels, reduction = decode.decode(image, channels), 1
-    for box in boxes or draw(pixels.shape[0], pixels.shape[1]):
+    for box in boxes or draw(*pixels.shape[:2]):
         y, x, h, w = (side // reduction for side in box)
         yield decode.convert_channels(resize.bicubic(pixels[y : y + h, x : x + w], size), channels)
 
@@ -77,13 +76,13 @@ def random_box(
         shape = aspect * math.exp(rng.uniform(*np.log(ratio)))
         w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
         if 0 < w <= width and 0 < h <= height:
-            offset = lambda room: int(rng.integers(room + 1))
+            offset = lambda free: int(rng.integers(free + 1))
             break
     else:
         shape = np.clip(width / height, aspect * ratio[0], aspect * ratio[1])
         w = max(1, min(width, round(height * shape)))
         h = max(1, min(height, round(width / shape)))
-        offset = lambda room: room // 2
+        offset = lambda free: free // 2
     step = jpeg.reduction(h, w, size)
     h, w = h // step * step, w // step * step
     return offset((height - h) // step) * step, offset((width - w) // step) * step, h, w

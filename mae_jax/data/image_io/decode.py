@@ -18,16 +18,10 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 _STRIP = 2**20  # pixels that are converted at a time
 _MAX_HELD = 2**28  # pixels of all pictures that Pillow holds at a time
-_room, _held = threading.Condition(), 0
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_memory, _held = threading.Condition(), 0
+_TURNS = (  # of Pillow, for the EXIF orientations from 2 on
+    "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split()
+)
 
 
 def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
@@ -41,9 +35,8 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
 
     Memory is bounded whatever a file claims: pictures of more than 179 megapixels (twice Pillow's
     `MAX_IMAGE_PIXELS`) are refused, and threads wait for each other rather than hold more than 268
-    megapixels together (beside JPEGs of up to 67). The largest pictures take 1.6 GB, or 3.1 GB in
-    WebP and JPEG 2000; sixteen threads that read nothing else take 2.0 GB, or 2.8 GB. Formats that
-    run other programs, such as EPS, are not opened.
+    megapixels together (beside JPEGs of up to 67). Formats that run other programs, such as EPS,
+    are not opened.
 
     Raises:
       Unreadable: the picture cannot be read, or its channels do not fit.
@@ -78,9 +71,8 @@ def convert_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     """Convert uint8 [h, w, 1, 3 or 4] to `channels` channels."""
     if pixels.shape[-1] == channels:
         return pixels
-    return _convert(
-        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels), channels
-    )
+    plane = pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels
+    return _convert(Image.fromarray(plane), channels)
 
 
 @functools.cache
@@ -92,9 +84,9 @@ def _formats() -> tuple[str, ...]:
 def _decode_in_turn(picture: Image.Image, channels: int) -> np.ndarray:
     """Decode with Pillow once the pictures that other threads hold leave enough room."""
     count = picture.height * picture.width
-    with _room:
+    with _memory:
         # The wait ends: a caller that keeps large pictures would wait for itself.
-        while _held and _held + count > _MAX_HELD and _room.wait(timeout=60):
+        while _held and _held + count > _MAX_HELD and _memory.wait(timeout=60):
             pass
         _hold(count)
     with contextlib.ExitStack() as stack:
@@ -107,18 +99,20 @@ def _decode_in_turn(picture: Image.Image, channels: int) -> np.ndarray:
 
 def _hold(pixels: int) -> None:
     global _held
-    with _room:
+    with _memory:
         _held += pixels
-        _room.notify_all()
+        _memory.notify_all()
 
 
 def _from_pillow(picture: Image.Image, channels: int) -> np.ndarray:
     picture.load()  # some formats keep the EXIF block behind the pixels
-    upright = picture
+    # ImageOps.exif_transpose writes the EXIF block again, and fails on unusual blocks.
+    orientation = picture.getexif().get(jpeg.ORIENTATION, 1)
     if picture.mode[0] in "IF":  # Pillow would saturate 16-bit, 32-bit and float values
-        upright = Image.fromarray(_as_pixels(_to_array(picture))[..., 0])
-    upright = _upright(upright, picture)
-    return _to_array(upright, lambda strip: _convert(strip, channels))
+        picture = Image.fromarray(_as_pixels(_to_array(picture))[..., 0])
+    if orientation in range(2, 9):
+        picture = picture.transpose(Image.Transpose[_TURNS[orientation - 2]])
+    return _to_array(picture, lambda strip: _convert(strip, channels))
 
 
 def _to_array(
@@ -129,21 +123,12 @@ def _to_array(
     rows = max(1, _STRIP // width)
     if rows >= height:
         return np.asarray(convert(picture))
-    strips = ((y, min(height, y + rows)) for y in range(0, height, rows))
-    pixels = None
-    for top, bottom in strips:
-        strip = np.asarray(convert(picture.crop((0, top, width, bottom))))
-        if pixels is None:
-            pixels = np.empty((height, *strip.shape[1:]), strip.dtype)
-        pixels[top:bottom] = strip
-    assert pixels is not None
+    corner = np.asarray(convert(picture.crop((0, 0, 1, 1))))
+    pixels = np.empty((height, width, *corner.shape[2:]), corner.dtype)
+    for top in range(0, height, rows):
+        strip = picture.crop((0, top, width, min(height, top + rows)))
+        pixels[top : top + rows] = np.asarray(convert(strip))
     return pixels
-
-
-def _upright(picture: Image.Image, header: Image.Image) -> Image.Image:
-    # ImageOps.exif_transpose writes the EXIF block again, and fails on unusual blocks.
-    turn = _UPRIGHT.get(header.getexif().get(jpeg.ORIENTATION, 1))
-    return picture if turn is None else picture.transpose(turn)
 
 
 def _convert(picture: Image.Image, channels: int) -> np.ndarray:

@@ -28,9 +28,7 @@ def read_header(data: bytes) -> Header | None:
             with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
                 if picture.getexif().get(ORIENTATION, 1) in range(2, 9):
                     return None
-    except (
-        Exception
-    ):  # Pillow's plugins raise nearly every type; `decode.decode` reports the reason
+    except Exception:  # Pillow's plugins raise nearly every type; `decode.decode` has the reason
         return None
     return height, width, "GRAY" if colors == "Gray" else "RGB"
 
@@ -38,9 +36,8 @@ def read_header(data: bytes) -> Header | None:
 def decode(data: bytes, header: Header, reduction: int = 1) -> np.ndarray | None:
     """Decode a plain JPEG at 1/1, 1/2, 1/4 or 1/8 of its size, rounded up, to [h, w, 1 or 3].
 
-    Whole pictures have the same bits as Pillow's, which takes half as long again. Reduced pictures
-    are computed from the frequencies of each block of 8 x 8 pixels. The result is None for a
-    damaged file, which is left to Pillow: it names the damage, or repairs it.
+    Whole pictures have the same bits as Pillow's. The result is None for a damaged file, which is
+    left to Pillow: it names the damage, or repairs it.
     """
     height, width = (-(-side // reduction) for side in header[:2])
     try:

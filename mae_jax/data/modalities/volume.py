@@ -70,7 +70,7 @@ def train_views(
     for _ in range(data["repeats"]):
         factor = np.exp(rng.uniform(*np.log(data["zoom"])))
         sides = [max(1, round(side * factor)) for side in size]
-        starts = rng.integers(0, _room(array, sides), endpoint=True)
+        starts = rng.integers(0, _free(array, sides), endpoint=True)
         yield resize.linear(_crop(array, starts, sides), size)
 
 
@@ -83,10 +83,10 @@ def eval_views(
     """Yield the middle of an array without resizing, [*size, c]; otherwise as `train_views`."""
     size = data["size"]
     array = decode(given, len(size), data["channels"])
-    yield _crop(array, np.array(_room(array, size)) // 2, size)
+    yield _crop(array, np.array(_free(array, size)) // 2, size)
 
 
-def _room(array: np.ndarray, sides: Sequence[int]) -> list[int]:
+def _free(array: np.ndarray, sides: Sequence[int]) -> list[int]:
     return [max(0, have - side) for have, side in zip(array.shape[:-1], sides, strict=True)]
 
 
