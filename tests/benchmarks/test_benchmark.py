@@ -267,12 +267,8 @@ def test_decoders_cost_what_they_predict(clock, monkeypatch):
 def test_the_input_is_timed_alone_and_the_loop_beside_it(monkeypatch):
     """An input that takes 50 ms for a picture is the bottleneck, and its own time is found."""
 
-    class Slow(sources.Subset):
-        def __getitem__(self, i):
-            time.sleep(0.05)
-            return super().__getitem__(i)
-
-    slow = Slow(sources.open_source("synthetic", "train"), np.arange(64))
+    pictures = sources.open_source("synthetic", "train")
+    slow = sources.Examples(64, lambda i: time.sleep(0.05) or pictures[i], pictures.classes)
     monkeypatch.setattr(sources, "open_source", lambda *arguments: slow)
     config = configured("--config.data.threads=2", "--config.model.depth=1")
     options = argparse.Namespace(rounds=2, steps=2)

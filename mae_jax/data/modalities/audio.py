@@ -34,11 +34,7 @@ def decode(
     polyphase filter (`scipy.signal.resample_poly`). Integers are scaled to [-1, 1]. Only the
     samples that `choose` names are read, as far as they exist. A part has its own mean, and differs
     from the same part of the whole in the 10 samples at either end, where the filter has no
-    neighbours.
-
-    Raises:
-      Unreadable: the sound cannot be read, or has no samples.
-      ImportError: soundfile, which reads files, is not installed.
+    neighbours. What cannot be read is `Unreadable`.
     """
     read = _from_array if isinstance(sound, tuple) else _from_file
     samples, own = read(sound, choose)  # [n channels]
@@ -89,9 +85,6 @@ def train_views(
     followed by PADDING. `data.roll` moves the wave by any number of samples, around its end;
     `data.magnitude` multiplies it by Beta(10, 10) + 1/2: AudioMAE's augmentation for fine-tuning
     (`roll_mag_aug`; its released code counts channels as samples there and so never rolls).
-
-    Raises:
-      Unreadable, ImportError: as `decode`.
     """
     size, rate = data["size"], data["rate"]
     for _ in range(data["repeats"]):

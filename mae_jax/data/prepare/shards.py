@@ -21,11 +21,7 @@ _OPTIONS = "group_size:1,uncompressed"
 
 
 def write(path: Path, examples: Iterable[bytes]) -> dict:
-    """Write a whole shard or nothing; return its number of records and checksums.
-
-    Raises:
-      OSError: the shard cannot be written.
-    """
+    """Write a whole shard or nothing; return its number of records and checksums."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     partial, count, crc = path.with_name(f".{path.name}.partial"), 0, 0
@@ -81,11 +77,7 @@ def read_back(path: Path, entry: dict, threads: int, progress: Callable[[], Any]
 
 
 def record(source: Source, i: int, side: int | None, quality: int) -> tuple[bytes, str]:
-    """Return a serialised tf.train.Example of `source[i]`, or b"" and why it cannot be read.
-
-    Raises:
-      ValueError: a record cannot hold such a label or array.
-    """
+    """Return a serialised tf.train.Example of `source[i]`, or b"" and why it cannot be read."""
     example_pb2 = records.import_tfds("tensorflow_datasets.proto").tf_example_pb2
     try:
         example = source[i]

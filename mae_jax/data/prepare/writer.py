@@ -116,7 +116,6 @@ def prepare(
     """Write the missing shards of `spec`, read all shards back, and return a summary.
 
     Args:
-      spec, split: as for `sources.open_source`.
       out: a folder, which other splits may share.
       shorter_side: pictures whose shorter side is longer are resized to it.
       quality: the JPEG quality of resized pictures.
@@ -200,11 +199,7 @@ def _readable(
 
 
 def check(out: str | Path, split: str = "train", threads: int = 16) -> str:
-    """Read all shards of a split back, their bytes and every record, and return a summary.
-
-    Raises:
-      ValueError: shards are missing or damaged; with their names.
-    """
+    """Read all shards of a split back and return a summary; a ValueError names damaged shards."""
     manifest, wrong = Manifest(out, split), []
     manifest.load()
     entries = manifest.entries()

@@ -7,23 +7,13 @@ from mae_jax.data.sources import audio_files, folders, records, samples, synthet
 from mae_jax.data.sources.source import (
     Examples,
     Source,
-    Subset,
     check_split,
     fixed_choice,
     is_multilabel,
     subset,
 )
 
-__all__ = [
-    "KINDS",
-    "Examples",
-    "Source",
-    "Subset",
-    "fixed_choice",
-    "is_multilabel",
-    "open_source",
-    "subset",
-]
+__all__ = ["KINDS", "Examples", "Source", "fixed_choice", "is_multilabel", "open_source", "subset"]
 
 
 class Kind(NamedTuple):

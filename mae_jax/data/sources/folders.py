@@ -29,9 +29,8 @@ def pictures(path: str, split: str) -> Examples:
 
     Sub-folders `train` and `test` (or `val`, `validation`) are the splits, and the classes are the
     sub-folders of all of them. Without such folders one file in ten is held out, by the CRC-32 of
-    its relative path, so that no file changes sides when others are added or removed. A `train`
-    beside sub-folders of other names is a class like them. Hidden files and looping links are
-    skipped.
+    its relative path, so that no file changes sides when others are added or removed. Hidden files
+    and looping links are skipped.
 
     Raises:
       FileNotFoundError: the folder does not exist, or holds no pictures.
@@ -47,11 +46,7 @@ def arrays(path: str, split: str) -> Examples:
 
 
 def videos(path: str, split: str) -> Examples:
-    """Open the video files under `path`, as in `pictures`; an example has the path of a file.
-
-    Raises:
-      ImportError: PyAV is not installed.
-    """
+    """Open the video files under `path`, as in `pictures`; an example has the path of a file."""
     video.import_av()
     return from_listing(list_files(path, split, VIDEOS, f"video:{path}", "videos"), str)
 
@@ -101,9 +96,7 @@ def list_files(
 ) -> Listing:
     """Return root, files, labels and classes of the files with these extensions, as in `pictures`.
 
-    Args:
-      spec, noun: the user's specification and the name of such files, for messages.
-      find: lists something else than files, as `find_files` does.
+    `spec` and `noun` name the source and such files in messages; `find` replaces `find_files`.
     """
     root, find = Path(path).expanduser(), find or find_files
     check_split(spec, split, SPLITS)
@@ -126,12 +119,9 @@ def list_files(
             f"where files would end in {', '.join(extensions)}"
         )
     if parts:
-        names = {
-            name
-            for part in parts
-            for name in _children(root / part)
-            if any(find(root, f"{part}/{name}", extensions))  # one file is enough
-        }
+        children = ((part, name) for part in parts for name in _children(root / part))
+        # One file is enough to make a class.
+        names = {name for part, name in children if any(find(root, f"{part}/{name}", extensions))}
     else:
         names = {file.split("/")[0] for file in files if "/" in file}
         files = hold_out(files, split)

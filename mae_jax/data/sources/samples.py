@@ -48,8 +48,7 @@ def photos(split: str) -> Examples:
     """Open windows uint8 [96, 96, 3] of ten color photographs in scikit-image and scikit-learn.
 
     The left 70 % of each photo is for training and the rest for testing, so the splits share no
-    pixel. The photo is the label: picture i shows photo i % 10. There are 2000 windows for training
-    and 400 for testing.
+    pixel. The photo is the label: picture i shows photo i % 10.
     """
     windows = []  # of each photo, as (name, row, column)
     for index, name in enumerate(PHOTOS):

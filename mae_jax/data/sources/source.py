@@ -1,6 +1,7 @@
 """What a source of examples is, and how examples are chosen and read."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -55,29 +56,8 @@ class Examples:
         return self.names[i] if self.names else f"{self.title}[{i}]"
 
 
-@dataclass(frozen=True)
-class Subset:
-    """Some examples of a source: example i is `source[chosen[i]]`."""
-
-    source: Source
-    chosen: np.ndarray
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.source.classes
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, i: int) -> Example:
-        return self.source[int(self.chosen[i])]
-
-    def name(self, i: int) -> str:
-        return self.source.name(int(self.chosen[i]))
-
-
 def check_split(spec: str, split: str, splits: Sequence[str]) -> None:
-    """Raise a ValueError that names `splits` unless `split` is one of them."""
+    """Raise a ValueError unless `split` is one of `splits`."""
     if split not in splits:
         raise ValueError(f"data {spec!r} has no split {split!r}: use {' or '.join(splits)}")
 
@@ -107,14 +87,19 @@ def subset(source: Source, examples: int, balanced: bool = True) -> Source:
     shuffled = np.random.default_rng(0).permutation(len(source))
     if balanced and source.classes and not is_multilabel(source):
         shuffled = _in_rounds(source, shuffled, examples)
-    return Subset(source, np.sort(shuffled[:examples]))
+    chosen = np.sort(shuffled[:examples]).tolist()
+    load, names = functools.partial(_load_chosen, source, chosen), [*map(source.name, chosen)]
+    return Examples(examples, load, source.classes, names=names)
+
+
+def _load_chosen(source: Source, chosen: list[int], i: int) -> Example:
+    return source[chosen[i]]
 
 
 def _in_rounds(source: Source, shuffled: np.ndarray, examples: int) -> np.ndarray:
     """Reorder `shuffled` so that each round takes one more example of each class.
 
-    Labels are read until the first `examples` numbers are certain: few of them, if all classes are
-    about as frequent.
+    Labels are read only until the first `examples` numbers are certain.
     """
     classes = len(source.classes)
     full, rest = divmod(examples, classes)

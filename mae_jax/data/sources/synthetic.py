@@ -34,10 +34,7 @@ SHAPES = ("disc", "ring", "square", "triangle")
 
 
 def shapes(split: str) -> Examples:
-    """Open JPEGs of 80 x 64 pixels, each with one shape on a gradient, labelled by shape.
-
-    Picture i shows shape i % 4; there are 64 pictures for training and 32 for testing.
-    """
+    """Open JPEGs of 80 x 64 pixels, each with one shape on a gradient: picture i shows i % 4."""
     return _synthetic("synthetic", split, (64, 32), SHAPES, _shape)
 
 
@@ -74,7 +71,7 @@ def pans(split: str) -> Examples:
     other ("sway" is left and right and back); the others stay at a value in between. A random frame
     therefore looks the same in every class, and only the order of the frames tells the class.
     "left" and "zoom in" describe the camera: the content moves right, or grows. Clip i has motion
-    i % 8 and photo i // 8 % 10; there are 800 clips for training and 160 for testing.
+    i % 8 and photo i // 8 % 10.
     """
     return _synthetic("pans", split, (800, 160), MOTIONS, _pan)
 
@@ -116,12 +113,9 @@ _RATE, _SAMPLES = 16000, 20800
 def tones(split: str) -> Examples:
     """Open sounds `(float32 [20800], 16000)` of 1.3 s: one to three instruments, one note each.
 
-    The label is uint8 [8], with a 1 for each instrument that plays. Notes are synthesised: a sine;
-    odd harmonics like a square wave; a plucked string, whose higher harmonics fade faster; a burst
-    of white noise; sweeps up and down; a bell of inharmonic partials; a sine of trembling loudness.
-    Each note has its own pitch (200 to 800 Hz), level (0 to -12 dB), onset and length (0.4 to
-    0.6 s). White noise at -50 dB of full scale is added. Instrument i % 8 plays in sound i; there
-    are 600 sounds for training and 150 for testing.
+    The label is uint8 [8], with a 1 for each instrument that plays; one of them is i % 8. A note
+    has its own pitch (200 to 800 Hz), level (0 to -12 dB), onset and length (0.4 to 0.6 s). White
+    noise at -50 dB of full scale is added.
     """
     return _synthetic("tones", split, (600, 150), INSTRUMENTS, _tone)
 
@@ -154,16 +148,15 @@ def _note(instrument: str, length: int, rng: np.random.Generator) -> np.ndarray:
             wave = sum(np.sin(k * turn) * np.exp(-(2 + 2 * k) * t) / k for k in range(1, 10))
         case "noise":
             wave = rng.normal(size=length) * np.exp(-6 * t)
-        case "rise" | "fall":
-            speed = np.log(3) / t[-1]  # the pitch triples
+        case "rise" | "fall":  # the pitch triples
+            speed = np.log(3) / t[-1]
             wave = np.sin(2 * np.pi * pitch * np.expm1(speed * t) / speed)
             wave = wave if instrument == "rise" else wave[::-1]
         case "bell":  # the ratios of a free bar, which sounds like one
             partials = enumerate((1, 2.756, 5.404, 8.933))
             wave = sum(np.sin(r * turn) * np.exp(-(3 + 3 * k) * t) / (1 + k) for k, r in partials)
-        case _:
-            beat = 2 * np.pi * rng.uniform(6, 10) * t
-            wave = np.sin(turn) * (0.55 + 0.45 * np.sin(beat))
+        case _:  # the loudness trembles
+            wave = np.sin(turn) * (0.55 + 0.45 * np.sin(2 * np.pi * rng.uniform(6, 10) * t))
     wave = wave * np.minimum(1, np.minimum(t, t[::-1]) / 0.01)  # no clicks
     return wave / np.abs(wave).max()
 
@@ -175,11 +168,9 @@ _VOXELS = 24
 def phantoms(split: str) -> Examples:
     """Open volumes float32 [24, 24, 24] of bright solids in clouds, labelled by kind of solid.
 
-    Three solids are of the class and one is of another class, each with its own position,
-    direction, size and brightness (0.5 to 1): ellipsoids with half axes of 2.5 to 5 voxels, round
-    plates, hollow spheres, and tubes that run through the volume. The background is four long waves
-    between about -0.2 and 0.2; noise of 0.05 is added to all voxels. Volume i has kind i % 4; there
-    are 400 volumes for training and 100 for testing.
+    Three solids are of the class i % 4 and one is of another class, each with its own position,
+    direction, size and brightness (0.5 to 1). The background is four long waves between about -0.2
+    and 0.2; noise of 0.05 is added to all voxels.
     """
     return _synthetic("phantoms", split, (400, 100), SOLIDS, _phantom)
 
@@ -187,7 +178,9 @@ def phantoms(split: str) -> Examples:
 def _phantom(rng: np.random.Generator, split: str, i: int) -> Example:
     label = i % len(SOLIDS)
     place = np.moveaxis(np.indices([_VOXELS] * 3), 0, -1).astype(float)  # [24 24 24 3]
-    waves = 2 * np.pi / rng.uniform(24, 72, 4) * _direction(rng, 4).T  # [3 4], radians per voxel
+    lengths, arrows = rng.uniform(24, 72, 4), rng.normal(size=(4, 3))
+    directions = arrows / np.linalg.norm(arrows, axis=-1, keepdims=True)
+    waves = 2 * np.pi / lengths * directions.T  # [3 4], radians per voxel
     volume = 0.06 * np.cos(place @ waves + rng.uniform(0, 2 * np.pi, 4)).sum(-1)
     other = SOLIDS[(label + rng.integers(1, len(SOLIDS))) % len(SOLIDS)]
     for kind in [other, *[SOLIDS[label]] * 3]:
@@ -213,11 +206,6 @@ def _depth(kind: str, place: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return rng.uniform(1, 2) - np.linalg.norm(place[..., :2], axis=-1)
 
 
-def _direction(rng: np.random.Generator, count: int) -> np.ndarray:
-    arrows = rng.normal(size=(count, 3))
-    return arrows / np.linalg.norm(arrows, axis=-1, keepdims=True)
-
-
 _BANDS, _MATERIALS = 10, 4
 
 
@@ -226,8 +214,7 @@ def spectra(split: str) -> Examples:
 
     Each pixel is a linear mixture of four spectra, the same smooth random curves for all pictures,
     plus sensor noise of 0.01. The shares of the materials are the softmax of the colors of a window
-    of one of the ten photographs: slightly blurred red, green, blue, and darkness. Picture i shows
-    photo i % 10; there are 600 pictures for training and 150 for testing.
+    of photograph i % 10: slightly blurred red, green, blue, and darkness.
     """
     return _synthetic("spectra", split, (600, 150), _PHOTOS, _spectrum)
 
