@@ -14,7 +14,6 @@ from flax import traverse_util
 from mae_jax.models import build
 from mae_jax.weights import checkpoint_info, exported_file, load, parameter_names
 from mae_jax.weights.checkpoint_info import CheckpointInfo
-from mae_jax.weights.foreign_checkpoint import REFERENCE_EPS
 
 FORMATS = {".pth": "reference", ".safetensors": "mae_jax", "": "huggingface"}
 # What models of the other formats cannot have.
@@ -119,9 +118,9 @@ def _check_huggingface(info: CheckpointInfo) -> None:
 def _report(info: CheckpointInfo, target: Path, target_format: str, params: dict) -> str:
     fields, file = info.fields, target / "model.safetensors" if target.is_dir() else target
     size = f", size {info.size}" if info.size else ""
-    note = ""
-    if target_format == "reference" and fields["eps"] != REFERENCE_EPS:
-        note = f"; the reference's LayerNorms add {REFERENCE_EPS}, this model's {fields['eps']}"
+    note, eps = "", parameter_names.FAMILIES["reference"].eps
+    if target_format == "reference" and fields["eps"] != eps:
+        note = f"; the reference's LayerNorms add {eps}, this model's {fields['eps']}"
     arrays: Any = traverse_util.flatten_dict(params)
     count = sum(x.size for x in arrays.values())
     return (

@@ -16,7 +16,6 @@ from mae_jax.weights.tensor_files import Tensor
 
 HEADS = {variant["width"]: variant["heads"] for variant in build.VARIANTS.values()}
 DECODER_HEADS = {512: 16}
-REFERENCE_EPS = 1e-6  # of its LayerNorms; its files do not say so
 
 
 def find(
@@ -53,10 +52,10 @@ def find(
     if embedding is None or not (patch := tensors[embedding].shape[2:]):
         raise ValueError(f"{family.names['encoder/embedding']}.weight is missing in {path}")
     try:
-        kind, fields = _infer_model(shapes, patch)
+        kind, fields = _infer_model(shapes, patch, family.eps)
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing in {path}") from None
-    of_inputs = _read_settings(path, kind, fields) if family.model_type else {}
+    of_inputs = _read_settings(path, family.model_type, kind, fields) if family.model_type else {}
     parts = ["encoder", "decoder"] if kind == "MaskedAutoencoder" else ["encoder"]
     tables = [name for part in parts if not left_out(name := f"{part}/positions")]
     stored = {name: values(name) for name in tables if name in shapes}
@@ -94,7 +93,7 @@ def _fold_linear_probe(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _infer_model(
-    shapes: Mapping[str, tuple[int, ...]], patch: tuple[int, ...]
+    shapes: Mapping[str, tuple[int, ...]], patch: tuple[int, ...], eps: float
 ) -> tuple[str, dict[str, Any]]:
     """The kind and the fields of a model; heads are known for the published widths alone.
 
@@ -115,7 +114,7 @@ def _infer_model(
     if int(width * ratio) != hidden:
         ratio = math.nextafter(ratio, math.inf)
     fields: dict[str, Any] = dict(patch=patch, width=width, depth=depth("encoder"))
-    fields |= dict(heads=HEADS.get(width), mlp_ratio=ratio, eps=REFERENCE_EPS)
+    fields |= dict(heads=HEADS.get(width), mlp_ratio=ratio, eps=eps)
     if any(name.startswith("decoder/") for name in shapes):
         width = shapes["decoder/embedding/kernel"][-1]
         decoder = dict(width=width, depth=depth("decoder"), heads=DECODER_HEADS.get(width))
@@ -124,12 +123,12 @@ def _infer_model(
     return "Classifier", fields | dict(classes=shapes.get("head/kernel", (0,))[-1], pooling=pooling)
 
 
-def _read_settings(path: Path, kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+def _read_settings(path: Path, model_type: str, kind: str, fields: dict[str, Any]) -> dict:
     """Put what Hugging Face's config.json says into `fields`, and return what it says of inputs."""
     folder = path if path.is_dir() else path.parent
     read_json = lambda file: files.read_json(epath.Path(file)) if file.exists() else {}
     settings = read_json(folder / "config.json")
-    if settings.get("model_type") != "vit_mae":  # of another model beside a single file
+    if settings.get("model_type") != model_type:  # of another model beside a single file
         settings = {}
     if settings.get("hidden_act", "gelu") != "gelu":
         raise ValueError(
@@ -142,7 +141,7 @@ def _read_settings(path: Path, kind: str, fields: dict[str, Any]) -> dict[str, A
             raise ValueError(f"{folder / 'config.json'}: {name} = {value!r} cannot be")
         return value
 
-    fields["eps"] = setting("layer_norm_eps", 1e-12, (float, int))  # its own default
+    fields["eps"] = setting("layer_norm_eps", fields["eps"], (float, int))
     if kind == "MaskedAutoencoder":
         fields["norm_pix"] = setting("norm_pix_loss", False, (bool,))
     for part in ["", "decoder_"] if kind == "MaskedAutoencoder" else [""]:

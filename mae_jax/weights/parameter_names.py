@@ -21,6 +21,7 @@ class Family(NamedTuple):
     marks: tuple[str, ...]  # beginnings of names by which its files are recognised
     aliases: tuple[tuple[str, str], ...] = ()  # expressions for other spellings -> those of `names`
     model_type: str = ""  # in the config.json of its folders
+    eps: float = 1e-6  # of its LayerNorms, unless a config.json says it
 
     def canonical(self, name: str) -> str:
         """A parameter's name in the spelling of `names`."""
@@ -103,6 +104,7 @@ FAMILIES = {
             (r"\.mlp\.fc2\.", ".output.dense."),
         ),
         model_type="vit_mae",
+        eps=1e-12,
     ),
 }
 

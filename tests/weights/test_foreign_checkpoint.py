@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tiny_models
-from tiny_models import equal, reference_state, save
+from tiny_models import equal, flatten, reference_state, save
 
 import mae_jax
-from mae_jax.weights import export, load
+from mae_jax.weights import export, load, parameter_names
 
 HEADS = dict(heads=3, decoder_heads=2)
 
@@ -49,6 +49,24 @@ def test_a_missing_table_is_named(whole, tmp_path):
         with pytest.raises(ValueError, match=f"{ours} missing in"):
             load.find(path)
         assert not load.find(path, without=".*/positions").fields.get("learned_positions")
+
+
+def test_a_family_is_an_entry_of_the_table(whole, tmp_path, monkeypatch):
+    """Its own names and spellings, and what its files do not say."""
+    reference = parameter_names.FAMILIES["reference"]
+    names = {ours: f"net.{theirs}" for ours, theirs in reference.names.items()}
+    aliases = ((r"^module\.", "net."),)
+    family = parameter_names.Family(names, ("net.blocks.",), aliases, eps=1e-5)
+    monkeypatch.setitem(parameter_names.FAMILIES, "new", family)
+    state = parameter_names.to_format(flatten(whole[0]), "new", (4, 4))
+    tables = {
+        name: x for name, x in reference_state("autoencoder", whole[0]).items() if "pos" in name
+    }
+    state = {name.replace("net.", "module."): x for name, x in state.items()}
+    state |= {f"module.{name}": x for name, x in tables.items()}
+    model, params = mae_jax.load(save(tmp_path / "x.safetensors", state), **HEADS)
+    equal(params, whole[0])
+    assert model.encoder.trunk.eps == 1e-5
 
 
 def test_a_decoder_in_part_is_an_error(whole, tmp_path):
