@@ -187,7 +187,7 @@ class Checkpoints:
         if int(state.step) != step:
             raise ValueError(f"{name} holds step {int(state.step)}")
         sums, _ = fingerprint.of(state)
-        saved = {_OLD_NAMES.get(x, x): each for x, each in metadata.pop("fingerprints").items()}
+        saved: Any = {_OLD_NAMES.get(x, x): each for x, each in metadata.pop("fingerprints").items()}
         if wrong := _different(sums, saved):
             raise ValueError(f"{name} is not what was saved: {', '.join(wrong[:5])}")
         return state, metadata
