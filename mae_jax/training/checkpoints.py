@@ -187,7 +187,9 @@ class Checkpoints:
         if int(state.step) != step:
             raise ValueError(f"{name} holds step {int(state.step)}")
         sums, _ = fingerprint.of(state)
-        saved: Any = {_OLD_NAMES.get(x, x): each for x, each in metadata.pop("fingerprints").items()}
+        saved: Any = {
+            _OLD_NAMES.get(x, x): each for x, each in metadata.pop("fingerprints").items()
+        }
         if wrong := _different(sums, saved):
             raise ValueError(f"{name} is not what was saved: {', '.join(wrong[:5])}")
         return state, metadata
@@ -264,14 +266,13 @@ def _unreadable() -> Iterator[None]:
     except Exception as error:  # tensorstore and orbax raise nearly every type on damaged files
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             raise
-        raise ValueError(f"cannot be read ({_short(error, 80, 0)})") from error
+        raise ValueError(f"cannot be read ({_short(error)})") from error
 
 
-def _short(error: Exception, head: int = 100, tail: int = 120) -> str:
+def _short(error: Exception) -> str:
     """The two ends of its text, which may be pages."""
     text = " ".join(str(error).split()) or type(error).__name__
-    is_long = len(text) > head + tail + 30
-    return f"{text[:head]} ... {text[len(text) - tail :]}".rstrip() if is_long else text
+    return text if len(text) < 250 else f"{text[:100]} ... {text[-120:]}"
 
 
 def _checksum(metadata: dict[str, Any]) -> int:

@@ -69,9 +69,8 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
 def open_run(config, workdir: epath.PathLike) -> tuple[RunDirectory, schema.Config]:
     """Open a work directory that is new or belongs to a run of this config, in all processes.
 
-    Returns:
-      The directory, and the config with the precision for `model.dtype="auto"`: that of this
-      backend, or the one with which the run began.
+    In the config that is returned, `model.dtype` is not "auto": it is the precision with which the
+    run began, or that of this backend.
     """
     run = RunDirectory(workdir)
     with user_errors():
@@ -85,7 +84,7 @@ def open_run(config, workdir: epath.PathLike) -> tuple[RunDirectory, schema.Conf
 def make_trainer(
     config, run: RunDirectory, stop: preemption.StopSignal
 ) -> tuple[Trainer, Callable[[], dict]]:
-    """The trainer of a config, and a function that makes the variables before its training."""
+    """The trainer of a config, and a function that makes the variables of an untrained model."""
     image_io.configure_libraries()
     init_key, step_key, test_key = jax.random.split(jax.random.key(config.seed), 3)
     with user_errors():  # the devices, the data and the evaluators must exist and fit
@@ -113,9 +112,8 @@ def make_trainer(
         run.write_config(config)  # all is in order: from here on this is the run's own directory
     if not trainer.is_finished:
         _log.info(_banner(trainer, mesh, task.trainable))
-    shardings = jax.tree.map(lambda x: x.sharding, program.abstract.params)
-    untrained = jax.jit(lambda key: task.init(key)["params"], out_shardings=shardings)
-    return trainer, lambda: {"params": untrained(init_key)}
+    untrained = jax.jit(lambda key: program.init(key).best)
+    return trainer, lambda: untrained(init_key)
 
 
 def make_schedule(config, examples: int, rate: float) -> tuple[optax.Schedule, int]:

@@ -30,6 +30,8 @@ def state(step: int) -> TrainState:
         jnp.int32(step),
         {"encoder": {"kernel": step + jnp.arange(60000.0).reshape(300, 200)}},
         {"mu": jnp.full((300, 200), 0.5 * step)},
+        ema={"encoder": {"kernel": jnp.full((3,), 0.25 * step)}},
+        stats={"mean": jnp.full((4,), 0.125 * step)},
         loss_ema=jnp.float32(step),
     )
 
