@@ -10,7 +10,8 @@ from mae_jax.models import attention, byte_values, channel_groups, mae, operatio
 from mae_jax.models.cross_decoder import CrossDecoder
 from mae_jax.models.heads.classification import Classifier
 from mae_jax.models.masking import MaskSampler, make_mask_sampler
-from mae_jax.models.positions import Learned, Positions, Separable, SinCos
+from mae_jax.models.operations import Operations
+from mae_jax.models.positions import Learned, Separable, SinCos
 from mae_jax.models.targets import PixelTarget, Target
 from mae_jax.models.tokenizers import PatchTokenizer
 from mae_jax.models.transformer import Transformer
@@ -24,7 +25,7 @@ VARIANTS = {
     "huge": dict(width=1280, depth=32, heads=16),
 }
 SECTIONS = {"MaskedAutoencoder": sections.AutoencoderModel, "Classifier": sections.ClassifierModel}
-# What files of other projects differ in and configs do not name, as the paper has it.
+# Fields that a config does not have and in which files of other projects differ.
 _PAPER = dict(mlp_ratio=4.0, eps=1e-6)
 # What a missing field of a file or of Python code means where a config has another default.
 _MISSING = dict(learned_positions=False, dtype="float32", attention="reference")
@@ -54,7 +55,7 @@ def autoencoder(
     fields: Mapping[str, Any], *, custom_gradients: bool = False
 ) -> mae.MaskedAutoencoder:
     """Build a masked autoencoder: see `model`."""
-    f = _checked("MaskedAutoencoder", fields)
+    f = completed("MaskedAutoencoder", fields)
     ops = _operations(f, custom_gradients)
     trunk = _trunk(f, "decoder_", ops)
     decoder = CrossDecoder if f["decoder_cross"] else mae.SelfDecoder
@@ -67,9 +68,9 @@ def classifier(
     fields: Mapping[str, Any], classes: int | None = None, *, custom_gradients: bool = False
 ) -> Classifier:
     """Build a classifier of `classes`, by default those of the fields: see `model`."""
-    f = _checked("Classifier", fields)
-    encoder = _encoder(f, _operations(f, custom_gradients), final_norm=f["pooling"] == "cls")
-    classes = f["classes"] if classes is None else classes
+    f = completed("Classifier", fields)
+    encoder = _encoder(f, _operations(f, custom_gradients), f["pooling"] == "cls")
+    classes: int = f.get("classes", 0) if classes is None else classes
     return Classifier(encoder, classes, f["pooling"], f["batch_norm"], f["head_std"])
 
 
@@ -93,17 +94,18 @@ def completed(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return all fields of a network, of which a file or Python code may leave some out.
 
     Raises:
-      ValueError: unknown fields, or missing ones that have no default.
+      ValueError: unknown fields, missing ones that have no default, or contradictions.
     """
     section = SECTIONS[kind].model_fields
     if unknown := sorted(fields.keys() - FIELDS[kind] - SPEED):
         raise ValueError(f"{', '.join(unknown)} is no field of a {kind}")
-    required = [name for name, field in section.items() if field.is_required()]
-    if missing := [name for name in required if name not in fields]:
+    if missing := [x for x, field in section.items() if field.is_required() and x not in fields]:
         raise ValueError(f"a {kind} needs {', '.join(missing)}")
-    defaults = {name: field.default for name, field in section.items()} | _PAPER | _MISSING
-    classes = {"classes": 0} if kind == "Classifier" else {}
-    return defaults | classes | {name: _tuples(value) for name, value in fields.items()}
+    f = {name: field.default for name, field in section.items()} | _PAPER | _MISSING
+    f |= {name: _tuples(value) for name, value in fields.items()}
+    if found := [*contradictions(f)]:
+        raise ValueError("; ".join(found))
+    return f
 
 
 def contradictions(f: Mapping[str, Any]) -> Iterator[str]:
@@ -121,23 +123,12 @@ def contradictions(f: Mapping[str, Any]) -> Iterator[str]:
 
 def target(f: Mapping[str, Any]) -> Target:
     """Build the target of an autoencoder from all of its fields."""
-    common = dict(patch=f["patch"], stride=f["target_stride"])
-    if f["vocab_size"]:
-        return byte_values.ByteTarget(**common, vocab_size=f["vocab_size"])
-    common |= dict(norm=f["norm_pix"])
-    if f["channel_groups"]:
-        return channel_groups.ChannelGroupTarget(**common, channel_groups=f["channel_groups"])
-    return PixelTarget(**common)
+    _, kind, options = _kinds(f)
+    options |= {} if f["vocab_size"] else {"norm": f["norm_pix"]}
+    return kind(f["patch"], f["target_stride"], **options)
 
 
-def _checked(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    f = completed(kind, fields)
-    if found := [*contradictions(f)]:
-        raise ValueError("; ".join(found))
-    return f
-
-
-def _operations(f: dict[str, Any], custom_gradients: bool) -> operations.Operations:
+def _operations(f: dict[str, Any], custom_gradients: bool) -> Operations:
     dtype, name = f["dtype"], f["attention"]
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -147,30 +138,36 @@ def _operations(f: dict[str, Any], custom_gradients: bool) -> operations.Operati
         raise ValueError(f"attention {name!r} is none of {known}")
     if not custom_gradients:
         name = name if name in attention.FORWARD_MODE else "reference"
-        return operations.Operations(dtype, attend=attention.IMPLEMENTATIONS[name])
+        return Operations(dtype, attend=attention.IMPLEMENTATIONS[name])
     by_hand = (operations.product_by_hand, operations.layer_norm_by_hand)
-    return operations.Operations(dtype, *by_hand, attention.IMPLEMENTATIONS[name])
+    return Operations(dtype, *by_hand, attention.IMPLEMENTATIONS[name])
 
 
-def _encoder(f: dict[str, Any], ops: operations.Operations, final_norm: bool = True) -> vit.Encoder:
-    common = dict(patch=f["patch"], width=f["width"], ops=ops)
+def _kinds(f: Mapping[str, Any]) -> tuple[type, type, dict[str, Any]]:
+    """Return the tokenizer, the target, and what both take beside the patch."""
     if f["channel_groups"]:
-        groups = f["channel_groups"]
-        tokenizer = channel_groups.ChannelGroupTokenizer(**common, channel_groups=groups)
-    elif f["vocab_size"]:
-        tokenizer = byte_values.ByteTokenizer(**common, vocab_size=f["vocab_size"])
-    else:
-        tokenizer = PatchTokenizer(**common)
+        kinds = channel_groups.ChannelGroupTokenizer, channel_groups.ChannelGroupTarget
+        return *kinds, dict(channel_groups=f["channel_groups"])
+    if f["vocab_size"]:
+        kinds = byte_values.ByteTokenizer, byte_values.ByteTarget
+        return *kinds, dict(vocab_size=f["vocab_size"])
+    return PatchTokenizer, PixelTarget, {}
+
+
+def _encoder(f: dict[str, Any], ops: Operations, final_norm: bool = True) -> vit.Encoder:
+    kind, _, options = _kinds(f)
+    tokenizer = kind(patch=f["patch"], width=f["width"], ops=ops, **options)
     trunk = _trunk(f, "", ops)
     return vit.Encoder(tokenizer, _positions(f, trunk.width, ops), trunk, final_norm)
 
 
-def _trunk(f: dict[str, Any], part: str, ops: operations.Operations) -> Transformer:
-    sizes = (f[f"{part}{name}"] for name in ("width", "depth", "heads"))
-    return Transformer(*sizes, f["mlp_ratio"], f["eps"], ops, f["remat"], f["scan"])
+def _trunk(f: dict[str, Any], part: str, ops: Operations) -> Transformer:
+    sizes = {name: f[f"{part}{name}"] for name in ("width", "depth", "heads")}
+    common = {name: f[name] for name in ("mlp_ratio", "eps", "remat", "scan")}
+    return Transformer(**sizes, **common, ops=ops)
 
 
-def _positions(f: dict[str, Any], width: int, ops: operations.Operations) -> Positions:
+def _positions(f: dict[str, Any], width: int, ops: Operations) -> SinCos:
     kind = Learned if f["learned_positions"] else SinCos
     return (Separable if f["separable_positions"] else kind)(width, ops.dtype)
 

@@ -28,7 +28,6 @@ class ChannelGroupTokenizer(PatchTokenizer):
 
     channel_groups: Groups = ()
 
-    @nn.nowrap
     def grid(self, size):
         return (len(self.channel_groups), *patches.grid_of(size, self.patch))
 
@@ -59,7 +58,10 @@ class ChannelGroupTarget(PixelTarget):
         return patches.take(x, index % x.shape[1])
 
     def from_tokens(self, tokens, inputs):
-        return super().from_tokens(join_groups(tokens, self._table(inputs)), inputs)
+        members = self._table(inputs)
+        x = tokens.reshape(len(tokens), len(members), -1, members.shape[1])
+        x = (x * members[None, :, None].astype(x.dtype)).sum(1)  # each value from its own group
+        return super().from_tokens(x, inputs)
 
     def members(self, index, inputs):
         n = math.prod(patches.grid_of(inputs.shape[1:-1], self.patch))
@@ -94,12 +96,3 @@ def split_groups(
     """Copy each patch once for each group, with zeros in place of the other groups' values."""
     b, n, d = x.shape
     return (x[:, None] * members[None, :, None].astype(x.dtype)).reshape(b, -1, d)
-
-
-def join_groups(
-    x: Float[Array, "b g*n d"], members: Float[np.ndarray, "g d"]
-) -> Float[Array, "b n d"]:
-    """Invert `split_groups`; of each token only the values of its own group count."""
-    b, _, d = x.shape
-    x = x.reshape(b, len(members), -1, d)
-    return (x * members[None, :, None].astype(x.dtype)).sum(1)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Shaped
 
 from mae_jax.models import layers
 from mae_jax.models.masking import Mask
-from mae_jax.models.positions import Positions
+from mae_jax.models.positions import SinCos
 from mae_jax.models.targets import Target
 from mae_jax.models.transformer import Transformer
 from mae_jax.models.vit import EncoderModel, FeatureMaps
@@ -31,7 +31,7 @@ class Output:
 class Decoder(nn.Module):
     """What decoders have in common: a mask token at each masked position, blocks and a head."""
 
-    position_table: Positions
+    position_table: SinCos
     trunk: Transformer
 
     def setup(self):
@@ -87,9 +87,7 @@ class MaskedAutoencoder(EncoderModel):
         """Predict the masked tokens of normalised `inputs` from the visible ones.
 
         The loss is the mean over the masked tokens of each sample, then over samples, in float32.
-
-        Raises:
-          ValueError: the mask belongs to another batch or grid.
+        Raises ValueError if the mask belongs to another batch or grid.
         """
         grid = self.grid(inputs.shape[1:-1])
         if (len(mask.visible), mask.n) != (len(inputs), math.prod(grid)):

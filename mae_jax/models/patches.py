@@ -20,8 +20,7 @@ def grid_of(size: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
         below = tuple(s // p * p for s, p in zip(size, patch, strict=True))
         above = tuple(-(-s // p) * p for s, p in zip(size, patch, strict=True))
         ways = [str(s) for s in dict.fromkeys((below, above, patch)) if min(s) > 0][:2]
-        ways = " or ".join(ways)
-        raise ValueError(f"size {size} is not a multiple of patch {patch}: use {ways}")
+        raise ValueError(f"size {size} is not a multiple of patch {patch}: use {' or '.join(ways)}")
     return tuple(s // p for s, p in zip(size, patch, strict=True))
 
 

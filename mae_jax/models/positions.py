@@ -12,24 +12,18 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 
-class Positions(nn.Module):
-    """What encoders and decoders add: the table of a grid, from its number of tokens per axis."""
+class SinCos(nn.Module):
+    """The fixed sine-cosine table of He et al. 2021; the row of cls is zero."""
 
     width: int
     dtype: Any = jnp.float32
 
     def __call__(self, grid: Sequence[int]) -> Float[Array, "1+n width"]:
-        raise NotImplementedError
-
-
-class SinCos(Positions):
-    """The fixed sine-cosine table of He et al. 2021; the row of cls is zero."""
-
-    def __call__(self, grid):
+        """Return the table for a grid, of which `grid` is the number of tokens along each axis."""
         return jnp.asarray(initial_tables(grid, self.width)["positions"], self.dtype)
 
 
-class Learned(Positions):
+class Learned(SinCos):
     """A parameter `positions` for each token of the grid; it starts as `SinCos`."""
 
     @nn.compact
@@ -38,7 +32,7 @@ class Learned(Positions):
         return self.param("positions", lambda key: jnp.asarray(start)).astype(self.dtype)
 
 
-class Separable(Positions):
+class Separable(SinCos):
     """A learned table for the first axis plus one for the others, as MAE-ST (arXiv 2205.09113).
 
     The parameters are `positions_time` `[t, width]` and `positions_space` `[1 + s, width]`, whose

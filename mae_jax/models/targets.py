@@ -30,10 +30,8 @@ class Target(abc.ABC):
 
     Args:
       patch: the sides of a patch.
-      stride: predict every so many values along each axis, such as every second frame; () = all.
-
-    Raises:
-      ValueError: the stride does not divide the patch.
+      stride: predict every so many values along each axis, such as every second frame; () = all. It
+        divides the patch.
     """
 
     patch: tuple[int, ...]
@@ -59,10 +57,9 @@ class Target(abc.ABC):
 
     @abc.abstractmethod
     def to_inputs(self, prediction: Prediction, inputs: Inputs, mask: Mask) -> Inputs:
-        """Return whole inputs: the visible tokens as they are, predictions for the masked ones.
+        """Return inputs (their `visible_part`) with predictions for the masked tokens.
 
-        They have the shape of `visible_part`. Tokens that a partial mask neither shows nor predicts
-        are zero.
+        Tokens that a partial mask neither shows nor predicts are zero.
         """
 
     @abc.abstractmethod

@@ -20,7 +20,6 @@ class PatchTokenizer(nn.Module):
     width: int
     ops: Operations = Operations()
 
-    @nn.nowrap
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """Return the number of tokens along each axis, for inputs of `size`."""
         return patches.grid_of(size, self.patch)

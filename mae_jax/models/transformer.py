@@ -46,9 +46,7 @@ class Transformer(nn.Module):
     ) -> list[Float[Array, "b n width"]]:
         """Return `x` and the output of every block.
 
-        Args:
-          drop_path_scale: see `heads.classification.drop_path`.
-          contexts: what each block attends to, for cross-attention.
+        For cross-attention, `contexts` is what each block attends to.
         """
         lifted: Any = Block
         if self.remat != "none":

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Shaped
 
 from mae_jax.models import layers
 from mae_jax.models.masking import Mask
-from mae_jax.models.positions import Positions
+from mae_jax.models.positions import SinCos
 from mae_jax.models.tokenizers import PatchTokenizer
 from mae_jax.models.transformer import Transformer
 
@@ -24,7 +25,7 @@ class Encoder(nn.Module):
     """
 
     tokenizer: PatchTokenizer  # or one with the same methods
-    position_table: Positions  # `positions` is the name of a parameter
+    position_table: SinCos  # or another kind; `positions` is the name of a parameter
     trunk: Transformer
     final_norm: bool = True
 
@@ -70,13 +71,10 @@ class EncoderModel(nn.Module):
         """The number of the encoder's blocks."""
         return self.encoder.trunk.depth
 
-    @nn.nowrap
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """Return the number of tokens along each axis, for inputs of `size`."""
         return self.encoder.tokenizer.grid(size)
 
-    def encode(
-        self, inputs: Shaped[Array, "b *size c"], mask: Mask | None = None
-    ) -> tuple[Float[Array, "b 1+k width"], FeatureMaps]:
+    def encode(self, inputs, mask: Mask | None = None) -> tuple[jax.Array, FeatureMaps]:
         """Run the encoder alone: see `Encoder`."""
         return self.encoder(inputs, mask)

@@ -51,13 +51,11 @@ def test_the_kernel_for_tpus(n, s, size):
     """Interpreted, with heads that share a register, that span two, and that fill none."""
     shapes = ((2, n, 4, size), (2, s, 4, size), (2, s, 4, size), (2, n, 4, size))
     four = [normal(i, *shape) for i, shape in enumerate(shapes)]
-    flat = [x.reshape(2, -1, 4 * size) for x in four]
-    y = pallas_tpu.forward(*flat[:3], size, interpret=True)
-    np.testing.assert_allclose(y.reshape(shapes[0]), textbook(*four[:3]), atol=2e-6)
+    y, ours = jax.vjp(ATTEND["pallas"], *four[:3])
+    np.testing.assert_allclose(y, textbook(*four[:3]), atol=2e-6)
     _, gradients = jax.vjp(ATTEND["reference"], *four[:3])
-    ours = pallas_tpu.backward(*flat, size, interpret=True)
-    for x, expected in zip(ours, gradients(four[3]), strict=True):
-        np.testing.assert_allclose(x.reshape(expected.shape), expected, atol=5e-6)
+    for x, expected in zip(ours(four[3]), gradients(four[3]), strict=True):
+        np.testing.assert_allclose(x, expected, atol=5e-6)
 
 
 def test_the_kernel_is_for_short_sequences():
@@ -226,7 +224,8 @@ def test_a_tpu_takes_the_kernel_only_where_it_agrees_with_reference(monkeypatch,
     assert pallas_tpu.agrees_with_reference()
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert attention.suited() == "pallas"
-    monkeypatch.setattr(pallas_tpu, "forward", lambda q, k, v, size, interpret=False: 1.1 * v)
+    run = pallas_tpu._run
+    monkeypatch.setattr(pallas_tpu, "_run", lambda *x: [1.1 * y for y in run(*x)])
     pallas_tpu.agrees_with_reference.cache_clear()
     assert attention.suited() == "recompute"
     assert "does not agree with 'reference'" in caplog.text

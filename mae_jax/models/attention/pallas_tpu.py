@@ -1,13 +1,10 @@
 """Attention of short sequences as a kernel for TPUs: the logits of a sample never leave the chip.
 
-Masked autoencoders attend over 50 or 197 tokens, with heads of 64 or 32 values. XLA writes the
-weights of all heads and samples to memory and transposes [n h d] into [h n d] and back several
-times. Here a sample enters as the products leave it, [n h*d], and leaves in the same layout.
-
-TPU registers hold 128 lanes. For each head the kernel loads the aligned 128-lane blocks that
-contain the head and zeroes the lanes of its neighbours, at no more cost than padding would have.
-The backward pass computes the weights again, transposed ([s n]), so that only one of its five
-products transposes a matrix.
+XLA writes the weights of all heads and samples to memory and transposes [n h d] into [h n d] and
+back several times. A sample enters the kernel as the products leave it, [n h*d]. For each head the
+kernel loads the aligned blocks of 128 lanes that contain the head and zeroes the lanes of other
+heads. The backward pass computes the weights again, transposed ([s n]), so that only one of its
+five products transposes a matrix.
 """
 
 import functools
@@ -43,26 +40,20 @@ def attend(
 
 
 def _attend(split: Callable, *inputs: jax.Array) -> jax.Array:
-    y: Any = _kernel(split, inputs[0].shape[-1], *(x.reshape(*x.shape[:2], -1) for x in inputs))
+    y: Any = _flat(split, inputs[0].shape[-1], *(x.reshape(*x.shape[:2], -1) for x in inputs))
     return y.reshape(inputs[0].shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _kernel(split, size, *inputs):
-    return split(_lowered(forward, size))(*inputs)
+def _flat(split, size, *inputs):
+    return split(functools.partial(_run, _forward, 2, size))(*inputs)[0]
 
 
-def _lowered(kernel: Callable, size: int) -> Callable:
-    return lambda *arrays: jax.lax.platform_dependent(
-        *arrays,
-        tpu=functools.partial(kernel, size=size),
-        default=functools.partial(kernel, size=size, interpret=True),
-    )
-
-
-_kernel.defvjp(
-    lambda split, size, *inputs: (_kernel(split, size, *inputs), inputs),
-    lambda split, size, residuals, dy: split(_lowered(backward, size))(*residuals, dy),
+_flat.defvjp(
+    lambda split, size, *inputs: (_flat(split, size, *inputs), inputs),
+    lambda split, size, inputs, dy: tuple(
+        split(functools.partial(_run, _backward, 5, size))(*inputs, dy)
+    ),
 )
 
 
@@ -93,40 +84,33 @@ def fits(tokens: int, seen: int, width: int, bytes_each: int) -> bool:
     return arrays + 8 * 4 * tokens * seen <= _FAST
 
 
-def forward(query, key, value, size: int, interpret: bool = False) -> Float[Array, "b n w"]:
-    """Return attention for arrays [b n w] and [b s w], whose heads have `size` columns each.
+def _run(kernel: Callable, products: int, size: int, *inputs: jax.Array) -> Any:
+    """Run a kernel of so many products on one sample after the other, for heads of `size` columns.
 
-    Args:
-      interpret: compute with ordinary operations, on any device.
+    The inputs are query, key, value and maybe the gradient of the result, [b n w] or [b s w].
     """
-    return _call(_forward, (query, key, value), (query,), size, 2, interpret)[0]
-
-
-def backward(query, key, value, gradient, size: int, interpret: bool = False) -> list[jax.Array]:
-    """Return the gradients of query, key and value, given that of the result of `forward`."""
-    results = (query, key, value)
-    return _call(_backward, (*results, gradient), results, size, 5, interpret)
-
-
-def _call(kernel: Callable, inputs, results, size, products, interpret) -> list[jax.Array]:
-    """Run the kernel, of so many products of matrices, on one sample after the other."""
     (b, n, width), s = inputs[0].shape, inputs[1].shape[1]
+    results = inputs[:1] if kernel is _forward else inputs[:3]
     one = lambda x: pl.BlockSpec((1, *x.shape[1:]), lambda i: (i, 0, 0))
-    return pl.pallas_call(
-        functools.partial(kernel, size=size),
-        grid=(b,),
-        in_specs=[one(x) for x in inputs],
-        out_specs=[one(x) for x in results],
-        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results],
-        interpret=interpret,
-        name=f"attention{kernel.__name__}",
-        cost_estimate=pl.CostEstimate(
-            flops=products * 2 * b * n * s * width,
-            transcendentals=b * n * s * width // size,
-            bytes_accessed=sum(x.size * x.dtype.itemsize for x in (*inputs, *results)),
-        ),
-        metadata={"cycles": str(b * width // size * _cycles(n, s, products))},
-    )(*inputs)
+
+    def call(interpret: bool) -> Callable:
+        return pl.pallas_call(
+            functools.partial(kernel, size=size),
+            grid=(b,),
+            in_specs=[one(x) for x in inputs],
+            out_specs=[one(x) for x in results],
+            out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results],
+            interpret=interpret,
+            name=f"attention{kernel.__name__}",
+            cost_estimate=pl.CostEstimate(
+                flops=products * 2 * b * n * s * width,
+                transcendentals=b * n * s * width // size,
+                bytes_accessed=sum(x.size * x.dtype.itemsize for x in (*inputs, *results)),
+            ),
+            metadata={"cycles": str(b * width // size * _cycles(n, s, products))},
+        )
+
+    return jax.lax.platform_dependent(*inputs, tpu=call(False), default=call(True))
 
 
 def _cycles(n: int, s: int, products: int) -> int:

@@ -5,8 +5,8 @@ strategies have the same shapes and one compiled step serves them all.
 """
 
 # ruff: noqa: F401
-from mae_jax.models.masking.mask import Mask, from_scores, keep_count, masked_map, partial
-from mae_jax.models.masking.sampler import NAMES, MaskSampler, make_mask_sampler
+from mae_jax.models.masking.mask import Mask, from_scores, masked_map, partial
+from mae_jax.models.masking.sampler import NAMES, MaskSampler, keep_count, make_mask_sampler
 from mae_jax.models.masking.strategies import (
     block,
     importance,

@@ -17,33 +17,6 @@ class Mask:
     n: int = struct.field(pytree_node=False)
 
 
-def keep_count(n: int, ratio: float, together: int = 1) -> int:
-    """Return how many of `n` patches stay visible at this mask ratio.
-
-    `int(n * (1 - ratio))` alone gives 0 for (10, .9) and 99 for (1000, .9): floats fall short.
-
-    Args:
-      together: the number of patches that are masked together, such as those of a tube. As many
-        such groups are masked as the ratio allows (VideoMAE keeps 8 * 20 of 8 * 196 at .9).
-
-    Raises:
-      ValueError: the ratio shows no patch by its own meaning, or masks none.
-    """
-    if not 0 < ratio < 1:
-        raise ValueError(f"mask ratio {ratio} is not between 0 and 1 (the paper uses 0.75)")
-    if together > 1:
-        groups = n // together
-        keep = together * max(1, groups - int(groups * ratio + 1e-9))
-    else:
-        keep = max(1, int(n * (1 - ratio) + 1e-9))
-    if keep >= n:
-        what = f"{n} patch(es)" if together == 1 else f"{n // together} group(s) of {together}"
-        raise ValueError(
-            f"mask ratio {ratio} masks none of {what}: use a smaller patch or a higher ratio"
-        )
-    return keep
-
-
 def from_scores(scores: Float[Array, "b n"], keep: int) -> Mask:
     """Show the `keep` patches with the smallest scores of each sample, and mask the others.
 
@@ -67,7 +40,7 @@ def partial(mask: Mask, noise: Float[Array, "b m"], count: int) -> Mask:
     uniform noise each masked patch is equally likely, so the loss is the full one on average.
     """
     chosen = jnp.argsort(noise, axis=-1)[:, :count]
-    return mask.replace(masked=jnp.take_along_axis(mask.masked, chosen, axis=1))
+    return Mask(mask.visible, jnp.take_along_axis(mask.masked, chosen, axis=1), mask.n)
 
 
 def masked_map(mask: Mask) -> Float[Array, "b n"]:

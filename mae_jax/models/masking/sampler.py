@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 
 from mae_jax.models.masking import strategies
-from mae_jax.models.masking.mask import keep_count
 
 # Strategies that mask boxes of patches: of which grids, and the axes along which a box is long.
 # The tubes of VideoMAE (arXiv 2203.12602) are the same places of all frames; AudioMAE (arXiv
@@ -28,6 +27,33 @@ class MaskSampler(NamedTuple):
     keep: int  # how many stay visible
     decode: int  # how many of the masked ones are predicted
     scores: Callable[[jax.Array, jax.Array], jax.Array]  # key, inputs [b *size c] -> [b n]
+
+
+def keep_count(n: int, ratio: float, together: int = 1) -> int:
+    """Return how many of `n` patches stay visible at this mask ratio.
+
+    `int(n * (1 - ratio))` alone gives 0 for (10, .9) and 99 for (1000, .9): floats fall short.
+
+    Args:
+      together: the number of patches that are masked together, such as those of a tube. As many
+        such groups are masked as the ratio allows (VideoMAE keeps 8 * 20 of 8 * 196 at .9).
+
+    Raises:
+      ValueError: the ratio shows no patch by its own meaning, or masks none.
+    """
+    if not 0 < ratio < 1:
+        raise ValueError(f"mask ratio {ratio} is not between 0 and 1 (the paper uses 0.75)")
+    if together > 1:
+        groups = n // together
+        keep = together * max(1, groups - int(groups * ratio + 1e-9))
+    else:
+        keep = max(1, int(n * (1 - ratio) + 1e-9))
+    if keep >= n:
+        what = f"{n} patch(es)" if together == 1 else f"{n // together} group(s) of {together}"
+        raise ValueError(
+            f"mask ratio {ratio} masks none of {what}: use a smaller patch or a higher ratio"
+        )
+    return keep
 
 
 def make_mask_sampler(
