@@ -12,7 +12,6 @@ from mae_jax.output import files
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options, whose names are those of a config's evaluators where they mean the same."""
     p = command_line.Parser("python -m mae_jax.evaluate", description=__doc__, allow_abbrev=False)
     add, flag, numbers = p.add_argument, argparse.BooleanOptionalAction, command_line.numbers
     add("--checkpoint", required=True, help="work directory[:STEP], file or Hugging Face folder")
@@ -34,15 +33,14 @@ def parser() -> argparse.ArgumentParser:
     add("--standardize", action=flag, default=True, help="on the training examples")
     add("--sweep", action="store_true", help="choose a feature, on training examples alone")
     add("--k", type=numbers(int), default=(5, 20, 100), help="neighbours")
-    solvers = ["auto", "sklearn", "lars", "none"]
-    add("--linear", choices=solvers, default="auto", dest="solver", help="of the linear probe")
+    add("--linear", dest="solver", choices=["auto", "sklearn", "lars", "none"], default="auto")
     add("--evaluator", action="append", default=[], metavar="MODULE:CLASS", help="one of your own")
     add("--seed", type=int, default=0, help="of masks and of the sweep's held-out fifth")
     add("--features", type=files.writable, metavar="FILE.npz", help="for the features")
     add("--pictures", dest="pictures_to", metavar="FOLDER", help="for the reconstructions")
     add("--json", type=files.writable, metavar="FILE", help="for the metrics")
-    add("--heads", type=int, help="where a file does not say it")
-    add("--decoder-heads", type=int)
+    for part in ("", "decoder-"):
+        add(f"--{part}heads", type=int, help="where a file does not say it")
     add("--norm-pix", action=flag, default=None)
     return p
 

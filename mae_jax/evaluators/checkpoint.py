@@ -52,7 +52,8 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
         f"{'x'.join(map(str, size))} values in {len(test):,} test examples of {options.data}"
     ]
     metrics = dict(checkpoint=options.checkpoint, data=options.data, parameters=count, size=size)
-    for result in run_evaluators(context, variables, given, info.config or {}):
+    labelled = len(test.classes) > 1 and not sources.is_multilabel(test)
+    for result in run_evaluators(context, variables, given, info.config or {}, labelled):
         metrics |= {name.removesuffix("_trained"): x for name, x in result.metrics.items()}
         metrics |= result.details
         texts += [result.text] * bool(result.text)
@@ -62,7 +63,7 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     if options.features:
         save_features(context, variables, given | metrics.get("chosen", {}))
     metrics.pop("chosen", None)
-    if not _is_labelled(test):
+    if not labelled:
         texts.append(f"no classes that exclude each other in {options.data}, so no probes")
     return "\n\n".join(texts), metrics
 
@@ -82,19 +83,16 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def run_evaluators(
-    context: Context, variables: dict, given: Values, config: Values
+    context: Context, variables: dict, given: Values, config: Values, labelled: bool
 ) -> list[Result]:
-    """The reports of the evaluators that suit the model and the data.
+    """Run the evaluators that suit the model and the data.
 
-    Args:
-      given: the options, and what evaluators need beside them.
-      config: of the run that trained the checkpoint: evaluators take from it what is not given.
+    Their options are those that are `given`, else those in the `config` of the run, else defaults.
     """
     task = "pretrain" if isinstance(context.model, mae.MaskedAutoencoder) else "classify"
     left_out = {"custom"} | ({"linear_probe"} if given["solver"] == "none" else set())
     kinds = {n: x for n, x in sections.EVALUATORS[task].items() if n not in left_out}
     of_kind = lambda base: [name for name, kind in kinds.items() if issubclass(kind, base)]
-    labelled = _is_labelled(context.open(given))
 
     def run(names: Iterable[str], values: Values, custom: Values | None = None) -> Result:
         entries = dict(_entry(name, values, config) for name in names) | dict(custom or {})
@@ -103,16 +101,11 @@ def run_evaluators(
     of_model = of_kind(sections.HeldOutEvaluator) + ["sweep"] * (labelled and given["sweep"])
     results = [run(of_model, given, custom_entries(given, config))]
     if labelled:
-        probes = of_kind(sections.FeatureEvaluator)
+        probes, chosen = of_kind(sections.FeatureEvaluator), results[0].details.get("chosen", {})
         results.append(run(probes, given))
-        chosen = results[0].details.get("chosen", {})
         if any(given[name] != x for name, x in chosen.items()):
             results.append(run(probes, {**given, **chosen}).prefixed("chosen_"))
     return results
-
-
-def _is_labelled(source: sources.Source) -> bool:
-    return len(source.classes) > 1 and not sources.is_multilabel(source)
 
 
 def _entry(kind: str, given: Values, config: Values) -> tuple[str, dict[str, Any]]:
@@ -186,5 +179,5 @@ def make_context(info: CheckpointInfo, options: argparse.Namespace, mesh: Mesh) 
     ratio = {} if options.mask_ratio is None else {"ratio": options.mask_ratio}
     mask = {"ratio": 0.75, **config.get("mask", {}), **ratio}
     key, loss = jax.random.key(options.seed), config.get("loss")
-    about = dict(mesh=mesh, key=key, mask=mask, loss=loss, classes=info.classes)
+    about: dict[str, Any] = dict(mesh=mesh, key=key, mask=mask, loss=loss, classes=info.classes)
     return Context(model, data, **statistics, **about)

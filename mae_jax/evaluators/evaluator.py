@@ -31,7 +31,6 @@ class Result:
 
     @property
     def text(self) -> str:
-        """The text and the table for a reader."""
         body = [tables.table([list(row) for row in self.rows])] if self.rows else []
         return "\n\n".join(filter(None, [self.head, "\n".join([*body, *self.notes])]))
 

@@ -34,8 +34,7 @@ class FeatureAccuracy(Evaluator):
         raise NotImplementedError
 
     def evaluate(self, variables: dict) -> Result:
-        metrics, note = self.score(*self.data(variables))
-        return Result(metrics, notes=(note,) * bool(note))
+        return Result(self.score(*self.data(variables))[0])
 
     def report(self, variables: dict, untrained: dict | None = None) -> Result:
         standardize = self.section["standardize"]

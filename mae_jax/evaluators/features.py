@@ -34,11 +34,7 @@ class Table(NamedTuple):
     index: np.ndarray  # [n] in the source
 
     def labelled(self) -> tuple[dict[Feature, np.ndarray], np.ndarray]:
-        """Return the features and labels of the examples that have a label.
-
-        Raises:
-          ValueError: none has one.
-        """
+        """Return features and labels of the examples with a label; ValueError if none has one."""
         chosen = self.labels >= 0
         if chosen.all():
             return self.features, self.labels

@@ -27,11 +27,11 @@ class EvalTransform(NamedTuple):
 
     @property
     def on_host(self) -> Callable[[dict], dict]:
-        """The part that decodes and crops a single example."""
+        """The part for an example, which decodes and crops."""
         return transforms.eval_transform(self.data, self.clips, self.crops)
 
     def normalize(self, inputs: jax.Array) -> jax.Array:
-        """The part that runs on the device, on a batch."""
+        """The part for a batch on the device."""
         return augment.normalize(inputs, self.mean, self.std)
 
 

@@ -67,17 +67,18 @@ def nearest(
     Returns:
       Their similarities, in descending order, and their numbers.
     """
-    best = np.empty((len(test), 0), np.float32), np.empty((len(test), 0), np.int32)
+    similarity = np.empty((len(test), 0), np.float32)
+    index = np.empty((len(test), 0), np.int32)
     for offset in range(0, len(train), KEYS):
         block = jnp.asarray(train[offset : offset + KEYS])
         starts = range(0, len(test), QUERIES)
         parts = [_nearest(block, test[start : start + QUERIES], k) for start in starts]
-        similarity, index = (np.concatenate(x) for x in zip(*parts, strict=True))
-        both = (similarity, offset + index)
-        both = [np.concatenate(x, axis=1) for x in zip(best, both, strict=True)]
-        order = np.argsort(-both[0], axis=1, kind="stable")[:, :k]
-        best = tuple(np.take_along_axis(x, order, axis=1) for x in both)
-    return best
+        new, rows = (np.concatenate(x) for x in zip(*parts, strict=True))
+        similarity = np.concatenate([similarity, new], axis=1)
+        index = np.concatenate([index, offset + rows], axis=1)
+        order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+        similarity, index = (np.take_along_axis(x, order, axis=1) for x in (similarity, index))
+    return similarity, index
 
 
 @functools.partial(jax.jit, static_argnames="k")

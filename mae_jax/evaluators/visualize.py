@@ -19,8 +19,8 @@ def reconstruction(
 ) -> Image.Image:
     """Draw the inputs of a masked autoencoder, their visible part and their reconstruction.
 
-    Pictures are side by side. Clips and volumes are strips of up to eight slices, sounds are
-    spectrograms with time to the right, bytes are text with wrong predictions in red.
+    Clips and volumes are strips of up to eight slices, sounds are spectrograms with time to the
+    right, and bytes are text with wrong predictions in red.
 
     Args:
       original, reconstructed: `[b, *size, c]` normalised values; bytes as they are.
@@ -40,8 +40,7 @@ def reconstruction(
     values |= dict(reconstruction=reconstructed)
     pixels = lambda x: np.rint(255 * x.clip(0, 1)).astype(np.uint8)
     shown = {name: flat(pixels(x), modality == "audio") for name, x in values.items()}
-    height, width = shown["original"].shape[1:3]
-    return columns(shown) if width < 2 * height else rows(shown)
+    return sheet(shown)
 
 
 def flat(x: np.ndarray, sound: bool = False, most: int = 8) -> np.ndarray:
@@ -69,46 +68,32 @@ def flat(x: np.ndarray, sound: bool = False, most: int = 8) -> np.ndarray:
     return x
 
 
-def columns(named: dict[str, np.ndarray], side: int = 128) -> Image.Image:
-    """Draw a contact sheet with a titled column for each name and a row for each sample.
+def sheet(named: Mapping[str, np.ndarray]) -> Image.Image:
+    """Draw pictures `[b, h, w, c]` of uint8 under their titles, or wide ones beside them.
 
-    Args:
-      named: title -> `[b, h, w, c]` uint8, one, three or more channels (the first three are shown).
-      side: pictures smaller than this are enlarged, by whole pixels, to at least it.
+    Of more than three channels the first three are shown. Small pictures are enlarged by whole
+    pixels.
     """
     b, h, w, _ = next(iter(named.values())).shape
-    scale = max(1, -(-side // max(h, w)))
-    width, height, top = w * scale + GAP, h * scale + GAP, 20 + GAP
-    sheet = Image.new("RGB", (GAP + len(named) * width, top + b * height), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for i, (name, images) in enumerate(named.items()):
-        x = GAP + i * width
-        draw.text((x + width // 2, 12), name, fill="black", anchor="mm", font=font)
-        for row, image in enumerate(images):
-            sheet.paste(_tile(image, scale), (x, top + row * height))
-    return sheet
-
-
-def rows(named: dict[str, np.ndarray], width: int = 640) -> Image.Image:
-    """Draw wide pictures one below the other: for each sample a titled row for each name."""
-    b, h, w, _ = next(iter(named.values())).shape
-    scale, left = max(1, width // w), 100
-    height = h * scale + GAP
-    block = len(named) * height + 2 * GAP
-    sheet = Image.new("RGB", (left + w * scale + GAP, b * block), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    is_wide, top, left = w >= 2 * h, 24, 100
+    scale = max(1, 640 // w if is_wide else -(-128 // max(h, w)))
+    width, height = w * scale + GAP, h * scale + GAP
+    block = len(named) * height + 2 * GAP  # the rows of a sample
+    size = (left + width, b * block) if is_wide else (GAP + len(named) * width, top + b * height)
+    picture = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
     for i, (name, images) in enumerate(named.items()):
         for row, image in enumerate(images):
-            y = GAP + row * block + i * height
-            draw.text((left - GAP, y + height // 2), name, fill="black", anchor="rm", font=font)
-            sheet.paste(_tile(image, scale), (left, y))
-    return sheet
-
-
-def _tile(image: np.ndarray, scale: int) -> Image.Image:
-    rgb = np.repeat(image, 3, -1) if image.shape[-1] < 3 else image[..., :3]
-    h, w = image.shape[:2]
-    return Image.fromarray(rgb[..., :3]).resize((w * scale, h * scale), Image.Resampling.NEAREST)
+            x, y = GAP + i * width, top + row * height
+            if is_wide:
+                x, y = left, GAP + row * block + i * height
+                draw.text((x - GAP, y + height // 2), name, fill="black", anchor="rm", font=font)
+            elif row == 0:
+                draw.text((x + width // 2, top // 2), name, fill="black", anchor="mm", font=font)
+            rgb = np.repeat(image, 3, -1)[..., :3] if image.shape[-1] < 3 else image[..., :3]
+            tile = Image.fromarray(rgb).resize((w * scale, h * scale), Image.Resampling.NEAREST)
+            picture.paste(tile, (x, y))
+    return picture
 
 
 def _texts(original: np.ndarray, masked: np.ndarray, reconstructed: np.ndarray) -> Image.Image:

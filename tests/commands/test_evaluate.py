@@ -41,10 +41,9 @@ def plain(workdir, tmp_path_factory):
     return arguments, run(*arguments, f"--features={file}"), file
 
 
-@pytest.mark.parametrize("batch_size", [5, 32])
-def test_the_figures_do_not_depend_on_the_batch(plain, batch_size):
+def test_the_figures_do_not_depend_on_the_batch(plain):
     arguments, (text, figures), _ = plain
-    _, other = run(*arguments, f"--batch-size={batch_size}")
+    _, other = run(*arguments, "--batch-size=5")
     assert "(32 examples)" in text and "(64 train and 32 test examples)" in text
     for name in ("loss", "loss_visible_mean", "knn_5", "knn_20", "linear"):
         assert other[name] == pytest.approx(figures[name], rel=1e-5), name

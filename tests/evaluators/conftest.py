@@ -1,21 +1,21 @@
 """A small autoencoder and a small classifier, with what evaluators are built from."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import pytest
-from ml_collections import ConfigDict
 
 from mae_jax import evaluators, tasks
-from mae_jax.config import command_line
+from mae_jax.config import command_line, schema
 from mae_jax.data import sources
 from mae_jax.distributed import device_mesh
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
-def debug(name: str) -> ConfigDict:
-    return ConfigDict(command_line.load(f"configs/{name}.py:debug"))
+def debug(name: str, **changes) -> Any:
+    return schema.updated(command_line.load(f"configs/{name}.py:debug"), changes)
 
 
 @pytest.fixture(scope="session")
@@ -32,8 +32,7 @@ def autoencoder():
 
 @pytest.fixture(scope="session")
 def classifier():
-    config = debug("finetune_quickstart")
-    config.model.head_std = 0.5
+    config = debug("finetune_quickstart", **{"model.head_std": 0.5})
     task = tasks.build(config, sources.open_source("synthetic", "train"), MEAN, STD)
     return task.model, jax.jit(task.init)(jax.random.key(0))
 

@@ -35,9 +35,9 @@ def test_features_of_each_kind(autoencoder, mesh):
     inputs = transform.normalize(jax.device_get(batch["image"]))
     _, blocks = model.apply(variables, inputs, method="encode")
     norm = layers.Norm(1e-6)
-    normed = norm.apply({"params": variables["params"]["encoder"]["norm"]}, blocks["block_0"])
+    normed = norm.apply({"params": variables["params"]["encoder"]["norm"]}, blocks[0])
     both = np.concatenate([normed[:, 0], normed[:, 1:].mean(1)], axis=-1)
-    expected = [blocks["block_0"][:, 0], blocks["block_1"][:, 1:].mean(1), both]
+    expected = [blocks[0][:, 0], blocks[1][:, 1:].mean(1), both]
     for feature, x in zip(wanted, expected, strict=True):
         np.testing.assert_allclose(table.features[feature], x, atol=1e-4)
 
