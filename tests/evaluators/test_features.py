@@ -33,7 +33,7 @@ def test_features_of_each_kind(autoencoder, mesh):
     table = features.Extractor(model, wanted, transform, mesh)(variables, source, 8, 8)
     batch = next(held_out.batches(source, transform, 8, 8, mesh))
     inputs = transform.normalize(jax.device_get(batch["image"]))
-    _, blocks = model.apply(variables, inputs, method="encode")
+    _, (_, *blocks) = model.apply(variables, inputs, method="encode")
     norm = layers.Norm(1e-6)
     normed = norm.apply({"params": variables["params"]["encoder"]["norm"]}, blocks[0])
     both = np.concatenate([normed[:, 0], normed[:, 1:].mean(1)], axis=-1)
