@@ -80,7 +80,7 @@ def _read(config: Mapping, place: str = "the config") -> dict:
     """Nested dicts under current names, without the evaluators that have no source."""
     values = old_keys.renamed(nested.plain(config), place)
     if isinstance(values.get("data"), dict):
-        values["data"].setdefault("modality", "image")  # it decides which keys there are
+        values["data"].setdefault("modality", "image")  # which other keys depend on
     if isinstance(entries := values.get("evaluators"), dict):
         values["evaluators"] = {name: x for name, x in entries.items() if not _left_out(x)}
     return values

@@ -234,9 +234,8 @@ class Data(Section):
     """What every kind of input has."""
 
     train: TrainingSource
-    """Training examples."""
     modality: Literal["image", "video", "audio", "volume", "text"] = "image"
-    """Kind of the input, which decides how an example is read and which further keys there are."""
+    """Kind of the input. It decides how examples are read, and which further keys exist."""
     size: Counts
     """Size of the network's input along each axis, a multiple of `model.patch`: (height, width);
     (frames, height, width) of video; (frames, mels) of audio; (bytes,) of text."""
@@ -402,6 +401,8 @@ class Source(Section):
 
 
 class TrainSource(Source):
+    """Examples that the evaluator learns from."""
+
     split: Text = "train"
 
 
@@ -536,7 +537,6 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32, title="a whole number from 0 up to 2**32")] = 0
     """Seed of the initial parameters, the order of the examples, the crops and the masks."""
     init: Init = Init()
-    """What the run starts from."""
     epochs: Positive
     """How often each training example is seen. Fractions are allowed."""
     batch_size: Count
@@ -549,7 +549,6 @@ class Config(Section):
     ]
     """The inputs."""
     mesh: Mesh = Mesh()
-    """How the devices share the work."""
     log_every: Count = 50
     """Steps from one record of the metrics to the next."""
     save_every: Count = 1000
@@ -557,20 +556,15 @@ class Config(Section):
     keep: Count = 3
     """Number of the newest checkpoints that are kept."""
     recovery: Recovery = Recovery()
-    """What the run does about faults."""
 
 
 class Pretrain(Config):
     """Masked pre-training."""
 
     task: Literal["pretrain"]
-    """Train a masked autoencoder."""
     model: AutoencoderModel
-    """The network."""
     mask: Mask = Mask()
-    """Which patches are masked."""
     optimizer: Optimizer
-    """The optimiser and the schedule of its learning rate."""
     evaluators: dict[str, _one_of(EVALUATORS["pretrain"])] = {}  # pyright: ignore
     """Evaluations during the run and at its end, by names of your choice."""
 
@@ -579,17 +573,13 @@ class Classify(Config):
     """Fine-tuning, partial fine-tuning and linear probing."""
 
     task: Literal["classify"]
-    """Train a classifier."""
     model: ClassifierModel
-    """The network."""
     loss: Literal["softmax", "binary"] = "softmax"
     """Cross-entropy over the classes, or one for each class where several may be true at once."""
     trainable: Regex = ".*"
     """Regular expression over the names of the parameters that are trained; others are frozen."""
     optimizer: ClassifierOptimizer
-    """The optimiser and the schedule of its learning rate."""
     regularize: Regularize = Regularize()
-    """Augmentation during the training."""
     evaluators: dict[str, _one_of(EVALUATORS["classify"])] = {}  # pyright: ignore
     """Evaluations during the run and at its end, by names of your choice."""
 

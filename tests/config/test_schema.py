@@ -65,6 +65,13 @@ def test_updated_replaces_values_and_checks_them_again():
         schema.updated(here, {"model.depth": 0})
 
 
+def documentation(kind: type, name: str) -> str | None:
+    """What stands below a key; or below the class of its section."""
+    field = kind.model_fields[name]
+    section = isinstance(field.annotation, type) and issubclass(field.annotation, sections.Section)
+    return field.annotation.__doc__ if section else field.description
+
+
 def bases(kind: type, name: str) -> list:
     """The sections that a section has a key of."""
     return [x for x in kind.__mro__ if name in getattr(x, "model_fields", {})]
@@ -74,7 +81,7 @@ def bases(kind: type, name: str) -> list:
 def test_every_key_is_documented_and_every_default_is_possible(kind):
     strict = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
     for name, field in kind.model_fields.items():
-        assert any(base.model_fields[name].description for base in bases(kind, name)), name
+        assert any(documentation(base, name) for base in bases(kind, name)), name
         if not field.is_required() and not isinstance(field.default, sections.Section):
             of_key = TypeAdapter(Annotated[field.annotation, *field.metadata, name], config=strict)
             assert of_key.validate_python(field.default) == field.default
