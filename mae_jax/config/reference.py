@@ -21,61 +21,50 @@ On the command line `--config=FILE:ARG` hands ARG to `get_config`, `--config.key
 value (`--config.model.patch='(8,8)'`), `--config.key` and `--noconfig.key` switch one on and off,
 and `--noconfig.evaluators.NAME` removes an evaluator. An error lists every problem of a config,
 before anything is compiled."""
-PAGE = [  # heading, prefix of the keys, class whose own keys are listed
-    ("The run", "", sections.Config),
-    ("The run, of task `classify`", "", sections.Classify),
-    ("Start", "init.", sections.Init),
-    ("Model", "model.", sections.Model),
-    ("Model, of task `pretrain`", "model.", sections.AutoencoderModel),
-    ("Model, of task `classify`", "model.", sections.ClassifierModel),
-    ("Mask, of task `pretrain`", "mask.", sections.Mask),
-    ("Optimizer", "optimizer.", sections.Optimizer),
-    ("Optimizer, of task `classify`", "optimizer.", sections.ClassifierOptimizer),
-    ("Regularization, of task `classify`", "regularize.", sections.Regularize),
-    ("Data", "data.", sections.Data),
-    ("Training source", "data.train.", sections.TrainingSource),
-    ("Data, of modality `image` or `video`", "data.", sections.Crops),
-    ("Data, of modality `image`", "data.", sections.ImageData),
-    ("Data, of modality `video`", "data.", sections.VideoData),
-    ("Data, of modality `audio`", "data.", sections.AudioData),
-    ("Data, of modality `volume`", "data.", sections.VolumeData),
-    ("Data, of modality `text`", "data.", sections.TextData),
-    ("Mesh", "mesh.", sections.Mesh),
-    ("Recovery", "recovery.", sections.Recovery),
-    ("Evaluators", "evaluators.NAME.", sections.Evaluator),
-    ("Evaluators of held-out examples", "evaluators.NAME.", sections.HeldOutEvaluator),
-    ("Evaluators of features", "evaluators.NAME.", sections.FeatureEvaluator),
-    ("Source of an evaluator", "evaluators.NAME.test.", sections.Source),
-    *(
-        (f"Evaluator of type `{name}`", "evaluators.NAME.", kind)
-        for name, kind in (
-            sections.EVALUATORS["pretrain"] | sections.EVALUATORS["classify"]
-        ).items()
+PAGE = {  # prefix of keys -> the classes whose own keys are listed
+    "": (sections.Config, sections.Classify),
+    "init.": (sections.Init,),
+    "model.": (sections.Model, sections.AutoencoderModel, sections.ClassifierModel),
+    "mask.": (sections.Mask,),
+    "optimizer.": (sections.Optimizer, sections.ClassifierOptimizer),
+    "regularize.": (sections.Regularize,),
+    "data.": (sections.Data, sections.Crops, *sections.MODALITIES.values()),
+    "data.train.": (sections.TrainingSource,),
+    "mesh.": (sections.Mesh,),
+    "recovery.": (sections.Recovery,),
+    "evaluators.NAME.": (
+        *(sections.Evaluator, sections.HeldOutEvaluator, sections.FeatureEvaluator),
+        *(sections.EVALUATORS["pretrain"] | sections.EVALUATORS["classify"]).values(),
     ),
-]
+    "evaluators.NAME.test.": (sections.Source,),
+}
 
 
 def page() -> str:
     """The page in Markdown."""
-    return "\n".join([HEAD, *(line for part in PAGE for line in _section(*part)), *_old()]) + "\n"
+    lines = [HEAD]
+    for prefix, kinds in PAGE.items():
+        lines.append(f"\n## `{prefix[:-1]}`" if prefix else "\n## The run")
+        for kind in kinds:
+            lines += _section(prefix, kind)
+    return "\n".join([*lines, *_old()]) + "\n"
 
 
-def _section(title: str, prefix: str, kind: type[sections.Section]) -> Iterator[str]:
-    yield f"\n## {title}\n"
-    if kind.__doc__:
-        yield f"{' '.join(kind.__doc__.split())}\n"
-    for name in kind.__annotations__:
-        field = kind.model_fields.get(name)
-        if field is None or not _is_value(field):
-            continue  # a section, which has a heading of its own, or what the heading says
-        default = "required" if field.is_required() else f"default `{field.default!r}`"
-        text = " ".join((field.description or "").split())
-        yield f"- **`{prefix}{name}`**: {schema.expected(field)} ({default}). {text}"
+def _section(prefix: str, kind: type[sections.Section]) -> Iterator[str]:
+    own = {x: kind.model_fields[x] for x in kind.__annotations__ if x in kind.model_fields}
+    names = [f"`{prefix}{x} = {_only(field)!r}`: " for x, field in own.items() if _only(field)]
+    yield f"\n{''.join(names[:1])}{' '.join((kind.__doc__ or '').split())}\n"
+    for name, field in own.items():
+        if field.title or (get_origin(field.annotation) is Literal and not _only(field)):
+            default = "required" if field.is_required() else f"default `{field.default!r}`"
+            text = " ".join((field.description or "").split())
+            yield f"- **`{prefix}{name}`**: {schema.expected(field)} ({default}). {text}"
 
 
-def _is_value(field: FieldInfo) -> bool:
-    literal = get_origin(field.annotation) is Literal and len(get_args(field.annotation)) > 1
-    return literal or field.title is not None
+def _only(field: FieldInfo) -> str | None:
+    """The only value of a key such as `type`, which names its section."""
+    values = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    return values[0] if len(values) == 1 and not field.title else None
 
 
 def _old() -> Iterator[str]:

@@ -126,7 +126,7 @@ class Model(Section):
 
 
 class AutoencoderModel(Model):
-    """The masked autoencoder: encoder and decoder."""
+    """The decoder and the target, of task `pretrain`."""
 
     decoder_width: Count = 512
     """Size of the decoder's tokens. `decoder_heads` divides it."""
@@ -149,7 +149,7 @@ class AutoencoderModel(Model):
 
 
 class ClassifierModel(Model):
-    """The encoder with a linear head."""
+    """The position embeddings and the head of the encoder, of task `classify`."""
 
     learned_positions: Switch = True
     """Train the position embeddings, which start as the checkpoint's or as sines and cosines."""
@@ -163,7 +163,7 @@ class ClassifierModel(Model):
 
 
 class Mask(Section):
-    """Which patches are masked."""
+    """Which patches are masked, in task `pretrain`."""
 
     ratio: Annotated[float, Field(gt=0, lt=1, title="a number between 0 and 1")] = 0.75
     """Fraction of the patches that are masked. A larger one makes steps cheaper and the task
@@ -205,7 +205,7 @@ class Optimizer(Section):
 
 
 class ClassifierOptimizer(Optimizer):
-    """AdamW or LARS for fine-tuning and linear probing."""
+    """AdamW or LARS for fine-tuning and linear probing, in task `classify`."""
 
     name: Literal["adamw", "lars"] = "adamw"
     """The optimiser: "adamw" for fine-tuning, "lars" for linear probes with large batches."""
@@ -223,7 +223,7 @@ class TrainingSource(Section):
     """The examples that are trained on."""
 
     source: Text
-    """Where the examples are: `folder:PATH`, `tfds:NAME`, `array_record:PATH`, `idx:PATH`,
+    """Source of the examples: `folder:PATH`, `tfds:NAME`, `array_record:PATH`, `idx:PATH`,
     `arrays:PATH`, `video:PATH`, `frames:PATH`, `audio:PATH`, `text:PATH`, or the name of a
     synthetic source such as `photos`."""
     split: Text = "train"
@@ -231,7 +231,7 @@ class TrainingSource(Section):
 
 
 class Data(Section):
-    """What every kind of input has."""
+    """Keys of every kind of input."""
 
     train: TrainingSource
     modality: Literal["image", "video", "audio", "volume", "text"] = "image"
@@ -259,7 +259,7 @@ class Data(Section):
 
 
 class Crops(Data):
-    """Random crops of pictures."""
+    """Random crops of pictures, of modality `image` or `video`."""
 
     crop_scale: Annotated[
         Range,
@@ -342,7 +342,7 @@ class Mesh(Section):
         Predicate(lambda x: x == -1 or x > 0),
         Field(title="-1 (all remaining devices) or above 0"),
     ] = -1
-    """Copies of the model, which share the batch. -1 means all devices that the others leave."""
+    """Copies of the model, which share the batch. -1 uses all devices that remain."""
     fsdp: Count = 1
     """Devices that share the batch, the parameters and the moments, which saves memory in each."""
     tensor: Count = 1
@@ -371,11 +371,11 @@ class Recovery(Section):
     stall_timeout: Positive = 600.0
     """Seconds without a step after which the log shows what each thread does."""
     heartbeat_timeout: Annotated[int, Field(ge=5, title="a whole number of at least 5")] = 30
-    """Seconds of silence after which other processes give one up and end."""
+    """Seconds without a sign of life of a process after which the other processes end."""
 
 
 class Regularize(Section):
-    """Augmentation of a classifier's training. All are off by default."""
+    """Augmentation in task `classify`. All of it is off by default."""
 
     drop_path: BelowOne = 0.0
     """Fraction of the samples that skip the last block. It falls linearly to 0 at the first."""
@@ -392,7 +392,7 @@ class Regularize(Section):
 
 
 class Source(Section):
-    """Examples of an evaluation."""
+    """The examples of an evaluator, in its sections `train` and `test`."""
 
     source: Text = "same"
     """As `data.train.source`; "same" is that one. "" leaves the evaluator out."""
@@ -410,7 +410,7 @@ EVALUATORS: dict[str, dict[str, type["Evaluator"]]] = dict(pretrain={}, classify
 
 
 class Evaluator(Section):
-    """What every evaluator has."""
+    """Keys of every evaluator."""
 
     tasks: ClassVar[tuple[str, ...]] = ("pretrain", "classify")  # that it is for
     usual_name: ClassVar[str] = ""  # of an entry, whose metrics have no prefix; "" means the type
@@ -429,7 +429,7 @@ class Evaluator(Section):
 
 
 class HeldOutEvaluator(Evaluator):
-    """What the evaluators of held-out examples have."""
+    """Keys of the evaluators of held-out examples: `reconstruction`, `classification`, `custom`."""
 
     source: Text = "same"
     """As `data.train.source`; "same" is that one. "" leaves the evaluator out."""
@@ -463,7 +463,7 @@ class Classification(HeldOutEvaluator):
 
 
 class FeatureEvaluator(Evaluator):
-    """What the evaluators of frozen features have."""
+    """Keys of the evaluators of frozen features: `knn` and `linear_probe`."""
 
     train: TrainSource = TrainSource()
     """Labelled examples that the features of others are compared with."""
@@ -530,7 +530,7 @@ def _one_of(types: Mapping[str, type[Evaluator]]) -> Any:
 
 
 class Config(Section):
-    """What every task has."""
+    """Keys of every task."""
 
     task: Literal["pretrain", "classify"]
     """What is trained: a masked autoencoder, or a classifier (fine-tuning and linear probing)."""
@@ -575,7 +575,7 @@ class Classify(Config):
     task: Literal["classify"]
     model: ClassifierModel
     loss: Literal["softmax", "binary"] = "softmax"
-    """Cross-entropy over the classes, or one for each class where several may be true at once."""
+    """Cross-entropy over the classes, or one for each class if an example may have several."""
     trainable: Regex = ".*"
     """Regular expression over the names of the parameters that are trained; others are frozen."""
     optimizer: ClassifierOptimizer
