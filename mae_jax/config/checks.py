@@ -26,8 +26,6 @@ def size(config) -> Iterator[str]:
 
 def vocabulary(config) -> Iterator[str]:
     vocab_size, text = config.model.vocab_size, config.data.modality == "text"
-    if vocab_size and config.model.channel_groups:
-        yield "model.channel_groups needs pixels: use model.vocab_size=0"
     if vocab_size != (256 if text else 0):
         yield (
             f"model.vocab_size = {vocab_size}: use 256 for data.modality = 'text', "

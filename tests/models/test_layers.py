@@ -115,14 +115,17 @@ def test_gelu_is_exact():
 
 
 PLAIN = dict(attention="reference", remat="none", scan=False, custom=False)
+ALL = dict(attention="per_sample", custom=True, remat="inputs", scan=True)
 SAME = [
-    dict(custom=True),
-    dict(attention="recompute", custom=True),
-    dict(attention="per_sample", custom=True),
-    dict(scan=True),
-    dict(remat="products"),
-    dict(remat="inputs"),
-    dict(attention="per_sample", custom=True, remat="inputs", scan=True),
+    (False, dict(custom=True)),
+    (False, dict(attention="recompute", custom=True)),
+    (False, dict(attention="per_sample", custom=True)),
+    (False, dict(scan=True)),
+    (False, dict(remat="products")),
+    (False, dict(remat="inputs")),
+    (False, ALL),
+    (True, dict(attention="recompute", custom=True)),
+    (True, ALL),
 ]
 
 
@@ -151,8 +154,7 @@ def plain():
 
 
 @pytest.mark.optimised
-@pytest.mark.parametrize("cross", [False, True])
-@pytest.mark.parametrize("options", SAME, ids=str)
+@pytest.mark.parametrize("cross, options", SAME, ids=str)
 def test_options_of_speed_and_memory_change_no_result(plain, options, cross):
     expected, run = plain
     params, results = run(cross, **options)
@@ -177,13 +179,14 @@ def test_remat_keeps_less():
     assert kept("inputs") < 0.7 * kept("products") < 0.6 * kept("none")
 
 
-@pytest.mark.parametrize("implementation", ["reference", "recompute", "per_sample"])
-def test_forward_mode_works_without_custom_gradients(implementation):
+def test_forward_mode_works_without_custom_gradients():
     images = normal(0, 2, 48, 48, 3)
     mask = masking.from_scores(jax.random.uniform(jax.random.key(1), (2, 144)), 20)
-    fields = dict(patch=(4, 4), width=16, depth=1, heads=2, attention=implementation)
+    fields = dict(patch=(4, 4), width=16, depth=1, heads=2)
     fields |= dict(decoder_width=12, decoder_depth=1, decoder_heads=3)
     model = build.autoencoder(fields)
+    for name in ("recompute", "per_sample", "pallas"):
+        assert build.autoencoder(fields | dict(attention=name)) == model
     params = jax.jit(model.init)(jax.random.key(2), images, mask)["params"]
     loss = lambda images: model.apply({"params": params}, images, mask).loss
     direction = normal(3, *images.shape)
