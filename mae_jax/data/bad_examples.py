@@ -36,7 +36,8 @@ class BadExamples:
         text = self.log.read_bytes().decode(errors="replace") if self.log and exists else ""
         # An earlier process that died while it wrote leaves a last line without an end.
         listed, _, torn = text.rpartition("\n")
-        self._reasons = dict(line.partition("\t")[::2] for line in listed.splitlines())
+        lines = (line.partition("\t") for line in listed.splitlines())
+        self._reasons = {name: reason for name, _, reason in lines}
         self._must_rewrite = bool(torn)
         self._lock = threading.Lock()
         self._check()

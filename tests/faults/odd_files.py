@@ -49,17 +49,17 @@ def opencv_png(array: np.ndarray) -> bytes:
     return data.tobytes()
 
 
-def plain(colour: tuple[int, int, int], side: int = SIDE) -> Image.Image:
-    return Image.new("RGB", (side, side), colour)
+def plain(color: tuple[int, int, int], side: int = SIDE) -> Image.Image:
+    return Image.new("RGB", (side, side), color)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png_of(width: int, height: int, colour: int, rows: bytes, *before: bytes) -> bytes:
+def png_of(width: int, height: int, color: int, rows: bytes, *before: bytes) -> bytes:
     """A PNG of 8 bits made by hand; `rows` are deflated."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0))
     parts = [header, *before, chunk(b"IDAT", rows), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
@@ -176,9 +176,9 @@ def wav(samples: np.ndarray, **options) -> bytes:
     return buffer.getvalue()
 
 
-def clip(colour: int) -> bytes:
+def clip(color: int) -> bytes:
     """Twenty frames as an animated GIF, which is a video too."""
-    first, *others = [plain((colour, 10 * i, 0), 40) for i in range(20)]
+    first, *others = [plain((color, 10 * i, 0), 40) for i in range(20)]
     return encoded(first, "GIF", save_all=True, append_images=others)
 
 

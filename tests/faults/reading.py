@@ -68,11 +68,11 @@ def write(folder: Path, name: str, data: Callable[[], bytes] | bytes) -> None:
 
 
 def pictures(place: Path, make: Callable[[Path], Any]) -> Path:
-    """A folder of seven pictures of one colour each, of class "good", and an odd one."""
+    """A folder of seven pictures of one color each, of class "good", and an odd one."""
     (place / "good").mkdir(parents=True)
     (place / "odd").mkdir()
-    for i, colour in enumerate(COLOURS):
-        Image.new("RGB", (SIDE, SIDE), colour).save(place / "good" / f"{i}.png")
+    for i, color in enumerate(COLOURS):
+        Image.new("RGB", (SIDE, SIDE), color).save(place / "good" / f"{i}.png")
     make(place / "odd")
     return place
 

@@ -135,7 +135,7 @@ def odd_record(odd):
     """A record among seven good ones, of two classes."""
 
     def check(place):
-        good = [record(png(plain(colour)), i % 2) for i, colour in enumerate(COLOURS)]
+        good = [record(png(plain(color)), i % 2) for i, color in enumerate(COLOURS)]
         batch = read(records(place, [*good, odd()]), place, IMAGE)
         assert set(batch.label.tolist()) <= {0, 1}
         assert len(batch.replaced) == 1

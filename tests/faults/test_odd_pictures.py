@@ -29,8 +29,8 @@ gray = lambda values: np.rint(values[..., None])
 tiff = lambda array: lambda: odd.encoded(array, "TIFF")
 
 
-def flat(encode, colour, size=(SIDE, SIDE), mode="RGB"):
-    return lambda: encode(Image.new(mode, size, colour))
+def flat(encode, color, size=(SIDE, SIDE), mode="RGB"):
+    return lambda: encode(Image.new(mode, size, color))
 
 
 FILES = {  # the name of a file, its bytes, what it becomes, and by how much of 255 that may be off
@@ -56,15 +56,15 @@ FILES = {  # the name of a file, its bytes, what it becomes, and by how much of 
     "20,000 x 64 pixels, JPEG": ("x.jpg", lambda: odd.wide("JPEG"), (77,) * 3, 3),
     "20,000 x 4,000 pixels, JPEG": ("x.jpg", flat(jpeg, COLOUR, (20_000, 4_000)), COLOUR, 3),
     "16-bit gray PNG": ("x.png", lambda: odd.opencv_png(DEEP), gray(DEEP / 257), 1),
-    "16-bit colour PNG": ("x.png", lambda: odd.opencv_png(DEEP_COLOUR), gray(DEEP / 257), 1),
+    "16-bit color PNG": ("x.png", lambda: odd.opencv_png(DEEP_COLOUR), gray(DEEP / 257), 1),
     "16-bit TIFF": ("x.tif", tiff(DEEP), gray(DEEP / 257), 1),
     "float TIFF in [0, 1]": ("x.tif", tiff(RAMP), gray(RAMP * 255), 1),
     "float TIFF in [-3, 5]": ("x.tif", tiff(RAMP * 8 - 3), gray(RAMP * 255), 1),
     "float TIFF with NaN": ("x.tif", tiff(WITH_NAN), gray(NAN_AS_ZERO * 255), 1, OR_BAD),
     "CMYK JPEG": ("x.jpg", flat(jpeg, (40, 90, 160, 30), mode="CMYK"), (190, 146, 84), 4),
     "palette": ("x.png", lambda: png(odd.quantized()), lambda: odd.quantized().convert("RGB")),
-    "palette with a transparent colour": ("x.png", odd.transparent_palette, WHITE),
-    "half-transparent colour": ("x.png", flat(png, (10, 200, 100, 128), mode="RGBA"), MIXED, 1),
+    "palette with a transparent color": ("x.png", odd.transparent_palette, WHITE),
+    "half-transparent color": ("x.png", flat(png, (10, 200, 100, 128), mode="RGBA"), MIXED, 1),
     "half-transparent gray": ("x.png", flat(png, (90, 51), mode="LA"), (222,) * 3, 1),
     "one bit a pixel": ("x.png", lambda: png(Image.fromarray(BITS)), BITS[..., None] * 255),
     "progressive gray JPEG": ("x.jpg", lambda: jpeg(GRAY, progressive=True), gray(GRAY), 8),
@@ -72,7 +72,7 @@ FILES = {  # the name of a file, its bytes, what it becomes, and by how much of 
     "animated WebP: the first frame": ("x.webp", lambda: odd.animation("WEBP"), RED),
     "a JPEG turned by EXIF": ("x.jpg", odd.turned, smooth, 8),
     "a JPEG with rubbish as EXIF": ("x.jpg", lambda: jpeg(exif=b"Exif\0\0" + BYTES), smooth, 8),
-    "a PNG with rubbish as colour profile": ("x.png", lambda: png(icc_profile=BYTES), smooth),
+    "a PNG with rubbish as color profile": ("x.png", lambda: png(icc_profile=BYTES), smooth),
     "a JPEG with rubbish behind it": ("x.jpg", lambda: jpeg() + BYTES * 40, smooth, 8),
     "a unicode name": ("图片 ümläut 🙂.png", png, smooth),
     "a newline in the name": ("a\nb.png", png, smooth),

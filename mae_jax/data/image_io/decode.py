@@ -111,7 +111,7 @@ def _from_pillow(picture: Image.Image, channels: int) -> np.ndarray:
     if picture.mode[0] in "IF":  # Pillow would saturate 16-bit, 32-bit and float values
         picture = Image.fromarray(_as_pixels(_to_array(picture))[..., 0])
     if orientation in range(2, 9):
-        picture = picture.transpose(Image.Transpose[_TURNS[orientation - 2]])
+        picture = picture.transpose(Image.Transpose[_TURNS[int(orientation) - 2]])
     return _to_array(picture, lambda strip: _convert(strip, channels))
 
 

@@ -36,8 +36,8 @@ def decode(
     from the same part of the whole in the 10 samples at either end, where the filter has no
     neighbours. What cannot be read is `Unreadable`.
     """
-    read = _from_array if isinstance(sound, tuple) else _from_file
-    samples, own = read(sound, choose)  # [n channels]
+    is_array = isinstance(sound, tuple)
+    samples, own = _from_array(*sound, choose) if is_array else _from_file(sound, choose)
     if not samples.size:
         raise Unreadable("the sound has no samples here, or fewer than its header says")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -142,8 +142,8 @@ def _bank(size: int, rate: int, mels: int) -> np.ndarray:
     return np.maximum(0, np.minimum(rising, falling))
 
 
-def _from_array(sound: tuple[np.ndarray, float], choose: Choose) -> tuple[np.ndarray, int]:
-    values, own = sound[0], _checked_rate(sound[1])
+def _from_array(values: np.ndarray, rate: float, choose: Choose) -> tuple[np.ndarray, int]:
+    own = _checked_rate(rate)
     if values.ndim not in (1, 2) or values.ndim == 2 and values.shape[1] > 1024:
         raise Unreadable(f"an array of shape {values.shape} is no [samples] or [samples, channels]")
     if values.dtype.kind != "f" and values.dtype not in (np.uint8, np.int16, np.int32):

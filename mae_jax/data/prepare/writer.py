@@ -265,8 +265,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--quality", type=_between(1, 100), default=95, help="of resized JPEGs, 1 to 100")
     add("--shards", dest="files", type=count, help="how many; by default one for 2048 pictures")
     add("--threads", type=count, default=16, help="how many threads read and resize")
-    share = dict(type=_between(0.0, 1.0), default=0.001, metavar="SHARE")
-    add("--max-bad", help="of pictures left out, at most", **share)
+    share = _between(0.0, 1.0)
+    add("--max-bad", type=share, default=0.001, metavar="SHARE", help="of pictures left out")
     add("--check", action="store_true", help="only read everything back")
     parsed = parser.parse_args(arguments)
     if not parsed.source and not parsed.check:

@@ -45,7 +45,7 @@ def sounds(path: str, split: str) -> Examples:
         if multilabel:
             load = functools.partial(_read_multilabel, root, files, named, classes)
             return Examples(len(files), load, classes, names=files)
-        labels = tuple(classes.index(*named[file]) if named[file] else -1 for file in files)
+        labels = tuple(classes.index(named[file][0]) if named[file] else -1 for file in files)
     return folders.from_listing((root, files, labels, classes), str)
 
 
