@@ -102,9 +102,7 @@ def find(
         info = run_checkpoint.find(place, step)
     elif step is not None:
         raise ValueError(f"{place} is no work directory, so it has no step {step}")
-    elif place.is_dir() and not any(
-        model_type and model_type == x.model_type for x in parameter_names.FAMILIES.values()
-    ):
+    elif place.is_dir() and model_type not in parameter_names.MODEL_TYPES:
         what = f"holds a model of type {model_type!r}"
         what = what if model_type else "has no config.json of a known kind"
         raise ValueError(f"{place} {what}: what can be read is {ACCEPTED}")

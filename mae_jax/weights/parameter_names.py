@@ -107,6 +107,7 @@ FAMILIES = {
         eps=1e-12,
     ),
 }
+MODEL_TYPES = {family.model_type for family in FAMILIES.values() if family.model_type}
 
 
 def checkpoint_format(names: Iterable[str]) -> str:

@@ -126,11 +126,11 @@ def test_damaged_work_directories(run, tmp_path):
 def test_a_linear_probe_is_one_function_with_its_batch_norm_folded(tmp_path, monkeypatch):
     """Trained in part: only the head has a moving average."""
     config = command_line.load(f"{ROOT}/configs/linear_probe_quickstart.py:debug")
-    model, params = model_of(config, classes=5)
+    (model, params), width = model_of(config, classes=5), config["model"]["width"]
     generator = np.random.default_rng(2)
     moments = {
-        "mean": jnp.asarray(generator.normal(size=model.width), jnp.float32),
-        "var": jnp.asarray(generator.uniform(0.5, 2, model.width), jnp.float32),
+        "mean": jnp.asarray(generator.normal(size=width), jnp.float32),
+        "var": jnp.asarray(generator.uniform(0.5, 2, width), jnp.float32),
     }
     stats, average = (
         {"feature_norm": moments},
