@@ -32,7 +32,7 @@ GONE = "error: another process is gone (%s): the same command continues from the
 def main() -> None:
     """The command line; a user's mistake ends in one sentence and exit status 2."""
     if {"-h", "--help", "--helpshort"} & set(sys.argv):
-        print(f"{__doc__}\n\nThe configs in configs/ name every key and say what it does.")
+        print(f"{__doc__}\n\ndocs/config.md lists every key of a config.")
         return
     console.install()
     checkpoints.ignore_late_errors()

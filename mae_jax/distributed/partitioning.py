@@ -1,4 +1,4 @@
-"""Where arrays live on a mesh of devices."""
+"""The sharding of arrays over a mesh of devices."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""How good is a model? The evaluators of a config, which training and `evaluate` run alike."""
+"""The evaluators of a config, which training and the command `evaluate` run."""
 
 import dataclasses
 import importlib

@@ -1,4 +1,4 @@
-"""How well a classifier knows the classes of held-out examples."""
+"""The accuracy of a classifier on held-out examples."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ FOLLOWED = ("test_loss", "test_accuracy", "test_map")  # the metrics during a tr
 
 
 class Predictions(NamedTuple):
-    """Of each labelled example of a source once, in its order."""
+    """The predictions for the labelled examples of a source, in its order."""
 
     labels: np.ndarray  # [n], or [n classes] where several may be true
     probabilities: np.ndarray  # [n classes]

@@ -1,4 +1,4 @@
-"""Accuracy of a classifier of frozen features: what kNN and linear probes have in common."""
+"""The accuracy of a classifier of frozen features, as kNN and linear probes report it."""
 
 from collections.abc import Mapping
 from typing import Any

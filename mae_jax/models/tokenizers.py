@@ -1,7 +1,7 @@
 """The tokenizer: how an input becomes tokens, `[b *size c] -> [b n width]`.
 
-Others than that of patches stand in `channel_groups` and `byte_values`. The parameters of every
-tokenizer are called `embedding`.
+Other tokenizers are in `channel_groups` and `byte_values`. The parameters of every tokenizer are
+called `embedding`.
 """
 
 from collections.abc import Sequence

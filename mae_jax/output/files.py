@@ -22,7 +22,7 @@ def read_json(path: epath.Path) -> dict[str, Any]:
         problem = "it is no object"
     except ValueError as error:
         problem = f"it is not JSON: {error}"
-    raise ValueError(f"{path} is damaged ({problem}): put back what was there")
+    raise ValueError(f"{path} is damaged ({problem}): restore the file")
 
 
 def write_json(path: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Tasks: how a model is trained for something."""
+"""Tasks: pre-training and classification."""
 
 from mae_jax.tasks import classify, pretrain
 from mae_jax.tasks.task import Task

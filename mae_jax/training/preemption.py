@@ -1,4 +1,4 @@
-"""A process is asked to stop: by a scheduler (SIGTERM), Ctrl-C, or a closed terminal (SIGHUP)."""
+"""Signals to stop a process: of a scheduler (SIGTERM), Ctrl-C, or a closed terminal (SIGHUP)."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""A config becomes a compiled training step: training, plan, benchmark and tests call this."""
+"""The compiled step of a config, for training, planning, benchmarks and tests."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -71,8 +71,8 @@ class Recovery:
         self.writer.event(step, "save_failed", text, failed_saves=failures)
         if failures >= self.limits.max_failed_saves:
             raise UserError(
-                f"{text}, {failures} in a row: those before are as they were; make room, or mend "
-                "that, and the same command continues from there"
+                f"{text}, {failures} in a row: free some space or fix the cause, and the same "
+                "command continues from the last checkpoint"
             ) from error
 
     def rewind_target(self, step: int, metrics: dict[str, Any]) -> int:

@@ -174,7 +174,7 @@ class RunDirectory:
             value, wanted = kept.get(name), data[name] if name != "examples" else "auto"
             if value is None or wanted != "auto" and list(value) != list(wanted):
                 raise ValueError(
-                    f"{self.measured} is damaged: its {name} is {value}: put back what was there"
+                    f"{self.measured} is damaged: its {name} is {value}: restore the file"
                 )
         other = f"when {self} began: give another --workdir"
         if kept["examples"] != len(source):

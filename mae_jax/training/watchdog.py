@@ -1,4 +1,4 @@
-"""A watch over a run: it shows what every thread does when nothing has moved for too long."""
+"""A watchdog, which shows the stacks of all threads of a run without progress."""
 
 import contextlib
 import faulthandler

@@ -1,4 +1,4 @@
-"""Two numbers that tell the bits of an array, however it is cut over devices."""
+"""Fingerprints of arrays: two sums over their bits, which do not depend on the sharding."""
 
 from typing import Any
 

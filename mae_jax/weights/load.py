@@ -1,4 +1,4 @@
-"""Models and their parameters from whatever holds them: see `load`."""
+"""Loading of models and their parameters: see `load`."""
 
 import hashlib
 import math

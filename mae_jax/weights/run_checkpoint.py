@@ -52,7 +52,7 @@ def find(path: epath.Path, step: int | None = None) -> CheckpointInfo:
     ):
         raise ValueError(
             f"{path / 'config.json'} is not that of checkpoint {step} ({'; '.join(different)}): "
-            "put back what was there"
+            "restore the file"
         )
     kind, fields = KINDS[config["task"]], checkpoint_info.read_fields(config["model"])
     fields = {name: x for name, x in fields.items() if name in build.FIELDS[kind]}

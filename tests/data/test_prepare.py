@@ -175,7 +175,7 @@ def test_resumed_after_a_kill_gives_the_same_bytes(many, tmp_path, end):
 
     second = run(spec, f"--out={out}", *options)
     assert second.returncode == 0, second.stderr
-    assert "of 32 shards are there" in second.stderr
+    assert "of 32 shards exist" in second.stderr
     assert contents(out) == expected
     manifest = json.loads((out / "all.json").read_text())
     kept = {name for name, when in written.items() if (out / name).stat().st_mtime_ns == when}

@@ -148,7 +148,7 @@ def prepare(
     shares = zip(manifest.entries().items(), edges, strict=True)
     missing = {f: ends for (f, e), ends in shares if shards.find_damage(manifest.out / f, e)}
     if len(missing) < files:
-        print(f"{files - len(missing)} of {files} shards are there", file=sys.stderr)
+        print(f"{files - len(missing)} of {files} shards exist", file=sys.stderr)
     summary = manifest.summary
     if missing:
         record = functools.partial(shards.record, source, side=shorter_side, quality=quality)

@@ -1,7 +1,7 @@
-"""Masks: a strategy scores the patches, one argsort cuts at a static count.
+"""Masks: a strategy scores the patches, and one argsort selects a fixed number of them.
 
-A strategy only says how much it wants to keep each patch. `from_scores` sorts and cuts, so all
-strategies have the same shapes and one compiled step serves them all.
+A strategy only returns scores, and `from_scores` sorts them, so that all strategies have the same
+shapes and share one compiled step.
 """
 
 # ruff: noqa: F401

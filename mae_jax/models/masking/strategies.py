@@ -1,4 +1,4 @@
-"""Strategies: how much each wants to keep every patch, as scores `[b, n]`; smaller = keep.
+"""Mask strategies: scores `[b, n]` of the patches, of which the smallest stay visible.
 
 Each is a function of a key, the number of samples and the shape of the grid, which may have any
 number of axes.
