@@ -225,10 +225,10 @@ def test_pooling_is_what_it_says():
         model = build.classifier(fields, 5)
         params = jax.jit(model.init)(jax.random.key(1), x)["params"]
         assert ("norm" in params) == (pooling == "mean") != ("norm" in params["encoder"])
-        tokens, blocks = jax.jit(functools.partial(model.apply, method="encode"))(
+        tokens, maps = jax.jit(functools.partial(model.apply, method="encode"))(
             {"params": params}, x
         )
-        raw = np.asarray(blocks["block_1"])
+        raw = np.asarray(maps[2])
         pooled = raw[:, 1:].mean(1) if pooling == "mean" else raw[:, 0]
         pooled = (pooled - pooled.mean(-1, keepdims=True)) / np.sqrt(
             pooled.var(-1, keepdims=True) + 1e-6
