@@ -54,8 +54,7 @@ class CheckpointInfo(NamedTuple):
 
 def read_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a model that JSON keeps: under their names of today, with tuples for lists."""
-    renamed = {old.removeprefix("model."): new for old, new in old_keys.RENAMED.items()}
-    new_name = lambda name: renamed.get(name, name).removeprefix("model.")
+    new_name = lambda name: old_keys.new_names(f"model.{name}", {})[0].removeprefix("model.")
     tuples = lambda x: tuple(map(tuples, x)) if isinstance(x, list) else x
     return {new_name(name): tuples(x) for name, x in stored.items()}
 
