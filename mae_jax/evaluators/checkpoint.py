@@ -26,10 +26,8 @@ Values = Mapping[str, Any]  # of a section of a config, or the sections `evaluat
 def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """Evaluate a checkpoint with the options of the command `evaluate`.
 
-    Returns tables for the screen, and the same metrics by name.
-
-    Raises:
-      ValueError, OSError: in one sentence, what does not fit.
+    Returns tables for the screen, and the same metrics by name; raises ValueError or OSError with
+    one sentence on what does not fit.
     """
     _check(options)
     image_io.configure_libraries()

@@ -26,13 +26,12 @@ class Sweep(Evaluator):
 
     def evaluate(self, variables: dict) -> Result:
         scores = self.scores(variables)
-        chosen = max(scores, key=lambda candidate: scores[candidate])
+        chosen = max(scores, key=lambda x: scores[x])
         title = "kNN on a held-out fifth of the training examples"
         rows = [[title, "standardised", "as it is"]]
         for feature in dict.fromkeys(feature for feature, _ in scores):
-            marks = ["*" * (chosen == (feature, standard)) for standard in (True, False)]
-            cells = [f"{scores[feature, standard]:.3f}" for standard in (True, False)]
-            rows.append([f"  {feature}", *map("".join, zip(marks, cells, strict=True))])
+            cells = {x: f"{scores[x]:.3f}" for x in ((feature, True), (feature, False))}
+            rows.append([f"  {feature}", *("*" * (x == chosen) + cells[x] for x in cells)])
         each = [
             feature._asdict() | {"standardize": standard, "knn_train": x}
             for (feature, standard), x in scores.items()
