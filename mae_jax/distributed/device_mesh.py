@@ -44,10 +44,7 @@ def make_mesh(
 
 
 def _arranged(devices: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
-    """The devices in the shape of a mesh, by the topology of a TPU slice.
-
-    The rows of a batch that a process holds are then not contiguous: `partitioning.local_rows`.
-    """
+    """The devices in the shape of a mesh, by the topology of a TPU slice."""
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
     slices = {getattr(device, "slice_index", 0) for device in ordered}
     if ordered[0].platform == "tpu" and len(slices) == 1:

@@ -54,10 +54,7 @@ def _number(name: str) -> int | None:
 
 
 def exit_in_any_case(status: int) -> None:
-    """Make sure that the process, which is exiting, ends soon.
-
-    A thread that reads what never comes would keep it for ever.
-    """
+    """End the exiting process soon, also if one of its threads waits for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is leaving already
     timer = threading.Timer(5, os._exit, [status])
     timer.daemon = True

@@ -24,11 +24,7 @@ class Program(NamedTuple):
 def make_program(
     config, task: Task, mesh: Mesh, schedule: optax.Schedule, key: jax.Array
 ) -> Program:
-    """The training step that a config describes.
-
-    Args:
-      schedule: step -> learning rate.
-      key: of all that is random in training.
+    """The training step that a config describes; `key` is that of all that is random in it.
 
     Raises:
       ValueError: `task.trainable` matches no parameter.
@@ -51,9 +47,8 @@ def make_program(
 def jit_program(init: Callable, step: Callable, mesh: Mesh, shard_optimizer: bool) -> Program:
     """`init` and `step`, jitted for a mesh; no device ever holds more than its own shards.
 
-    Args:
-      shard_optimizer: shard the optimizer's moments (and an average) over all devices, also where
-        each has a copy of the parameters.
+    `shard_optimizer` shards the optimizer's moments and the average of the parameters over all
+    devices, also where each has a copy of the parameters.
     """
     abstract = partitioning.placed(jax.eval_shape(init, jax.random.key(0)), mesh, shard_optimizer)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)

@@ -15,9 +15,7 @@ _log = logging.getLogger(__name__)
 class Progress:
     """Shows how far a run is, its speed and the time left; nothing if `quiet`.
 
-    Args:
-      start, total: steps.
-      examples: in a step.
+    A step has so many `examples`; the run goes from step `start` to step `total`.
     """
 
     def __init__(self, start: int, total: int, examples: int, quiet: bool):

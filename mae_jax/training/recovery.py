@@ -17,17 +17,12 @@ class Diverged(Exception):
 
 @dataclasses.dataclass
 class Recovery:
-    """Counts what goes wrong, records it, and decides when a run rewinds and when it ends.
+    """Counts what goes wrong, records it, and decides when a run rewinds and when it ends."""
 
-    Args:
-      limits: the section `recovery` of a config.
-      example_names: the names of the examples of the batch at a position.
-    """
-
-    limits: Any
+    limits: Any  # the section `recovery` of a config
     run: RunDirectory
     writer: metric_writer.MetricWriter
-    example_names: Callable[[int], list[str]]
+    example_names: Callable[[int], list[str]]  # of the batch at a position
     passed: int = 0  # batches that were left out by rewinding
     bad_updates: int = 0  # in a row
     rewinds: int = 0  # since the last good save

@@ -20,11 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class RunDirectory:
-    """The paths of a run, and what must not change in them while it goes on.
-
-    Args:
-      path: a local path, or one of a bucket (`gs://...`).
-    """
+    """The paths of a run, on a local disk or in a bucket, and what must not change in them."""
 
     def __init__(self, path: epath.PathLike):
         self.is_local = "://" not in str(path)
@@ -81,11 +77,7 @@ class RunDirectory:
             )
 
     def check_unlost(self, first_save: int) -> None:
-        """Raise ValueError if the run, which has no checkpoint, must have had one.
-
-        Args:
-          first_save: the step by which a run has saved, or has ended.
-        """
+        """Raise ValueError if a run without checkpoints was trained beyond its `first_save`."""
         path = self.path / "metrics.jsonl"
         text = path.read_bytes().decode(errors="replace") if path.exists() else ""
         steps = [metric_writer.parsed(line)["step"] for line in text.splitlines()]
@@ -100,10 +92,8 @@ class RunDirectory:
     def locked(self) -> Iterator[None]:
         """Inside, no other process of this machine (or of its network file system) trains there.
 
-        The lock ends with the process, however that ends. Object stores have none.
-
-        Raises:
-          ValueError: another process has it.
+        The lock ends with the process, however that ends. Object stores have none. ValueError:
+        another process has it.
         """
         if not self.is_local or jax.process_index():
             yield
@@ -145,12 +135,8 @@ class RunDirectory:
     def statistics(self, source, data) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per channel: of the config, or measured once if "auto".
 
-        They are kept in `statistics.json`, with the names of the classes and the number of
+        They are kept in `statistics.json`, with the names of the classes and the number of training
         examples: schedule and order depend on it, so a run does not go on with more or fewer.
-
-        Args:
-          source: the training examples.
-          data: the section of a config.
 
         Raises:
           ValueError: the file is gone or damaged, or the source is another one.

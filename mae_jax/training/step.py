@@ -69,7 +69,6 @@ def make_step(
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """`state, batch -> state, metrics`, to be jitted with a donated state.
 
-    An update is bad if its loss or gradient is not finite, or if its loss is far above the average.
     The metrics are `loss`, `gradient_norm`, `gradient_norms` (of each block and of the other parts
     of the network), `learning_rate`, `bad_update` (0 or 1), and those of the task's loss.
 
@@ -80,8 +79,7 @@ def make_step(
       schedule: that of `tx`; its count is the step of the state.
       accumulation: parts of the batch that are computed one after the other, to the same result.
       ema: decay of a moving average of the parameters; 0 = none.
-      max_loss_ratio: a loss above so many times its moving average (over 100 steps or so) is bad,
-        too; 0 = any loss is good.
+      max_loss_ratio: see `is_good`.
       guard: leave bad updates out: the state stays as it was, but for its step. Otherwise they are
         applied and only reported; the optimizer then need not wait for all gradients.
     """
@@ -95,9 +93,7 @@ def make_step(
         )
         squares = squares_of(gradients)
         norm = jnp.sqrt(sum(squares.values()))
-        good, loss_ema = jnp.isfinite(value) & jnp.isfinite(norm), state.loss_ema
-        if max_loss_ratio:
-            good &= (loss_ema == 0) | (value <= max_loss_ratio * loss_ema)
+        good, loss_ema = is_good(value, norm, state.loss_ema, max_loss_ratio), state.loss_ema
         loss_ema = jnp.where(loss_ema == 0, value, 0.99 * loss_ema + 0.01 * value)
         updates, opt_state = tx.update(gradients, at_step(state.opt_state, state.step), trained)
         params: Any = optax.apply_updates(trained, updates)
@@ -117,6 +113,17 @@ def make_step(
         return new.replace(params=optimizer.merge(new.params, frozen)), metrics
 
     return step
+
+
+def is_good(loss: jax.Array, norm: jax.Array, loss_ema: jax.Array, max_loss_ratio: float):
+    """Whether the loss and the norm of the gradient are finite, and the loss is not a spike.
+
+    A spike is above `max_loss_ratio` times the moving average (over 100 steps or so); 0 = never.
+    """
+    is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    if not max_loss_ratio:
+        return is_finite
+    return is_finite & ((loss_ema == 0) | (loss <= max_loss_ratio * loss_ema))
 
 
 def at_step(opt_state: Any, step: jax.Array) -> Any:

@@ -133,8 +133,7 @@ class Trainer:
     def read_metrics(self) -> None:
         """Wait for the metrics of the pending step, record and show them.
 
-        Raises:
-          Diverged: its update is bad, after too many others.
+        Diverged: its update is bad, after too many others.
         """
         if self.pending is None:
             return
@@ -246,8 +245,7 @@ class Trainer:
     def rewind(self, step: int, metrics: dict[str, Any]) -> None:
         """Restore a checkpoint from before the bad updates that ended with `step`.
 
-        Raises:
-          UserError: there were too many rewinds; the report of the divergence.
+        UserError: there were too many rewinds; the report of the divergence.
         """
         target = self.recovery.rewind_target(step, metrics)
         self.watchdog.reset()
