@@ -188,8 +188,8 @@ def test_a_loss_far_above_the_usual_one_is_left_out():
     assert metrics["bad_update"] == 0
 
 
-def test_on_good_data_the_guard_changes_no_bit(plain):
-    """The step against one written without it."""
+def test_on_good_data_the_step_is_one_written_without_guard_and_norms(plain):
+    """Up to rounding, which XLA does differently in another program."""
     mesh = device_mesh.make_mesh(1, 1, devices=jax.devices()[:1])
     schedule = optimizer.cosine_schedule(0.05, BATCH, 10, 0)
     tx = optimizer.make_optimizer(config().optimizer, schedule, task().decayed, 2)
@@ -208,9 +208,13 @@ def test_on_good_data_the_guard_changes_no_bit(plain):
     state, (losses, states) = init(jax.random.key(0)), plain
     for i in range(STEPS):
         state, metrics = update(state, partitioning.place(batch(i), mesh))
-        assert float(metrics["loss"]) == losses[i]
+        np.testing.assert_allclose(metrics["loss"], losses[i], rtol=1e-6)
     state, expected = jax.device_get(state), states[-1].replace(loss_ema=None)
-    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    leaves = jax.tree_util.tree_leaves_with_path
+    for (path, x), (_, y) in zip(leaves(state), leaves(expected), strict=True):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not name.endswith("key/bias"):  # its gradient is all rounding, see above
+            np.testing.assert_allclose(x, y, rtol=1e-3, atol=5e-5, err_msg=name)
 
 
 def test_the_parts_of_the_gradient_are_named():
