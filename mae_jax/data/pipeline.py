@@ -63,10 +63,8 @@ def training_batches(
     it.
 
     Args:
-      source: where the examples come from.
       transform: turns `source[i]` and a generator into an example of the batch; with repeats above
         1 it stacks "image" and "color".
-      order: the order of the examples.
       start: the first step.
       rows: those of the global batch that this host reads, in ascending order; None means all.
       threads: how many threads read and decode; with 0 the calling thread reads, only when asked.
@@ -101,13 +99,13 @@ def evaluation_batches(
 ) -> Iterator[Example]:
     """Yield each example once, in order, in batches of one size with "valid" and "index".
 
-    Evaluated are all examples, or a fixed random choice of `limit`; `"index"`: int32 [b] is their
-    index in the source. The last batch is filled up with copies of its last example, for which
-    `"valid"`: bool [b] is False. Over all batches and hosts each example is valid exactly once, and
-    every host sees the same number of batches.
+    The examples are all, or a fixed random choice of `limit`; "index", int32 [b], is their index in
+    the source. The last batch is filled up with copies of its last example, for which "valid",
+    bool [b], is False. Over all batches and hosts each example is valid exactly once, and every
+    host sees the same number of batches.
 
     An example that cannot be read, or whose label is none of the classes, is not valid, and the
-    first readable example takes its place. A warning after the last batch says how many there were.
+    first readable example takes its place. A warning after the last batch says how many they were.
 
     Raises:
       ValueError: as `training_batches`; from the iterator, no example can be read.

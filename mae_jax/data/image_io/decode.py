@@ -43,9 +43,7 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
     """
     if isinstance(image, np.ndarray):
         if image.dtype.kind != "f" and image.dtype not in (np.bool, np.uint8, np.uint16):
-            raise Unreadable(
-                f"an array of {image.dtype} is no picture: give uint8, uint16 or float"
-            )
+            raise Unreadable(f"{image.dtype} values are no picture: give uint8, uint16 or float")
         pixels = _as_pixels(image)
         if pixels.shape[-1] != channels and not {pixels.shape[-1], channels} <= MODES.keys():
             raise Unreadable(f"an array of shape {image.shape} has not {channels} channels")

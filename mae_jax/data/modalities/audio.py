@@ -147,9 +147,7 @@ def _from_array(values: np.ndarray, rate: float, choose: Choose) -> tuple[np.nda
     if values.ndim not in (1, 2) or values.ndim == 2 and values.shape[1] > 1024:
         raise Unreadable(f"an array of shape {values.shape} is no [samples] or [samples, channels]")
     if values.dtype.kind != "f" and values.dtype not in (np.uint8, np.int16, np.int32):
-        raise Unreadable(
-            f"an array of {values.dtype} is no sound: give float, uint8, int16 or int32"
-        )
+        raise Unreadable(f"{values.dtype} values are no sound: give float, uint8, int16 or int32")
     start, count = choose(len(values), own)
     samples = values[start : start + count]
     samples = samples[:, None] if samples.ndim == 1 else samples
@@ -163,9 +161,8 @@ def _from_file(path: str | os.PathLike[str], choose: Choose) -> tuple[np.ndarray
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: there is no libsndfile
-        raise ImportError(
-            "reading sound files needs soundfile: pip install 'mae_jax[audio]'"
-        ) from error
+        why = "reading sound files needs soundfile: pip install 'mae_jax[audio]'"
+        raise ImportError(why) from error
     try:
         with soundfile.SoundFile(path) as file:
             if file.format == "RAW":  # libsndfile takes any bytes in a file named .au for this

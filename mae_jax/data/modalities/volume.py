@@ -15,10 +15,11 @@ from mae_jax.data.image_io import resize
 # lock a good file sometimes fails with a SystemError.
 _HEADERS = threading.Lock()
 _MAX_UNPACKED = 2**30  # bytes of an array in an .npz file
+Array = str | os.PathLike | np.ndarray  # given, or the path of a file
 _KEYS = ("image", "volume", "arr_0")  # the array to take from an .npz file with several arrays
 
 
-def decode(array: str | os.PathLike | np.ndarray, axes: int, channels: int) -> np.ndarray:
+def decode(array: Array, axes: int, channels: int) -> np.ndarray:
     """Return an array [*sides, channels] with `axes` sides, given or read from a file.
 
     The axis of channels may be missing if there is one channel. The dtype is kept, and a `.npy`
@@ -53,7 +54,7 @@ def decode(array: str | os.PathLike | np.ndarray, axes: int, channels: int) -> n
 
 
 def train_views(
-    given: str | os.PathLike | np.ndarray, data: Mapping[str, Any], rng: np.random.Generator
+    given: Array, data: Mapping[str, Any], rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
     """Yield random parts of an array, resized to [*size, c]: uint8 if it was, else float32.
 
@@ -75,10 +76,7 @@ def train_views(
 
 
 def eval_views(
-    given: str | os.PathLike | np.ndarray,
-    data: Mapping[str, Any],
-    clips: int = 1,
-    crops: int = 1,
+    given: Array, data: Mapping[str, Any], clips: int = 1, crops: int = 1
 ) -> Iterator[np.ndarray]:
     """Yield the middle of an array without resizing, [*size, c]; otherwise as `train_views`."""
     size = data["size"]

@@ -50,13 +50,11 @@ class Manifest:
             content = json.loads(self.path.read_text("utf-8"))
             assert isinstance(content["files"], dict) and isinstance(content["shards"], int)
         except FileNotFoundError as error:
-            raise ValueError(
-                f"there is no {str(self.path)!r}: nothing was prepared there"
-            ) from error
+            why = f"there is no {str(self.path)!r}: nothing was prepared there"
+            raise ValueError(why) from error
         except (ValueError, KeyError, TypeError, AssertionError) as error:
-            raise ValueError(
-                f"{str(self.path)!r} is damaged: remove it to write everything again"
-            ) from error
+            why = f"{str(self.path)!r} is damaged: remove it to write everything again"
+            raise ValueError(why) from error
         self.content = content
 
     def begin(self, identity: dict) -> None:
