@@ -70,8 +70,8 @@ def classifier(
     """Build a classifier of `classes`, by default those of the fields: see `model`."""
     f = completed("Classifier", fields)
     encoder = _encoder(f, _operations(f, custom_gradients), f["pooling"] == "cls")
-    classes: int = f.get("classes", 0) if classes is None else classes
-    return Classifier(encoder, classes, f["pooling"], f["batch_norm"], f["head_std"])
+    count: int = f.get("classes", 0) if classes is None else classes
+    return Classifier(encoder, count, f["pooling"], f["batch_norm"], f["head_std"])
 
 
 def mask_sampler(mask: Mapping[str, Any], model: mae.MaskedAutoencoder, size) -> MaskSampler:

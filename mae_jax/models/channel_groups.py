@@ -90,9 +90,7 @@ def group_members(
     return np.tile(members, math.prod(patch))
 
 
-def split_groups(
-    x: Float[Array, "b n d"], members: Float[np.ndarray, "g d"]
-) -> Float[Array, "b g*n d"]:
+def split_groups(x: Float[Array, "b n d"], members: np.ndarray) -> Float[Array, "b g*n d"]:
     """Copy each patch once for each group, with zeros in place of the other groups' values."""
-    b, n, d = x.shape
+    b, _, d = x.shape
     return (x[:, None] * members[None, :, None].astype(x.dtype)).reshape(b, -1, d)
