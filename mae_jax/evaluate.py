@@ -50,11 +50,9 @@ def main() -> None:
     with errors.exits((ValueError, OSError, ImportError, Unreadable)):
         options = parser().parse_args()
         processes.start_processes()
-        text, metrics = checkpoint.evaluate(options)
+        text, _ = checkpoint.evaluate(options)
         if jax.process_index() == 0:
             print(text)
-            if options.json:
-                files.write_json(options.json, metrics)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mae_jax.config import sections
-from mae_jax.evaluators.evaluator import (
-    Context,
-    Evaluator,
-    HeldOutEvaluator,
-    Result,
-    Unsuitable,
-)
+from mae_jax.evaluators.evaluator import Context, Evaluator, HeldOutEvaluator, Result, Unsuitable
 
-__all__ = ["Context", "Entry", "Evaluator", "HeldOutEvaluator", "Result", "Unsuitable", "build"]
+__all__ = ["Context", "Evaluator", "HeldOutEvaluator", "Result", "Unsuitable"]
 SECTIONS = sections.EVALUATORS["pretrain"] | sections.EVALUATORS["classify"]  # by type
 
 

@@ -16,6 +16,7 @@ from mae_jax.distributed import device_mesh
 from mae_jax.evaluators import features
 from mae_jax.evaluators.evaluator import Context, Result
 from mae_jax.models import mae
+from mae_jax.output import files
 from mae_jax.weights import load
 from mae_jax.weights.checkpoint_info import CheckpointInfo
 
@@ -24,7 +25,7 @@ Values = Mapping[str, Any]  # of a section of a config, or the sections `evaluat
 
 
 def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    """Evaluate a checkpoint with the options of the command `evaluate`.
+    """Evaluate a checkpoint with the options of the command `evaluate`, and write its files.
 
     Returns tables for the screen, and the same metrics by name; raises ValueError or OSError with
     one sentence on what does not fit.
@@ -61,6 +62,8 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     if options.features:
         save_features(context, variables, given | metrics.get("chosen", {}))
     metrics.pop("chosen", None)
+    if options.json and jax.process_index() == 0:
+        files.write_json(options.json, metrics)
     if not labelled:
         texts.append(f"no classes that exclude each other in {options.data}, so no probes")
     return "\n\n".join(texts), metrics
