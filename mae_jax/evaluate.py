@@ -31,7 +31,11 @@ def parser() -> argparse.ArgumentParser:
     add("--pooling", choices=["mean", "cls", "both"], default="mean")
     add("--norm", action=flag, default=True, help="take the feature after the last norm")
     add("--standardize", action=flag, default=True, help="on the training examples")
-    add("--sweep", action="store_true", help="choose a feature, on training examples alone")
+    add(
+        "--sweep",
+        action="store_true",
+        help="choose a feature, on at most 20,000 training examples or --examples",
+    )
     add("--k", type=numbers(int), default=(5, 20, 100), help="neighbours")
     add("--linear", dest="solver", choices=["auto", "sklearn", "lars", "none"], default="auto")
     add("--evaluator", action="append", default=[], metavar="MODULE:CLASS", help="one of your own")

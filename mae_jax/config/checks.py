@@ -61,6 +61,8 @@ def regularization(config) -> Iterator[str]:
 
 def evaluators(config) -> Iterator[str]:
     for name, entry in config.evaluators.items():
+        if entry.type == "custom":  # which knows its own options
+            continue
         for key, kinds in (("clips", ("video", "audio")), ("crops", ("video",))):
             if entry.get(key, 1) > 1 and config.data.modality not in kinds:
                 yield f"evaluators.{name}.{key} needs {' or '.join(kinds)}: use 1"

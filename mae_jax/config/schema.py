@@ -58,6 +58,15 @@ def expected(field: FieldInfo) -> str:
     return field.title or _one_of(get_args(field.annotation))
 
 
+def section(kind: type[sections.Section], values: Mapping) -> Any:
+    """The section of a kind with these values. ValueError: each value that is wrong."""
+    try:
+        return kind.model_validate({**values})
+    except ValidationError as error:
+        wrong = _wrong_values(error, {**values}, _keys(kind, ""))
+        raise ValueError("; ".join(wrong.values())) from error
+
+
 def validate(config: Mapping, rules: Sequence[Rule] = (), problems: Iterable[str] = ()) -> Config:
     """Check nested values, which may have old names, and return the config.
 

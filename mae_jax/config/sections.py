@@ -254,8 +254,8 @@ class Data(Section):
     threads: Number = 16
     """Threads of each host that decode and crop. 0 does so in the thread that trains."""
     max_bad_fraction: Fraction = 0.01
-    """Fraction of the examples that may be unreadable; others take their places. If more are, the
-    run saves its state and ends."""
+    """Fraction of the examples that each host may find unreadable; others take their places. If
+    there are more, the run saves its state and ends."""
 
 
 class Crops(Data):
@@ -354,10 +354,11 @@ class Recovery(Section):
 
     max_skipped_updates: Number = 0
     """Updates in a row that are left out because the loss or gradient is not finite. 0 goes back
-    to the last checkpoint at the first one; the check costs a tenth to a fifth of a TPU's step."""
+    to the last checkpoint at the first one. The check costs a tenth to a fifth of a step, by the
+    estimate of the TPU compiler."""
     max_rewinds: Number = 2
-    """How often a run may go back to its last checkpoint and skip the batches since, before it
-    ends."""
+    """How often a run may go back to its last checkpoint and skip the batches since, without a good
+    save in between, before it ends."""
     max_loss_ratio: Annotated[
         float,
         Predicate(lambda x: x == 0 or x > 1),
@@ -499,8 +500,8 @@ class LinearProbe(FeatureEvaluator):
     usual_name = "linear"
     type: Literal["linear_probe"]
     solver: Literal["auto", "sklearn", "lars"] = "auto"
-    """"sklearn" is logistic regression on the CPU, "lars" trains on the devices. "auto" takes the
-    faster one for the number of classes."""
+    """"sklearn" is logistic regression on the CPU, "lars" trains on the devices. "auto" takes
+    "sklearn" where examples times classes are at most two million: it needs minutes there."""
 
 
 class Sweep(Evaluator):
@@ -587,4 +588,4 @@ class Classify(Config):
 TASKS: dict[str, type[Config]] = dict(pretrain=Pretrain, classify=Classify)
 # Keys that may change when a run continues: where and how it is computed, and when it gives up.
 MAY_CHANGE = r"(mesh|recovery)\..*|model\.(attention|remat|scan)|optimizer\.shard|accumulation"
-MAY_CHANGE += r"|data\.(threads|max_bad_fraction)|(log|save)_every|keep"
+MAY_CHANGE += r"|data\.(threads|max_bad_fraction)|(log|save)_every|keep|evaluators\..*"

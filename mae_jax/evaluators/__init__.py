@@ -2,13 +2,15 @@
 
 import dataclasses
 import importlib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mae_jax.config import sections
+from mae_jax.config import schema, sections
 from mae_jax.evaluators.evaluator import Context, Evaluator, HeldOutEvaluator, Result, Unsuitable
 
 __all__ = ["Context", "Evaluator", "HeldOutEvaluator", "Result", "Unsuitable"]
+_log = logging.getLogger(__name__)
 SECTIONS = sections.EVALUATORS["pretrain"] | sections.EVALUATORS["classify"]  # by type
 
 
@@ -47,13 +49,13 @@ def build(config: Mapping[str, Mapping[str, Any]], context: Context) -> list[Ent
     """
     entries, problems = [], {}
     for name, values in config.items():
-        section = SECTIONS[values["type"]].model_validate({**values})
         try:
+            section = schema.section(SECTIONS[values["type"]], values)
             evaluator = _class_of(section)(section, context)
             prefix = "" if name == (section.usual_name or section.type) else f"{name}_"
             entries.append(Entry(name, section.every, evaluator, prefix))
-        except Unsuitable:
-            pass
+        except Unsuitable as error:
+            _log.info("evaluators.%s is left out: %s", name, error)
         except (ValueError, OSError, ImportError) as error:
             problems.setdefault(str(error), []).append(f"evaluators.{name}")
     if problems:

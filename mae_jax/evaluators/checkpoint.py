@@ -114,6 +114,8 @@ def _entry(kind: str, given: Values, config: Values) -> tuple[str, dict[str, Any
     section = evaluators.SECTIONS[kind]
     name = section.usual_name or kind
     earlier = config.get("evaluate", {})  # the section of `classification` before version 0.2
+    if kind == "sweep" and not given["examples"]:
+        given = {x: value for x, value in given.items() if x != "examples"}  # at most 20,000
     values = {**earlier, **config.get("evaluators", {}).get(name, {}), **given, "type": kind}
     return name, {key: values[key] for key in section.model_fields if key in values}
 

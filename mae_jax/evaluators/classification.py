@@ -39,7 +39,7 @@ class Classification(HeldOutEvaluator):
     def __init__(self, section: Mapping[str, Any], context: Context):
         super().__init__(section, context)
         if not self.model.classes:
-            raise Unsuitable
+            raise Unsuitable("the model has no head")
         views = {name: section[name] for name in ("clips", "crops")}
         self.transform = context.transform._replace(**views)
         classes, spec = tuple(self.source.classes), section["source"]

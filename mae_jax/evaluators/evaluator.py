@@ -81,8 +81,9 @@ class Context:
         section: Mapping[str, Any],
     ) -> features.Table:
         """Return one feature of the `examples` of a `source` and its `split`, `part`."""
-        arrays = [weakref.ref(x) for x in jax.tree.leaves(variables)]
-        name = (*map(id, arrays), part["source"], part["split"], feature, section["examples"])
+        leaves = jax.tree.leaves(variables)
+        arrays = [weakref.ref(x) for x in leaves]
+        name = (*map(id, leaves), part["source"], part["split"], feature, section["examples"])
         alive = lambda kept: all(ref() is not None for ref in kept[0])
         self._tables = {x: kept for x, kept in self._tables.items() if alive(kept)}
         if name not in self._tables:

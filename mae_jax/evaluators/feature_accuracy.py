@@ -80,11 +80,11 @@ def check_classes(section: Mapping[str, Any], context: Context) -> None:
     parts = {name: section[name] for name in ("train", "test") if name in section}
     opened = [context.open(part) for part in parts.values()]
     if sources.is_multilabel(opened[0]):
-        raise Unsuitable
+        raise Unsuitable("its examples may have several labels")
     specs = " and ".join(f"{name}.source = {part['source']!r}" for name, part in parts.items())
     if min(len(source.classes) for source in opened) < 2:
         if all(part["source"] == "same" for part in parts.values()):
-            raise Unsuitable  # a folder of pictures without labels
+            raise Unsuitable("its examples have no labels")
         raise ValueError(
             f'{specs} must have two classes or more: name such sources, or "" for each to go '
             "without this evaluator"

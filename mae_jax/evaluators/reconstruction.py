@@ -10,7 +10,7 @@ from PIL import Image
 
 from mae_jax.distributed import partitioning
 from mae_jax.evaluators import visualize
-from mae_jax.evaluators.evaluator import Context, HeldOutEvaluator, Result
+from mae_jax.evaluators.evaluator import Context, HeldOutEvaluator, Result, Unsuitable
 from mae_jax.models import build as networks
 from mae_jax.models import masking
 
@@ -24,8 +24,10 @@ class Reconstruction(HeldOutEvaluator):
 
     def __init__(self, section: Mapping[str, Any], context: Context):
         super().__init__(section, context)
-        self.key, mask = context.key, context.mask or {}
-        self.ratio = mask["ratio"]
+        mask = context.mask
+        if mask is None:
+            raise Unsuitable("the model is no masked autoencoder")
+        self.key, self.ratio = context.key, mask["ratio"]
         self.sampler = networks.mask_sampler(mask, self.model, self.transform.size)
         # One function for losses and pictures, which is compiled once.
         everywhere = partitioning.replicated(self.mesh)
@@ -61,8 +63,10 @@ class Reconstruction(HeldOutEvaluator):
         count = min(self.section["pictures"], self.section["batch_size"], len(self.source))
         drawn = self._measure(variables, next(self.batches(count)))[1]
         inputs, masked, whole = (np.asarray(x)[:count] for x in drawn)
-        modality, mean, std = self.transform.data["modality"], *self.transform[1:3]
-        picture = visualize.reconstruction(inputs, masked, whole, modality, mean, std)
+        transform = self.transform
+        picture = visualize.reconstruction(
+            inputs, masked, whole, transform.data["modality"], transform.mean, transform.std
+        )
         return {"reconstruction": picture}
 
     def _measure_batch(self, variables, batch) -> tuple[jax.Array, tuple[jax.Array, ...]]:

@@ -48,7 +48,7 @@ class Sweep(Evaluator):
         """The accuracy of each feature, standardised or not, by ascending block."""
         scores = {}
         for norm in [True, False] if "norm" in variables["params"]["encoder"] else [False]:
-            # a norm at a time, which bounds the memory
+            # All blocks are extracted in one pass, and held in memory at once.
             blocks = range(self.model.depth)
             wanted = [Feature(x, pooling, norm) for x in blocks for pooling in ("mean", "cls")]
             extract = features.Extractor(self.model, wanted, self.context.transform, self.mesh)

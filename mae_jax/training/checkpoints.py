@@ -199,7 +199,7 @@ class Checkpoints:
         with _unreadable():
             metadata = json.loads((folder / "facts" / "metadata").read_text())
             if metadata.pop("checksum") != _checksum(metadata):
-                raise ValueError("facts")
+                raise ValueError("its metadata are damaged")
             tree: Any = self.handler.metadata(folder / "state")
             tree = getattr(tree, "tree", tree)
             old = {new: old for old, new in _OLD_NAMES.items() if old in tree}

@@ -17,7 +17,6 @@ from mae_jax.weights import checkpoint_info, fingerprint
 from mae_jax.weights.checkpoint_info import Abstract, CheckpointInfo
 
 KINDS = {"pretrain": "MaskedAutoencoder", "classify": "Classifier"}
-METADATA = ("metadata", "facts")  # the item of a checkpoint, and its name before version 0.2
 
 
 def find(path: epath.Path, step: int | None = None) -> CheckpointInfo:
@@ -90,8 +89,8 @@ def _open_state(folder: epath.Path, others: list[int]) -> "_SavedState":
         arrays = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in flat.items()}
     except Exception as error:  # tensorstore and orbax raise nearly every type on damaged files
         raise ValueError(damaged) from error
-    items = [folder / item / "metadata" for item in METADATA]
-    metadata = next((files.read_json(file) for file in items if file.exists()), {})
+    file = folder / "facts" / "metadata"
+    metadata = files.read_json(file) if file.exists() else {}
     if "fingerprints" not in metadata:
         raise ValueError(f"{damaged} (it has no fingerprints: deleted, or an older version)")
     return _SavedState(state, arrays, metadata["fingerprints"], metadata.get("config"), damaged)

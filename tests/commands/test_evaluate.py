@@ -99,6 +99,10 @@ def test_a_sweep_chooses_on_training_examples(plain):
         (["--size=33,32"], r"use \(32, 32\) or \(40, 32\)"),
         (["--mean=0.5"], "mean has 1 values for 3"),
         (["--block=7"], "--block=7 is none of 2 blocks"),
+        (
+            ["--k=5,5"],
+            r"evaluators.knn: k = \(5, 5\) must be a whole number of at least 1, or a tuple",
+        ),
         (["--examples=-1"], r"--examples=-1 must be at least 0 \(all\)"),
         (["--mask-ratio=1"], "mask ratio 1.0 is not between"),
         (["--data=folder:{broken}"], "cannot read 'test/a/0.png'"),

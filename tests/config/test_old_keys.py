@@ -41,12 +41,11 @@ def test_a_stored_config_equals_the_same_config_of_today(name):
 
 
 def test_a_stored_config_that_differs():
-    changed = schema.updated(
-        of_today("quickstart.py"), {"evaluators.knn.examples": 5, "data.flip": False}
-    )
+    """Evaluators may change, since the training does not depend on them."""
+    changes = {"evaluators.knn.examples": 5, "data.flip": False}
+    changed = schema.updated(of_today("quickstart.py"), changes)
     assert schema.differences(STORED["quickstart.py"], changed) == [
         "data.flip: True before, False now",
-        "evaluators.knn.examples: 2000 before, 5 now",
     ]
 
 

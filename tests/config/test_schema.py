@@ -41,7 +41,7 @@ def test_a_section_is_read_as_attributes_and_as_a_mapping():
 
 def test_an_evaluator_of_your_own_may_have_any_options():
     own = {f"evaluators.own.{key}": x for key, x in dict(type="custom", evaluator="a:B").items()}
-    here = config(changes=own | {"evaluators.own.threshold": 0.5})
+    here = config(changes=own | {"evaluators.own.threshold": 0.5, "evaluators.own.clips": "all"})
     assert here.evaluators["own"].threshold == here.evaluators["own"]["threshold"] == 0.5
     assert {**here.evaluators["own"]}["threshold"] == 0.5
     assert schema.validate(schema.completed(schema.to_dict(here))) == here

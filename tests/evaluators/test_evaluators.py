@@ -35,6 +35,7 @@ def test_all_problems_are_told(autoencoder, context):
         a=dict(type="custom", evaluator="json:Brightness"),
         b=dict(SECTION, source="phot"),
         c=dict(SECTION, source="phot"),
+        d=dict(SECTION, pictures=-1, colour=3),
     )
     with pytest.raises(ValueError) as error:
         evaluators.build(sections, context(autoencoder[0]))
@@ -42,6 +43,8 @@ def test_all_problems_are_told(autoencoder, context):
     assert "evaluators.a: evaluator = 'json:Brightness' must be MODULE:CLASS" in text
     assert "module 'json' has no attribute 'Brightness'" in text
     assert "evaluators.b and evaluators.c: unknown data 'phot'" in text
+    assert "evaluators.d: " in text and "unknown config key colour" in text
+    assert "pictures = -1 must be a whole number of at least 1" in text
 
 
 def test_tables_of_the_same_rows_are_one():

@@ -91,7 +91,11 @@ def test_facts_that_changed_are_damage(kept, old, new):
     assert old in path.read_bytes()
     path.write_bytes(path.read_bytes().replace(old, new))
     (found, facts), said = newest(kept)
-    assert equal(found, state(4)) and facts == {"passed": 4} and "cannot be read (facts)" in said[0]
+    assert (
+        equal(found, state(4))
+        and facts == {"passed": 4}
+        and "cannot be read (its metadata are damaged)" in said[0]
+    )
 
 
 def test_flipped_bits_are_never_silent(kept, tmp_path):
