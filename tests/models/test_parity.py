@@ -141,7 +141,6 @@ def torch():
         (TINY, True, (16, 24), 1, 0.5),
         (LARGER, False, (96, 96), 1, 0.5),
         (LARGER, True, (96, 96), 3, 0.75),
-        (BASE, False, (224, 224), 3, 0.75),
         (BASE, True, (224, 224), 3, 0.75),
     ],
     ids=[
@@ -149,7 +148,6 @@ def torch():
         "tiny_normalised_wide",
         "larger_pixels_gray",
         "larger_normalised",
-        "base_pixels",
         "base_normalised",
     ],
 )
