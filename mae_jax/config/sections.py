@@ -171,8 +171,8 @@ class Mask(Section):
     name: Literal[
         "random", "block", "grid", "joint", "tube", "frame", "time", "frequency", "importance"
     ] = "random"
-    """Strategy: `random` patches, `block` a rectangle, `grid` a regular pattern, `joint` boxes of
-    `side` patches, `importance` the patches with most contrast; of video also `tube` (the same
+    """Strategy: `random` patches, `block` rectangles, `grid` a regular pattern, `joint` boxes of
+    `side` patches, `importance` patches drawn by their contrast; of video also `tube` (the same
     places in all frames) and `frame`; of audio also `time` and `frequency`."""
     side: Count = 2
     """Side, in patches, of the boxes that `joint` masks together."""

@@ -42,7 +42,7 @@ class FeatureAccuracy(Evaluator):
         if untrained is not None:
             networks = {"raw pixels": None, "untrained encoder": untrained} | networks
         metrics, rows, notes = {}, [["accuracy of frozen features", *self.titles]], []
-        for label, network in networks.items():
+        for label, network in networks.items():  # the trained encoder is the last one
             data = self.data(network)
             scores, note = self.score(*data)
             metrics |= {f"{name}_{label.split()[0]}": x for name, x in scores.items()}

@@ -80,7 +80,7 @@ class Trainer:
         self.evaluate_if_missed()
         while int(self.state.step) < self.total:
             try:
-                self.train_until(self.total)
+                self.train_to_the_end()
             except Diverged as diverged:
                 self.rewind(*diverged.args)
             except Unreadable:
@@ -88,9 +88,13 @@ class Trainer:
                 raise
         return self.state
 
-    def train_until(self, last: int) -> None:
-        """Take the steps up to `last`."""
-        start = int(self.state.step)
+    def train_to_the_end(self) -> None:
+        """Take all steps that are left.
+
+        Raises:
+          Diverged: there were too many bad updates in a row.
+        """
+        start, last = int(self.state.step), self.total
         batches = Prefetcher(self.batches.at(start + self.recovery.passed), last - start)
         with contextlib.closing(batches):
             for step in range(start + 1, last + 1):
