@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -104,11 +105,14 @@ class Checkpoints:
         self.manager.reload()  # forget what is not on disk
         return _short(error)
 
-    def _remove_temporary(self) -> None:
-        if jax.process_index() == 0 and self.directory.is_dir():
-            for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
-                with contextlib.suppress(OSError):  # a thread still writes to it
-                    path.rmtree(missing_ok=True)
+    def _remove_temporary(self) -> bool:
+        """Remove unfinished saves; whether none is left."""
+        if jax.process_index() or not self.directory.is_dir():
+            return True
+        for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
+            with contextlib.suppress(OSError):  # a thread still writes to it
+                path.rmtree(missing_ok=True)
+        return not any(self.directory.glob("*.orbax-checkpoint-tmp*"))
 
     def restore_newest(
         self, abstract: TrainState, before: int | None = None
@@ -225,7 +229,10 @@ class Checkpoints:
             _log.warning("a checkpoint could not be saved (%s)", failed)
         with contextlib.suppress(OSError):  # the warning named it
             self.manager.close()
-        self._remove_temporary()
+        for _ in range(20):  # threads of a failed save may still write for a while
+            if self._remove_temporary():
+                break
+            time.sleep(0.1)
 
 
 class _Manager(ocp.CheckpointManager):

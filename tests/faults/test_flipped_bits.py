@@ -14,7 +14,14 @@ from mae_jax.models import rules
 from mae_jax.train import train
 from mae_jax.training import checkpoints
 
-pytestmark = [pytest.mark.faults("flipped bit"), pytest.mark.usefixtures("soon")]
+pytestmark = [
+    pytest.mark.faults("flipped bit"),
+    pytest.mark.usefixtures("soon"),
+    # what orbax leaves behind when a read fails, see tests/training/test_checkpoints.py
+    pytest.mark.filterwarnings(
+        "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning"
+    ),
+]
 FLIPS = 60
 OLDER, NEWEST = 60, 90
 
