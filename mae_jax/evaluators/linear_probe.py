@@ -1,8 +1,9 @@
 """Linear classifiers of frozen features."""
 
+import functools
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -85,13 +86,26 @@ def lars_probe(
     train, test = features.standardize(train, test)
     n, classes = len(train), int(train_labels.max()) + 1
     batch = min(n, 16_384, max(256, n // 78))
-    steps = n // batch
-    total = epochs * steps
-    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, total // 9, total)
-    tx = lars.optimizer(schedule, momentum=0.9, weight_decay=0.0)
+    tx, epoch = _lars_epoch(n, batch, epochs * (n // batch), learning_rate)
     start, order = jax.random.split(jax.random.key(seed))
     kernel = 0.01 * jax.random.normal(start, (train.shape[1], classes))
     head = {"kernel": kernel, "bias": jnp.zeros(classes)}
+    x, labels = jnp.asarray(train, jnp.float32), jnp.asarray(train_labels)
+    opt_state = tx.init(head)
+    for i in range(epochs):
+        head, opt_state = epoch(head, opt_state, jax.random.fold_in(order, i), x, labels)
+    kernel, bias = np.asarray(head["kernel"]), np.asarray(head["bias"])
+    return float(((test @ kernel + bias).argmax(1) == test_labels).mean())
+
+
+@functools.lru_cache(maxsize=8)
+def _lars_epoch(
+    n: int, batch: int, total: int, learning_rate: float
+) -> tuple[optax.GradientTransformation, Callable]:
+    """LARS for `total` steps, and an epoch of it, which is compiled once for all networks."""
+    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, total // 9, total)
+    tx = lars.optimizer(schedule, momentum=0.9, weight_decay=0.0)
+    steps = n // batch
 
     @jax.jit
     def epoch(head, opt_state, key, x, labels):
@@ -108,9 +122,4 @@ def lars_probe(
         batches = jax.random.permutation(key, n)[: steps * batch].reshape(steps, batch)
         return jax.lax.scan(step, (head, opt_state), batches)[0]
 
-    x, labels = jnp.asarray(train, jnp.float32), jnp.asarray(train_labels)
-    opt_state = tx.init(head)
-    for i in range(epochs):
-        head, opt_state = epoch(head, opt_state, jax.random.fold_in(order, i), x, labels)
-    kernel, bias = np.asarray(head["kernel"]), np.asarray(head["bias"])
-    return float(((test @ kernel + bias).argmax(1) == test_labels).mean())
+    return tx, epoch

@@ -26,6 +26,7 @@ class Sweep(Evaluator):
 
     def evaluate(self, variables: dict) -> Result:
         scores = self.scores(variables)
+        count = min(len(self.source), self.section["examples"] or len(self.source))
         chosen = max(scores, key=lambda x: scores[x])
         title = "kNN on a held-out fifth of the training examples"
         rows = [[title, "standardised", "as it is"]]
@@ -40,7 +41,7 @@ class Sweep(Evaluator):
         return Result(
             {"knn_train": scores[chosen]},
             rows=rows,
-            notes=("* chosen, on training examples alone",),
+            notes=(f"* chosen, on {count:,} training examples alone",),
             details={"sweep": each, "chosen": best},
         )
 

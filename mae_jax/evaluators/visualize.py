@@ -102,8 +102,8 @@ def _texts(original: np.ndarray, masked: np.ndarray, reconstructed: np.ndarray) 
     b, n = original.shape
     lines = -(-n // wide)
     block = (2 * lines + 1) * line
-    sheet = Image.new("RGB", (2 * GAP + wide * cell, b * block + GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    page = Image.new("RGB", (2 * GAP + wide * cell, b * block + GAP), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(11)
     shown = lambda byte: chr(byte) if 32 <= byte < 127 else "\\" if byte == 10 else "?"
     for row, i in np.ndindex(b, n):
         x, y = GAP + i % wide * cell + cell // 2, row * block + GAP + i // wide * line + line // 2
@@ -113,7 +113,7 @@ def _texts(original: np.ndarray, masked: np.ndarray, reconstructed: np.ndarray) 
         below = shown(guess), color
         for (text, fill), top in ((above, y), (below, y + lines * line)):
             draw.text((x, top), text, fill=fill, anchor="mm", font=font)
-    return sheet
+    return page
 
 
 def curve(

@@ -137,7 +137,7 @@ class Trainer:
     def read_metrics(self) -> None:
         """Wait for the metrics of the pending step, record and show them.
 
-        Diverged: its update is bad, after too many others.
+        Diverged: the update of this step and too many before it are bad.
         """
         if self.pending is None:
             return
@@ -157,7 +157,8 @@ class Trainer:
     # --- evaluations ------------------------------------------------------------------------------
 
     def must_save(self, step: int) -> bool:
-        """Whether to save after this step, as before each evaluation, which may be interrupted."""
+        """Whether to save after this step: at intervals, at the end, before an evaluation, so that
+        it may be interrupted, and when the process is asked to stop."""
         asked = self.stop.agreed()
         saving = step % self.config.save_every == 0 or step == self.total
         return bool(asked or saving or self.due(step))
