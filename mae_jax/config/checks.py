@@ -14,7 +14,6 @@ AXES = {  # number and meaning of the axes of `data.size`; a volume may have any
     "audio": (2, "(frames, mels)"),
     "text": (1, "(bytes,)"),
 }
-MASKS = {"tube": "video", "frame": "video", "time": "audio", "frequency": "audio"}
 
 
 def size(config) -> Iterator[str]:
@@ -30,15 +29,6 @@ def vocabulary(config) -> Iterator[str]:
         yield (
             f"model.vocab_size = {vocab_size}: use 256 for data.modality = 'text', "
             "and 0 for the others"
-        )
-
-
-def mask(config) -> Iterator[str]:
-    name, modality = config.mask.name, config.data.modality
-    if MASKS.get(name, modality) != modality:
-        yield (
-            f"mask.name = {name!r} is for {MASKS[name]}, and data.modality = {modality!r}: use "
-            "'random'"
         )
 
 
@@ -107,4 +97,4 @@ def statistics(config) -> Iterator[str]:
 
 
 RULES = (size, vocabulary, attention, evaluators, batches, schedule, statistics)
-TASK_RULES = dict(pretrain=(mask,), classify=(regularization, optimizer, head))
+TASK_RULES = dict(pretrain=(), classify=(regularization, optimizer, head))

@@ -11,7 +11,7 @@ from mae_jax.models.cross_decoder import CrossDecoder
 from mae_jax.models.heads.classification import Classifier
 from mae_jax.models.masking import MaskSampler, make_mask_sampler
 from mae_jax.models.operations import Operations
-from mae_jax.models.positions import Learned, Separable, SinCos
+from mae_jax.models.positions import Learned, PositionTable, Separable, SinCos
 from mae_jax.models.targets import PixelTarget, Target
 from mae_jax.models.tokenizers import PatchTokenizer
 from mae_jax.models.transformer import Transformer
@@ -167,7 +167,7 @@ def _trunk(f: dict[str, Any], part: str, ops: Operations) -> Transformer:
     return Transformer(**sizes, **common, ops=ops)
 
 
-def _positions(f: dict[str, Any], width: int, ops: Operations) -> SinCos:
+def _positions(f: dict[str, Any], width: int, ops: Operations) -> PositionTable:
     kind = Learned if f["learned_positions"] else SinCos
     return (Separable if f["separable_positions"] else kind)(width, ops.dtype)
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Shaped
 
 from mae_jax.models import layers
 from mae_jax.models.masking import Mask
-from mae_jax.models.positions import SinCos
+from mae_jax.models.positions import PositionTable
 from mae_jax.models.targets import Target
 from mae_jax.models.transformer import Transformer
 from mae_jax.models.vit import EncoderModel, FeatureMaps
@@ -31,7 +31,7 @@ class Output:
 class Decoder(nn.Module):
     """What decoders have in common: a mask token at each masked position, blocks and a head."""
 
-    position_table: SinCos
+    position_table: PositionTable
     trunk: Transformer
 
     def setup(self):

@@ -12,18 +12,25 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 
-class SinCos(nn.Module):
-    """The fixed sine-cosine table of He et al. 2021; the row of cls is zero."""
+class PositionTable(nn.Module):
+    """What the kinds of position tables have in common."""
 
     width: int
     dtype: Any = jnp.float32
 
     def __call__(self, grid: Sequence[int]) -> Float[Array, "1+n width"]:
         """Return the table for a grid, of which `grid` is the number of tokens along each axis."""
+        raise NotImplementedError
+
+
+class SinCos(PositionTable):
+    """The fixed sine-cosine table of He et al. 2021; the row of cls is zero."""
+
+    def __call__(self, grid):
         return jnp.asarray(initial_tables(grid, self.width)["positions"], self.dtype)
 
 
-class Learned(SinCos):
+class Learned(PositionTable):
     """A parameter `positions` for each token of the grid; it starts as `SinCos`."""
 
     @nn.compact
@@ -32,7 +39,7 @@ class Learned(SinCos):
         return self.param("positions", lambda key: jnp.asarray(start)).astype(self.dtype)
 
 
-class Separable(SinCos):
+class Separable(PositionTable):
     """A learned table for the first axis plus one for the others, as MAE-ST (arXiv 2205.09113).
 
     The parameters are `positions_time` `[t, width]` and `positions_space` `[1 + s, width]`, whose

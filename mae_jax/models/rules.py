@@ -11,6 +11,16 @@ def fields(config) -> Iterator[str]:
         yield f"model.{sentence}"
 
 
+def mask(config) -> Iterator[str]:
+    name, modality = config.get("mask", {}).get("name"), config.data.modality
+    boxes = masking.BOXES.get(name)
+    if boxes and boxes.modality != modality:
+        yield (
+            f"mask.name = {name!r} is for {boxes.modality}, and data.modality = {modality!r}: use "
+            "'random'"
+        )
+
+
 def sizes(config) -> Iterator[str]:
     groups, mask = config.model.channel_groups, config.get("mask")
     try:
@@ -64,4 +74,4 @@ def _parts(config) -> tuple[str, ...]:
     return ("", "decoder_") if config.task == "pretrain" else ("",)
 
 
-RULES = (fields, sizes, channels, axes, heads)
+RULES = (fields, mask, sizes, channels, axes, heads)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Shaped
 
 from mae_jax.models import layers
 from mae_jax.models.masking import Mask
-from mae_jax.models.positions import SinCos
+from mae_jax.models.positions import PositionTable
 from mae_jax.models.tokenizers import PatchTokenizer
 from mae_jax.models.transformer import Transformer
 
@@ -24,8 +24,8 @@ class Encoder(nn.Module):
     `positions`, `block_0` ... An encoder takes inputs of any size that its tokenizer takes.
     """
 
-    tokenizer: PatchTokenizer  # or one with the same methods
-    position_table: SinCos  # or another kind; `positions` is the name of a parameter
+    tokenizer: PatchTokenizer
+    position_table: PositionTable
     trunk: Transformer
     final_norm: bool = True
 

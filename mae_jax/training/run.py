@@ -108,6 +108,7 @@ def make_trainer(
         return _first_state(config, program, task.trainable, init_key)
 
     trainer = Trainer(config, total, program, begin, batches, entries, run, stop)
+    trainer.resume()
     with user_errors(OSError):
         run.write_config(config)  # all is in order: from here on this is the run's own directory
     if not trainer.is_finished:

@@ -56,6 +56,9 @@ class Trainer:
         self.pending: tuple[int, dict] | None = None  # a step whose metrics are on the devices
         self.checkpoints = checkpoints.Checkpoints(self.run.checkpoints, self.config.keep)
         self.watchdog = Watchdog(self.config.recovery.stall_timeout)
+
+    def resume(self) -> None:
+        """Restore the newest checkpoint, or make the state at step 0, and continue its records."""
         self.state, metadata = self.restore()
         start = int(self.state.step)
         primary, size = jax.process_index() == 0, self.config.batch_size
@@ -102,7 +105,8 @@ class Trainer:
                 with self.progress.paused() if first else contextlib.nullcontext():
                     batch = self.next_batch(batches)
                 self.take_step(step, batch)
-                if self.must_save(step):
+                stop = self.stop.agreed()  # by all processes
+                if stop or self.saves_at(step) or self.due(step):
                     self.read_metrics()
                     self.save_and_evaluate(step)
 
@@ -156,12 +160,9 @@ class Trainer:
 
     # --- evaluations ------------------------------------------------------------------------------
 
-    def must_save(self, step: int) -> bool:
-        """Whether to save after this step: at intervals, at the end, before an evaluation, so that
-        it may be interrupted, and when the process is asked to stop."""
-        asked = self.stop.agreed()
-        saving = step % self.config.save_every == 0 or step == self.total
-        return bool(asked or saving or self.due(step))
+    def saves_at(self, step: int) -> bool:
+        """Return whether a checkpoint is due after this step."""
+        return step % self.config.save_every == 0 or step == self.total
 
     def due(self, step: int) -> list[evaluators.Entry]:
         """The evaluators to run after this step; after the last one, the report runs all."""

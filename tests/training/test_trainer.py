@@ -92,6 +92,7 @@ def make(tmp_path):
         entries = [evaluators.Entry("knn", 4, evaluator)] if evaluator else []
         parts = (program(guard), begin, batches or Batches(), entries)
         made.append(Trainer(config, TOTAL, *parts, RunDirectory(tmp_path), stop or StopSignal()))
+        made[-1].resume()
         return made[-1]
 
     yield trainer

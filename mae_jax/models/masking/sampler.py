@@ -8,14 +8,22 @@ import jax
 
 from mae_jax.models.masking import strategies
 
-# Strategies that mask boxes of patches: of which grids, and the axes along which a box is long.
+
+class Boxes(NamedTuple):
+    """A strategy that masks boxes of patches, which are as long as the grid along some axes."""
+
+    modality: str  # the only one whose grid has axes of this meaning
+    axes: int  # of the grid: (frames, height, width) of video, (time, mel) of audio
+    long: tuple[int, ...]
+
+
 # The tubes of VideoMAE (arXiv 2203.12602) are the same places of all frames; AudioMAE (arXiv
 # 2207.06405) masks times and frequencies.
 BOXES = {
-    "tube": ("clips (frames, height, width)", 3, (0,)),
-    "frame": ("clips (frames, height, width)", 3, (1, 2)),
-    "time": ("spectrograms (time, mel)", 2, (1,)),
-    "frequency": ("spectrograms (time, mel)", 2, (0,)),
+    "tube": Boxes("video", 3, (0,)),
+    "frame": Boxes("video", 3, (1, 2)),
+    "time": Boxes("audio", 2, (1,)),
+    "frequency": Boxes("audio", 2, (0,)),
 }
 NAMES = ("random", "block", "grid", "joint", *BOXES, "importance")
 
@@ -88,10 +96,11 @@ def make_mask_sampler(
             raise ValueError(f"mask.side = {side} is larger than the grid {grid}: use 2, 3 or 4")
         box = (1,) * group_axis + (side,) * (len(grid) - group_axis)
     if name in BOXES:
-        kind, axes, long = BOXES[name]
+        modality, axes, long = BOXES[name]
         if len(grid) != axes:
             raise ValueError(
-                f"mask.name = {name!r} is for {kind}, not for a grid {grid}: use 'random'"
+                f"mask.name = {name!r} is for {modality}, whose grid has {axes} axes, not for a "
+                f"grid {grid}: use 'random'"
             )
         box = tuple(length if axis in long else 1 for axis, length in enumerate(grid))
     whole = box is not None and not any(x % y for x, y in zip(grid, box, strict=True))
