@@ -27,17 +27,17 @@ def parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=256)
     add("--threads", type=int, default=16)
     add("--mask-ratio", type=float, help="default: as trained, or .75")
-    add("--block", type=int, default=-1, help="of the feature; -1 is the last")
-    add("--pooling", choices=["mean", "cls", "both"], default="mean")
-    add("--norm", action=flag, default=True, help="take the feature after the last norm")
-    add("--standardize", action=flag, default=True, help="on the training examples")
+    add("--block", type=int, help="of the feature; default: as in the run, or the last, -1")
+    add("--pooling", choices=["mean", "cls", "both"], help="default: as in the run, or mean")
+    add("--norm", action=flag, help="take the feature after the last norm; default: likewise")
+    add("--standardize", action=flag, help="on the training examples; default: likewise")
     add(
         "--sweep",
         action="store_true",
         help="choose a feature, on at most 20,000 training examples or --examples",
     )
     add("--k", type=numbers(int), default=(5, 20, 100), help="neighbours")
-    add("--linear", dest="solver", choices=["auto", "sklearn", "lars", "none"], default="auto")
+    add("--linear", dest="solver", choices=["auto", "sklearn", "lars", "none"])
     add("--evaluator", action="append", default=[], metavar="MODULE:CLASS", help="one of your own")
     add("--seed", type=int, default=0, help="of masks and of the sweep's held-out fifth")
     add("--features", type=files.writable, metavar="FILE.npz", help="for the features")

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mae_jax import evaluators
-from mae_jax.config import sections
+from mae_jax.config import schema, sections
 from mae_jax.data import image_io, sources
 from mae_jax.distributed import device_mesh
 from mae_jax.evaluators import features
@@ -37,11 +37,12 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     info = load.find(options.checkpoint, **{name: getattr(options, name) for name in names})
     context = make_context(info, options, mesh)
     size, depth = context.transform.size, context.model.depth
-    if not -depth <= options.block < depth:
+    if options.block is not None and not -depth <= options.block < depth:
         raise ValueError(f"--block={options.block} is none of {depth} blocks, from 0 on")
     variables = {"params": load.parameters(info, size=size, mesh=mesh)}
     part = lambda split: dict(source=options.data, split=split)
-    given = vars(options) | part(options.test_split) | {"block": options.block % depth}
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    given |= part(options.test_split)
     given |= dict(train=part(options.train_split), test=part(options.test_split))
     test = context.open(given)
 
@@ -52,7 +53,8 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     ]
     metrics = dict(checkpoint=options.checkpoint, data=options.data, parameters=count, size=size)
     labelled = len(test.classes) > 1 and not sources.is_multilabel(test)
-    for result in run_evaluators(context, variables, given, info.config or {}, labelled):
+    config = info.config or {}
+    for result in run_evaluators(context, variables, given, config, labelled):
         metrics |= {name.removesuffix("_trained"): x for name, x in result.metrics.items()}
         metrics |= result.details
         texts += [result.text] * bool(result.text)
@@ -60,7 +62,8 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
             for name, picture in result.pictures.items():
                 picture.save(Path(options.pictures_to) / f"{name}.png")
     if options.features:
-        save_features(context, variables, given | metrics.get("chosen", {}))
+        feature = schema.section(sections.Knn, _entry("knn", given, config)[1])
+        save_features(context, variables, {**feature, **metrics.get("chosen", {})}, given)
     metrics.pop("chosen", None)
     if options.json and jax.process_index() == 0:
         files.write_json(options.json, metrics)
@@ -91,7 +94,7 @@ def run_evaluators(
     Their options are those that are `given`, else those in the `config` of the run, else defaults.
     """
     task = "pretrain" if isinstance(context.model, mae.MaskedAutoencoder) else "classify"
-    left_out = {"custom"} | ({"linear_probe"} if given["solver"] == "none" else set())
+    left_out = {"custom"} | ({"linear_probe"} if given.get("solver") == "none" else set())
     kinds = {n: x for n, x in sections.EVALUATORS[task].items() if n not in left_out}
     of_kind = lambda base: [name for name, kind in kinds.items() if issubclass(kind, base)]
 
@@ -104,7 +107,7 @@ def run_evaluators(
     if labelled:
         probes, chosen = of_kind(sections.FeatureEvaluator), results[0].details.get("chosen", {})
         results.append(run(probes, given))
-        if any(given[name] != x for name, x in chosen.items()):
+        if chosen and chosen != results[-1].details["feature"]:
             results.append(run(probes, {**given, **chosen}).prefixed("chosen_"))
     return results
 
@@ -132,12 +135,13 @@ def custom_entries(given: Values, config: Values) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def save_features(context: Context, variables: dict, given: Values) -> None:
-    """Write one feature of both splits to the .npz file `features`, without pickles.
+def save_features(context: Context, variables: dict, feature: Values, given: Values) -> None:
+    """Write one `feature` of both splits to the .npz file `given["features"]`, without pickles.
 
     The split `test` becomes `test_features` [n, d], `test_labels` and `test_index`, in the source.
     """
-    kind = features.Feature(given["block"], given["pooling"], given["norm"])
+    block = feature["block"] % context.model.depth
+    kind = features.Feature(block, feature["pooling"], feature["norm"])
     classes = np.array(context.open(given).classes, dtype=str)
     arrays: dict[str, Any] = dict(feature=str(kind), classes=classes)
     for name in ("train", "test"):

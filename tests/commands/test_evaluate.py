@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -71,6 +72,18 @@ def test_features_are_what_they_say(plain, workdir):
     x, y = features.standardize(stored["train_features"], stored["test_features"])
     again = knn.accuracies(x, stored["train_labels"], y, stored["test_labels"], ks=(5,))[5]
     assert figures["knn_5"] == again
+
+
+def test_the_feature_is_that_of_the_run_unless_an_option_says_another(workdir, tmp_path):
+    run_with_options = shutil.copytree(workdir, tmp_path / "run")
+    config = json.loads((workdir / "config.json").read_text())
+    config["evaluators"]["knn"] |= {"block": 0, "pooling": "cls", "standardize": False}
+    (run_with_options / "config.json").write_text(json.dumps(config))
+    arguments = [f"--checkpoint={run_with_options}", "--data=synthetic", "--linear=none"]
+    assert "block 0, cls, after the norm, as it is" in run(*arguments)[0]
+    text, metrics = run(*arguments, "--pooling=mean", "--standardize")
+    assert "block 0, mean, after the norm, standardised" in text
+    assert metrics["feature"]["pooling"] == "mean"
 
 
 def test_a_sweep_chooses_on_training_examples(plain):
