@@ -7,7 +7,7 @@ _MODELS = ("layers", "mae", "masking", "patches", "positions", "vit")
 
 
 def __getattr__(name: str):
-    """`mae_jax.load` and `mae_jax.mae` etc., imported only now: `import mae_jax` is quick."""
+    """Import `mae_jax.load` or `mae_jax.mae` etc. at its first use: `import mae_jax` is quick."""
     if name == "load":
         return importlib.import_module("mae_jax.weights.load").load
     if name in _MODELS:

@@ -13,7 +13,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run the command that the first argument names. Exit status 2: there is no such command."""
+    """Run the command that the first argument names; exit with status 2 if it is unknown."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
         sys.argv = [f"mae_jax {name}", *sys.argv[2:]]

@@ -14,7 +14,7 @@ from mae_jax.weights import export
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of the command line."""
+    """Return the arguments of the command line."""
     parser = command_line.Parser(
         prog="python -m mae_jax.convert",
         description=__doc__,
@@ -26,13 +26,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--to", dest="target", required=True, metavar="PATH")
     add("--format", dest="target_format", choices=sorted(export.WRITERS), default="")
     add("--overwrite", action="store_true", help="replace an existing file or model")
-    add("--without", default="", metavar="EXPRESSION", help="names to leave out: 'decoder/.*'")
-    size = "of the inputs; learned positions are resized"
+    add("--without", default="", metavar="EXPRESSION", help="parameters to leave out: 'decoder/.*'")
+    size = "size of the inputs; learned positions are resized"
     add("--size", type=command_line.numbers(int), metavar="H,W", help=size)
-    add("--heads", type=int, help="of the encoder, where a file does not say it")
-    add("--decoder-heads", type=int)
+    add("--heads", type=int, help="heads of the encoder, if the file does not tell their number")
+    add("--decoder-heads", type=int, help="heads of the decoder")
     add("--norm-pix", action=argparse.BooleanOptionalAction, help="normalised patches as targets")
-    add("--eps", type=float, help="of the LayerNorms")
+    add("--eps", type=float, help="epsilon of the LayerNorms")
     return parser.parse_args(argv)
 
 

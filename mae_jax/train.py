@@ -1,7 +1,7 @@
 """Train: python -m mae_jax.train --config=configs/NAME.py --workdir=DIR [--config.key=value ...]"""
 
 # ruff: noqa: E402
-if __name__ == "__main__":  # asked to stop while modules are imported: nothing is lost
+if __name__ == "__main__":  # a signal during the imports ends the process: nothing is lost
     import os
     import signal
 
@@ -26,11 +26,11 @@ MEMORY = (
     "error: the devices have too little memory: try a higher accumulation or mesh.fsdp, "
     "optimizer.shard, model.remat=inputs, or a smaller batch_size (%s)"
 )
-GONE = "error: another process is gone (%s): the same command continues from the last checkpoint"
+LOST = "error: another process is gone (%s): the same command continues from the last checkpoint"
 
 
 def main() -> None:
-    """The command line; a user's mistake ends in one sentence and exit status 2."""
+    """Run the command line; a user's mistake ends in one sentence and exit status 2."""
     if {"-h", "--help", "--helpshort"} & set(sys.argv):
         print(f"{__doc__}\n\ndocs/config.md lists every key of a config.")
         return
@@ -42,13 +42,13 @@ def main() -> None:
         with user_errors():
             processes.start_processes(config.recovery.heartbeat_timeout)
         if jax.process_index():
-            log.setLevel(logging.WARNING)  # the first process speaks for all
+            log.setLevel(logging.WARNING)  # the first process logs for all
         train(config, workdir, own_process=True)
     except UserError as error:
         log.error("error: %s", error)
         processes.leave(2)
-    except SystemExit as stopped:
-        processes.exit_in_any_case(int(stopped.code or 0))
+    except SystemExit as request:
+        processes.exit_in_any_case(int(request.code or 0))
         raise
     except KeyboardInterrupt:
         log.error("stopped: the same command continues from the last checkpoint")
@@ -60,7 +60,7 @@ def main() -> None:
             processes.leave(2)
         if jax.process_count() == 1:
             raise
-        log.error(GONE, first_line)
+        log.error(LOST, first_line)
         processes.leave(1)
     finally:
         console.flush()

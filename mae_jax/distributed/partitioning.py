@@ -12,9 +12,9 @@ from jax.sharding import PartitionSpec as P
 
 from mae_jax.distributed import device_mesh
 
-# Which axes of the mesh cut which axes of a parameter, by the end of its name: `tensor` the heads
-# and the width of the MLP, `fsdp` the other side. The first row that fits counts; what none names
-# is whole on every device. The optimizer's moments are called like their parameters.
+# The axes of the mesh that cut the axes of a parameter, by the end of its name: `tensor` cuts the
+# heads and the width of the MLP, `fsdp` the other side. The first row that matches counts; every
+# device holds all of the other parameters. The optimizer's moments have their parameters' names.
 RULES = (
     (r"attention/(query|key|value)/kernel", P("fsdp", "tensor")),
     (r"attention/(query|key|value)/bias", P("tensor")),
@@ -30,10 +30,10 @@ SMALL = 2**16  # arrays with fewer values are not cut by fsdp: gathering them co
 
 
 def spec_of(name: str, shape: Sequence[int], mesh: Mesh, spread: bool = False) -> P:
-    """How an array of the state is cut over a mesh, by `RULES`; never unevenly.
+    """Return the axes of a mesh that cut an array of the state evenly, by `RULES`.
 
     Args:
-      spread: cut it over `data` too, for the optimizer's moments: ZeRO's first stage
+      spread: cut the array over `data` as well, for the optimizer's moments: ZeRO's first stage
         (arXiv 1910.02054).
     """
     sizes = {axis: size for axis, size in mesh.shape.items() if size > 1}
@@ -48,22 +48,22 @@ def spec_of(name: str, shape: Sequence[int], mesh: Mesh, spread: bool = False) -
     if spread and is_large and "data" in sizes:
         parts = [sizes.get(axis, 1) * sizes["data"] for axis in axes]
         even = [i for i, side in enumerate(shape) if side % parts[i] == 0]
-        if even:  # the longest side, if possible one that is whole so far
+        if even:  # cut the longest side, if possible one that is not yet cut
             i = max(even, key=lambda i: (axes[i] is None, shape[i]))
             axes[i] = (axes[i], "data") if axes[i] else "data"
     return P(*axes)
 
 
 def placed(tree: Any, mesh: Mesh, shard_optimizer: bool = False) -> Any:
-    """`ShapeDtypeStruct`s of a state, or of parameters, with their shardings."""
+    """Return `ShapeDtypeStruct`s of a state, or of parameters, with their shardings."""
 
-    def one(path, x):
+    def place_array(path, x):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         spread = shard_optimizer and name.startswith(("opt_state/", "ema/"))
         sharding = NamedSharding(mesh, spec_of(name, x.shape, mesh, spread))
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
-    return jax.tree_util.tree_map_with_path(one, tree)
+    return jax.tree_util.tree_map_with_path(place_array, tree)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -71,7 +71,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batched(mesh: Mesh) -> NamedSharding:
-    """The first axis spread over all devices, but those along `tensor`."""
+    """Return the sharding of a batch: the first axis is cut along all axes but `tensor`."""
     return NamedSharding(mesh, P(device_mesh.BATCH))
 
 
@@ -88,8 +88,8 @@ def spread(x: jax.Array) -> jax.Array:
 def on_each(heads: int) -> Callable[[Callable], Callable] | None:
     """Return a wrapper that runs a function of `[b, n, heads*dim]` arrays per device, or None.
 
-    The wrapper is `shard_map`, for kernels that XLA cannot partition. Outside a mesh on several
-    devices the sharding is unknown, and there is no wrapper.
+    The wrapper is `shard_map`, for kernels that XLA cannot partition. The result is None on several
+    devices outside a mesh, where the sharding is unknown.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if not set(device_mesh.BATCH) <= set(mesh.axis_names):
@@ -99,13 +99,13 @@ def on_each(heads: int) -> Callable[[Callable], Callable] | None:
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """The rows of a global batch that the devices of this process hold, in ascending order."""
+    """Return the rows of a global batch that this process's devices hold, in ascending order."""
     parts = batched(mesh).addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[part] for part in parts if part]))
 
 
 def place(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """The global batch on the mesh, of which this process has its `local_rows`."""
+    """Place a global batch on the mesh, given the `local_rows` of this process."""
 
     def put(x: np.ndarray) -> jax.Array:
         size = len(x) * jax.process_count()

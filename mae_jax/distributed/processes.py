@@ -14,17 +14,17 @@ _log = logging.getLogger(__name__)
 
 
 def start_processes(heartbeat: int = 30) -> None:
-    """Join the other hosts where the environment names them; on one host do nothing.
+    """Join the processes of the other hosts if the environment asks for it, or do nothing.
 
-    Asked for by `JAX_COORDINATOR_ADDRESS` (with `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`), by a
-    Slurm or Open MPI job of several tasks, by a TPU slice of several workers where it names them,
-    and by `MAE_JAX_DISTRIBUTED=1` where jax can find them by itself, as on a plain slice.
+    The environment asks by `JAX_COORDINATOR_ADDRESS` (with `JAX_NUM_PROCESSES` and
+    `JAX_PROCESS_ID`), by a Slurm or Open MPI job of several tasks, by the names of several workers
+    of a TPU slice, or by `MAE_JAX_DISTRIBUTED=1`, for a slice whose hosts jax finds by itself.
 
     Args:
       heartbeat: seconds without a sign of a process, after which all others end.
 
     Raises:
-      ValueError: these variables are no numbers, or do not fit each other.
+      ValueError: the variables are no numbers, or contradict each other.
     """
     env = os.environ
     if address := env.get("JAX_COORDINATOR_ADDRESS"):
@@ -54,18 +54,18 @@ def _number(name: str) -> int | None:
 
 
 def exit_in_any_case(status: int) -> None:
-    """End the exiting process soon, also if one of its threads waits for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is leaving already
+    """Let the exiting process end within seconds, even if one of its threads waits for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process is exiting already
     timer = threading.Timer(5, os._exit, [status])
     timer.daemon = True
     timer.start()
 
 
 def leave(status: int) -> NoReturn:
-    """Exit; among several processes without waiting for the others, which wait for this one."""
+    """Exit, without waiting for the other processes of the run, which wait for this one."""
     exit_in_any_case(status)
     if jax.process_count() > 1:
         if jax.process_index() == 0:
-            time.sleep(3)  # it holds the connection: let the others say why they end
+            time.sleep(3)  # process 0 holds the connection: let the others log why they end
         os._exit(status)
     sys.exit(status)

@@ -7,7 +7,7 @@ import sys
 
 
 class LineHandler(logging.Handler):
-    """Writes plain lines: warnings and errors to stderr, all else to stdout.
+    """A handler of plain lines: warnings and errors go to stderr, the others to stdout.
 
     A line does not tear a progress bar. A line that cannot be written, as on a full disk, is lost.
     """
@@ -22,19 +22,19 @@ class LineHandler(logging.Handler):
 
 
 def install() -> None:
-    """Show the lines of `mae_jax` on the screen. For commands: it changes the whole process."""
+    """Show the lines of `mae_jax` on the screen; for commands, as this changes the process."""
     logger = logging.getLogger("mae_jax")
     if not any(isinstance(handler, LineHandler) for handler in logger.handlers):
         logger.addHandler(LineHandler())
     logger.setLevel(logging.INFO)
-    logger.propagate = False  # orbax installs a handler of the root logger
-    # orbax logs a page for each save, and a traceback for each error that it raises later anyway
+    logger.propagate = False  # orbax adds a handler to the root logger
+    # orbax logs a page for each save, and a traceback for each error before raising the error
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def flush() -> None:
-    """Write what is buffered, so that an exit does not fail on a full disk or a closed pipe."""
+    """Write the buffered lines, so that an exit does not fail on a full disk or a closed pipe."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

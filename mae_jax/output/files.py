@@ -7,14 +7,14 @@ from etils import epath
 
 
 def write_whole(path: epath.Path, text: str) -> None:
-    """Write all of the text or nothing of it, whenever the process dies."""
+    """Write all of the text or none of it, whenever the process dies."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)
     temporary.replace(path)
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
-    """Read a JSON object; a file that holds none raises ValueError with its name."""
+    """Return the JSON object in a file; raise ValueError with the file's name if it has none."""
     try:
         values = json.loads(path.read_text())
         if isinstance(values, dict):
@@ -32,6 +32,6 @@ def write_json(path: str, value: Any) -> None:
 
 
 def writable(path: str) -> str:
-    """Check, as the type of an argument, that a file can be written before the work is done."""
+    """Return `path`, or raise OSError if the file cannot be written: the type of an argument."""
     with open(path, "a"):
         return path

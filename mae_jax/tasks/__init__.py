@@ -7,11 +7,11 @@ TASKS = {"pretrain": pretrain.build, "classify": classify.build}
 
 
 def build(config, source, mean, std) -> Task:
-    """The task that a config describes.
+    """Build the task that a config describes.
 
     Args:
-      source: the training examples; their classes are those of a classifier.
-      mean, std: per channel, of inputs in [0, 1].
+      source: the training examples; a classifier has their classes.
+      mean, std: statistics of each channel, of inputs in [0, 1].
 
     Raises:
       ValueError: the examples do not fit the task.

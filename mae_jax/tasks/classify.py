@@ -1,4 +1,4 @@
-"""Classification: fine-tuning, partial fine-tuning and linear probing are its configs."""
+"""Classification, with configs for fine-tuning, partial fine-tuning and linear probing."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ from mae_jax.tasks.task import Task
 
 
 def build(config, source, mean, std) -> Task:
-    """The task of classification, with the classes of `source`; see `tasks.build`.
+    """Build the task of classification, with the classes of `source`; see `tasks.build`.
 
     Raises:
       ValueError: there are fewer than two classes, or the loss does not fit the labels.
@@ -43,7 +43,7 @@ def build(config, source, mean, std) -> Task:
             variables, batch["image"], batch.get("paths"), train=True, mutable=["batch_stats"]
         )
         target, metrics = batch["target"], {}
-        if multilabel:  # the mean over the classes, of which several may be true at once
+        if multilabel:  # the mean over the classes, as an example may have several
             losses = optax.sigmoid_binary_cross_entropy(logits, target).mean(-1)
         else:
             losses = optax.softmax_cross_entropy(logits, target)
@@ -61,7 +61,7 @@ def build(config, source, mean, std) -> Task:
 
 
 def augment_of(config, mean, std, classes: int) -> Callable[[jax.Array, dict], dict]:
-    """`Task.augment`: the random changes of a batch that are made on the devices."""
+    """Return `Task.augment`, which makes the random changes of a batch on the devices."""
     regularize, flip, depth = config.regularize, config.data.get("flip"), config.model.depth
 
     def augmented(key, batch):
@@ -77,20 +77,20 @@ def augment_of(config, mean, std, classes: int) -> Callable[[jax.Array, dict], d
             target = augment.targets(target, classes, regularize.label_smoothing)
         target = target.astype(jnp.float32)
         inputs, target = augment.mix(keys[2], inputs, target, regularize.mixup, regularize.cutmix)
-        drawn = {"image": inputs, "target": target}
+        batch = {"image": inputs, "target": target}
         if regularize.drop_path:
-            drawn["paths"] = classification.drop_path(
+            batch["paths"] = classification.drop_path(
                 keys[3], len(inputs), depth, regularize.drop_path
             )
-        return drawn
+        return batch
 
     return augmented
 
 
 def transform_of(config, mean, classes: int) -> Callable:
-    """`Task.transform`: crop an example, and apply the operations of RandAugment that move pixels.
+    """Return `Task.transform`: a crop, and the operations of RandAugment that move pixels.
 
-    The devices apply those that change colors, with the numbers drawn under the key "color". A
+    The devices apply the operations on colors, with the numbers drawn under the key "color". A
     label outside the classes is refused, because jax would accept it silently.
     """
     magnitude, repeats = config.regularize.randaugment, config.data.repeats
@@ -105,10 +105,10 @@ def transform_of(config, mean, classes: int) -> Callable:
         if not magnitude:
             return example
         views = example["image"] if repeats > 1 else example["image"][None]
-        drawn = [
+        pairs = [
             randaugment.randaugment(view, rng, magnitude=magnitude, fill=fill) for view in views
         ]
-        moved, colors = (np.stack(x) for x in zip(*drawn, strict=True))
+        moved, colors = (np.stack(x) for x in zip(*pairs, strict=True))
         rows = slice(None) if repeats > 1 else 0
         return {**example, "image": moved[rows], "color": colors[rows]}
 

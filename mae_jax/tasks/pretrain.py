@@ -11,14 +11,14 @@ from mae_jax.models import build as networks
 from mae_jax.models import masking
 from mae_jax.tasks.task import Task
 
-# Weight decay is on matrices and, as in the reference, on tokens; never on norms and biases.
+# Weight decay applies to matrices and, as in the reference, to tokens; not to norms and biases.
 DECAYED = frozenset({"kernel", "cls", "mask_token", "maps"})
-DECAYED |= {"positions", "positions_time", "positions_space"}  # where they are learned
+DECAYED |= {"positions", "positions_time", "positions_space"}  # learned position tables
 
 
 def build(config, source, mean, std) -> Task:
-    """The task of pre-training; see `tasks.build`."""
-    del source  # labels and classes play no part
+    """Build the task of pre-training; see `tasks.build`."""
+    del source  # pre-training uses no labels
     model, data = networks.autoencoder(config.model, custom_gradients=True), config.data
     sampler = networks.mask_sampler(config.mask, model, data.size)
     masked = sampler.n - sampler.keep
@@ -32,10 +32,10 @@ def build(config, source, mean, std) -> Task:
         inputs = batch["image"]
         inputs = augment.flip(flip_key, inputs) if data.get("flip") else inputs
         scores = sampler.scores(mask_key, augment.normalize(inputs, mean, std))
-        drawn = {"image": inputs, "scores": scores}
+        batch = {"image": inputs, "scores": scores}
         if sampler.decode < masked:
-            drawn["decode"] = jax.random.uniform(decode_key, (len(inputs), masked))
-        return drawn
+            batch["decode"] = jax.random.uniform(decode_key, (len(inputs), masked))
+        return batch
 
     def loss(params, stats, batch):
         inputs = augment.normalize(batch["image"], mean, std)

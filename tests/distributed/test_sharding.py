@@ -106,7 +106,7 @@ def test_on_a_slice_the_devices_that_talk_most_are_neighbours():
     """Sixteen chips in a square, four to a host."""
     places = [(x, y) for y in range(4) for x in range(4)]
     chips = [Chip(i, x // 2 + 2 * (y // 2), (x, y, 0)) for i, (x, y) in enumerate(places)]
-    arranged = device_mesh._arranged(chips, (4, 4, 1))
+    arranged = device_mesh._arrange(chips, (4, 4, 1))
     assert {chip.id for chip in arranged.flat} == set(range(16))
     for group in arranged[..., 0]:  # along fsdp
         coords = np.array([chip.coords for chip in group])
