@@ -1,4 +1,4 @@
-"""Training batches, which a thread reads and transfers to the devices ahead of time."""
+"""Training batches, which a thread reads and moves to the devices ahead of time."""
 
 import collections
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from mae_jax.data import bad_examples, pipeline
 from mae_jax.distributed import partitioning
 
-AHEAD = 2  # batches on the devices beside the one that is trained on
+AHEAD = 2  # batches on the devices beside the batch of the current step
 
 
 class Batches:
@@ -30,17 +30,17 @@ class Batches:
         self.order = pipeline.Order(config.batch_size, config.seed, config.data.repeats)
 
     def at(self, position: int) -> Iterator[dict[str, jax.Array]]:
-        """The batches from `position` on, on the devices."""
+        """Return the batches from `position` on, as arrays on the devices."""
         rows = partitioning.local_rows(self.mesh, self.order.batch_size)
         batches = self._read(self.order, start=position, rows=rows, threads=self.threads)
         return (partitioning.place(batch, self.mesh) for batch in batches)
 
     def names(self, position: int) -> list[str]:
-        """The names of the examples of the batch at `position`."""
+        """Return the names of the examples of the batch at `position`."""
         return self.order.names(self.source, position)
 
     def check(self) -> None:
-        """Read an example, before minutes of compiling. Unreadable: that is not possible."""
+        """Read one example, or raise Unreadable, before the minutes of compiling."""
         next(self._read(self.order._replace(batch_size=self.order.repeats), threads=0))
 
     def _read(self, order: pipeline.Order, **options: Any) -> Iterator[dict]:
@@ -50,17 +50,17 @@ class Batches:
 
 
 class Prefetcher:
-    """Reads the next `count` batches, a few ahead, in a thread of its own."""
+    """A thread that reads the next `count` batches, a few ahead."""
 
     def __init__(self, batches: Iterator[dict[str, jax.Array]], count: int):
-        self.batches, self.left = batches, count
+        self.batches, self.remaining = batches, count
         self.reader, self.ahead = futures.ThreadPoolExecutor(1), collections.deque()
         for _ in range(AHEAD):
             self._read()
 
     def _read(self) -> None:
-        if self.left:
-            self.left -= 1
+        if self.remaining:
+            self.remaining -= 1
             self.ahead.append(self.reader.submit(next, self.batches))
 
     @property
@@ -68,7 +68,7 @@ class Prefetcher:
         return self.ahead[0].done()
 
     def next(self, stopped: Callable[[], Any]) -> dict[str, jax.Array] | None:
-        """Wait for the next batch; None if `stopped()` before it comes."""
+        """Wait for the next batch and return it, or None once `stopped()` is true."""
         self._read()
         while not self.is_ready:
             if stopped():

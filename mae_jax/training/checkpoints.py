@@ -1,4 +1,4 @@
-"""Checkpoints of a training state, by orbax: an array is restored bit for bit, or refused."""
+"""Checkpoints of a training state by orbax: arrays are restored bit for bit, or refused."""
 
 import contextlib
 import dataclasses
@@ -20,29 +20,29 @@ from mae_jax.training.step import TrainState
 from mae_jax.weights import fingerprint
 
 _log = logging.getLogger(__name__)
-_OLD_NAMES = {"usual": "loss_ema"}  # of fields of the state, in checkpoints of earlier versions
+_OLD_NAMES = {"usual": "loss_ema"}  # a field's name in an earlier version -> its name now
 
 
 class NotFinite(ValueError):
-    """Raised for a state that is not saved, because some of its values are not finite."""
+    """A state that is not saved, because some of its values are not finite."""
 
 
 class Checkpoints:
     """The checkpoints `directory/STEP/`, saved in the background; the last `keep` stay.
 
-    Beside the state each holds metadata as JSON: the fingerprints of its arrays, and what else the
-    trainer gives.
+    Each checkpoint holds a state and its metadata as JSON: the fingerprints of the arrays, and the
+    values that the trainer adds.
     """
 
     def __init__(self, directory: epath.PathLike, keep: int):
         self.directory = epath.Path(directory)
         self.failures = 0  # saves that failed in a row
         self._saving = False
-        # Each device could write a part of a replicated array, but a program compiled for that
-        # array cuts the part: this pays for large arrays alone.
+        # If each device writes a part of a replicated array, a program must be compiled that cuts
+        # this array: that pays for large arrays alone.
         arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**22)
-        kinds = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
-        self.handler = ocp.PyTreeCheckpointHandler(type_handler_registry=kinds)
+        registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+        self.handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
         self.manager = _Manager(
             self.directory,
             item_handlers={"state": self.handler, "facts": ocp.JsonCheckpointHandler()},
@@ -55,17 +55,17 @@ class Checkpoints:
         )
 
     def save(self, state: TrainState, metadata: dict[str, Any], *, wait: bool = False) -> None:
-        """Save `state` under its own step, once; `wait` until it is on disk.
+        """Save `state` under its own step, once; `wait` until the checkpoint is on disk.
 
         Raises:
           NotFinite: some values are not finite; nothing is written.
           OSError: this save, or the one before in the background, failed and left nothing behind.
         """
-        step, failed = int(state.step), self._finish()
+        step, failure = int(state.step), self._finish()
         if step not in self.manager.all_steps():
-            sums, wrong = fingerprint.of(state)
-            if wrong:
-                raise NotFinite(f"step {step} is not finite: {', '.join(wrong[:5])}")
+            sums, not_finite = fingerprint.of(state)
+            if not_finite:
+                raise NotFinite(f"step {step} is not finite: {', '.join(not_finite[:5])}")
             metadata = metadata | {"fingerprints": sums}
             metadata["checksum"] = _checksum(metadata)
             items: Any = ocp.args.Composite(
@@ -76,19 +76,19 @@ class Checkpoints:
                 self.manager.save(step, args=items, force=True)
                 self._saving = True
             except Exception as error:  # tensorstore and orbax raise nearly every type
-                failed = self._forget(error)
+                failure = self._forget(error)
         if wait:
-            failed = self._finish() or ("" if step in self.manager.all_steps() else failed)
-        if failed:
-            raise OSError(failed)
+            failure = self._finish() or ("" if step in self.manager.all_steps() else failure)
+        if failure:
+            raise OSError(failure)
 
     def is_saved(self, step: int) -> bool:
-        """Wait for the save in the background; whether `step` is on disk. For any thread."""
-        self._finish()  # if that failed, the next `save` of this step tries again
+        """Return whether `step` is on disk, after the save in the background; for any thread."""
+        self._finish()  # after a failure the next `save` of this step tries again
         return (self.directory / str(step)).exists()
 
     def _finish(self) -> str:
-        """Wait for the save in the background; why it failed."""
+        """Wait for the save in the background; return the reason of its failure, or ""."""
         saving, self._saving = self._saving, False
         try:
             self.manager.wait_until_finished()
@@ -98,33 +98,33 @@ class Checkpoints:
         return ""
 
     def _forget(self, error: Exception) -> str:
-        """Count a failed save and remove what it left; its reason, in short."""
+        """Count a failed save, remove its files, and return its reason in short."""
         self.failures += 1
         self._saving = False
         self._remove_temporary()
-        self.manager.reload()  # forget what is not on disk
+        self.manager.reload()  # forget the steps that are not on disk
         return _short(error)
 
     def _remove_temporary(self) -> bool:
-        """Remove unfinished saves; whether none is left."""
+        """Remove unfinished saves; return whether all are gone."""
         if jax.process_index() or not self.directory.is_dir():
             return True
         for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
-            with contextlib.suppress(OSError):  # a thread still writes to it
+            with contextlib.suppress(OSError):  # a thread still writes to the directory
                 path.rmtree(missing_ok=True)
         return not any(self.directory.glob("*.orbax-checkpoint-tmp*"))
 
     def restore_newest(
         self, abstract: TrainState, before: int | None = None
     ) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest checkpoint whose arrays have the fingerprints that were saved with them.
+        """Return the newest checkpoint whose arrays have the fingerprints saved with them.
 
-        Damaged ones that would come first are moved to `damaged/` beside the directory, with a
-        warning. Later ones than the result are deleted, because their steps are trained again.
+        Damaged checkpoints that would come first are moved to `damaged/` beside the directory, with
+        a warning. Checkpoints of later steps are deleted, as those steps are trained again.
 
         Args:
           abstract: the shapes of the state, with their shardings.
-          before: the newest one up to this step, or else the next one after it.
+          before: prefer the newest checkpoint up to this step, then the first one after the step.
 
         Returns:
           The state and its metadata; None if there is no checkpoint at all.
@@ -171,11 +171,11 @@ class Checkpoints:
             self.manager.reload()
 
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state and the metadata saved at `step`, its arrays placed as `abstract` says.
+        """Return the state saved at `step`, with the shardings of `abstract`, and its metadata.
 
         Raises:
-          ValueError: it cannot be read, it does not fit `abstract`, or its arrays are not those
-            that were saved; in all processes, if in one.
+          ValueError: the checkpoint cannot be read, does not fit `abstract`, or its arrays are not
+            those that were saved; all processes raise it if one does.
         """
         name, state, metadata = f"checkpoint {self.directory / str(step)}", None, {}
         problem = f"{name} cannot be read by another process"
@@ -183,23 +183,22 @@ class Checkpoints:
             state, metadata = self._read(self.directory / str(step), abstract)
         except ValueError as error:
             problem = f"{name} {error}"
-        read = np.bool_(state is not None)
-        if jax.process_count() > 1:  # they compute the fingerprints together, or none does
-            read = multihost_utils.process_allgather(read).all()
-        if state is None or not read:
+        is_read = np.bool_(state is not None)
+        if jax.process_count() > 1:  # all processes compute the fingerprints, or none does
+            is_read = multihost_utils.process_allgather(is_read).all()
+        if state is None or not is_read:
             raise ValueError(problem)
         if int(state.step) != step:
             raise ValueError(f"{name} holds step {int(state.step)}")
         sums, _ = fingerprint.of(state)
-        saved: Any = {
-            _OLD_NAMES.get(x, x): each for x, each in metadata.pop("fingerprints").items()
-        }
-        if wrong := _different(sums, saved):
-            raise ValueError(f"{name} is not what was saved: {', '.join(wrong[:5])}")
+        saved = metadata.pop("fingerprints")
+        saved = {_OLD_NAMES.get(array, array): pair for array, pair in saved.items()}
+        if damaged := _different(sums, saved):
+            raise ValueError(f"{name} is not what was saved: {', '.join(damaged[:5])}")
         return state, metadata
 
     def _read(self, folder: epath.Path, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Read this process's shards, where the manager's own `restore` waits for the others."""
+        """Read this process's shards; `restore` of the manager would wait for the others."""
         with _unreadable():
             metadata = json.loads((folder / "facts" / "metadata").read_text())
             if metadata.pop("checksum") != _checksum(metadata):
@@ -208,26 +207,26 @@ class Checkpoints:
             tree = getattr(tree, "tree", tree)
             old = {new: old for old, new in _OLD_NAMES.items() if old in tree}
         fields = [field.name for field in dataclasses.fields(abstract)]
-        wanted: Any = {old.get(x, x): getattr(abstract, x) for x in fields}
-        stored, expected = _described(tree), _described(wanted)
+        item: Any = {old.get(name, name): getattr(abstract, name) for name in fields}
+        stored, expected = _describe(tree), _describe(item)
         if different := _different(stored, expected):
-            each = (
-                f"{x} is {stored.get(x, 'missing')}, not {expected.get(x, 'expected')}"
-                for x in different[:5]
+            sentences = (
+                f"{name} is {stored.get(name, 'missing')}, not {expected.get(name, 'expected')}"
+                for name in different[:5]
             )
-            raise ValueError(f"does not fit this config: {'; '.join(each)}")
+            raise ValueError(f"does not fit this config: {'; '.join(sentences)}")
         args: Any = ocp.args.PyTreeRestore(  # pyright: ignore[reportCallIssue]
-            item=wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted)
+            item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item)
         )
         with _unreadable():
             restored = self.handler.restore(folder / "state", args=args)
-        return TrainState(**{x: restored[old.get(x, x)] for x in fields}), metadata
+        return TrainState(**{name: restored[old.get(name, name)] for name in fields}), metadata
 
     def close(self) -> None:
         """Wait for the save in the background; warn if it failed."""
-        if failed := self._finish():
-            _log.warning("a checkpoint could not be saved (%s)", failed)
-        with contextlib.suppress(OSError):  # the warning named it
+        if failure := self._finish():
+            _log.warning("a checkpoint could not be saved (%s)", failure)
+        with contextlib.suppress(OSError):  # the warning has named the failure
             self.manager.close()
         for _ in range(20):  # threads of a failed save may still write for a while
             if self._remove_temporary():
@@ -237,20 +236,20 @@ class Checkpoints:
 
 class _Manager(ocp.CheckpointManager):
     def reached_preemption(self, step: int) -> bool:
-        """Never ask jax, which counts the questions: `StopSignal` asks at other steps."""
+        """Do not ask jax, which counts the calls: `StopSignal` asks at other steps."""
         return False
 
 
 def ignore_late_errors() -> None:
-    """Do not print what is left of a failed read or save of orbax, which was reported already.
+    """Do not print late errors of a failed read or save of orbax, which was reported already.
 
-    These are unfinished coroutines of orbax, and the event loop that closed before tensorstore was
-    done. For commands: it changes the whole process.
+    They come from unfinished coroutines of orbax, and from an event loop that closed before
+    tensorstore was done. This is for commands, because it changes the whole process.
     """
     unraisable, unhandled = sys.unraisablehook, sys.excepthook
 
     def on_unraisable(late: Any) -> None:
-        code = getattr(late.object, "cr_code", None)  # of a coroutine
+        code = getattr(late.object, "cr_code", None)  # the code of a coroutine
         if not _is_closed_loop(late.exc_value) and "orbax" not in getattr(code, "co_filename", ""):
             unraisable(late)
 
@@ -267,7 +266,7 @@ def _is_closed_loop(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def _unreadable() -> Iterator[None]:
-    """Inside, every error except a lack of memory becomes one short ValueError."""
+    """Turn every error except a lack of memory into one short ValueError."""
     try:
         yield
     except Exception as error:  # tensorstore and orbax raise nearly every type on damaged files
@@ -277,7 +276,7 @@ def _unreadable() -> Iterator[None]:
 
 
 def _short(error: Exception) -> str:
-    """The two ends of its text, which may be pages."""
+    """Return the two ends of the text of an error, which may be pages long."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) < 250 else f"{text[:100]} ... {text[-120:]}"
 
@@ -286,8 +285,8 @@ def _checksum(metadata: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
 
 
-def _described(tree: Any) -> dict[str, str]:
-    """`name -> float32[3, 4]` of every array of a tree, whatever its containers are."""
+def _describe(tree: Any) -> dict[str, str]:
+    """Return `name -> float32[3, 4]` of every array of a tree, whatever its containers are."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
         for path, x in jax.tree_util.tree_leaves_with_path(tree)
@@ -295,5 +294,5 @@ def _described(tree: Any) -> dict[str, str]:
 
 
 def _different(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """The keys that only one of them has, or that have different values."""
+    """Return the keys that only one of the dicts has, or that have different values."""
     return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))

@@ -19,10 +19,10 @@ _log = logging.getLogger(__name__)
 
 
 class MetricWriter:
-    """Appends records to `metrics.jsonl` and to a TensorBoard file; nothing if not `primary`.
+    """The records of a run in `metrics.jsonl` and TensorBoard; only `primary` writes.
 
     A run that resumes from step `start` drops the records after it, because those steps come again.
-    Object stores cannot append: unless `is_local`, the files are written whole by `upload`.
+    Object stores cannot append: unless `is_local`, `upload` writes whole files.
     """
 
     def __init__(self, directory: epath.Path, start: int, primary: bool, is_local: bool = True):
@@ -30,11 +30,11 @@ class MetricWriter:
         self.path = directory / "metrics.jsonl"
         text = self.path.read_bytes().decode(errors="replace") if self.path.exists() else ""
         self.lines = text.splitlines(keepends=True)
-        self.is_whole = True  # the file has all lines
+        self.is_complete = True  # the file has all lines
         self.drop(start)
 
     def drop(self, step: int) -> None:
-        """Forget the records after `step`, but not the events before the last record that stays.
+        """Drop the records after `step`, but no event before the last record that stays.
 
         A rewind counts as a record of the step that it went back to.
         """
@@ -44,7 +44,7 @@ class MetricWriter:
         lines = [
             line
             for i, (line, record) in enumerate(zip(self.lines, records, strict=True))
-            if record["step"] <= step or "event" in record and i <= last
+            if record["step"] <= step or ("event" in record and i <= last)
         ]
         self.lines, before = lines, self.lines
         if not self.primary:
@@ -60,18 +60,18 @@ class MetricWriter:
             _log.warning("no files for TensorBoard: %s", error)
 
     def write(self, step: int, record: dict[str, float], **event: str) -> None:
-        """Append one record: numbers by name, and texts, which stand in `metrics.jsonl` alone."""
+        """Append a record of numbers by name, and of texts, which only `metrics.jsonl` holds."""
         if not self.primary:
             return
         self.lines.append(json.dumps({"step": step, **finite(record), **event}) + "\n")
         if self.is_local:
             self._store()
         if self.events is not None and record:
-            with contextlib.suppress(OSError):  # a full disk: metrics.jsonl has it all
+            with contextlib.suppress(OSError):  # on a full disk metrics.jsonl has all records
                 self.events.write(step, record)
 
     def event(self, step: int, kind: str, text: str, **numbers: float) -> None:
-        """Record and show something out of the ordinary."""
+        """Record and log an unusual event."""
         self.write(step, numbers, event=kind, text=text)
         _log.info("step %d: %s", step, text)
 
@@ -80,23 +80,23 @@ class MetricWriter:
         if self.primary and not self.is_local:
             self._store()
             if self.events is not None:
-                with contextlib.suppress(OSError):  # they are written with the next save
+                with contextlib.suppress(OSError):  # the next save writes all events
                     self.events.flush()
 
     def _store(self) -> None:
-        """Append the last line to the file, or write all lines where that is not possible."""
+        """Append the last line to the file, or write all lines if appending is not enough."""
         try:
-            if self.is_local and self.is_whole:
+            if self.is_local and self.is_complete:
                 with self.path.open("a") as file:
                     file.write(self.lines[-1])
             else:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 files.write_whole(self.path, "".join(self.lines))
-            self.is_whole = True
-        except OSError as error:  # a full disk, say: all is written with the next record
-            if self.is_whole:
+            self.is_complete = True
+        except OSError as error:  # such as a full disk: the next record writes all lines
+            if self.is_complete:
                 _log.warning("%s cannot be written for now: %s", self.path, error)
-            self.is_whole = False
+            self.is_complete = False
 
     def picture(self, name: str, picture: Image.Image) -> None:
         """Write `pictures/name`."""
@@ -107,7 +107,7 @@ class MetricWriter:
         try:
             (self.directory / "pictures").mkdir(parents=True, exist_ok=True)
             (self.directory / "pictures" / name).write_bytes(buffer.getvalue())
-        except OSError as error:  # no reason to stop
+        except OSError as error:  # a run does not end for a picture
             _log.warning("the picture %s could not be written: %s", name, error)
 
     def text(self, name: str, text: str) -> None:
@@ -116,22 +116,22 @@ class MetricWriter:
             files.write_whole(self.directory / name, text)
 
     def is_evaluated(self, step: int) -> bool:
-        """Whether there is a record of an evaluation at `step`, which has no learning rate."""
-        records = (parsed(line) for line in self.lines)
-        return any(x["step"] == step and not {"learning_rate", "event"} & x.keys() for x in records)
+        """Return whether `step` has a record of an evaluation, which has no learning rate."""
+        records = [record for record in map(parsed, self.lines) if record["step"] == step]
+        return any(not {"learning_rate", "event"} & record.keys() for record in records)
 
 
 class EventFile:
-    """A new file of scalars for TensorBoard, written synchronously. OSError: the disk."""
+    """A new file of scalars for TensorBoard, written synchronously. Its methods raise OSError."""
 
     def __init__(self, folder: epath.Path, is_local: bool):
-        # imported late, because this takes a second that only a run needs
+        # imported late, because the import takes a second
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._event, self._summary, self.is_local = event_pb2, summary_pb2, is_local
         unique = f"{time.time():017.6f}.{os.getpid()}.{time.monotonic_ns()}"
-        self.path = folder / f"events.out.tfevents.{unique}"  # sorted as they were begun
+        self.path = folder / f"events.out.tfevents.{unique}"  # names sort by the time of creation
         self._buffer = io.BytesIO()
         self._records = RecordWriter(self._buffer)
         self._append(file_version="brain.Event:2")
@@ -145,7 +145,7 @@ class EventFile:
         self._append(step=step, summary=self._summary.Summary(value=values))
 
     def purge(self, step: int) -> None:
-        """Let TensorBoard forget what it knows from this step on."""
+        """Let TensorBoard drop the records from this step on."""
         start = self._event.SessionLog(status=self._event.SessionLog.START)
         self._append(step=step, session_log=start)
 
@@ -156,7 +156,7 @@ class EventFile:
             self.flush()
 
     def flush(self) -> None:
-        """Append what is new to the file, or write all of it in a bucket."""
+        """Append the new records to the file, or write the whole file in a bucket."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab" if self.is_local else "wb") as file:
             file.write(self._buffer.getvalue())
@@ -166,14 +166,14 @@ class EventFile:
 
 
 def finite(record: Any) -> Any:
-    """Nested metrics, with None for numbers that JSON does not have."""
+    """Return nested metrics, with None for numbers that JSON does not have."""
     if isinstance(record, dict):
         return {name: finite(x) for name, x in record.items()}
     return None if isinstance(record, float) and not math.isfinite(record) else record
 
 
 def parsed(line: str) -> dict[str, Any]:
-    """A record; its step is infinite if the line is none, such as one that a dying run began."""
+    """Return the record of a line; its step is infinite if the line is damaged or unfinished."""
     try:
         record = json.loads(line)
         return record | {"step": float(record["step"])}
@@ -182,12 +182,12 @@ def parsed(line: str) -> dict[str, Any]:
 
 
 def read(directory: epath.PathLike) -> list[dict[str, Any]]:
-    """The records of a work directory, in order."""
+    """Return the records of a work directory, in order."""
     path = epath.Path(directory) / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def series(records: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one metric over a run."""
+    """Return the steps and values of one metric over a run."""
     chosen = [record for record in records if name in record]
     return [record["step"] for record in chosen], [record[name] for record in chosen]

@@ -15,10 +15,10 @@ from mae_jax.models import lars
 def cosine_schedule(
     base_learning_rate: float, batch_size: int, steps: int, warmup: int, final: float = 0.0
 ) -> optax.Schedule:
-    """Per step: linear from 0 to `base_learning_rate * batch_size / 256`, then half a cosine.
+    """Return a schedule: linear to `base_learning_rate * batch_size / 256`, then half a cosine.
 
-    It ends at `final`, which is not scaled by the batch. `steps` counts the warm-up in. The linear
-    scaling rule is Goyal et al., arXiv 1706.02677.
+    The cosine ends at `final`, which is not scaled by the batch. `steps` includes the warm-up. The
+    linear scaling rule is that of Goyal et al., arXiv 1706.02677.
     """
     peak = base_learning_rate * batch_size / 256
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, end_value=final)
@@ -27,18 +27,18 @@ def cosine_schedule(
 def make_optimizer(
     options: Mapping[str, Any], schedule: optax.Schedule, decayed: Collection[str], depth: int
 ) -> optax.GradientTransformation:
-    """The optimizer that the section `optimizer` of a config describes.
+    """Build the optimizer that the section `optimizer` of a config describes.
 
     Args:
       decayed: see `adamw`.
-      depth: blocks of the encoder, for the layer decay.
+      depth: number of the encoder's blocks, for the layer decay.
     """
     if options.get("name") == "lars":
         momentum, weight_decay = options["momentum"], options["weight_decay"]
         return lars.optimizer(schedule, momentum=momentum, weight_decay=weight_decay)
     names = ("b1", "b2", "weight_decay", "clip", "mu_dtype", "layer_decay")
-    chosen = {name: options[name] for name in names if name in options}
-    return adamw(schedule, **chosen, decayed=decayed, depth=depth)
+    options = {name: options[name] for name in names if name in options}
+    return adamw(schedule, **options, decayed=decayed, depth=depth)
 
 
 def adamw(
@@ -50,19 +50,19 @@ def adamw(
     depth: int = 0,
     **options: Any,
 ) -> optax.GradientTransformation:
-    """AdamW, behind a clip of the gradient's global norm to `clip` unless that is 0.
+    """Build AdamW behind a clip of the gradient's global norm to `clip`; 0 clips none.
 
     Args:
-      decayed: last parts of the names that weight decay applies to.
+      decayed: last parts of the names of parameters with weight decay.
       layer_decay: the learning rate of layer l of `depth` blocks is multiplied by
         `layer_decay ** (depth + 1 - l)`, see `layer_of`.
-      options: of `optax.adamw`.
+      options: options of `optax.adamw`.
     """
     mask = lambda params: by_name(lambda name: name.split("/")[-1] in decayed, params)
     parts: list[Any] = [optax.clip_by_global_norm(clip)] if clip else []
     parts.append(optax.adamw(schedule, mask=mask, **options))
     if layer_decay != 1:
-        # behind AdamW, because the reference scales the rate, which its weight decay follows
+        # behind AdamW: the reference scales the learning rate, and so the weight decay as well
         scale = lambda name: layer_decay ** (depth + 1 - layer_of(name, depth))
         scaled = lambda updates, _: jax.tree.map(jnp.multiply, updates, by_name(scale, updates))
         parts.append(optax.stateless(scaled))
@@ -70,7 +70,7 @@ def adamw(
 
 
 def layer_of(name: str, depth: int) -> int:
-    """The reference's number of a parameter's layer: embeddings 0, block i is i + 1, the rest last.
+    """Return the reference's number of a parameter's layer: 0, i + 1 in block i, or depth + 1.
 
     Source: BEiT (arXiv 2106.08254) and He et al. 2021, appendix A.2.
     """
@@ -80,16 +80,16 @@ def layer_of(name: str, depth: int) -> int:
 
 
 def by_name(rule: Callable[[str], Any], params):
-    """A tree of `rule(name)`, with names such as `encoder/block_3/attention/query/kernel`."""
+    """Return a tree of `rule(name)`, with names such as `encoder/block_3/mlp/fc1/kernel`."""
     name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
     return jax.tree_util.tree_map_with_path(lambda path, _: rule(name(path)), params)
 
 
 def split(params: dict, trainable: str) -> tuple[dict, dict]:
-    """The parameters whose whole name the expression `trainable` matches, and the frozen rest.
+    """Return the parameters whose whole names match the expression `trainable`, and the others.
 
     Raises:
-      ValueError: it matches none.
+      ValueError: no name matches.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     trained = {name: x for name, x in flat.items() if re.fullmatch(trainable, name)}
@@ -104,6 +104,6 @@ def split(params: dict, trainable: str) -> tuple[dict, dict]:
 
 
 def merge(trained: dict, frozen: dict) -> dict:
-    """The inverse of `split`; where both have a parameter, `trained` counts."""
+    """Return the parameters of both dicts, as before `split`; `trained` wins over `frozen`."""
     flatten = lambda tree: traverse_util.flatten_dict(tree, sep="/")
     return traverse_util.unflatten_dict(flatten(frozen) | flatten(trained), sep="/")

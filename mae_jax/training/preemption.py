@@ -1,4 +1,4 @@
-"""Signals to stop a process: of a scheduler (SIGTERM), Ctrl-C, or a closed terminal (SIGHUP)."""
+"""Signals to stop a process: a scheduler's (SIGTERM), Ctrl-C, or a closed terminal's (SIGHUP)."""
 
 import contextlib
 import os
@@ -16,13 +16,13 @@ EXIT_STATUS = {"SIGTERM": PREEMPTED, "SIGINT": INTERRUPTED, "SIGHUP": 129}
 
 
 class StopSignal:
-    """Whether the process was asked to stop: `status` is then the exit status, and 0 before.
+    """A request to stop the process: `status` is the exit status, or 0 without a request.
 
     The trainer asks `agreed()` after each step, saves, and exits. Inside `exits_at_once()` the
     signal itself ends the process. A second Ctrl-C raises KeyboardInterrupt anywhere.
 
     Args:
-      own_process: this process only trains, so `os._exit` may end it. An exception raised during
+      own_process: the process only trains, so `os._exit` may end it. An exception raised during
         a compilation is delivered only when XLA returns, and then aborts the process.
     """
 
@@ -33,34 +33,34 @@ class StopSignal:
 
     @contextlib.contextmanager
     def exits_at_once(self, is_saved: Callable[[], bool] = lambda: True) -> Iterator[None]:
-        """Inside, a signal ends the process at once; an earlier one ends it at the start.
+        """End the process at once on a signal inside, or at the start on an earlier one.
 
-        It ends by SystemExit if the process is not our own, or if `is_saved()`, which any thread
-        may call, says that something has yet to be saved.
+        The process ends by SystemExit if it is not our own, or if `is_saved()`, which any thread
+        may call, returns False: the state has yet to be saved.
         """
-        before, self._is_saved = self._is_saved, is_saved
+        outer, self._is_saved = self._is_saved, is_saved
         try:
             if self.status:
                 raise SystemExit(self.status)
             yield
         finally:
-            self._is_saved = before
+            self._is_saved = outer
 
     def handle(self, number: int, frame: Any = None) -> None:
-        """Handle a signal in the main thread, where Python runs this between two bytecodes."""
-        again = self.status
-        self.status = again or EXIT_STATUS[signal.Signals(number).name]
+        """Handle a signal in the main thread, where Python runs handlers between two bytecodes."""
+        is_first = not self.status
+        self.status = self.status or EXIT_STATUS[signal.Signals(number).name]
         self._interrupts += number == signal.SIGINT
-        if self._is_saved and not again:
+        if self._is_saved and is_first:
             self._exit_if_saved()
             raise SystemExit(self.status)
         if self._interrupts > 1:
             raise KeyboardInterrupt
-        if not again:
+        if is_first:
             _say(b"\nstopping after this step; Ctrl-C again stops at once, without saving\n")
 
     def watch(self, wakeup: int) -> None:
-        """Read the numbers of signals in a thread, also while XLA compiles and `handle` waits."""
+        """Read the numbers of signals in a thread, even while XLA compiles and `handle` waits."""
         with open(wakeup, "rb", buffering=0) as numbers:
             while number := numbers.read(1):
                 name = signal.Signals(number[0]).name
@@ -73,7 +73,7 @@ class StopSignal:
             os._exit(self.status or status)
 
     def agreed(self) -> int:
-        """The status, in all processes of a run at the same call."""
+        """Return the status, which changes at the same call in all processes of a run."""
         if jax.process_count() > 1:
             self._polls += 1
             if multihost_utils.reached_preemption_sync_point(self._polls):
@@ -82,16 +82,16 @@ class StopSignal:
 
 
 def _say(text: bytes) -> None:
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # a stderr that is no file
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr may be no file
         os.write(sys.stderr.fileno(), text)
 
 
 @contextlib.contextmanager
 def handled(own_process: bool = False) -> Iterator[StopSignal]:
-    """A `StopSignal` for SIGTERM, SIGINT, and SIGHUP unless that is ignored.
+    """Yield a `StopSignal` that handles SIGTERM, SIGINT and SIGHUP, unless they are ignored.
 
-    Several processes learn of SIGTERM by jax's own handler, and a Ctrl-C counts as one. In other
-    threads than the main one nothing is handled.
+    If the run has several processes, jax's own handler takes SIGTERM, and a Ctrl-C is passed on as
+    SIGTERM. Outside the main thread no signal is handled.
     """
     stop, several = StopSignal(own_process), jax.process_count() > 1
     with contextlib.ExitStack() as stack:
@@ -104,7 +104,7 @@ def handled(own_process: bool = False) -> Iterator[StopSignal]:
             if own_process and not several:
                 read, write = os.pipe()
                 os.set_blocking(write, False)
-                stack.callback(os.close, write)  # which ends the thread
+                stack.callback(os.close, write)  # ends the thread
                 before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
                 stack.callback(signal.set_wakeup_fd, before)
                 threading.Thread(target=stop.watch, args=(read,), daemon=True).start()

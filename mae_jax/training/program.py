@@ -14,9 +14,9 @@ from mae_jax.training.step import TrainState, make_init, make_step
 
 
 class Program(NamedTuple):
-    """What a run executes, jitted for a mesh of devices."""
+    """The functions that a run executes, jitted for a mesh of devices."""
 
-    init: Callable[[jax.Array], TrainState]  # key -> state, born in its shards
+    init: Callable[[jax.Array], TrainState]  # key -> state, created in shards
     step: Any  # state (donated), batch -> state, metrics
     abstract: TrainState  # the shapes of the state, with their shardings
 
@@ -24,7 +24,7 @@ class Program(NamedTuple):
 def make_program(
     config, task: Task, mesh: Mesh, schedule: optax.Schedule, key: jax.Array
 ) -> Program:
-    """The training step that a config describes; `key` is that of all that is random in it.
+    """Build the program of a config; all randomness of its steps comes from `key`.
 
     Raises:
       ValueError: `task.trainable` matches no parameter.
@@ -45,10 +45,10 @@ def make_program(
 
 
 def jit_program(init: Callable, step: Callable, mesh: Mesh, shard_optimizer: bool) -> Program:
-    """`init` and `step`, jitted for a mesh; no device ever holds more than its own shards.
+    """Jit `init` and `step` for a mesh; no device ever holds more than its own shards.
 
     `shard_optimizer` shards the optimizer's moments and the average of the parameters over all
-    devices, also where each has a copy of the parameters.
+    devices, even if each device has a copy of the parameters.
     """
     abstract = partitioning.placed(jax.eval_shape(init, jax.random.key(0)), mesh, shard_optimizer)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)

@@ -13,9 +13,9 @@ _log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Shows how far a run is, its speed and the time left; nothing if `quiet`.
+    """The display of a run's progress, speed and remaining time; nothing is shown if `quiet`.
 
-    A step has so many `examples`; the run goes from step `start` to step `total`.
+    The run goes from step `start` to step `total`; `examples` is the number of examples of a step.
     """
 
     def __init__(self, start: int, total: int, examples: int, quiet: bool):
@@ -34,7 +34,7 @@ class Progress:
             self.bar.update(step - self.bar.n)
 
     def show(self, step: int, loss: float, learning_rate: float) -> dict[str, float]:
-        """Show these numbers and the speed since numbers were last shown.
+        """Show the loss, the learning rate and the speed since the last call.
 
         Returns:
           `images_per_second`, and `input_wait`, the share of the time in which the devices waited
@@ -50,8 +50,8 @@ class Progress:
         if self.bar is not None:
             self.bar.set_postfix_str(text)
         elif not self.quiet:
-            left = tables.duration((self.total - step) * self.examples / rate)
-            _log.info("step %d/%d  %s  %s left", step, self.total, text, left)
+            remaining = tables.duration((self.total - step) * self.examples / rate)
+            _log.info("step %d/%d  %s  %s left", step, self.total, text, remaining)
         return {"images_per_second": rate, "input_wait": wait}
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What a run does when an update or a save goes wrong."""
+"""The reactions of a run to bad updates and failed saves."""
 
 import contextlib
 import dataclasses
@@ -12,25 +12,25 @@ from mae_jax.training.run_directory import RunDirectory
 
 
 class Diverged(Exception):
-    """Raised with a step and its metrics when training cannot go on from its state."""
+    """Training that cannot go on from its state; the arguments are the step and its metrics."""
 
 
 @dataclasses.dataclass
 class Recovery:
-    """Counts what goes wrong, records it, and decides when a run rewinds and when it ends."""
+    """The counts of bad updates, rewinds and failed saves, which decide when a run ends."""
 
     limits: Any  # the section `recovery` of a config
     run: RunDirectory
     writer: metric_writer.MetricWriter
-    example_names: Callable[[int], list[str]]  # of the batch at a position
-    passed: int = 0  # batches that were left out by rewinding
-    bad_updates: int = 0  # in a row
-    rewinds: int = 0  # since the last good save
+    example_names: Callable[[int], list[str]]  # position of a batch -> names of its examples
+    passed: int = 0  # batches that rewinds left out
+    bad_updates: int = 0  # number in a row
+    rewinds: int = 0  # number since the last good save
     rewound_to: int | None = None
-    last_good: dict[str, float] = dataclasses.field(default_factory=dict)  # metrics of that step
+    last_good: dict[str, float] = dataclasses.field(default_factory=dict)  # of the last good update
 
     def resume(self, step: int, metadata: dict[str, Any]) -> None:
-        """Take up the counts saved with the checkpoint of `step`, or by a later rewind to it."""
+        """Restore the counts saved with the checkpoint of `step`, or by a later rewind to it."""
         rewind = self.run.stored_rewind()
         if rewind.get("step") == step:
             metadata, self.rewound_to = rewind, step
@@ -39,7 +39,7 @@ class Recovery:
         self.rewinds = metadata.get("rewinds", 0)
 
     def metadata(self) -> dict[str, int]:
-        """The counts to save with a checkpoint; a good save ends the count of rewinds."""
+        """Return the counts to save with a checkpoint; a good save ends the count of rewinds."""
         rewinds = self.rewinds if self.bad_updates else 0
         return {"passed": self.passed, "skipped": self.bad_updates, "rewinds": rewinds}
 
@@ -47,7 +47,7 @@ class Recovery:
         self.bad_updates, self.last_good = 0, metrics
 
     def bad_update(self, step: int, metrics: dict[str, Any]) -> None:
-        """Record a bad update. Diverged: there were too many in a row."""
+        """Record a bad update; raise Diverged if there were too many in a row."""
         self.bad_updates += 1
         text = f"loss {metrics['loss']:.4g}, gradient norm {metrics['gradient_norm']:.4g}"
         if self.limits.max_skipped_updates:
@@ -61,7 +61,7 @@ class Recovery:
         self.rewinds = self.metadata()["rewinds"]
 
     def failed_save(self, step: int, error: OSError, failures: int) -> None:
-        """Record a failed save. UserError: there were too many in a row."""
+        """Record a failed save; raise UserError if there were too many in a row."""
         text = f"a checkpoint could not be saved ({error})"
         self.writer.event(step, "save_failed", text, failed_saves=failures)
         if failures >= self.limits.max_failed_saves:
@@ -71,12 +71,14 @@ class Recovery:
             ) from error
 
     def rewind_target(self, step: int, metrics: dict[str, Any]) -> int:
-        """Return the step to rewind to. UserError: there were too many rewinds."""
+        """Return the step to rewind to; raise UserError if there were too many rewinds."""
         if self.rewinds >= self.limits.max_rewinds:
             raise UserError(self._report(step, metrics))
         self.rewinds += 1
         target = step - max(1, self.bad_updates)
-        return target - (target == self.rewound_to)  # the last rewind led to no good update
+        if target == self.rewound_to:  # the last rewind led to no good update
+            target -= 1
+        return target
 
     def rewound(self, step: int, target: int) -> None:
         """Record that training goes on from `target` with the batches after that of `step`."""
@@ -89,19 +91,19 @@ class Recovery:
             self.run.store_rewind({"step": target, "passed": self.passed, "rewinds": self.rewinds})
 
     def _report(self, step: int, metrics: dict[str, Any]) -> str:
-        """Write `diverged.json`, and return its essence with what to try."""
+        """Write `diverged.json`, and return its essence with advice."""
         examples = self.example_names(step - 1 + self.passed)
-        path, before = self.run.path / "diverged.json", self.last_good.get("loss")
-        report = {"step": step, **metrics, "loss_before": before, "examples": examples}
-        with contextlib.suppress(OSError):  # the message says it in any case
+        path, last_loss = self.run.path / "diverged.json", self.last_good.get("loss")
+        report = {"step": step, **metrics, "loss_before": last_loss, "examples": examples}
+        with contextlib.suppress(OSError):  # the message has the essence in any case
             self.writer.text(path.name, json.dumps(metric_writer.finite(report), indent=2) + "\n")
         norms = metrics.get("gradient_norms", {})
-        listed = ", ".join(f"{part} {x:.3g}" for part, x in norms.items())
+        norms_text = ", ".join(f"{part} {norm:.3g}" for part, norm in norms.items())
         self.writer.event(step, "stopped", f"it diverged, after {self.rewinds} rewinds")
         return (
             f"step {step} diverged, after {self.rewinds} rewind(s): loss {metrics.get('loss')}, "
-            f"the one before was {before}, learning rate {metrics.get('learning_rate', 0):.3g}, "
-            f"{metrics.get('not_finite') or f'gradient norms {listed}'}; the batch: "
+            f"the one before was {last_loss}, learning rate {metrics.get('learning_rate', 0):.3g}, "
+            f"{metrics.get('not_finite') or f'gradient norms {norms_text}'}; the batch: "
             f"{', '.join(examples[:8])} ... (all of it in {path}). Nothing of it was saved. Try a "
             "lower optimizer.base_learning_rate, a longer optimizer.warmup_epochs, "
             "optimizer.clip=1.0 or model.dtype=float32, in a new work directory"

@@ -15,7 +15,7 @@ def write(trainer: Trainer, untrained: Callable[[], dict]) -> None:
     """Evaluate the last step, record its metrics, and write `report.txt` and the pictures.
 
     Args:
-      untrained: makes the variables of an untrained model, as a baseline.
+      untrained: makes the variables of an untrained model, a baseline of the evaluations.
     """
     trainer.watchdog.reset()
     entries, writer, run = trainer.evaluations, trainer.writer, trainer.run
