@@ -191,7 +191,7 @@ class Checkpoints:
         if int(state.step) != step:
             raise ValueError(f"{name} holds step {int(state.step)}")
         sums, _ = fingerprint.of(state)
-        saved = metadata.pop("fingerprints")
+        saved: dict[str, Any] = metadata.pop("fingerprints")
         saved = {_OLD_NAMES.get(array, array): pair for array, pair in saved.items()}
         if damaged := _different(sums, saved):
             raise ValueError(f"{name} is not what was saved: {', '.join(damaged[:5])}")

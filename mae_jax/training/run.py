@@ -29,7 +29,7 @@ from mae_jax.training.trainer import Trainer
 from mae_jax.weights import load
 
 _log = logging.getLogger(__name__)
-# what a checkpoint to start from must have in common with the config
+# The fields in which a checkpoint to start from must agree with the config.
 SAME = {"patch", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads"}
 SAME |= {"channel_groups", "vocab_size", "decoder_cross"}
 
@@ -38,13 +38,13 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
     """Train as `config` says, writing to `workdir`; continue if that holds a checkpoint.
 
     Args:
-      own_process: this process does nothing else, so a signal may end it at any time.
+      own_process: the process does nothing else, so a signal may end it at any time.
 
     Returns:
       The last state.
 
     Raises:
-      UserError: in one sentence, something that the user can mend.
+      UserError: one sentence about a mistake that the user can mend.
       SystemExit: after SIGTERM (status 42) or Ctrl-C (130), when the state is saved.
     """
     config = schema.validate(config, rules.RULES)
@@ -84,15 +84,16 @@ def open_run(config, workdir: epath.PathLike) -> tuple[RunDirectory, schema.Conf
 def make_trainer(
     config, run: RunDirectory, stop: preemption.StopSignal
 ) -> tuple[Trainer, Callable[[], dict]]:
-    """The trainer of a config, and a function that makes the variables of an untrained model."""
+    """Make the trainer of a config, and a function for the variables of an untrained model."""
     image_io.configure_libraries()
     init_key, step_key, test_key = jax.random.split(jax.random.key(config.seed), 3)
     with user_errors():  # the devices, the data and the evaluators must exist and fit
         mesh, source = _open_devices_and_data(config, run.draws_balanced)
         mean, std = run.statistics(source, config.data)
         task = tasks.build(config, source, mean, std)
-        more = {"mask": config.get("mask"), "loss": config.get("loss"), "classes": source.classes}
-        context = evaluators.Context(task.model, config.data, mean, std, mesh, test_key, **more)
+        fields = {"mask": config.get("mask"), "loss": config.get("loss")}
+        fields |= {"classes": source.classes}
+        context = evaluators.Context(task.model, config.data, mean, std, mesh, test_key, **fields)
         entries = evaluators.build(config.evaluators, context)
         schedule, total = make_schedule(config, len(source), task.rate)
         program = make_program(config, task, mesh, schedule, step_key)
@@ -110,7 +111,7 @@ def make_trainer(
     trainer = Trainer(config, total, program, begin, batches, entries, run, stop)
     trainer.resume()
     with user_errors(OSError):
-        run.write_config(config)  # all is in order: from here on this is the run's own directory
+        run.write_config(config)  # no problem was found: from now on the directory is this run's
     if not trainer.is_finished:
         _log.info(_banner(trainer, mesh, task.trainable))
     untrained = jax.jit(lambda key: program.init(key).best)
@@ -118,9 +119,10 @@ def make_trainer(
 
 
 def make_schedule(config, examples: int, rate: float) -> tuple[optax.Schedule, int]:
-    """The learning rate of each step, `rate` times the config's, and how many steps there are.
+    """Return the learning rate of each step, `rate` times the config's, and the number of steps.
 
-    An epoch is as many full batches as the data hold. ValueError: more than an int32 can count.
+    An epoch is as many full batches as the data hold. Raise ValueError if an int32 cannot count the
+    steps.
     """
     options = config.optimizer
     steps_per_epoch = max(1, examples * config.data.repeats // config.batch_size)
@@ -149,21 +151,21 @@ def _refuse_other_processes(command: str) -> None:
 
 
 def _open_devices_and_data(config, balanced: bool) -> tuple[Mesh, sources.Source]:
-    """The devices and the training data of a config. ValueError: all that is wrong with them."""
+    """Open the devices and the training data of a config; raise ValueError with all problems."""
     problems = []
 
-    def attempt(make: Callable, *arguments, **named) -> Any:
+    def attempt(make: Callable, *arguments, **options) -> Any:
         try:
-            return make(*arguments, **named)
+            return make(*arguments, **options)
         except (ValueError, OSError, ImportError) as error:
             problems.append(str(error))
 
-    part, data = config.data.train, config.data
+    data = config.data
     mesh = attempt(device_mesh.make_mesh, **config.mesh)
     if mesh:
         attempt(device_mesh.check_batch, config.batch_size, config.accumulation, mesh)
     attempt(attention.check, config.model.attention, jax.default_backend())
-    source = attempt(sources.open_source, part.source, part.split, data.modality)
+    source = attempt(sources.open_source, data.train.source, data.train.split, data.modality)
     if source is not None:
         source = attempt(sources.subset, source, data.examples, balanced)
     if problems:
@@ -172,7 +174,7 @@ def _open_devices_and_data(config, balanced: bool) -> tuple[Mesh, sources.Source
 
 
 def _first_state(config, program: Program, trainable: str, key: jax.Array) -> TrainState:
-    """The state at step 0, with the parameters of `init.checkpoint` if there is one."""
+    """Make the state at step 0, with the parameters of `init.checkpoint` if there is one."""
     with user_errors():
         loaded = _load_parameters(config, program.abstract.params)
     state = program.init(key)
@@ -180,13 +182,13 @@ def _first_state(config, program: Program, trainable: str, key: jax.Array) -> Tr
 
 
 def _load_parameters(config, wanted: dict) -> dict:
-    """Those of `wanted` that are in `init.checkpoint`, with the same shardings."""
+    """Return the arrays of `wanted` that `init.checkpoint` has, with the same shardings."""
     if not config.init.checkpoint:
         return {}
     checkpoint = load.find(config.init.checkpoint, without=config.init.without)
     # Shapes tell neither the number of heads, nor (8, 32) patches from (16, 16) ones.
     theirs = {f"model.{name}": x for name, x in checkpoint.fields.items() if name in SAME}
-    if checkpoint.fields.get("separable_positions"):  # which no other table can start from
+    if checkpoint.fields.get("separable_positions"):  # no other table can start from these
         theirs |= {f"model.{name}_positions": True for name in ("learned", "separable")}
     theirs["data.channels"] = checkpoint.channels
     ours = nested.flatten(config)
@@ -202,11 +204,13 @@ def _load_parameters(config, wanted: dict) -> dict:
 
 
 def _banner(trainer: Trainer, mesh: Mesh, trainable: str) -> str:
-    """The sizes of the model, the devices and the batch, and the number of steps."""
+    """Return the sizes of the model, the devices and the batch, and the number of steps."""
     size = lambda tree: f"{sum(x.size for x in jax.tree.leaves(tree)) / 1e6:.1f} M"
     start, total = int(trainer.state.step), trainer.total
     trained, frozen = optimizer.split(trainer.state.params, trainable)
-    parameters = f"{size(trained)} parameters" + (f" (and {size(frozen)} frozen)" if frozen else "")
+    parameters = f"{size(trained)} parameters"
+    if frozen:
+        parameters += f" (and {size(frozen)} frozen)"
     devices = f"{mesh.size} {mesh.devices.flat[0].device_kind} device(s)"
     action = f"continuing from step {start} of {total}" if start else f"{total} steps"
     return f"{parameters} on {devices}, batch {trainer.config.batch_size}, {action}"

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class RunDirectory:
-    """The paths of a run, on a local disk or in a bucket, and what must not change in them."""
+    """The files of a run, on a local disk or in a bucket, and the checks that they fit the run."""
 
     def __init__(self, path: epath.PathLike):
         self.is_local = "://" not in str(path)
@@ -39,17 +39,17 @@ class RunDirectory:
         return self.config.exists()
 
     def stored_config(self) -> dict[str, Any] | None:
-        """The content of config.json; None if there is none. ValueError: it is damaged."""
+        """Return the content of config.json, or None if it is missing; ValueError if damaged."""
         return files.read_json(self.config) if self.has_begun else None
 
     def write_config(self, config) -> None:
-        """Make this the directory of a run, unless it is one."""
+        """Write config.json, unless the run has begun."""
         if jax.process_index() == 0 and not self.has_begun:
-            self.rewind.unlink(missing_ok=True)  # of a run whose config was removed
+            self.rewind.unlink(missing_ok=True)  # left by a run whose config was removed
             files.write_whole(self.config, schema.to_json(config))
 
     def stored_rewind(self) -> dict[str, Any]:
-        """The newest rewind: its target `step`, and the counts of a `Recovery` after it."""
+        """Return the newest rewind: its target `step`, and the counts of a `Recovery` after it."""
         return files.read_json(self.rewind) if self.has_begun and self.rewind.exists() else {}
 
     def store_rewind(self, rewind: dict[str, Any]) -> None:
@@ -90,15 +90,15 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Inside, no other process of this machine (or of its network file system) trains there.
+        """Lock the directory against other processes of this machine or its network file system.
 
-        The lock ends with the process, however that ends. Object stores have none. ValueError:
-        another process has it.
+        The lock ends with the process, however the process ends. Object stores have no locks. Raise
+        ValueError if another process has the lock.
         """
         if not self.is_local or jax.process_index():
             yield
             return
-        import fcntl  # here, as Windows has none
+        import fcntl  # not at the top: Windows has no fcntl
 
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -133,19 +133,21 @@ class RunDirectory:
         return not began or files.read_json(self.measured).get("balanced", False)
 
     def statistics(self, source, data) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation per channel: of the config, or measured once if "auto".
+        """Return the mean and deviation of each channel: the config's, or measured if "auto".
 
-        They are kept in `statistics.json`, with the names of the classes and the number of training
-        examples: schedule and order depend on it, so a run does not go on with more or fewer.
+        Both are kept in `statistics.json`, with the names of the classes and the number of training
+        examples: the schedule and the order of the examples depend on this number, so a run does
+        not go on with another one.
 
         Raises:
           ValueError: the file is gone or damaged, or the source is another one.
         """
         if not self.has_begun:
-            kept = {"examples": len(source), "classes": list(source.classes), "balanced": True}
-            measured = statistics.mean_std(source, data) if "auto" in (data.mean, data.std) else ()
-            kept |= dict(zip(("mean", "std"), measured, strict=False))
-            kept |= {x: list(data[x]) for x in ("mean", "std") if data[x] != "auto"}
+            kept: dict[str, Any] = {"examples": len(source), "classes": list(source.classes)}
+            kept["balanced"] = True
+            if "auto" in (data.mean, data.std):
+                kept["mean"], kept["std"] = statistics.mean_std(source, data)
+            kept |= {name: list(data[name]) for name in ("mean", "std") if data[name] != "auto"}
             if jax.process_index() == 0:
                 self.path.mkdir(parents=True, exist_ok=True)
                 files.write_whole(self.measured, json.dumps(kept, indent=2) + "\n")
@@ -157,17 +159,18 @@ class RunDirectory:
             )
         kept = files.read_json(self.measured)
         for name in ("examples", "mean", "std"):
-            value, wanted = kept.get(name), data[name] if name != "examples" else "auto"
-            if value is None or wanted != "auto" and list(value) != list(wanted):
+            value = kept.get(name)
+            configured = "auto" if name == "examples" else data[name]
+            if value is None or (configured != "auto" and list(value) != list(configured)):
                 raise ValueError(
                     f"{self.measured} is damaged: its {name} is {value}: restore the file"
                 )
-        other = f"when {self} began: give another --workdir"
+        ending = f"when {self} began: give another --workdir"
         if kept["examples"] != len(source):
             raise ValueError(
                 f"{data.train.source!r} has {len(source)} examples but had {kept['examples']} "
-                f"{other}"
+                f"{ending}"
             )
         if kept.get("classes", list(source.classes)) != list(source.classes):
-            raise ValueError(f"{data.train.source!r} has other classes than {other}")
+            raise ValueError(f"{data.train.source!r} has other classes than {ending}")
         return tuple(kept["mean"]), tuple(kept["std"])

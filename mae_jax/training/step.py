@@ -1,4 +1,4 @@
-"""The training step: state and batch in, next state and metrics out."""
+"""The training step, from a state and a batch to the next state and metrics."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,21 +14,21 @@ from mae_jax.training import optimizer
 
 @struct.dataclass
 class TrainState:
-    """All that changes during training. `step` counts finished updates.
+    """The arrays that change during training. `step` counts finished updates.
 
-    The optimizer state and the average are of the trained parameters alone.
+    The optimizer's state and the average cover the trained parameters alone.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
-    ema: Any = None  # moving average of the parameters, when the config asks for one
-    stats: Any = None  # running statistics of a BatchNorm, where the model has one
+    ema: Any = None  # moving average of the parameters, if the config asks for one
+    stats: Any = None  # running statistics of a BatchNorm, if the model has one
     loss_ema: Any = None  # moving average of the loss; 0 before the first step
 
     @property
     def best(self) -> dict[str, Any]:
-        """The variables to evaluate, for `model.apply`: the average where there is one."""
+        """The variables to evaluate, for `model.apply`: the average if there is one."""
         params = self.params if self.ema is None else optimizer.merge(self.ema, self.params)
         return {"params": params} | ({} if self.stats is None else {"batch_stats": self.stats})
 
@@ -36,7 +36,7 @@ class TrainState:
 def make_init(
     task: Task, tx: optax.GradientTransformation, ema: float = 0.0
 ) -> Callable[[jax.Array], TrainState]:
-    """`key -> state` at step 0, to be jitted with the shardings of the state."""
+    """Return the function `key -> state` at step 0, to be jitted with the state's shardings."""
 
     def init_state(key: jax.Array) -> TrainState:
         variables = task.init(key)
@@ -49,9 +49,9 @@ def make_init(
 
 
 def start_from(state: TrainState, params: dict, trainable: str = ".*") -> TrainState:
-    """The state at step 0 with other parameters, such as pre-trained ones."""
+    """Return the state at step 0 with other parameters, such as pre-trained ones."""
     trained, _ = optimizer.split(params, trainable)
-    copy = lambda new, old: jax.device_put(jnp.copy(new), old.sharding)  # that of the optimizer
+    copy = lambda new, old: jax.device_put(jnp.copy(new), old.sharding)  # as the optimizer's state
     average = None if state.ema is None else jax.tree.map(copy, trained, state.ema)
     return state.replace(params=params, ema=average)  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -67,7 +67,7 @@ def make_step(
     max_loss_ratio: float = 0.0,
     guard: bool = False,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
-    """`state, batch -> state, metrics`, to be jitted with a donated state.
+    """Return the function `state, batch -> state, metrics`, to be jitted with a donated state.
 
     The metrics are `loss`, `gradient_norm`, `gradient_norms` (of each block and of the other parts
     of the network), `learning_rate`, `bad_update` (0 or 1), and those of the task's loss.
@@ -76,12 +76,12 @@ def make_step(
       task: `task.augment` draws all that is random for the *global* batch, before it is cut, from
         `fold_in(key, step)`: masks and crops depend neither on devices nor on `accumulation`.
         Nothing is computed or kept for parameters that `task.trainable` does not match.
-      schedule: that of `tx`; its count is the step of the state.
+      schedule: the schedule of `tx`; its count is the step of the state.
       accumulation: parts of the batch that are computed one after the other, to the same result.
       ema: decay of a moving average of the parameters; 0 = none.
       max_loss_ratio: see `is_good`.
-      guard: leave bad updates out: the state stays as it was, but for its step. Otherwise they are
-        applied and only reported; the optimizer then need not wait for all gradients.
+      guard: leave bad updates out: the state stays as it was, but for its step. Otherwise bad
+        updates are applied and reported, and the optimizer need not wait for all gradients.
     """
 
     def step(state: Any, batch: dict):
@@ -116,7 +116,7 @@ def make_step(
 
 
 def is_good(loss: jax.Array, norm: jax.Array, loss_ema: jax.Array, max_loss_ratio: float):
-    """Whether the loss and the norm of the gradient are finite, and the loss is not a spike.
+    """Return whether the loss and the gradient's norm are finite, and the loss is not a spike.
 
     A spike is above `max_loss_ratio` times the moving average (over 100 steps or so); 0 = never.
     """
@@ -127,9 +127,9 @@ def is_good(loss: jax.Array, norm: jax.Array, loss_ema: jax.Array, max_loss_rati
 
 
 def at_step(opt_state: Any, step: jax.Array) -> Any:
-    """The optimizer's state with the schedule's count set to `step`.
+    """Return the optimizer's state with the schedule's count set to `step`.
 
-    optax counts the updates that were applied; the schedule also counts the steps without one.
+    optax counts the updates that were applied; the schedule also counts steps without an update.
     """
     is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)
     set_count = lambda x: x._replace(count=step) if is_schedule(x) else x
@@ -137,7 +137,7 @@ def at_step(opt_state: Any, step: jax.Array) -> Any:
 
 
 def squares_of(gradients: Any) -> dict[str, jax.Array]:
-    """The squared norm of each part of the network, such as `encoder/block_3` or `decoder/head`."""
+    """Return the squared norm of each part of a network, such as `encoder/block_3`."""
     squares: dict[str, Any] = {}
     for path, x in jax.tree_util.tree_leaves_with_path(gradients):
         names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
@@ -147,9 +147,9 @@ def squares_of(gradients: Any) -> dict[str, jax.Array]:
 
 
 def accumulate(loss: Callable, params, stats, batch: dict, parts: int):
-    """`((loss, (metrics, stats)), gradients)` of a batch, computed on `parts` equal parts of it.
+    """Return `((loss, (metrics, stats)), gradients)` of a batch, computed on `parts` equal parts.
 
-    The parts come one after the other; the statistics of one go into the next.
+    The parts come one after the other; the statistics of a part go into the next one.
     """
     value_and_grad = jax.value_and_grad(loss, has_aux=True)
     if parts == 1:

@@ -32,7 +32,7 @@ LONGEST_PAUSE = 60.0  # seconds between two attempts to save
 
 @dataclasses.dataclass
 class Trainer:
-    """Trains a state to step `total` in a work directory, and continues what that directory holds.
+    """The training of a run to step `total`, from the newest checkpoint in its work directory.
 
     The metrics of a step are read one step later, while the next one runs, so the devices never
     wait for the host. After too many bad updates in a row the trainer restores a checkpoint from
@@ -77,7 +77,7 @@ class Trainer:
         """Train to the end.
 
         Raises:
-          UserError: the run diverged or could not be saved, again and again; what to do.
+          UserError: the run diverged or could not be saved, again and again, with advice.
           SystemExit: the process was asked to stop, and the state is saved.
         """
         self.evaluate_if_missed()
@@ -92,7 +92,7 @@ class Trainer:
         return self.state
 
     def train_to_the_end(self) -> None:
-        """Take all steps that are left.
+        """Take all remaining steps.
 
         Raises:
           Diverged: there were too many bad updates in a row.
@@ -101,19 +101,19 @@ class Trainer:
         batches = Prefetcher(self.batches.at(start + self.recovery.passed), last - start)
         with contextlib.closing(batches):
             for step in range(start + 1, last + 1):
-                first = step == start + 1  # which compiles, and waits for threads to start
+                first = step == start + 1  # the first step compiles, and waits for threads
                 with self.progress.paused() if first else contextlib.nullcontext():
                     batch = self.next_batch(batches)
                 self.take_step(step, batch)
-                stop = self.stop.agreed()  # by all processes
+                stop = self.stop.agreed()  # the same in all processes
                 if stop or self.saves_at(step) or self.due(step):
                     self.read_metrics()
                     self.save_and_evaluate(step)
 
     def next_batch(self, batches: Prefetcher) -> dict[str, jax.Array]:
-        """Wait for the next batch, or leave if a stop was asked for; compile before the first."""
+        """Return the next batch, or leave on a request to stop; compile the step for the first."""
         self.watchdog.reset()
-        if self.pending and not batches.is_ready:  # count what the devices wait, not what we do
+        if self.pending and not batches.is_ready:  # count how long the devices wait, not the host
             self.pending[1]["loss"].block_until_ready()
         with self.progress.waiting():
             batch = batches.next(lambda: self.stop.status)
@@ -126,13 +126,13 @@ class Trainer:
         return batch
 
     def compile(self, batch: dict[str, jax.Array]) -> None:
-        """Compile the step for these shapes alone: nothing is ever compiled again."""
+        """Compile the step for the shapes of this batch: nothing is ever compiled again."""
         self.compiled = self.program.step.lower(self.state, batch).compile()
         if self.config.recovery.check_determinism:
             check_determinism(self.compiled, self.state, batch)
 
     def take_step(self, step: int, batch: dict[str, jax.Array]) -> None:
-        """Dispatch a step, and read the metrics of the one before while the devices compute it."""
+        """Dispatch a step, and read the last step's metrics while the devices compute this one."""
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             self.state, metrics = self.compiled(self.state, batch)
         self.read_metrics()
@@ -141,7 +141,8 @@ class Trainer:
     def read_metrics(self) -> None:
         """Wait for the metrics of the pending step, record and show them.
 
-        Diverged: the update of this step and too many before it are bad.
+        Raises:
+          Diverged: there were too many bad updates in a row.
         """
         if self.pending is None:
             return
@@ -165,7 +166,7 @@ class Trainer:
         return step % self.config.save_every == 0 or step == self.total
 
     def due(self, step: int) -> list[evaluators.Entry]:
-        """The evaluators to run after this step; after the last one, the report runs all."""
+        """Return the evaluators to run after this step; after the last step the report runs all."""
         is_due = lambda every: every and step % every == 0 and step < self.total
         return [entry for entry in self.evaluations if is_due(entry.every)]
 
@@ -202,13 +203,13 @@ class Trainer:
     # --- checkpoints ------------------------------------------------------------------------------
 
     def restore(self, before: int | None = None) -> tuple[TrainState, dict[str, Any]]:
-        """The newest good checkpoint (up to a step) and its metadata, or the state at step 0."""
+        """Return the newest good checkpoint (up to a step) and its metadata, or make a state."""
         with user_errors():
             restored = self.checkpoints.restore_newest(self.program.abstract, before)
         return restored or (self.begin(), {})
 
     def save(self, wait: bool = False) -> None:
-        """Save the state in the background, or try until it is on disk (`wait`).
+        """Save the state in the background, or with `wait` try until the state is on disk.
 
         Raises:
           Diverged: the state is not finite; nothing is saved.
@@ -221,7 +222,7 @@ class Trainer:
         self.writer.upload()
 
     def try_to_save(self, wait: bool) -> bool:
-        """Save as `save` does, but once; return whether that worked."""
+        """Try once to save the state; return whether that worked."""
         self.watchdog.reset()
         step, metadata = int(self.state.step), self.recovery.metadata()
         try:
@@ -237,13 +238,13 @@ class Trainer:
         return True
 
     def save_before_ending(self) -> None:
-        """Save if that is possible; another process may not know that the run ends."""
+        """Save if possible, in a single process: others may not know that the run ends."""
         if jax.process_count() == 1:
             with contextlib.suppress(Diverged, UserError):
                 self.save(wait=True)
 
     def leave(self) -> NoReturn:
-        """Save this step and exit, as was asked for."""
+        """Save this step and exit with the status of the request to stop."""
         self.save(wait=True)
         _log.info("stopped: step %d is saved, the same command continues", int(self.state.step))
         raise SystemExit(self.stop.status)
@@ -251,19 +252,20 @@ class Trainer:
     def rewind(self, step: int, metrics: dict[str, Any]) -> None:
         """Restore a checkpoint from before the bad updates that ended with `step`.
 
-        UserError: there were too many rewinds; the report of the divergence.
+        Raises:
+          UserError: there were too many rewinds, with the report of the divergence.
         """
         target = self.recovery.rewind_target(step, metrics)
         self.watchdog.reset()
         self.pending = None
-        jax.tree.map(lambda x: x.delete(), self.state)  # there may be no room for two
+        jax.tree.map(lambda x: x.delete(), self.state)  # memory may not hold two states
         self.state, _ = self.restore(target)
         target = int(self.state.step)
         self.recovery.rewound(step, target)
         self.progress.rewind(target)
 
     def close(self) -> None:
-        """Wait for what is being saved, and put the screen and the process in order."""
+        """Wait for the save in the background, and end the watchdog and the progress bar."""
         self.watchdog.close()
         self.progress.close()
         self.checkpoints.close()
@@ -279,5 +281,5 @@ def check_determinism(compiled: Callable, state: TrainState, batch: dict) -> Non
         raise UserError(
             f"a step computed twice gives other bits in {', '.join(different[:5])}: this run could "
             "not be repeated; on a GPU try XLA_FLAGS=--xla_gpu_deterministic_ops=true, or do "
-            "without: --noconfig.recovery.check_determinism"
+            "without the check: --noconfig.recovery.check_determinism"
         )

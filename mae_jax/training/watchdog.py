@@ -1,4 +1,4 @@
-"""A watchdog, which shows the stacks of all threads of a run without progress."""
+"""A watchdog for runs without progress."""
 
 import contextlib
 import faulthandler
@@ -11,9 +11,9 @@ _log = logging.getLogger(__name__)
 
 
 class Watchdog:
-    """Dumps the stacks of all threads once `reset()` has not been called for `timeout` seconds.
+    """A thread that shows the stacks of all threads `timeout` seconds after the last `reset()`.
 
-    The dump runs in a Python thread, so no other thread runs Python code meanwhile.
+    Python runs one thread at a time, so no other thread runs while this one walks their frames.
     `faulthandler.dump_traceback_later` walks the frames of running threads, which can crash.
     """
 
@@ -36,8 +36,8 @@ class Watchdog:
                 dumped = moved
                 _log.warning(
                     "nothing has moved for %g s (recovery.stall_timeout): the stacks of all "
-                    "threads follow; training goes on if that ends",
+                    "threads follow; training goes on once the cause ends",
                     self.timeout,
                 )
-                with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is no file
+                with contextlib.suppress(OSError, ValueError, AttributeError):  # e.g. no stderr
                     faulthandler.dump_traceback(sys.__stderr__ or sys.stderr, all_threads=True)
