@@ -28,29 +28,29 @@ class Entry:
 
     def evaluate(self, variables: dict) -> Result:
         """Return the metrics that are followed during a training."""
-        return self._named(self.evaluator.evaluate(variables))
+        return self._prefixed(self.evaluator.evaluate(variables))
 
     def report(self, variables: dict, untrained: dict | None = None) -> Result:
         """Return the final table, see `Evaluator.report`."""
-        return self._named(self.evaluator.report(variables, untrained))
+        return self._prefixed(self.evaluator.report(variables, untrained))
 
-    def _named(self, result: Result) -> Result:
+    def _prefixed(self, result: Result) -> Result:
         if not self.prefix:
             return result
-        named = result.prefixed(self.prefix)
-        return dataclasses.replace(named, head=f"{self.name}\n\n{result.head}".rstrip())
+        prefixed = result.prefixed(self.prefix)
+        return dataclasses.replace(prefixed, head=f"{self.name}\n\n{result.head}".rstrip())
 
 
 def build(config: Mapping[str, Mapping[str, Any]], context: Context) -> list[Entry]:
     """Build the evaluators of the section `evaluators` of a config, with their data opened.
 
     Raises:
-      ValueError: all that does not fit, with the names of the entries.
+      ValueError: entries do not fit the model or the data; the message names each of them.
     """
     entries, problems = [], {}
-    for name, values in config.items():
+    for name, options in config.items():
         try:
-            section = schema.section(SECTIONS[values["type"]], values)
+            section = schema.section(SECTIONS[options["type"]], options)
             evaluator = _class_of(section)(section, context)
             prefix = "" if name == (section.usual_name or section.type) else f"{name}_"
             entries.append(Entry(name, section.every, evaluator, prefix))
@@ -59,13 +59,13 @@ def build(config: Mapping[str, Mapping[str, Any]], context: Context) -> list[Ent
         except (ValueError, OSError, ImportError) as error:
             problems.setdefault(str(error), []).append(f"evaluators.{name}")
     if problems:
-        each = [f"{' and '.join(names)}: {text}" for text, names in problems.items()]
-        raise ValueError("; ".join(each))
+        messages = [f"{' and '.join(names)}: {text}" for text, names in problems.items()]
+        raise ValueError("; ".join(messages))
     return entries
 
 
 def _class_of(section: sections.Evaluator) -> type[Evaluator]:
-    """The class of a custom evaluator; or of type `knn` the class `Knn` of the module `knn`."""
+    """Return the class of a custom evaluator, or for type `knn` the class `Knn` of module `knn`."""
     if not isinstance(section, sections.CustomEvaluator):
         module = importlib.import_module(f"{__name__}.{section.type}")
         return getattr(module, type(section).__name__)
@@ -80,12 +80,12 @@ def _class_of(section: sections.Evaluator) -> type[Evaluator]:
 
 
 def report(entries: Sequence[Entry], variables: dict, untrained: dict | None = None) -> Result:
-    """Run the reports of all entries, as one: see `Evaluator.report`."""
+    """Return the reports of all entries as one result, see `Evaluator.report`."""
     return join([entry.report(variables, untrained) for entry in entries])
 
 
 def join(results: Sequence[Result]) -> Result:
-    """Join results to one: tables whose rows have the same names become one table."""
+    """Join results into one; tables whose rows have the same names become one table."""
     joined: list[Result] = []
     for result in results:
         last = joined[-1] if joined else None
@@ -97,5 +97,5 @@ def join(results: Sequence[Result]) -> Result:
         else:
             joined.append(result)
     text = "\n\n".join(result.text for result in joined if result.text)
-    merge = lambda name: {k: x for result in results for k, x in getattr(result, name).items()}
+    merge = lambda field: {k: v for result in results for k, v in getattr(result, field).items()}
     return Result(merge("metrics"), text, pictures=merge("pictures"), details=merge("details"))

@@ -14,13 +14,13 @@ from mae_jax.distributed import partitioning
 from mae_jax.evaluators import features
 from mae_jax.evaluators.evaluator import Context, HeldOutEvaluator, Result, Unsuitable
 
-FOLLOWED = ("test_loss", "test_accuracy", "test_map")  # the metrics during a training
+FOLLOWED = ("test_loss", "test_accuracy", "test_map")  # the metrics that `evaluate` returns
 
 
 class Predictions(NamedTuple):
     """The predictions for the labelled examples of a source, in its order."""
 
-    labels: np.ndarray  # [n], or [n classes] where several may be true
+    labels: np.ndarray  # [n], or [n classes] if several classes may be true
     probabilities: np.ndarray  # [n classes]
     losses: np.ndarray  # [n]
 
@@ -28,12 +28,12 @@ class Predictions(NamedTuple):
 class Classification(HeldOutEvaluator):
     """The accuracy of a classifier, and the precision, recall and F1 of each class.
 
-    Where several classes may be true of an example, these are average precisions and their mean
-    (mAP). With several clips or crops of an example its probabilities are the means over these, and
-    its loss is that of the means.
+    If several classes may be true of an example, the metrics are average precisions and their mean
+    (mAP). The probabilities of an example are means over its clips and crops, and its loss is the
+    loss of these means.
 
     Raises:
-      ValueError: the classes, or the kind of the labels, are not those of the model.
+      ValueError: the data have other classes, or another kind of labels, than the model.
     """
 
     def __init__(self, section: Mapping[str, Any], context: Context):
@@ -62,12 +62,12 @@ class Classification(HeldOutEvaluator):
                 f"the model was trained with loss = {context.loss!r}, but {spec!r} has {kind} for "
                 "an example"
             )
-        everywhere = partitioning.replicated(self.mesh)
-        self._forward = jax.jit(self._forward_batch, out_shardings=everywhere)
+        replicated = partitioning.replicated(self.mesh)
+        self._forward = jax.jit(self._forward_batch, out_shardings=replicated)
 
     def evaluate(self, variables: dict) -> Result:
         metrics = self.report(variables).metrics
-        return Result({name: x for name, x in metrics.items() if name in FOLLOWED})
+        return Result({name: metrics[name] for name in FOLLOWED if name in metrics})
 
     def report(self, variables: dict, untrained: dict | None = None) -> Result:
         return summary(*self.predict(variables), self.classes)
@@ -76,21 +76,21 @@ class Classification(HeldOutEvaluator):
         """Return the predictions of each labelled example."""
         rows = [jax.tree.map(np.asarray, self._forward(variables, x)) for x in self.batches()]
         labels, probabilities, losses, valid = map(np.concatenate, zip(*rows, strict=True))
-        chosen = valid & (labels >= 0 if labels.ndim == 1 else True)
-        if not chosen.any():
+        labelled = valid & (labels >= 0) if labels.ndim == 1 else valid
+        if not labelled.any():
             raise ValueError("no example of the test data has a label")
-        labels = labels[chosen]
+        labels = labels[labelled]
         if labels.ndim == 2 and not labels.any():
             raise ValueError("no class is true of any example of the test data")
-        return Predictions(labels, probabilities[chosen], losses[chosen])
+        return Predictions(labels, probabilities[labelled], losses[labelled])
 
     def _forward_batch(self, variables, batch) -> tuple[jax.Array, ...]:
         x, labels, classes = batch["image"], batch["label"], self.model.classes
-        views = x.ndim > len(self.transform.size) + 2
-        flat = x.reshape(-1, *x.shape[2:]) if views else x
+        has_views = x.ndim > len(self.transform.size) + 2
+        flat = x.reshape(-1, *x.shape[2:]) if has_views else x
         logits: Any = self.model.apply(variables, self.transform.normalize(flat))
 
-        def mean(log):  # over the views, of probabilities given as logarithms, which have no tails
+        def mean(log):  # averages probabilities over the views; logarithms do not underflow
             log = log.reshape(len(x), -1, classes)
             return jax.nn.logsumexp(log, axis=1) - jnp.log(log.shape[1])
 
@@ -109,10 +109,10 @@ def summary(
     losses: Float[np.ndarray, "n"],
     classes: Sequence[str],
 ) -> Result:
-    """Accuracy, and precision, recall, F1 and support of each class; or average precisions.
+    """Return the accuracy, and precision, recall, F1 and support of each class.
 
-    These are scikit-learn's, with 0 where they are undefined. Their means are over the classes that
-    have examples. With labels `[n classes]` several classes may be true of an example.
+    With labels `[n classes]`, of which several may be true, average precisions replace these. The
+    scores are scikit-learn's, with 0 where they are undefined, and means leave out empty classes.
     """
     from sklearn import metrics as sklearn
 
@@ -123,8 +123,8 @@ def summary(
         columns = [[sklearn.average_precision_score(y, p) if y.any() else 0.0 for y, p in pairs]]
     else:
         names, predicted = ("precision", "recall", "f1"), probabilities.argmax(-1)
-        known: Any = dict(labels=range(len(classes)), zero_division=0)
-        scores = sklearn.precision_recall_fscore_support(labels, predicted, **known)
+        options: Any = dict(labels=range(len(classes)), zero_division=0)
+        scores = sklearn.precision_recall_fscore_support(labels, predicted, **options)
         *columns, support = map(np.asarray, scores)
     columns = dict(zip(names, map(np.asarray, columns), strict=True))
     means = {name: float(column[support > 0].mean()) for name, column in columns.items()}
@@ -132,14 +132,14 @@ def summary(
         metrics["test_map"] = means["average_precision"]
         head = f"mAP {metrics['test_map']:.4f} (of {len(labels):,} examples)"
     else:
-        right = int((labels == predicted).sum())
-        metrics |= {"test_accuracy": right / len(labels)} | means
-        head = f"accuracy {metrics['test_accuracy']:.4f} ({right:,} of {len(labels):,})"
-    columns |= {"support": support.astype(int)}
-    each = [{name: x[i].item() for name, x in columns.items()} for i in range(len(classes))]
+        correct = int((labels == predicted).sum())
+        metrics |= {"test_accuracy": correct / len(labels)} | means
+        head = f"accuracy {metrics['test_accuracy']:.4f} ({correct:,} of {len(labels):,})"
+    columns["support"] = support.astype(int)
+    per_class = [{name: x[i].item() for name, x in columns.items()} for i in range(len(classes))]
     rows = [["class", *(name.replace("_", " ") for name in columns)]]
     averages = means | {"support": len(labels)}
-    for name, row in zip([*classes, "mean"], [*each, averages], strict=True):
+    for name, row in zip([*classes, "mean"], [*per_class, averages], strict=True):
         rows.append([name, *(f"{row[score]:.3f}" for score in names), f"{row['support']:,}"])
-    details = {"classes": dict(zip(classes, each, strict=True))}
+    details = {"classes": dict(zip(classes, per_class, strict=True))}
     return Result(metrics, head, rows, details=details)

@@ -1,4 +1,4 @@
-"""What an evaluator is, what it returns, and what it is built from."""
+"""The base classes of evaluators, the results that they return, and the context of a model."""
 
 import dataclasses
 import weakref
@@ -15,7 +15,7 @@ from mae_jax.output import tables
 
 
 class Unsuitable(Exception):
-    """The data do not have what an evaluator needs, such as labels: the evaluator is left out."""
+    """The error of an evaluator whose data lack something, such as labels: it is left out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Result:
 
     metrics: dict[str, float]
     head: str = ""  # the text above the table
-    rows: Sequence[Sequence[str]] = ()  # of the table; the first one holds the titles
+    rows: Sequence[Sequence[str]] = ()  # of the table; the first row holds the titles
     notes: tuple[str, ...] = ()  # the lines below the table
     pictures: dict[str, Image.Image] = dataclasses.field(default_factory=dict)
-    details: dict[str, Any] = dataclasses.field(default_factory=dict)  # more, for a JSON file
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)  # further values, for JSON
 
     @property
     def text(self) -> str:
@@ -35,30 +35,30 @@ class Result:
         return "\n\n".join(filter(None, [self.head, "\n".join([*body, *self.notes])]))
 
     def prefixed(self, prefix: str) -> "Result":
-        """The same result with other names of metrics, pictures and details."""
-        named = lambda values: {f"{prefix}{name}": x for name, x in values.items()}
-        fields = ("metrics", "pictures", "details")
-        return dataclasses.replace(self, **{x: named(getattr(self, x)) for x in fields})
+        """Return the result with `prefix` before the names of metrics, pictures and details."""
+        renamed = lambda values: {f"{prefix}{name}": value for name, value in values.items()}
+        fields = {name: renamed(getattr(self, name)) for name in ("metrics", "pictures", "details")}
+        return dataclasses.replace(self, **fields)
 
 
 @dataclasses.dataclass
 class Context:
-    """What evaluators are built from: a model and its data, but no trainer and no whole config.
+    """A model and its data, from which evaluators are built without a trainer or a whole config.
 
     The evaluators of a context share sources and features: each is opened or extracted once.
     """
 
     model: Any
-    data: Mapping[str, Any]  # the section of a config; `train.source` is what "same" means
+    data: Mapping[str, Any]  # the section of a config; the source "same" is its `train.source`
     mean: tuple[float, ...]  # per channel, of values in [0, 1]
     std: tuple[float, ...]
     mesh: Mesh
-    key: jax.Array  # of the masks
+    key: jax.Array  # for the masks
     mask: Mapping[str, Any] | None = None  # the section of a config
-    loss: str | None = None  # of a classifier: "softmax" or "binary"; None if it is not known
+    loss: str | None = None  # of a classifier: "softmax", "binary", or None if it is unknown
     classes: Sequence[str] | None = None  # the names of a classifier's classes
 
-    KEPT = 6  # tables: two splits of three networks: none (pixels), an untrained and a trained one
+    KEPT = 6  # tables: two splits, each of the raw pixels, an untrained and a trained network
 
     def __post_init__(self):
         self.transform = held_out.EvalTransform(self.data, self.mean, self.std)
@@ -68,10 +68,10 @@ class Context:
 
     def open(self, part: Mapping[str, str]) -> sources.Source:
         """Open the `source` and `split` of a section."""
-        name = part["source"], part["split"]
-        if name not in self._sources:
-            self._sources[name] = held_out.open_part(part, self.data)
-        return self._sources[name]
+        key = part["source"], part["split"]
+        if key not in self._sources:
+            self._sources[key] = held_out.open_part(part, self.data)
+        return self._sources[key]
 
     def table(
         self,
@@ -80,27 +80,30 @@ class Context:
         feature: features.Feature,
         section: Mapping[str, Any],
     ) -> features.Table:
-        """Return one feature of the `examples` of a `source` and its `split`, `part`."""
+        """Return a feature of the examples of `part`; `section` says how many and in which batches.
+
+        The `part` has a `source` and a `split`. Without variables the feature is the raw pixels.
+        """
         leaves = jax.tree.leaves(variables)
         arrays = [weakref.ref(x) for x in leaves]
-        name = (*map(id, leaves), part["source"], part["split"], feature, section["examples"])
-        alive = lambda kept: all(ref() is not None for ref in kept[0])
-        self._tables = {x: kept for x, kept in self._tables.items() if alive(kept)}
-        if name not in self._tables:
+        key = (*map(id, leaves), part["source"], part["split"], feature, section["examples"])
+        alive = lambda entry: all(array() is not None for array in entry[0])
+        self._tables = {key: entry for key, entry in self._tables.items() if alive(entry)}
+        if key not in self._tables:
             extractor = features.Extractor(self.model, [feature], self.transform, self.mesh)
-            extractor = self._extractors.setdefault(feature, extractor)  # it is compiled once
+            extractor = self._extractors.setdefault(feature, extractor)  # compiled once
             sizes = section["examples"], section["batch_size"]
             table = extractor(variables, self.open(part), *sizes)
             newest = list(self._tables.items())[1 - self.KEPT :]
-            self._tables = dict(newest) | {name: (arrays, table)}
-        return self._tables[name][1]
+            self._tables = dict(newest) | {key: (arrays, table)}
+        return self._tables[key][1]
 
 
 class Evaluator:
-    """Measures a model with the variables of a step, `{"params": ..., "batch_stats": ...}`.
+    """A measurement of a model with given variables, `{"params": ..., "batch_stats": ...}`.
 
     Args:
-      section: of a config, with the evaluator's options.
+      section: the section of a config with the evaluator's options.
 
     Raises:
       ValueError: the options do not fit the model or the data.
@@ -119,7 +122,7 @@ class Evaluator:
         """Return the final table: the metrics of `evaluate` and those of its baselines.
 
         Args:
-          untrained: variables of the same model before its training, as one more baseline.
+          untrained: variables of the same model before its training, for a further baseline.
         """
         return self.evaluate(variables)
 
@@ -132,7 +135,7 @@ class HeldOutEvaluator(Evaluator):
         self.source, self.transform = context.open(section), context.transform
 
     def batches(self, examples: int | None = None) -> Iterator[dict[str, jax.Array]]:
-        """Read each of at most `examples` examples once, see `held_out.batches`."""
+        """Yield at most `examples` examples once each, see `held_out.batches`."""
         count = self.section["examples"] if examples is None else examples
         sizes = count, self.section["batch_size"]
         return held_out.batches(self.source, self.transform, *sizes, self.mesh)

@@ -14,7 +14,7 @@ class FeatureAccuracy(Evaluator):
     """The accuracy of frozen features, beside those of the raw pixels and an untrained encoder.
 
     The options are those of `config.sections.FeatureEvaluator`. Examples without a label are left
-    out. A subclass has `titles`, of the columns of its metrics.
+    out. A subclass sets `titles`, the titles of the columns of its metrics.
     """
 
     titles: list[str]
@@ -30,7 +30,7 @@ class FeatureAccuracy(Evaluator):
     def score(
         self, x: np.ndarray, labels: np.ndarray, test_x: np.ndarray, test_labels: np.ndarray
     ) -> tuple[dict[str, float], str]:
-        """Return metrics and a note on them, of features [n d] and labels [n] of both splits."""
+        """Return metrics of features [n d] and labels [n] of both splits, and a note or ""."""
         raise NotImplementedError
 
     def evaluate(self, variables: dict) -> Result:
@@ -42,20 +42,21 @@ class FeatureAccuracy(Evaluator):
         if untrained is not None:
             networks = {"raw pixels": None, "untrained encoder": untrained} | networks
         metrics, rows, notes = {}, [["accuracy of frozen features", *self.titles]], []
-        for label, network in networks.items():  # the trained encoder is the last one
+        for label, network in networks.items():  # the trained encoder comes last
             data = self.data(network)
             scores, note = self.score(*data)
             metrics |= {f"{name}_{label.split()[0]}": x for name, x in scores.items()}
-            if untrained is None:  # there is nothing to compare with: the row says which feature
+            if untrained is None:  # without baselines the row names the feature
                 label = f"{self.feature}, {'standardised' if standardize else 'as it is'}"
             rows.append([f"  {label}", *(f"{x:.4f}" for x in scores.values())])
-            notes += [f"({label}: {note})"] * bool(note)
+            if note:
+                notes.append(f"({label}: {note})")
         counts = f"({len(data[1]):,} train and {len(data[3]):,} test examples)"
         details = {"feature": self.feature._asdict() | {"standardize": standardize}}
         return Result(scores | metrics, rows=rows, notes=(counts, *notes), details=details)
 
     def data(self, variables: dict | None) -> tuple[np.ndarray, ...]:
-        """Return the arguments of `score`, of a network; without variables, of the pixels."""
+        """Return the arguments of `score` for a network; without variables, for raw pixels."""
         parts = []
         for name in ("train", "test"):
             part = self.section[name]
@@ -71,24 +72,24 @@ class FeatureAccuracy(Evaluator):
 
 
 def check_classes(section: Mapping[str, Any], context: Context) -> None:
-    """Check that the sources of a section, `train` and maybe `test`, have the same classes.
+    """Check that the sources of a section, `train` and perhaps `test`, have the same classes.
 
     Raises:
-      Unsuitable: there are no classes that exclude each other.
+      Unsuitable: the sources have no classes that exclude each other.
       ValueError: only one of the sources has classes, or their classes are different.
     """
     parts = {name: section[name] for name in ("train", "test") if name in section}
-    opened = [context.open(part) for part in parts.values()]
-    if sources.is_multilabel(opened[0]):
+    both = [context.open(part) for part in parts.values()]
+    if sources.is_multilabel(both[0]):
         raise Unsuitable("its examples may have several labels")
     specs = " and ".join(f"{name}.source = {part['source']!r}" for name, part in parts.items())
-    if min(len(source.classes) for source in opened) < 2:
+    if min(len(source.classes) for source in both) < 2:
         if all(part["source"] == "same" for part in parts.values()):
             raise Unsuitable("its examples have no labels")
         raise ValueError(
             f'{specs} must have two classes or more: name such sources, or "" for each to go '
             "without this evaluator"
         )
-    first, last = opened[0].classes, opened[-1].classes
+    first, last = both[0].classes, both[-1].classes
     if first != last:
         raise ValueError(f"{specs} have different classes: {features.different(first, last)}")

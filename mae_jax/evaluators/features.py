@@ -16,11 +16,11 @@ from mae_jax.models import layers
 
 
 class Feature(NamedTuple):
-    """A feature of an example: tokens of an encoder, pooled."""
+    """A feature of an example: the tokens of an encoder, pooled."""
 
-    block: int = -1  # after which block; -1 is the last one
+    block: int = -1  # whose output is pooled; -1 is the last block
     pooling: str = "mean"  # over the patch tokens, or "cls", or "both" side by side
-    norm: bool = True  # after the last norm (which every block may be put through), or before
+    norm: bool = True  # whether the final norm is applied, which is possible after any block
 
     def __str__(self) -> str:
         return f"block {self.block}, {self.pooling}, {'after' if self.norm else 'before'} the norm"
@@ -30,24 +30,24 @@ class Table(NamedTuple):
     """Features of the examples of a source, in its order."""
 
     features: dict[Feature, np.ndarray]  # [n, d] float32
-    labels: np.ndarray  # [n], -1 where there is none
-    index: np.ndarray  # [n] in the source
+    labels: np.ndarray  # [n], -1 for an example without a label
+    index: np.ndarray  # [n], of the examples in the source
 
     def labelled(self) -> tuple[dict[Feature, np.ndarray], np.ndarray]:
-        """Return features and labels of the examples with a label; ValueError if none has one."""
-        chosen = self.labels >= 0
-        if chosen.all():
+        """Return features and labels of examples with labels; raise ValueError without labels."""
+        labelled = self.labels >= 0
+        if labelled.all():
             return self.features, self.labels
-        if not chosen.any():
+        if not labelled.any():
             raise ValueError("none of the examples has a label, but the data names classes")
-        return {name: x[chosen] for name, x in self.features.items()}, self.labels[chosen]
+        return {name: x[labelled] for name, x in self.features.items()}, self.labels[labelled]
 
 
 class Extractor:
-    """Extracts features of a source in one pass.
+    """An extractor of several features of a source in one pass.
 
     Args:
-      model: with a method `encode`. A classifier that normalises after pooling does so for
+      model: a model with a method `encode`. A classifier that normalises after pooling does so for
         features after the norm.
     """
 
@@ -55,15 +55,15 @@ class Extractor:
         self, model: Any, wanted: Sequence[Feature], transform: held_out.EvalTransform, mesh: Mesh
     ):
         self.model, self.wanted, self.transform, self.mesh = model, wanted, transform, mesh
-        everywhere = partitioning.replicated(mesh)
-        self._features = jax.jit(self._features_of_batch, out_shardings=everywhere)
+        replicated = partitioning.replicated(mesh)
+        self._features = jax.jit(self._features_of_batch, out_shardings=replicated)
 
     def __call__(
         self, variables: dict | None, source: Source, examples: int, batch_size: int
     ) -> Table:
-        """Return the features of (at most `examples`; 0 means all) whole examples of a source.
+        """Return the features of at most `examples` examples of a source; 0 means all.
 
-        Without variables a feature is the input, scaled down to at most 32 a side.
+        Without variables a feature is the input, scaled down to sides of at most 32.
         """
         batches = held_out.batches(source, self.transform, examples, batch_size, self.mesh)
         rows = [jax.tree.map(np.asarray, self._features(variables, batch)) for batch in batches]
@@ -91,26 +91,27 @@ def _feature(model, params, maps, feature: Feature) -> Float[jax.Array, "b d"]:
     def norm(x, scale_and_bias) -> Any:
         return layers.Norm(trunk.eps, trunk.ops).apply({"params": scale_and_bias}, x)
 
-    early = feature.norm and "norm" in params["encoder"]  # the usual place, before pooling
-    if early:
+    before_pooling = feature.norm and "norm" in params["encoder"]
+    if before_pooling:
         tokens = norm(tokens, params["encoder"]["norm"])
-    parts = {"cls": tokens[:, 0], "mean": tokens[:, 1:].mean(1)}
-    chosen = parts.values() if feature.pooling == "both" else [parts[feature.pooling]]
-    if feature.norm and not early:
-        chosen = [norm(x, params["norm"]) for x in chosen]
-    return jnp.concatenate([x.astype(jnp.float32) for x in chosen], axis=-1)
+    pooled = {"cls": tokens[:, 0], "mean": tokens[:, 1:].mean(1)}
+    parts = pooled.values() if feature.pooling == "both" else [pooled[feature.pooling]]
+    if feature.norm and not before_pooling:
+        parts = [norm(x, params["norm"]) for x in parts]
+    return jnp.concatenate([x.astype(jnp.float32) for x in parts], axis=-1)
 
 
 def standardize(train: Float[np.ndarray, "n d"], *others: Float[np.ndarray, "m d"]):
     """Give every dimension zero mean and unit variance on `train`, and map `others` alike.
 
-    MAE features need it before distances: a few high-variance dimensions carry little.
+    Otherwise the distances of MAE features depend mostly on a few high-variance dimensions, which
+    carry little information.
     """
     mean, std = train.mean(0), train.std(0)
     return tuple((x - mean) / (std + 1e-6) for x in (train, *others))
 
 
 def different(classes: Sequence[str], others: Sequence[str]) -> str:
-    """The first few names that only one of both has, or what differs if the names do not."""
+    """Return the first few names on one side alone, or that only their order differs."""
     names = sorted(set(classes) ^ set(others))[:5]
     return ", ".join(names) or "the same names in another order"

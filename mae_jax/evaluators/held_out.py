@@ -13,12 +13,12 @@ from mae_jax.distributed import device_mesh, partitioning
 
 
 class EvalTransform(NamedTuple):
-    """How an example is shown to a network when it is evaluated."""
+    """The transform of examples for an evaluation, on the host and on the device."""
 
     data: Mapping[str, Any]  # the section of a config
     mean: tuple[float, ...]  # per channel, of values in [0, 1]
     std: tuple[float, ...]
-    clips: int = 1  # views of an example along the time, see `transforms.eval_transform`
+    clips: int = 1  # views of an example along time, see `transforms.eval_transform`
     crops: int = 1
 
     @property
@@ -27,16 +27,16 @@ class EvalTransform(NamedTuple):
 
     @property
     def on_host(self) -> Callable[[dict], dict]:
-        """The part for an example, which decodes and crops."""
+        """The function of one example that decodes and crops it."""
         return transforms.eval_transform(self.data, self.clips, self.crops)
 
     def normalize(self, inputs: jax.Array) -> jax.Array:
-        """The part for a batch on the device."""
+        """Return a batch on the device, normalised."""
         return augment.normalize(inputs, self.mean, self.std)
 
 
 def open_part(part: Mapping[str, str], data: Mapping[str, Any]) -> sources.Source:
-    """Open the `source` and `split` of a config; the source "same" is that of `data.train`."""
+    """Open a `source` and its `split`; the source "same" is that of `data.train`."""
     spec = part["source"]
     if spec == "same":
         spec = data["train"]["source"]
@@ -55,17 +55,17 @@ def batches(
     batch_size: int,
     mesh: Mesh,
 ) -> Iterator[dict[str, jax.Array]]:
-    """Read each example once, without augmentation, in padded batches on the mesh.
+    """Yield each example once, without augmentation, in padded batches on the mesh.
 
     An example that cannot be read is not valid, see `pipeline.evaluation_batches`.
 
     Args:
-      examples: at most so many, a fixed random choice; 0 means all.
-      batch_size: of all devices together; it is rounded up to a multiple of them.
+      examples: the largest number of examples, which are a fixed random choice; 0 means all.
+      batch_size: over all devices together, rounded up to a multiple of their number.
     """
     shares = device_mesh.batch_shares(mesh)
     batch_size = -(-batch_size // shares) * shares
-    read = pipeline.evaluation_batches(
+    on_host = pipeline.evaluation_batches(
         source,
         transform.on_host,
         batch_size=batch_size,
@@ -73,4 +73,4 @@ def batches(
         threads=transform.data["threads"],
         rows=partitioning.local_rows(mesh, batch_size),
     )
-    return (partitioning.place(batch, mesh) for batch in read)
+    return (partitioning.place(batch, mesh) for batch in on_host)

@@ -14,7 +14,7 @@ from mae_jax.evaluators.feature_accuracy import FeatureAccuracy
 
 
 class Knn(FeatureAccuracy):
-    """Accuracy of nearest neighbours, for a number `k` of them or for each of several."""
+    """The accuracy of nearest neighbours, for one number `k` of neighbours or for several."""
 
     def __init__(self, section: Mapping[str, Any], context: Context):
         super().__init__(section, context)
@@ -23,8 +23,8 @@ class Knn(FeatureAccuracy):
         self.titles = ["kNN"] if isinstance(k, int) else [f"kNN k={each}" for each in self.names]
 
     def score(self, *data: np.ndarray) -> tuple[dict[str, float], str]:
-        found = accuracies(*data, ks=list(self.names))
-        return {name: found[k] for k, name in self.names.items()}, ""
+        scores = accuracies(*data, ks=list(self.names))
+        return {name: scores[k] for k, name in self.names.items()}, ""
 
 
 def accuracies(
@@ -35,12 +35,12 @@ def accuracies(
     ks: Sequence[int] = (20,),
     temperature: float = 0.07,
 ) -> dict[int, float]:
-    """Accuracy of the weighted nearest-neighbour classifier of Wu et al. (arXiv 1805.01978).
+    """Return the accuracy of the weighted kNN classifier of Wu et al. (arXiv 1805.01978).
 
     The `k` most cosine-similar training examples vote with weight `exp(similarity / temperature)`.
 
     Returns:
-      The accuracy for each of `ks`; all `n` vote where there are fewer than k.
+      The accuracy for each of `ks`; all `n` examples vote if they are fewer than k.
     """
     similarity, index = nearest(train, test, min(max(ks), len(train)))
     weights = np.exp(similarity.astype(np.float64) / temperature)
@@ -60,12 +60,12 @@ def nearest(
 ) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, "m k"]]:
     """Find the `k` rows of `train` with the largest cosine similarity to each row of `test`.
 
-    The search is exact, and of equally similar rows the first one comes first. A block of `train`
-    is on the device at a time, which bounds its memory; it is the first device of the process, so
-    that the number of devices does not matter.
+    The search is exact, and equally similar rows keep their order. Blocks of `train` are compared
+    in turn on the first device of the process, which bounds its memory; the number of devices
+    does not matter.
 
     Returns:
-      Their similarities, in descending order, and their numbers.
+      The similarities of these rows, in descending order, and the indices of the rows.
     """
     similarity = np.empty((len(test), 0), np.float32)
     index = np.empty((len(test), 0), np.int32)
@@ -86,4 +86,4 @@ def _nearest(train, test, k):
     unit = lambda x: x / (jnp.linalg.norm(x, axis=1, keepdims=True) + 1e-12)
     train, test = (unit(x.astype(jnp.float32)) for x in (train, test))
     similarity = jnp.matmul(test, train.T, precision=jax.lax.Precision.HIGHEST)
-    return jax.lax.top_k(similarity, min(k, len(train)))  # equal ones in their order
+    return jax.lax.top_k(similarity, min(k, len(train)))  # equal similarities keep their order

@@ -23,9 +23,9 @@ _log = logging.getLogger(__name__)
 
 
 class LinearProbe(FeatureAccuracy):
-    """Accuracy of a linear classifier, by the solver "sklearn" or "lars".
+    """The accuracy of a linear classifier, by the solver "sklearn" or "lars".
 
-    "auto" is scikit-learn where it takes minutes at most.
+    The solver "auto" is scikit-learn if that takes minutes at most.
     """
 
     def __init__(self, section: Mapping[str, Any], context: Context):
@@ -35,17 +35,18 @@ class LinearProbe(FeatureAccuracy):
             train = context.open(section["train"])
             count = min(len(train), section["examples"] or len(train))
             self.solver = "sklearn" if count * len(train.classes) <= SMALL else "lars"
-        forced = self.solver == "lars" and not section["standardize"]
-        self.titles = [f"linear ({self.solver}{', standardised' * forced})"]
+        always = self.solver == "lars" and not section["standardize"]  # the recipe standardises
+        self.titles = [f"linear ({self.solver}{', standardised' if always else ''})"]
 
     def score(self, *data: np.ndarray) -> tuple[dict[str, float], str]:
         if self.solver == "lars":
             return {"linear": lars_probe(*data)}, ""
         accuracy, converged = logistic_regression(*data, iterations=ITERATIONS)
-        note = f"the linear probe did not converge in {ITERATIONS:,} iterations"
+        note = ""
         if not converged:
+            note = f"the linear probe did not converge in {ITERATIONS:,} iterations"
             _log.warning(note)
-        return {"linear": accuracy}, "" if converged else note
+        return {"linear": accuracy}, note
 
 
 def logistic_regression(
@@ -55,7 +56,7 @@ def logistic_regression(
     test_labels: Int[np.ndarray, "m"],
     iterations: int = ITERATIONS,
 ) -> tuple[float, bool]:
-    """The accuracy of a logistic regression (scikit-learn, L2, C = 1), and whether it converged."""
+    """Return the accuracy of a logistic regression (L2, C = 1), and whether it converged."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -77,11 +78,11 @@ def lars_probe(
     learning_rate: float = 6.4,
     seed: int = 0,
 ) -> float:
-    """Accuracy of a linear classifier trained as He et al. 2021 do (table 10).
+    """Return the accuracy of a linear classifier trained as in He et al. 2021 (table 10).
 
-    Features are standardised, as by the recipe's BatchNorm. With fewer examples than ImageNet's
-    the batch is smaller than the recipe's 16,384, for as many steps in an epoch (78). The learning
-    rate stays that of the recipe, because LARS does not depend on the size of a gradient.
+    Features are standardised, as by the recipe's BatchNorm. With fewer examples than ImageNet has,
+    the batch is smaller than the recipe's 16,384, so that an epoch keeps 78 steps. The learning
+    rate is the recipe's, because LARS does not depend on the size of a gradient.
     """
     train, test = features.standardize(train, test)
     n, classes = len(train), int(train_labels.max()) + 1
@@ -102,7 +103,7 @@ def lars_probe(
 def _lars_epoch(
     n: int, batch: int, total: int, learning_rate: float
 ) -> tuple[optax.GradientTransformation, Callable]:
-    """LARS for `total` steps, and an epoch of it, which is compiled once for all networks."""
+    """Return LARS for `total` steps, and a function that trains an epoch, compiled once."""
     schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, total // 9, total)
     tx = lars.optimizer(schedule, momentum=0.9, weight_decay=0.0)
     steps = n // batch

@@ -16,10 +16,10 @@ from mae_jax.models import masking
 
 
 class Reconstruction(HeldOutEvaluator):
-    """The loss on masked patches, beside that of guesses without training, and pictures.
+    """The loss on masked patches, beside the losses of untrained baselines, and pictures.
 
-    The mask of an example depends on the key of the context and on its number in the source alone,
-    so every network is asked for the same patches. All masked patches are decoded.
+    The mask of an example depends only on the key of the context and on the index of the example
+    in its source, so every network predicts the same patches. All masked patches are decoded.
     """
 
     def __init__(self, section: Mapping[str, Any], context: Context):
@@ -29,9 +29,9 @@ class Reconstruction(HeldOutEvaluator):
             raise Unsuitable("the model is no masked autoencoder")
         self.key, self.ratio = context.key, mask["ratio"]
         self.sampler = networks.mask_sampler(mask, self.model, self.transform.size)
-        # One function for losses and pictures, which is compiled once.
-        everywhere = partitioning.replicated(self.mesh)
-        self._measure = jax.jit(self._measure_batch, out_shardings=everywhere)
+        # Losses and pictures share one function, which is compiled once.
+        replicated = partitioning.replicated(self.mesh)
+        self._measure = jax.jit(self._measure_batch, out_shardings=replicated)
 
     def evaluate(self, variables: dict) -> Result:
         return Result({"test_loss": self.losses(variables)[0]}, pictures=self.draw(variables))
@@ -53,7 +53,7 @@ class Reconstruction(HeldOutEvaluator):
         )
 
     def losses(self, variables: dict) -> tuple[float, float, int]:
-        """Return the mean loss of the network, that of the guess, and the number of examples."""
+        """Return the mean losses of the network and of the baseline, and the number of examples."""
         sums = [np.asarray(self._measure(variables, batch)[0]) for batch in self.batches()]
         loss, baseline, count = np.asarray(sums, np.float64).sum(0)
         return float(loss / count), float(baseline / count), int(count)
@@ -61,28 +61,27 @@ class Reconstruction(HeldOutEvaluator):
     def draw(self, variables: dict) -> dict[str, Image.Image]:
         """Return a picture of examples, their visible parts and their reconstructions."""
         count = min(self.section["pictures"], self.section["batch_size"], len(self.source))
-        drawn = self._measure(variables, next(self.batches(count)))[1]
-        inputs, masked, whole = (np.asarray(x)[:count] for x in drawn)
+        arrays = self._measure(variables, next(self.batches(count)))[1]
+        inputs, masked, outputs = (np.asarray(x)[:count] for x in arrays)
         transform = self.transform
         picture = visualize.reconstruction(
-            inputs, masked, whole, transform.data["modality"], transform.mean, transform.std
+            inputs, masked, outputs, transform.data["modality"], transform.mean, transform.std
         )
         return {"reconstruction": picture}
 
     def _measure_batch(self, variables, batch) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """Sums over the valid examples, and the arguments of the picture, of the first ones."""
+        """Return sums over the valid examples, and the arrays that a picture shows of the first."""
         inputs = self.transform.normalize(batch["image"])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self.key, batch["index"])
-        scores_of_one = lambda key, x: self.sampler.scores(key, x[None])[0]
-        scores = jax.vmap(scores_of_one)(keys, inputs)
+        scores = jax.vmap(lambda key, x: self.sampler.scores(key, x[None])[0])(keys, inputs)
         mask = masking.from_scores(scores, self.sampler.keep)
         out: Any = self.model.apply(variables, inputs, mask)
         target, valid = self.model.target, batch["valid"]
-        each = (out.losses, target.baseline_losses(inputs, mask), jnp.ones(len(inputs)))
-        sums = jnp.stack([(x * valid).sum() for x in each])
+        columns = (out.losses, target.baseline_losses(inputs, mask), jnp.ones(len(inputs)))
+        sums = jnp.stack([(x * valid).sum() for x in columns])
 
         first = lambda x: x[: self.section["pictures"]]
         inputs, prediction = first(inputs), first(out.prediction)
         mask = masking.Mask(first(mask.visible), first(mask.masked), mask.n)
-        whole = target.to_inputs(prediction, inputs, mask)
-        return sums, (target.visible_part(inputs), target.masked_values(inputs, mask), whole)
+        outputs = target.to_inputs(prediction, inputs, mask)
+        return sums, (target.visible_part(inputs), target.masked_values(inputs, mask), outputs)

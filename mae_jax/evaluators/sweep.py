@@ -14,9 +14,9 @@ K = 20  # neighbours
 
 
 class Sweep(Evaluator):
-    """kNN accuracy of every block, pooling and norm, standardised or not.
+    """The kNN accuracy of every block, pooling and norm, standardised or not.
 
-    A fifth of the training examples, drawn by `seed`, is classified by the others.
+    A fifth of the training examples, drawn by `seed`, is classified by the rest.
     """
 
     def __init__(self, section: Mapping[str, Any], context: Context):
@@ -27,45 +27,46 @@ class Sweep(Evaluator):
     def evaluate(self, variables: dict) -> Result:
         scores = self.scores(variables)
         count = min(len(self.source), self.section["examples"] or len(self.source))
-        chosen = max(scores, key=lambda x: scores[x])
+        chosen = max(scores, key=lambda pair: scores[pair])
         title = "kNN on a held-out fifth of the training examples"
         rows = [[title, "standardised", "as it is"]]
         for feature in dict.fromkeys(feature for feature, _ in scores):
-            cells = {x: f"{scores[x]:.3f}" for x in ((feature, True), (feature, False))}
-            rows.append([f"  {feature}", *("*" * (x == chosen) + cells[x] for x in cells)])
-        each = [
-            feature._asdict() | {"standardize": standard, "knn_train": x}
-            for (feature, standard), x in scores.items()
+            pairs = ((feature, True), (feature, False))
+            cells = [f"{'*' if pair == chosen else ''}{scores[pair]:.3f}" for pair in pairs]
+            rows.append([f"  {feature}", *cells])
+        results = [
+            feature._asdict() | {"standardize": standard, "knn_train": accuracy}
+            for (feature, standard), accuracy in scores.items()
         ]
         best = chosen[0]._asdict() | {"standardize": chosen[1]}
         return Result(
             {"knn_train": scores[chosen]},
             rows=rows,
             notes=(f"* chosen, on {count:,} training examples alone",),
-            details={"sweep": each, "chosen": best},
+            details={"sweep": results, "chosen": best},
         )
 
     def scores(self, variables: dict) -> dict[tuple[Feature, bool], float]:
-        """The accuracy of each feature, standardised or not, by ascending block."""
+        """Return the accuracy of each feature, standardised or not, by ascending block."""
         scores = {}
         for norm in [True, False] if "norm" in variables["params"]["encoder"] else [False]:
-            # All blocks are extracted in one pass, and held in memory at once.
+            # One pass extracts all blocks, which are in memory at once.
             blocks = range(self.model.depth)
-            wanted = [Feature(x, pooling, norm) for x in blocks for pooling in ("mean", "cls")]
+            wanted = [Feature(i, pooling, norm) for i in blocks for pooling in ("mean", "cls")]
             extract = features.Extractor(self.model, wanted, self.context.transform, self.mesh)
             sizes = self.section["examples"], self.section["batch_size"]
             table, labels = extract(variables, self.source, *sizes).labelled()
             order = np.random.default_rng(self.section["seed"]).permutation(len(labels))
-            held, kept = np.split(order, [max(1, len(order) // 5)])
-            if not len(kept):
+            test, train = np.split(order, [max(1, len(order) // 5)])
+            if not len(train):
                 raise ValueError("a sweep needs at least two labelled training examples")
             for block in blocks:
                 mean, cls = (table.pop(Feature(block, name, norm)) for name in ("mean", "cls"))
                 both = np.concatenate([cls, mean], axis=1)
                 for pooling, x in (("mean", mean), ("cls", cls), ("both", both)):
                     for standard in (True, False):
-                        parts = x[kept], x[held]
+                        parts = x[train], x[test]
                         a, b = features.standardize(*parts) if standard else parts
-                        found = knn.accuracies(a, labels[kept], b, labels[held], ks=[K])
-                        scores[Feature(block, pooling, norm), standard] = found[K]
+                        accuracy = knn.accuracies(a, labels[train], b, labels[test], ks=[K])[K]
+                        scores[Feature(block, pooling, norm), standard] = accuracy
         return dict(sorted(scores.items(), key=lambda item: item[0][0].block))

@@ -31,7 +31,7 @@ def reconstruction(
         return _texts(original[..., 0], masked[..., 0], reconstructed[..., 0])
     if modality in ("image", "video"):
         original, reconstructed = ((x * np.array(std) + mean) for x in (original, reconstructed))
-    else:  # of any range: stretch those of each example and channel
+    else:  # values of any range: stretch those of each example and channel
         axes = tuple(range(1, original.ndim - 1))
         low, high = original.min(axes, keepdims=True), original.max(axes, keepdims=True)
         stretch = lambda x: (x - low) / np.maximum(high - low, 1e-6)
@@ -44,9 +44,9 @@ def reconstruction(
 
 
 def flat(x: np.ndarray, sound: bool = False, most: int = 8) -> np.ndarray:
-    """Make pictures `[b, h, w, 1 or 3]` of uint8 values `[b, *size, c]` with any number of axes.
+    """Return pictures `[b, h, w, 1 or 3]` of uint8 values `[b, *size, c]` with any number of axes.
 
-    More than two axes become a strip of at most `most` slices along the first ones. Of many
+    More than two axes become a strip of at most `most` slices along the first axes. Of many
     channels three are shown, evenly spread; of four, as in RGBA, the first three. A `sound` has its
     time to the right and low frequencies below.
     """
@@ -68,21 +68,22 @@ def flat(x: np.ndarray, sound: bool = False, most: int = 8) -> np.ndarray:
     return x
 
 
-def sheet(named: Mapping[str, np.ndarray]) -> Image.Image:
-    """Draw pictures `[b, h, w, c]` of uint8 under their titles, or wide ones beside them.
+def sheet(pictures: Mapping[str, np.ndarray]) -> Image.Image:
+    """Draw uint8 pictures `[b, h, w, c]` under their titles, or wide pictures beside them.
 
     Of more than three channels the first three are shown. Small pictures are enlarged by whole
     pixels.
     """
-    b, h, w, _ = next(iter(named.values())).shape
+    b, h, w, _ = next(iter(pictures.values())).shape
     is_wide, top, left = w >= 2 * h, 24, 100
     scale = max(1, 640 // w if is_wide else -(-128 // max(h, w)))
     width, height = w * scale + GAP, h * scale + GAP
-    block = len(named) * height + 2 * GAP  # the rows of a sample
-    size = (left + width, b * block) if is_wide else (GAP + len(named) * width, top + b * height)
-    picture = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
-    for i, (name, images) in enumerate(named.items()):
+    count = len(pictures)
+    block = count * height + 2 * GAP  # the rows of a sample
+    size = (left + width, b * block) if is_wide else (GAP + count * width, top + b * height)
+    page = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
+    for i, (name, images) in enumerate(pictures.items()):
         for row, image in enumerate(images):
             x, y = GAP + i * width, top + row * height
             if is_wide:
@@ -92,25 +93,27 @@ def sheet(named: Mapping[str, np.ndarray]) -> Image.Image:
                 draw.text((x + width // 2, top // 2), name, fill="black", anchor="mm", font=font)
             rgb = np.repeat(image, 3, -1)[..., :3] if image.shape[-1] < 3 else image[..., :3]
             tile = Image.fromarray(rgb).resize((w * scale, h * scale), Image.Resampling.NEAREST)
-            picture.paste(tile, (x, y))
-    return picture
+            page.paste(tile, (x, y))
+    return page
 
 
 def _texts(original: np.ndarray, masked: np.ndarray, reconstructed: np.ndarray) -> Image.Image:
-    """Draw bytes `[b, n]` as lines: the visible ones among dots, and below them all of them."""
+    """Draw bytes `[b, n]` as lines of text: the visible bytes among dots, and all bytes below."""
     wide, cell, line = 64, 8, 14
     b, n = original.shape
     lines = -(-n // wide)
     block = (2 * lines + 1) * line
     page = Image.new("RGB", (2 * GAP + wide * cell, b * block + GAP), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(11)
-    shown = lambda byte: chr(byte) if 32 <= byte < 127 else "\\" if byte == 10 else "?"
+    characters = {byte: chr(byte) for byte in range(32, 127)} | {10: "\\"}
+    shown = lambda byte: characters.get(int(byte), "?")
     for row, i in np.ndindex(b, n):
         x, y = GAP + i % wide * cell + cell // 2, row * block + GAP + i // wide * line + line // 2
         byte, guess = original[row, i], reconstructed[row, i]
-        above = ("\u00b7", "gray") if masked[row, i] else (shown(byte), "black")
-        color = "black" if not masked[row, i] else "green" if guess == byte else "red"
-        below = shown(guess), color
+        above, below = (shown(byte), "black"), (shown(guess), "black")
+        if masked[row, i]:
+            above = ("\u00b7", "gray")
+            below = (shown(guess), "green" if guess == byte else "red")
         for (text, fill), top in ((above, y), (below, y + lines * line)):
             draw.text((x, top), text, fill=fill, anchor="mm", font=font)
     return page
@@ -123,7 +126,7 @@ def curve(
     xlabel: str = "step",
     logarithmic: bool = False,
 ) -> Image.Image:
-    """Draw lines, name -> (steps, values); `logarithmic` is the axis of the steps."""
+    """Draw a line for each name -> (steps, values); `logarithmic` is the axis of the steps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
