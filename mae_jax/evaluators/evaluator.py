@@ -80,10 +80,7 @@ class Context:
         feature: features.Feature,
         section: Mapping[str, Any],
     ) -> features.Table:
-        """Return a feature of the examples of `part`; `section` says how many and in which batches.
-
-        The `part` has a `source` and a `split`. Without variables the feature is the raw pixels.
-        """
+        """Return a feature of the `source` and `split` of a part, by the sizes of a section."""
         leaves = jax.tree.leaves(variables)
         arrays = [weakref.ref(x) for x in leaves]
         key = (*map(id, leaves), part["source"], part["split"], feature, section["examples"])

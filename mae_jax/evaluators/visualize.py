@@ -78,10 +78,9 @@ def sheet(pictures: Mapping[str, np.ndarray]) -> Image.Image:
     is_wide, top, left = w >= 2 * h, 24, 100
     scale = max(1, 640 // w if is_wide else -(-128 // max(h, w)))
     width, height = w * scale + GAP, h * scale + GAP
-    count = len(pictures)
-    block = count * height + 2 * GAP  # the rows of a sample
-    size = (left + width, b * block) if is_wide else (GAP + count * width, top + b * height)
-    page = Image.new("RGB", size, "white")
+    block = len(pictures) * height + 2 * GAP  # the rows of a sample
+    wide, tall = (left + width, b * block), (GAP + len(pictures) * width, top + b * height)
+    page = Image.new("RGB", wide if is_wide else tall, "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
     for i, (name, images) in enumerate(pictures.items()):
         for row, image in enumerate(images):

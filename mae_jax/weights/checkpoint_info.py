@@ -14,7 +14,7 @@ Abstract = dict[str, jax.ShapeDtypeStruct]  # name -> shape, dtype and, maybe, s
 
 
 class CheckpointInfo(NamedTuple):
-    """A model, where its parameters are stored, and what it was trained on."""
+    """A model, the place of its parameters, and the data of its training."""
 
     path: str
     kind: str  # "MaskedAutoencoder" or "Classifier"
@@ -22,15 +22,15 @@ class CheckpointInfo(NamedTuple):
     shapes: dict[str, tuple[int, ...]]  # of the parameters; learned positions as they are stored
     read: Callable[[Abstract], dict[str, jax.Array]]  # names with shardings -> arrays
     channels: int
-    size: tuple[int, ...] | None = None  # of the inputs it was trained on
-    classes: list[str] | None = None  # their names
+    size: tuple[int, ...] | None = None  # of the inputs in training
+    classes: list[str] | None = None  # the names of the classes
     mean: list[float] | None = None  # per channel, of pixels in [0, 1]
     std: list[float] | None = None
     config: Mapping | None = None  # of a work directory, or what an exported file keeps of it
     without: str = ""  # an expression over the names of parameters that may be missing
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        """The grid of tokens of inputs of `size`, as `model.grid`."""
+        """Return the grid of tokens of inputs of `size`, as `model.grid` does."""
         groups = self.fields.get("channel_groups")
         grid = patches.grid_of(size, self.fields["patch"])
         return (len(groups), *grid) if groups else grid
@@ -53,14 +53,14 @@ class CheckpointInfo(NamedTuple):
 
 
 def read_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a model that JSON keeps: under their names of today, with tuples for lists."""
+    """Return the fields of a model from JSON, with today's names, and tuples for lists."""
     new_name = lambda name: old_keys.new_names(f"model.{name}", {})[0].removeprefix("model.")
-    tuples = lambda x: tuple(map(tuples, x)) if isinstance(x, list) else x
-    return {new_name(name): tuples(x) for name, x in stored.items()}
+    tuples = lambda value: tuple(map(tuples, value)) if isinstance(value, list) else value
+    return {new_name(name): tuples(value) for name, value in stored.items()}
 
 
 def fixed_positions(info: CheckpointInfo, size: Sequence[int]) -> dict[str, np.ndarray]:
-    """The tables that learned positions start with, by the names of these parameters."""
+    """Return the tables that learned positions start with, by the names of these parameters."""
     grid, separable = info.grid(size), info.fields.get("separable_positions", False)
     return {
         f"{part}/{name}": table
@@ -71,7 +71,7 @@ def fixed_positions(info: CheckpointInfo, size: Sequence[int]) -> dict[str, np.n
 
 
 def place(x: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    """The array `x`, of which each device reads no more than its share; never a view of a file."""
+    """Return the array `x` placed as `leaf`, with one read of each device's share; never a view."""
     part = lambda index: np.array(x[index], leaf.dtype, order="C")
     if leaf.sharding is None:
         return jnp.asarray(part((slice(None),) * len(leaf.shape)))
@@ -79,6 +79,6 @@ def place(x: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
 
 
 def fold_batch_norm(kernel, bias, mean, var, eps: float = 1e-6):
-    """Kernel and bias of a head that equals a BatchNorm without parameters and a head after it."""
+    """Return kernel and bias of a head that equals a BatchNorm without parameters and a head."""
     scale = 1 / (var + eps) ** 0.5
     return kernel * scale[:, None], bias - (mean * scale) @ kernel

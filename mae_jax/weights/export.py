@@ -16,7 +16,7 @@ from mae_jax.weights import checkpoint_info, exported_file, load, parameter_name
 from mae_jax.weights.checkpoint_info import CheckpointInfo
 
 FORMATS = {".pth": "reference", ".safetensors": "mae_jax", "": "huggingface"}
-# What models of the other formats cannot have.
+# Fields of models that the other formats do not have.
 OURS_ALONE = ("channel_groups", "vocab_size", "decoder_cross", "target_stride")
 OURS_ALONE += ("separable_positions",)
 HUB_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
@@ -34,15 +34,15 @@ def export(
     """Write the model at `source` to `target`, whole or not at all.
 
     Args:
-      target_format: "reference", "huggingface" or "mae_jax"; by default that of the suffix of
-        `target`.
-      source, size, options: `without` and fields of the model, as `load.load` takes them.
+      target_format: "reference", "huggingface" or "mae_jax"; by default the format is that of the
+        suffix of `target`.
+      source, size, options: as in `load.load`; the options are `without` and fields of the model.
 
     Returns:
       Lines that say what was read and written, with the SHA-256 of the parameters' file.
 
     Raises:
-      ValueError: in one sentence, whatever is wrong.
+      ValueError: the model cannot be read or written; the message says why in one sentence.
     """
     target = Path(target)
     target_format = target_format or FORMATS.get("" if target.is_dir() else target.suffix, "")
@@ -58,17 +58,18 @@ def export(
             f"{target} is {what}, which is not what {target_format} needs: give another --to"
         )
     info = load.find(source, size=size, **options)
-    params = load.parameters(info._replace(without=""), size=size)  # whole parts may be missing
+    params = load.parameters(info._replace(without=""), size=size)  # whole parts or none
     fields = build.completed(info.kind, info.fields)
     info = info._replace(size=tuple(size or info.size or ()) or None, fields=fields)
-    arrays = {n: np.asarray(x) for n, x in traverse_util.flatten_dict(params, sep="/").items()}
+    flat = traverse_util.flatten_dict(params, sep="/")
+    arrays = {name: np.asarray(x) for name, x in flat.items()}
     if target_format != "mae_jax":
         arrays = _foreign_arrays(info, arrays, target_format)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         stage = Path(folder) / target.name
         WRITERS[target_format](stage, info, arrays)
-        if target.is_dir():  # other files stay, but none of another model
+        if target.is_dir():  # other files stay, but no files of another model
             for name in HUB_FILES:
                 (target / name).unlink(missing_ok=True)
             for file in stage.iterdir():
@@ -79,14 +80,14 @@ def export(
 
 
 def _foreign_arrays(info: CheckpointInfo, arrays: dict, target_format: str) -> dict:
-    """Parameters under foreign names, with the tables of positions, which are stored if fixed too.
+    """Return parameters under foreign names, with the tables of positions even if they are fixed.
 
     Raises:
       ValueError: the format has no such model, or the size of the tables is unknown.
     """
-    if other := [name for name in OURS_ALONE if info.fields.get(name)]:
+    if unsupported := [name for name in OURS_ALONE if info.fields.get(name)]:
         raise ValueError(
-            f"{info.path} is a model with {', '.join(other)}, which {target_format} has not: "
+            f"{info.path} is a model with {', '.join(unsupported)}, which {target_format} has not: "
             "export it to .safetensors"
         )
     if target_format == "huggingface":
@@ -101,7 +102,7 @@ def _foreign_arrays(info: CheckpointInfo, arrays: dict, target_format: str) -> d
 
 
 def _check_huggingface(info: CheckpointInfo) -> None:
-    """Raise ValueError if Hugging Face's ViTMAE cannot be such a model."""
+    """Raise ValueError if Hugging Face's ViTMAE cannot express the model."""
     patch, size, fields = info.fields["patch"], info.size, info.fields
     if info.kind == "Classifier" and (fields["classes"] or fields["pooling"] != "cls"):
         raise ValueError(
@@ -116,7 +117,8 @@ def _check_huggingface(info: CheckpointInfo) -> None:
 
 
 def _report(info: CheckpointInfo, target: Path, target_format: str, params: dict) -> str:
-    fields, file = info.fields, target / "model.safetensors" if target.is_dir() else target
+    fields = info.fields
+    file = target / "model.safetensors" if target.is_dir() else target
     size = f", size {info.size}" if info.size else ""
     note, eps = "", parameter_names.FAMILIES["reference"].eps
     if target_format == "reference" and fields["eps"] != eps:
@@ -133,12 +135,12 @@ def _report(info: CheckpointInfo, target: Path, target_format: str, params: dict
 
 
 def write_mae_jax(path: Path, info: CheckpointInfo, arrays: dict[str, np.ndarray]) -> None:
-    """Our names, and the description of the model as JSON in the metadata."""
+    """Write our names, and the description of the model as JSON in the metadata."""
     _save(path, arrays, exported_file.describe(info))
 
 
 def write_reference(path: Path, info: CheckpointInfo, arrays: dict[str, np.ndarray]) -> None:
-    """`{"model": state_dict}`, as the reference's own scripts read it."""
+    """Write `{"model": state_dict}`, as the reference's own scripts read it."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -146,17 +148,17 @@ def write_reference(path: Path, info: CheckpointInfo, arrays: dict[str, np.ndarr
             "a .pth file can be read without PyTorch, but is written by it: pip install torch, or "
             "write a .safetensors file"
         ) from error
-    with path.open("wb") as file:  # for a path, errors of PyTorch would be no OSError
+    with path.open("wb") as file:  # given a path, PyTorch raises errors other than OSError
         torch.save({"model": {name: torch.from_numpy(x) for name, x in arrays.items()}}, file)
 
 
 def write_huggingface(path: Path, info: CheckpointInfo, arrays: dict[str, np.ndarray]) -> None:
-    """`model.safetensors`, `config.json` and, where known, `preprocessor_config.json`."""
+    """Write `model.safetensors`, `config.json` and, if known, `preprocessor_config.json`."""
     if info.kind == "Classifier":  # the files of a ViTMAEModel
         arrays = {name.removeprefix("vit."): x for name, x in arrays.items()}
     path.mkdir()
     _save(path / "model.safetensors", arrays, {"format": "pt"})
-    write_json = lambda name, x: (path / name).write_text(json.dumps(x, indent=2) + "\n")
+    write_json = lambda name, text: (path / name).write_text(json.dumps(text, indent=2) + "\n")
     write_json("config.json", _huggingface_config(info))
     if info.mean and info.std and info.size:
         preprocessing = {
@@ -174,10 +176,10 @@ def write_huggingface(path: Path, info: CheckpointInfo, arrays: dict[str, np.nda
 
 
 def _huggingface_config(info: CheckpointInfo) -> dict[str, Any]:
-    fields: Any = info.fields
-    size: Any = info.size
+    fields, size = info.fields, info.size or ()
+    mask = (info.config or {}).get("mask") or {}
     is_autoencoder = info.kind == "MaskedAutoencoder"
-    settings = {
+    settings: dict[str, Any] = {
         "architectures": ["ViTMAEForPreTraining" if is_autoencoder else "ViTMAEModel"],
         "model_type": "vit_mae",
         "image_size": size[0],
@@ -188,7 +190,7 @@ def _huggingface_config(info: CheckpointInfo) -> dict[str, Any]:
         "layer_norm_eps": fields["eps"],
         "attention_probs_dropout_prob": 0.0,
         "hidden_dropout_prob": 0.0,
-        "mask_ratio": ((info.config or {}).get("mask") or {}).get("ratio", 0.75),
+        "mask_ratio": mask.get("ratio", 0.75),
     }
     for part in ("", "decoder_") if is_autoencoder else ("",):
         width = fields[f"{part}width"]
@@ -198,12 +200,14 @@ def _huggingface_config(info: CheckpointInfo) -> dict[str, Any]:
             f"{part}num_attention_heads": fields[f"{part}heads"],
             f"{part}intermediate_size": int(width * fields["mlp_ratio"]),
         }
-    return settings | ({"norm_pix_loss": fields["norm_pix"]} if is_autoencoder else {})
+    if is_autoencoder:
+        settings["norm_pix_loss"] = fields["norm_pix"]
+    return settings
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     arrays = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
-    path.write_bytes(safetensors.numpy.save(arrays, metadata))  # as all files: others may read it
+    path.write_bytes(safetensors.numpy.save(arrays, metadata))  # with the usual permissions
 
 
 WRITERS = {

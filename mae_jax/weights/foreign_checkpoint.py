@@ -1,4 +1,4 @@
-"""Files of other code, the families of `parameter_names`: what model they hold."""
+"""The models in files of other code, the families of `parameter_names`."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,11 +25,11 @@ def find(
     left_out: Callable[[str], Any],
     size: Sequence[int] | None,
 ) -> CheckpointInfo:
-    """The model whose parameters `tensors` are, under the names of the family `source`.
+    """Return the model with the parameters `tensors`, which have names of the family `source`.
 
     Args:
-      left_out: whether a parameter is to be ignored, by our name.
-      size: of the inputs, where the caller knows it.
+      left_out: says whether a parameter with our name is to be ignored.
+      size: the size of the inputs, if the caller knows it.
 
     Raises:
       ValueError: parameters are missing, or contradict the config.json beside the file.
@@ -38,7 +38,7 @@ def find(
     origin: dict[str, str] = {}  # our name -> the name in the file
     shapes: dict[str, tuple[int, ...]] = {}
     for name, tensor in tensors.items():
-        stand_in = np.broadcast_to(np.float32(0), tensor.shape)  # nothing is read for a shape
+        stand_in = np.broadcast_to(np.float32(0), tensor.shape)  # a shape needs no values
         for ours, x in parameter_names.from_format({name: stand_in}, source).items():
             if not left_out(ours):
                 origin[ours], shapes[ours] = name, x.shape
@@ -49,21 +49,22 @@ def find(
 
     family = parameter_names.FAMILIES[source]
     embedding = origin.get("encoder/embedding/kernel")
-    if embedding is None or not (patch := tensors[embedding].shape[2:]):
+    patch = tensors[embedding].shape[2:] if embedding else ()
+    if not patch:
         raise ValueError(f"{family.names['encoder/embedding']}.weight is missing in {path}")
     try:
         kind, fields = _infer_model(shapes, patch, family.eps)
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing in {path}") from None
-    of_inputs = _read_settings(path, family.model_type, kind, fields) if family.model_type else {}
-    parts = ["encoder", "decoder"] if kind == "MaskedAutoencoder" else ["encoder"]
-    tables = [name for part in parts if not left_out(name := f"{part}/positions")]
+    inputs = _read_settings(path, family.model_type, kind, fields) if family.model_type else {}
+    tables = ["encoder/positions", "decoder/positions"][: 2 if kind == "MaskedAutoencoder" else 1]
+    tables = [name for name in tables if not left_out(name)]
     stored = {name: values(name) for name in tables if name in shapes}
-    fields["learned_positions"] = len(stored) < len(tables)  # whether the missing one was fixed?
+    fields["learned_positions"] = len(stored) < len(tables)  # a missing table may be a learned one
     if stored:
-        sizes = of_inputs.get("size"), size
+        sizes = inputs.get("size"), size
         grid, fixed = _recognise_positions(path, list(stored.values()), patch, *sizes)
-        of_inputs["size"] = [side * p for side, p in zip(grid, patch, strict=True)]
+        inputs["size"] = [side * p for side, p in zip(grid, patch, strict=True)]
         fields["learned_positions"] |= not fixed
     if not fields["learned_positions"]:
         shapes = {name: x for name, x in shapes.items() if name not in stored}
@@ -74,14 +75,14 @@ def find(
         shapes,
         lambda wanted: {n: checkpoint_info.place(values(n), leaf) for n, leaf in wanted.items()},
         shapes["encoder/embedding/kernel"][0] // math.prod(patch),
-        tuple(of_inputs.get("size") or ()) or None,
-        mean=of_inputs.get("mean"),
-        std=of_inputs.get("std"),
+        tuple(inputs.get("size") or ()) or None,
+        mean=inputs.get("mean"),
+        std=inputs.get("std"),
     )
 
 
 def _fold_linear_probe(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A linear probe of the reference has a BatchNorm as `head.0`: fold it into the head."""
+    """Fold the BatchNorm `head.0` of a linear probe of the reference into its head."""
     parts = ("head.1.weight", "head.1.bias", "head.0.running_mean", "head.0.running_var")
     if any(name not in tensors for name in parts):
         return dict(tensors)
@@ -95,10 +96,10 @@ def _fold_linear_probe(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _infer_model(
     shapes: Mapping[str, tuple[int, ...]], patch: tuple[int, ...], eps: float
 ) -> tuple[str, dict[str, Any]]:
-    """The kind and the fields of a model; heads are known for the published widths alone.
+    """Return the kind and the fields of a model; heads are known for the published widths alone.
 
     Raises:
-      KeyError: with the name of a parameter that is missing.
+      KeyError: a parameter is missing, which the error names.
     """
 
     def depth(part: str) -> int:
@@ -124,11 +125,11 @@ def _infer_model(
 
 
 def _read_settings(path: Path, model_type: str, kind: str, fields: dict[str, Any]) -> dict:
-    """Put what Hugging Face's config.json says into `fields`, and return what it says of inputs."""
+    """Update `fields` by Hugging Face's config.json, and return size, mean and std of inputs."""
     folder = path if path.is_dir() else path.parent
     read_json = lambda file: files.read_json(epath.Path(file)) if file.exists() else {}
     settings = read_json(folder / "config.json")
-    if settings.get("model_type") != model_type:  # of another model beside a single file
+    if settings.get("model_type") != model_type:  # a single file may lie beside another model's
         settings = {}
     if settings.get("hidden_act", "gelu") != "gelu":
         raise ValueError(
@@ -165,11 +166,11 @@ def _read_settings(path: Path, model_type: str, kind: str, fields: dict[str, Any
 def _recognise_positions(
     path: Path, tables: Sequence[np.ndarray], patch: tuple[int, ...], *sizes: Sequence[int] | None
 ) -> tuple[tuple[int, ...], bool]:
-    """The grid that stored tables of positions belong to, and whether all of them are sin-cos.
+    """Return the grid of stored tables of positions, and whether all of the tables are sin-cos.
 
     Args:
-      sizes: of the inputs, as the file and the caller know them. A square grid is tried after
-        the first.
+      sizes: the sizes of inputs that the file and the caller know. A square grid is tried after
+        the first size.
     """
     n = len(tables[0]) - 1
     square = (round(n ** (1 / len(patch))),) * len(patch)
@@ -187,9 +188,9 @@ def _recognise_positions(
 
 
 def _is_sincos(table: np.ndarray, grid: Sequence[int]) -> bool:
-    """Whether a table is the fixed one, to its own precision."""
+    """Return whether a table equals the fixed one, to the precision of its dtype."""
     fixed = positions.initial_tables(grid, table.shape[1])["positions"]
-    tolerance = 1e-5 if table.dtype.itemsize > 2 else 1e-2  # some compute it in less than float64
+    tolerance = 1e-5 if table.dtype.itemsize > 2 else 1e-2  # not all code computes in float64
     return table.shape == fixed.shape and bool(
         np.abs(table.astype(np.float32) - fixed).max() < tolerance
     )

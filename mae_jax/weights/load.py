@@ -44,27 +44,28 @@ def load(
     sha256: str = "",
     **fields: Any,
 ) -> tuple[Any, dict]:
-    """The model at `path` and its parameters, for `model.apply({"params": params}, ...)`.
+    """Return the model at `path` and its parameters, for `model.apply({"params": params}, ...)`.
 
     Args:
-      path: a work directory (the newest checkpoint, or that of `DIR:STEP`; the moving average
-        where the run kept one); a `.pth` of the reference (encoder, full or fine-tuned); a folder
-        or a `.safetensors` of Hugging Face's ViTMAE; or a `.safetensors` of `mae_jax.convert`.
-      without: an expression over whole names, such as "decoder/.*": the parameters that it matches
+      path: a work directory (the newest checkpoint, or that of `DIR:STEP`; the moving average if
+        the run kept one); a `.pth` of the reference (encoder, full or fine-tuned); a folder or a
+        `.safetensors` of Hugging Face's ViTMAE; or a `.safetensors` of `mae_jax.convert`.
+      without: a regular expression over whole names, such as "decoder/.*": parameters that match
         are left out, and may be missing. An autoencoder without its decoder is a `Classifier`
         without a head.
-      size: of the inputs. Fixed positions suit any; learned ones are resized to it (bicubic).
-      mesh: each parameter is placed on it, in shares, as in training; without a mesh, on the
-        default device.
-      sha256: of the file, as `mae_jax.convert` prints it: another file is refused unread.
-      fields: of the model (see `models.build`), where the file does not say them or others are
-        wanted. A reference file says neither `norm_pix` (assumed to be True) nor, except for the
-        published sizes, `heads` and `decoder_heads`; a Hugging Face file without a config.json
-        beside it says no more.
+      size: the size of the inputs. Fixed positions suit any size; learned ones are resized
+        (bicubic).
+      mesh: the devices on which each parameter is placed in shares, as in training; by default
+        the default device.
+      sha256: the digest of the file, as `mae_jax.convert` prints it; other files are refused.
+      fields: fields of the model (see `models.build`) that the file does not say, or that are to
+        differ. A reference file says neither `norm_pix` (assumed to be True) nor, except for the
+        published sizes, `heads` and `decoder_heads`, and neither does a Hugging Face file without
+        a config.json beside it.
 
     Raises:
-      ValueError: in one sentence: nothing of that kind is at `path`, it is damaged or not to
-        be trusted, or parameters are missing, left over or of other shapes, with their names.
+      ValueError: nothing of that kind is at `path`, the file is damaged or not to be trusted, or
+        parameters, which the message names, are missing, left over or of other shapes.
     """
     info = find(path, without=without, size=size, sha256=sha256, **fields)
     return info.model, parameters(info, size=size, mesh=mesh)
@@ -78,15 +79,15 @@ def find(
     sha256: str = "",
     **fields: Any,
 ) -> CheckpointInfo:
-    """What is at `path`, before its parameters are read; the arguments are those of `load`.
+    """Return the checkpoint at `path` before its parameters are read, see `load`.
 
     Raises:
-      ValueError: in one sentence, as `load`.
+      ValueError: as `load`.
     """
     text, left_out = str(path), _matcher(without)
     place, step = epath.Path(text), None
-    if not place.exists() and (parts := re.fullmatch(r"(.+):(\d+)", text)):
-        place, step = epath.Path(parts[1]), int(parts[2])
+    if not place.exists() and (match := re.fullmatch(r"(.+):(\d+)", text)):
+        place, step = epath.Path(match[1]), int(match[2])
     if not place.exists():
         raise ValueError(f"there is no {text!r}: what can be read is {ACCEPTED}")
     if "://" not in text and not (os.path.isdir(place) or os.path.isfile(place)):  # a pipe, say
@@ -97,14 +98,15 @@ def find(
     settings = files.read_json(settings) if settings.exists() else {}
     model_type = settings.get("model_type")
     if place.is_dir() and ("task" in settings or (place / "checkpoints").exists()):
-        from mae_jax.weights import run_checkpoint  # it imports orbax, which files do not need
+        from mae_jax.weights import run_checkpoint  # imports orbax, which other files do not need
 
         info = run_checkpoint.find(place, step)
     elif step is not None:
         raise ValueError(f"{place} is no work directory, so it has no step {step}")
     elif place.is_dir() and model_type not in parameter_names.MODEL_TYPES:
-        what = f"holds a model of type {model_type!r}"
-        what = what if model_type else "has no config.json of a known kind"
+        what = "has no config.json of a known kind"
+        if model_type:
+            what = f"holds a model of type {model_type!r}"
         raise ValueError(f"{place} {what}: what can be read is {ACCEPTED}")
     else:
         tensors, metadata = tensor_files.open_tensors(Path(place))
@@ -114,14 +116,14 @@ def find(
         else:
             info = foreign_checkpoint.find(Path(place), tensors, source, left_out, size)
     info = _leave_out(info._replace(without=without), left_out)
-    fields = {name: x for name, x in fields.items() if x is not None}
+    fields = {name: value for name, value in fields.items() if value is not None}
     if unknown := fields.keys() - build.FIELDS[info.kind]:
         raise ValueError(f"{_listed(unknown)} is no field of the {info.kind} in {place}")
     return info._replace(fields=info.fields | fields)
 
 
 def _matcher(without: str) -> Callable[[str], Any]:
-    """A function that says whether the expression `without` matches a whole name."""
+    """Return a function that says whether the expression `without` matches a whole name."""
     try:
         return re.compile(without).fullmatch
     except re.error as error:
@@ -129,21 +131,20 @@ def _matcher(without: str) -> Callable[[str], Any]:
 
 
 def _leave_out(info: CheckpointInfo, left_out: Callable[[str], Any]) -> CheckpointInfo:
-    """The checkpoint without some parameters, which has all learned positions of the others.
+    """Return the checkpoint without some parameters; refuse one that lacks learned positions.
 
-    An autoencoder without its decoder is a classifier without a head, and so is a classifier
-    without its head.
+    An autoencoder without its decoder becomes a classifier without a head.
     """
-    shapes = {name: x for name, x in info.shapes.items() if not left_out(name)}
+    shapes = {name: shape for name, shape in info.shapes.items() if not left_out(name)}
     parts, fields = {name.split("/")[0] for name in shapes}, info.fields
     if info.kind == "MaskedAutoencoder" and "decoder" not in parts:
-        fields = {name: x for name, x in fields.items() if name in build.FIELDS["Classifier"]}
+        fields = {name: fields[name] for name in fields if name in build.FIELDS["Classifier"]}
         info = info._replace(kind="Classifier", fields=fields | dict(classes=0, pooling="cls"))
     elif info.kind == "Classifier" and "head" not in parts:
         info = info._replace(fields=fields | dict(classes=0))
     if info.fields.get("learned_positions"):
         tables = checkpoint_info.fixed_positions(info, info.fields["patch"])
-        if missing := [n for n in tables.keys() - shapes.keys() if not left_out(n)]:
+        if missing := [name for name in tables.keys() - shapes.keys() if not left_out(name)]:
             way = "give without= to start with the fixed ones"
             raise ValueError(f"{_listed(missing)} missing in {info.path}: {way}")
     return info._replace(shapes=shapes)
@@ -152,7 +153,7 @@ def _leave_out(info: CheckpointInfo, left_out: Callable[[str], Any]) -> Checkpoi
 def parameters(
     info: CheckpointInfo, *, size: Sequence[int] | None = None, mesh: Mesh | None = None
 ) -> dict:
-    """All parameters of `info.model`, nested, as `load` returns them."""
+    """Return all parameters of `info.model`, nested, as `load` does."""
     size = tuple(size or info.size or ()) or None
     return fit(info, abstract(info.model, size, info.channels, mesh), size=size)
 
@@ -160,8 +161,8 @@ def parameters(
 def abstract(
     model: Any, size: Sequence[int] | None, channels: int, mesh: Mesh | None = None
 ) -> dict:
-    """Shapes, dtypes and shardings on `mesh` of a model's parameters, nested."""
-    size = size or tuple(2 * side for side in model.patch)  # any will do without learned positions
+    """Return shapes, dtypes and shardings on `mesh` of a model's parameters, nested."""
+    size = size or tuple(2 * side for side in model.patch)  # any, without learned positions
 
     def init(key):
         n = math.prod(model.grid(size))
@@ -174,14 +175,14 @@ def abstract(
 
 
 def fit(info: CheckpointInfo, wanted: Mapping, *, size: Sequence[int] | None = None) -> dict:
-    """The parameters that both sides have, read and placed as the nested `wanted` says.
+    """Return the parameters that both sides have, read and placed as the nested `wanted` says.
 
-    Learned positions of another grid are resized to that of `size` (by default the file's). Where
-    they are wanted and the file has fixed ones, they are these, or left out if `size` is None.
+    Learned positions of another grid are resized to that of `size` (by default the file's). If
+    the file has fixed positions, learned ones start from these, or are left out without a `size`.
 
     Raises:
-      ValueError: with the names of what one side lacks and `info.without` does not match, and of
-        what has another shape.
+      ValueError: one side lacks parameters that `info.without` does not match, or parameters have
+        other shapes; the message names all of them.
     """
     left_out, is_table = _matcher(info.without), lambda name: "/positions" in name
     flat: Any = traverse_util.flatten_dict(wanted, sep="/")
@@ -193,7 +194,8 @@ def fit(info: CheckpointInfo, wanted: Mapping, *, size: Sequence[int] | None = N
     resized, differ = [], []
     for name in both:
         old, new = info.shapes[name], shapes[name]
-        if is_table(name) and old[1:] == new[1:] and (old != new if moved is None else moved):
+        has_moved = old != new if moved is None else moved
+        if is_table(name) and old[1:] == new[1:] and has_moved:
             resized.append(name)
         elif old != new:
             differ.append(f"{name} is {list(old)} in the checkpoint, not {list(new)}")
@@ -203,20 +205,22 @@ def fit(info: CheckpointInfo, wanted: Mapping, *, size: Sequence[int] | None = N
     if resized and moved is None:
         problems += [f"{_listed(resized)} of another grid: say of which size= the inputs are"]
     if problems:
-        way = ": without= names what may be missing or left over" * bool(missing or extra)
+        way = ": without= names what may be missing or left over" if missing or extra else ""
         raise ValueError(f"{info.path} does not fit the model: {'; '.join(problems)}{way}")
-    arrays = info.read({name: flat[name] for name in flat if name in both - {*resized}})
+    same = both.difference(resized)
+    arrays = info.read({name: leaf for name, leaf in flat.items() if name in same})
     arrays |= {name: _resize_positions(info, name, flat[name], size or ()) for name in resized}
-    for name, table in checkpoint_info.fixed_positions(info, size).items() if size else ():
-        if name in flat.keys() - arrays.keys():
-            arrays[name] = checkpoint_info.place(table, flat[name])
+    fixed = checkpoint_info.fixed_positions(info, size) if size else {}
+    for name in fixed:
+        if name in flat and name not in arrays:
+            arrays[name] = checkpoint_info.place(fixed[name], flat[name])
     return traverse_util.unflatten_dict(arrays, sep="/")
 
 
 def _resize_positions(info: CheckpointInfo, name: str, leaf, size: Sequence[int]) -> jax.Array:
-    """A learned table of positions for inputs of `size`, placed as `leaf` is."""
+    """Return a learned table of positions for inputs of `size`, placed as `leaf`."""
     place = leaf.sharding
-    if isinstance(place, NamedSharding):  # it is read whole, wherever its shares will be
+    if isinstance(place, NamedSharding):  # every device reads the whole table
         place = NamedSharding(place.mesh, P())
     whole = jax.ShapeDtypeStruct(info.shapes[name], leaf.dtype, sharding=place)
     table = np.asarray(info.read({name: whole})[name])
@@ -230,7 +234,7 @@ def _listed(items: Iterable[str], most: int = 20) -> str:
 
 
 def sha256_of(path: epath.Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder: sha256= is of a single file")
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Parameters under the names that other code gives them, and under those of this project.
+"""Parameters under the names of other code and under the names of this project.
 
 Names of this project are flat, such as `encoder/block_3/attention/query/kernel`. In the
 tables, `#` stands for the number of a block.
@@ -15,23 +15,23 @@ QKV = ("query", "key", "value")
 
 
 class Family(NamedTuple):
-    """How the checkpoints of one code base name their parameters; PyTorch's, with `weight`s."""
+    """The parameter names in the checkpoints of one code base, in the style of PyTorch."""
 
     names: Names  # ours -> theirs; one matrix for query, key and value is our `attention/qkv`
-    marks: tuple[str, ...]  # beginnings of names by which its files are recognised
+    marks: tuple[str, ...]  # beginnings of names by which the files are recognised
     aliases: tuple[tuple[str, str], ...] = ()  # expressions for other spellings -> those of `names`
-    model_type: str = ""  # in the config.json of its folders
-    eps: float = 1e-6  # of its LayerNorms, unless a config.json says it
+    model_type: str = ""  # in the config.json of a folder
+    eps: float = 1e-6  # of the LayerNorms, unless a config.json has another
 
     def canonical(self, name: str) -> str:
-        """A parameter's name in the spelling of `names`."""
+        """Return a parameter's name in the spelling of `names`."""
         for pattern, new in self.aliases:
             name = re.sub(pattern, new, name)
         return name
 
 
 def _with_blocks(names: Names, block: Names, encoder: str, decoder: str) -> Names:
-    """`names`, and those of the blocks of the encoder and of the decoder."""
+    """Return `names` with the names in the blocks of the encoder and of the decoder."""
     return names | {
         f"{ours}/block_#/{part}": f"{theirs}.#.{name}"
         for ours, theirs in {"encoder": encoder, "decoder": decoder}.items()
@@ -111,10 +111,10 @@ MODEL_TYPES = {family.model_type for family in FAMILIES.values() if family.model
 
 
 def checkpoint_format(names: Iterable[str]) -> str:
-    """A key of `FAMILIES` or, for names of this project, `mae_jax`.
+    """Return a key of `FAMILIES` or, for names of this project, `mae_jax`.
 
     Raises:
-      ValueError: the names are of none of these.
+      ValueError: the names belong to none of these.
     """
     names = list(names)
     for source, family in FAMILIES.items():
@@ -129,31 +129,31 @@ def checkpoint_format(names: Iterable[str]) -> str:
 
 
 def from_format(state: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
-    """A state dict of a family under our names and in our shapes, mostly as views.
+    """Return a state dict of a family under our names and in our shapes, mostly as views.
 
     Tables of positions are `encoder/positions` and `decoder/positions`, `[1 + n, d]`. An array
     that is no parameter of ours keeps its name.
     """
-    family, found = FAMILIES[source], {}
+    family, params = FAMILIES[source], {}
     ours = {theirs: ours for ours, theirs in family.names.items()}
     for name, x in state.items():
         theirs, number = _without_number(family.canonical(name))
         module, _, leaf = theirs.rpartition(".")
         if theirs in ours and x.ndim == 3:  # a token or a table of positions
-            found[ours[theirs]] = x[0]
+            params[ours[theirs]] = x[0]
         elif module in ours and leaf in ("weight", "bias"):
             if leaf == "weight" and x.ndim > 2:  # a convolution [d c p q]: ours is [(p q c) d]
                 x = np.moveaxis(x, 1, -1).reshape(len(x), -1)
             if leaf == "weight":
                 leaf = "kernel" if x.ndim > 1 else "scale"
-            found |= _unpack(ours[module].replace("#", number), leaf, x.T, name)
+            params |= _unpack(ours[module].replace("#", number), leaf, x.T, name)
         else:
-            found[name] = x
-    return found
+            params[name] = x
+    return params
 
 
 def _unpack(module: str, leaf: str, x: np.ndarray, name: str) -> dict[str, np.ndarray]:
-    """The parameter `leaf` of a module, or those of query, key and value."""
+    """Return the parameter `leaf` of a module, or its parts for query, key and value."""
     if not module.endswith("qkv"):
         return {f"{module}/{leaf}": x}
     if x.shape[-1] % 3:
@@ -163,7 +163,7 @@ def _unpack(module: str, leaf: str, x: np.ndarray, name: str) -> dict[str, np.nd
 
 
 def to_format(params: Mapping[str, np.ndarray], target: str, patch: Sequence[int]) -> dict:
-    """The inverse of `from_format`, as contiguous arrays.
+    """Invert `from_format`; the arrays are contiguous.
 
     Raises:
       ValueError: the family has no such parameter.
@@ -189,6 +189,8 @@ def to_format(params: Mapping[str, np.ndarray], target: str, patch: Sequence[int
 
 
 def _without_number(name: str) -> tuple[str, str]:
-    """`blocks.3.norm1.bias` or `encoder/block_3/...` with `#` for the number, and the number."""
-    found = re.search(r"(?<=[._])\d+(?=[./])", name)
-    return (f"{name[: found.start()]}#{name[found.end() :]}", found[0]) if found else (name, "")
+    """Return a name such as `blocks.3.norm1.bias` with `#` for its number, and the number."""
+    match = re.search(r"(?<=[._])\d+(?=[./])", name)
+    if not match:
+        return name, ""
+    return f"{name[: match.start()]}#{name[match.end() :]}", match[0]

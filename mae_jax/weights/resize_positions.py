@@ -12,7 +12,7 @@ def resize(
 ) -> np.ndarray:
     """Resize a learned table to another grid, `[t, d]`, by cubic interpolation along each axis.
 
-    The first row, of cls, stays as it is. In 2-D the result equals that of PyTorch's
+    The row of cls, the first one, stays as it is. In 2-D the result equals that of PyTorch's
     `interpolate(mode="bicubic")`, which the reference uses.
 
     Raises:
@@ -36,12 +36,12 @@ def resize_named(name: str, table: np.ndarray, old: Sequence[int], new: Sequence
 
 
 def _cubic(old: int, new: int) -> np.ndarray:
-    """The weights `[new, old]` of cubic convolution with a = -.75; the ends are repeated."""
-    at = (np.arange(new) + 0.5) * old / new - 0.5
+    """Return the weights `[new, old]` of cubic convolution with a = -.75 and repeated ends."""
+    centers = (np.arange(new) + 0.5) * old / new - 0.5
     weights, a = np.zeros((new, old)), -0.75
     for tap in range(-1, 3):
-        source = np.floor(at).astype(int) + tap
-        x = np.abs(at - source)
+        source = np.floor(centers).astype(int) + tap
+        x = np.abs(centers - source)
         near = ((a + 2) * x - (a + 3)) * x**2 + 1
         far = a * (((x - 5) * x + 8) * x - 4)
         np.add.at(weights, (np.arange(new), source.clip(0, old - 1)), np.where(x <= 1, near, far))

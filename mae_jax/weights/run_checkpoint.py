@@ -20,45 +20,42 @@ KINDS = {"pretrain": "MaskedAutoencoder", "classify": "Classifier"}
 
 
 def find(path: epath.Path, step: int | None = None) -> CheckpointInfo:
-    """The model of a work directory, with the moving average of those parameters that have one.
+    """Return the model of a work directory, with moving averages for the parameters that have one.
 
     Args:
-      step: of the checkpoint; by default the newest.
+      step: the step of the checkpoint; by default the newest.
 
     Raises:
-      ValueError: in one sentence: there is no such checkpoint, it is damaged, or its config is
-        not that of the directory.
+      ValueError: there is no such checkpoint, the checkpoint is damaged, or its config is not that
+        of the directory.
     """
-    stored, statistics = (
-        files.read_json(path / name) if (path / name).exists() else {}
-        for name in ("config.json", "statistics.json")
-    )
+    read_json = lambda name: files.read_json(path / name) if (path / name).exists() else {}
+    stored, statistics = read_json("config.json"), read_json("statistics.json")
     if stored.get("task") not in KINDS:
         raise ValueError(f"{path} is no work directory: its config.json does not say which task")
-    steps = (
-        ocp.utils.checkpoint_steps(path / "checkpoints") if (path / "checkpoints").exists() else []
-    )
+    folder = path / "checkpoints"
+    steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
     if not steps:
         raise ValueError(f"{path} holds no checkpoint yet")
     step = max(steps) if step is None else step
     if step not in steps:
         raise ValueError(f"{path} has no step {step}: it has {', '.join(map(str, sorted(steps)))}")
     others = sorted({*steps} - {step})
-    saved = _open_state(path / "checkpoints" / str(step), others)
-    config = schema.completed(stored)
-    if saved.config not in (None, stored) and (
-        different := schema.differences(saved.config, config)
-    ):
+    saved = _open_state(folder / str(step), others)
+    config, different = schema.completed(stored), []
+    if saved.config is not None and saved.config != stored:
+        different = schema.differences(saved.config, config)
+    if different:
         raise ValueError(
             f"{path / 'config.json'} is not that of checkpoint {step} ({'; '.join(different)}): "
             "restore the file"
         )
     kind, fields = KINDS[config["task"]], checkpoint_info.read_fields(config["model"])
-    fields = {name: x for name, x in fields.items() if name in build.FIELDS[kind]}
+    fields = {name: value for name, value in fields.items() if name in build.FIELDS[kind]}
     if kind == "Classifier":  # its BatchNorm is folded into its head
         classes = saved.arrays["params/head/bias"].shape[0]
         fields |= dict(classes=classes, batch_norm=False)
-    data = {name: x for name, x in config["data"].items() if x != "auto"}
+    data = {key: value for key, value in config["data"].items() if value != "auto"}
     return CheckpointInfo(
         f"{path}:{step}",
         kind,
@@ -75,7 +72,7 @@ def find(path: epath.Path, step: int | None = None) -> CheckpointInfo:
 
 
 def _open_state(folder: epath.Path, others: list[int]) -> "_SavedState":
-    """The saved training state in `folder`, before its arrays are read."""
+    """Return the saved training state in `folder` before its arrays are read."""
     state = folder / "state"
     if "://" not in str(state):
         state = epath.Path(os.path.abspath(state))  # orbax refuses relative paths
@@ -102,37 +99,37 @@ class _SavedState(NamedTuple):
     path: epath.Path
     arrays: Abstract  # `params/...`, `ema/...` (the moving average) and `stats/...` (BatchNorm)
     fingerprints: dict[str, list[int]]
-    config: dict[str, Any] | None  # of the run when it saved them
-    damaged: str  # the sentence for what cannot be read
+    config: dict[str, Any] | None  # of the run at this step
+    damaged: str  # the message if arrays cannot be read
 
     def best(self) -> dict[str, str]:
-        """Our names of the parameters, and the names of the best arrays of them."""
+        """Return the name of the best array of each parameter: its moving average if it has one."""
         names = [n for part in ("params/", "ema/") for n in self.arrays if n.startswith(part)]
         return {name.partition("/")[2]: name for name in names}
 
     def read(self, wanted: Abstract) -> dict[str, jax.Array]:
-        """Parameters by our names, placed as `wanted` says."""
+        """Return parameters by our names, placed as `wanted` says, with BatchNorm in the head."""
         best, moments = self.best(), [name for name in self.arrays if name.startswith("stats/")]
         requests = {best[name]: leaf for name, leaf in wanted.items()}
         folded = bool(moments) and {"head/kernel", "head/bias"} <= wanted.keys()
         if folded:
-            place = wanted["head/bias"].sharding  # whole on every device, as the moments
+            place = wanted["head/bias"].sharding  # whole on every device, like the moments
             requests |= {name: self.arrays[name].update(sharding=place) for name in moments}
         arrays = self._restore(requests) if requests else {}
-        read = {name: arrays[best[name]] for name in wanted}
+        params = {name: arrays[best[name]] for name in wanted}
         if folded:
             mean, var = (arrays[f"stats/feature_norm/{name}"] for name in ("mean", "var"))
-            parts: Any = (read["head/kernel"], read["head/bias"], mean, var)
+            parts: Any = (params["head/kernel"], params["head/bias"], mean, var)
             if all(x.is_fully_addressable for x in parts):  # the same bits on any mesh
                 parts = map(np.asarray, parts)
             head = checkpoint_info.fold_batch_norm(*parts)
             for name, x in zip(("head/kernel", "head/bias"), head, strict=True):
-                read[name] = jax.device_put(x, read[name].sharding)
-        return read
+                params[name] = jax.device_put(x, params[name].sharding)
+        return params
 
     def _restore(self, requests: Abstract) -> dict[str, Any]:
-        """Arrays by their names on disk; those of the dtype on disk are verified."""
-        default = jnp.zeros(()).sharding  # of the default device
+        """Return arrays by their names on disk; verify those whose dtype does not change."""
+        default = jnp.zeros(()).sharding  # that of the default device
         item = {name: x.update(sharding=x.sharding or default) for name, x in requests.items()}
         item = traverse_util.unflatten_dict(item, sep="/")
         args = ocp.checkpoint_utils.construct_restore_args(item)
@@ -144,7 +141,7 @@ class _SavedState(NamedTuple):
         except Exception as error:
             raise ValueError(self.damaged) from error
         arrays: Any = traverse_util.flatten_dict(restored, sep="/")
-        same = {n: x for n, x in arrays.items() if self.arrays[n].dtype == x.dtype}
+        same = {name: x for name, x in arrays.items() if self.arrays[name].dtype == x.dtype}
         sums, _ = fingerprint.of(same)
         if wrong := [name for name in sums if sums[name] != self.fingerprints.get(name)]:
             raise ValueError(f"{self.damaged} ({', '.join(wrong[:3])} is not what was saved)")

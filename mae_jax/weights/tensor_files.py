@@ -14,10 +14,10 @@ IN_FOLDER = ("model.safetensors", "pytorch_model.bin")  # or NAME.index.json and
 
 
 class Tensor(NamedTuple):
-    """An array in a file, of which indexing with slices reads no more than it asks for."""
+    """An array in a file, of which an index of slices reads only the part that it names."""
 
     shape: tuple[int, ...]
-    values: Any  # whatever takes a tuple of slices
+    values: Any  # any object that a tuple of slices can index
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
         return self.values[index]
@@ -27,10 +27,10 @@ class Tensor(NamedTuple):
 
 
 def open_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The named arrays of a file or of a folder, and the metadata of a `.safetensors` file.
+    """Return the named arrays of a file or a folder, and the metadata of a `.safetensors` file.
 
     Raises:
-      ValueError: in one sentence: the file is damaged, of another kind, or not to be trusted.
+      ValueError: the file is damaged, of another kind, or not to be trusted.
     """
     if path.is_dir():
         return {n: x for file in _files_of(path) for n, x in open_tensors(file)[0].items()}, {}
@@ -56,7 +56,7 @@ def open_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    """The files of the first name of `IN_FOLDER` that a folder has."""
+    """Return the files of the first name in `IN_FOLDER` that the folder has."""
     for name in IN_FOLDER:
         if (folder / name).is_file():
             return [folder / name]

@@ -1,8 +1,8 @@
 """Read the tensors of a `.pth` file without PyTorch, and without running anything that is in it.
 
 A `.pth` file is a pickle, and a pickle can call any function. The unpickler of this module knows
-the few names that a file of weights needs and refuses every other. The arrays are read-only views
-of a memory map, so that only those parts of the file are read that are used.
+the few names that a file of weights needs and refuses every other name. The arrays are read-only
+views of a memory map, so that only the parts of the file that are used are read.
 """
 
 import io
@@ -27,7 +27,7 @@ LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of PyTorch bef
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a state dict, which may be under the key `model` or `state_dict`.
+    """Return the arrays of a state dict, which may be under the key `model` or `state_dict`.
 
     Raises:
       ValueError: the file is damaged, holds no state dict, or asks for more than tensors.
@@ -56,7 +56,7 @@ def damaged(path: Path, reason: str, error: Exception | None = None) -> NoReturn
 
 
 class _Tensor(NamedTuple):
-    key: str  # of its storage, which may be that of several tensors
+    key: str  # of its storage, which several tensors may share
     dtype: np.dtype
     count: int  # of the values in the storage
     offset: int
@@ -65,7 +65,7 @@ class _Tensor(NamedTuple):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Build tensors that know where their bytes are, and refuse every name but a few."""
+    """An unpickler that finds where the bytes of tensors are, and refuses all but a few names."""
 
     def __init__(self, file: BinaryIO, path: Path):
         super().__init__(file)
@@ -73,7 +73,7 @@ class _Unpickler(pickle.Unpickler):
         rebuild = lambda storage, offset, shape, strides, *rest: _Tensor._make(
             (*storage, offset, tuple(shape), tuple(strides))
         )
-        # A pickle may also set attributes of what it asks for: all that is mutable is made anew.
+        # A pickle may also set attributes of these objects, so mutable ones are made anew.
         self.globals: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict,
             "argparse.Namespace": type("Namespace", (), {}),
@@ -101,11 +101,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Refused(ValueError):
-    """A pickle asks for a name that is not allowed."""
+    """The error for a name that a pickle is not allowed to ask for."""
 
 
 def _unpickle(file: BinaryIO, path: Path) -> tuple[Any, dict[str, np.dtype]]:
-    """The next object of a pickle file, and the types of its storages by their keys."""
+    """Return the next object of a pickle file, and the types of its storages by their keys."""
     start, size = file.tell(), path.stat().st_size
     try:
         # The memo is a table as long as its largest index, which a hostile pickle chooses.
@@ -122,10 +122,10 @@ def _unpickle(file: BinaryIO, path: Path) -> tuple[Any, dict[str, np.dtype]]:
 
 
 def _open_zip(path: Path, raw: np.ndarray) -> tuple[Any, Callable[[str], np.ndarray]]:
-    """The format since PyTorch 1.6: a pickle, and each storage as an uncompressed member.
+    """Open the format since PyTorch 1.6: a pickle, and each storage as an uncompressed member.
 
     Returns:
-      What was pickled, and a function from the key of a storage to its bytes.
+      The unpickled object, and a function from the key of a storage to its bytes.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -142,7 +142,7 @@ def _open_zip(path: Path, raw: np.ndarray) -> tuple[Any, Callable[[str], np.ndar
 
     def storage_bytes(key: str) -> np.ndarray:
         info = members[f"data/{key}"]
-        sizes = info.header_offset + 26  # of the name and of an extra field, before the bytes
+        sizes = info.header_offset + 26  # where the sizes of a name and of an extra field are
         start = sizes + 4 + sum(struct.unpack("<HH", raw[sizes : sizes + 4].tobytes()))
         return raw[start : start + info.file_size]
 
@@ -150,7 +150,7 @@ def _open_zip(path: Path, raw: np.ndarray) -> tuple[Any, Callable[[str], np.ndar
 
 
 def _open_legacy(path: Path, raw: np.ndarray) -> tuple[Any, Callable[[str], np.ndarray]]:
-    """The format before: several pickles, then for each storage its count and its bytes."""
+    """Open the format before: several pickles, then the count and the bytes of each storage."""
     with path.open("rb") as file:
         for _ in range(3):  # a magic number, the version, the machine
             _unpickle(file, path)
@@ -168,7 +168,7 @@ def _open_legacy(path: Path, raw: np.ndarray) -> tuple[Any, Callable[[str], np.n
 
 
 def _view(tensor: _Tensor, buffer: np.ndarray, most: int) -> np.ndarray:
-    """A read-only view of at most `most` bytes; ValueError where it would leave the buffer."""
+    """Return a read-only view of at most `most` bytes; raise ValueError if it leaves the buffer."""
     shape, dtype, size = tensor.shape, tensor.dtype, tensor.dtype.itemsize
     if math.prod(shape) == 0:
         return np.zeros(shape, dtype)
