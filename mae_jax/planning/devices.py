@@ -1,10 +1,10 @@
-"""What accelerators offer at best: products, memory, links. From their data sheets."""
+"""The peak rates and the memory of accelerators, from their data sheets."""
 
 from typing import NamedTuple
 
 
 class Device(NamedTuple):
-    """What one device offers at best; a device is what `jax` calls one."""
+    """The peak rates and the memory of one device, in the sense of `jax`."""
 
     flops: float  # dense bfloat16 products, FLOP/s
     bandwidth: float  # of the memory, bytes/s
@@ -50,7 +50,7 @@ DEVICES = {
 
 
 def find(kind: str) -> Device | None:
-    """What a device offers, by its `device_kind`; None if the kind is not known."""
+    """Return the device with this `device_kind`, or None if the kind is unknown."""
     words = kind.replace("-", " ") + " "  # "NVIDIA A100-SXM4-80GB"; "NVIDIA L40" is no "NVIDIA L4"
     names = [name for name in DEVICES if words.startswith(name + " ")]
     return DEVICES[max(names, key=len)] if names else None

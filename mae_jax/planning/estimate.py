@@ -1,12 +1,12 @@
 """Estimate what a training step costs a device: memory, products, bytes, seconds. Nothing is run.
 
-Where a compiler is at hand the memory is its own plan, and the bytes and the cycles are read from
-the compiled program (`hlo`). Elsewhere everything is arithmetic over the sizes of arrays.
+If a compiler is available, it plans the memory, and the bytes and the cycles are read from the
+compiled program (`hlo`). Otherwise everything is arithmetic over the sizes of arrays.
 
-The time of a step is between two bounds. The lower one is the slowest of three: the products, the
-bytes that the memory moves and the bytes that the links carry, each at the device's best, as if the
-other two ran meanwhile. The upper one is the number of cycles that a TPU's compiler expects, and
-then the links; without that number it is the sum of the three.
+The time of a step is between two bounds. The lower bound is the longest of three times: those of
+the products, of the bytes that the memory moves and of the bytes that the links carry, each at the
+device's peak. The upper bound is the cycles that a TPU's compiler expects plus the time of the
+links or, without these cycles, the sum of the three times.
 """
 
 import collections
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A stand-in for a data set, which answers what the plan of a run asks for."""
+    """A stand-in for a data set: its size, its classes and the kind of its labels."""
 
     examples: int | None
     classes: tuple[str, ...]
@@ -66,36 +66,36 @@ class TrainingStep(NamedTuple):
 
 
 def find_source(config, examples: int | None) -> Source:
-    """The number of examples (None: look) and the classes of a config's training data.
+    """Return a stand-in for a config's training data; `examples` replaces their number.
 
     Raises:
       ValueError: the task needs the classes, and the data are not on this machine.
     """
     train, multilabel = config.data.train, False
-    known, classes = KNOWN.get(train.source, (None, 0))
+    count, classes = KNOWN.get(train.source, (None, 0))
     names = tuple(map(str, range(classes)))
-    logging.getLogger("absl").setLevel(logging.ERROR)  # of tfds, about data that are not prepared
+    logging.getLogger("absl").setLevel(logging.ERROR)  # tfds warns of data that are not prepared
     try:
         source = sources.open_source(train.source, train.split, config.data.modality)
         source = sources.subset(source, config.data.examples, balanced=False)
-        known, names = len(source), source.classes
+        count, names = len(source), source.classes
         multilabel = sources.is_multilabel(source)
     except (OSError, ImportError) as error:  # the data are not on this machine
         if not names and config.task == "classify":
             raise ValueError(f"the number of classes is unknown: {error}") from error
-    total = examples or known
+    total = examples or count
     if total and config.data.examples:
         total = min(total, config.data.examples)
     return Source(total, names, multilabel)
 
 
 def batch_shapes(config, sharding: Any, source: Source | None = None) -> dict[str, Any]:
-    """The arrays of a batch as training has them; only classification needs its `source`."""
+    """Return the arrays of a training batch as shapes; only classification needs a `source`."""
     dtypes = {"image": jnp.uint8, "video": jnp.uint8, "text": jnp.int32}
     dtype = dtypes.get(config.data.modality, jnp.float32)
     arrays: dict[str, Any] = {"image": ((*config.data.size, config.data.channels), dtype)}
     if source is not None and config.task == "classify":
-        arrays["label"] = ((len(source.classes),) * source.multilabel, jnp.int32)
+        arrays["label"] = ((len(source.classes),) if source.multilabel else (), jnp.int32)
         if config.regularize.randaugment:
             arrays["color"] = ((randaugment.DRAWS, 2), jnp.float32)
     return {
@@ -105,14 +105,14 @@ def batch_shapes(config, sharding: Any, source: Source | None = None) -> dict[st
 
 
 def make_task(config, source: Any) -> tasks.Task:
-    """The task of a config, whose statistics of the data are any where it says "auto"."""
-    half = (0.5,) * config.data.channels
-    mean, std = (half if x == "auto" else x for x in (config.data.mean, config.data.std))
+    """Return the task of a config; statistics that are "auto" become 0.5."""
+    data, half = config.data, (0.5,) * config.data.channels
+    mean, std = (half if values == "auto" else values for values in (data.mean, data.std))
     return tasks.build(config, source, mean, std)
 
 
 def training_step(config, source: Source, mesh) -> TrainingStep:
-    """The training step of a config, as `train.py` makes it."""
+    """Return the training step of a config, as `train.py` makes it."""
     task, rate = make_task(config, source), config.optimizer.base_learning_rate
     schedule = optimizer.cosine_schedule(rate, config.batch_size, steps=1000, warmup=10)
     step, state = make_program(config, task, mesh, schedule, jax.random.key(0))[1:]
@@ -125,7 +125,7 @@ def training_step(config, source: Source, mesh) -> TrainingStep:
 
 
 def _residuals(task, state, batch) -> int:
-    """Bytes of all arrays of samples that the backward pass takes from the forward pass."""
+    """Return the bytes of arrays of samples that the backward pass takes from the forward pass."""
 
     def residuals(params, stats, batch):
         batch = task.augment(jax.random.key(0), batch)
@@ -139,7 +139,7 @@ def _residuals(task, state, batch) -> int:
 
 
 def shard_bytes(tree: Any) -> int:
-    """Bytes of one device's shards of all arrays of a tree."""
+    """Return the bytes of one device's shards of all arrays of a tree."""
     shard = lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     return sum(shard(x) for x in jax.tree.leaves(tree) if hasattr(x, "sharding"))
 
@@ -147,22 +147,22 @@ def shard_bytes(tree: Any) -> int:
 def out_of_memory(text: str) -> tuple[float, float] | None:
     """Read the bytes that a program needs, and those of the device, from a compiler's error."""
     size = r"\(?([\d.]+)([KMGT])\)?"
-    if not (found := re.search(rf"{size} (?:of|exceeds available HBM) {size}", text)):
+    if not (match := re.search(rf"{size} (?:of|exceeds available HBM) {size}", text)):
         return None
     scale = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    return float(found[1]) * scale[found[2]], float(found[3]) * scale[found[4]]
+    return float(match[1]) * scale[match[2]], float(match[3]) * scale[match[4]]
 
 
-def memory_limit(place: str, found: list[Any]) -> float | None:
-    """Bytes of one device that a program may use, None if that is not known."""
-    device = found[0]
+def memory_limit(place: str, mesh_devices: list[Any]) -> float | None:
+    """Return the bytes of one device that a program may use, or None if unknown."""
+    device = mesh_devices[0]
     offers = devices.find(device.device_kind)
-    limit = offers and offers.memory
+    limit = offers.memory if offers else None
     if device.platform == "cpu":
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(found)
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(mesh_devices)
     if place == "gpu":  # the GPUs of this machine, of which jax takes a share
         return (device.memory_stats() or {}).get("bytes_limit", limit)
-    if device.platform == "tpu":  # the compiler names its limit when a program is far too large
+    if device.platform == "tpu":  # the compiler names its limit if a program is far too large
         sharding = jax.sharding.SingleDeviceSharding(device)
         huge = jax.ShapeDtypeStruct((2**20, 2**18), jnp.float32, sharding=sharding)
         try:
@@ -174,7 +174,7 @@ def memory_limit(place: str, found: list[Any]) -> float | None:
 
 
 def by_compiler(made: TrainingStep, limit: float | None) -> dict[str, Any]:
-    """Compile a step, and read off the bytes, cycles and collectives of one device."""
+    """Compile a step, and return the bytes, cycles and collectives of one device."""
     begin = time.perf_counter()
     try:
         with jax.set_mesh(jax.tree.leaves(made.state)[0].sharding.mesh):
@@ -189,16 +189,16 @@ def by_compiler(made: TrainingStep, limit: float | None) -> dict[str, Any]:
     costs: Any = compiled.cost_analysis()
     names = ("argument", "output", "alias", "temp", "generated_code")
     memory = {name: getattr(analysis, f"{name}_size_in_bytes") for name in names}
-    # What is donated is an argument and an output, and takes its memory once.
+    # A donated array is an argument and an output, but takes its memory once.
     memory["peak"] = sum(memory.values()) - 2 * memory["alias"]
     program = hlo.parse(compiled.as_text())
     once, looped = (program.traffic(loops, everywhere=True) for loops in (False, True))
     collectives: dict[str, dict] = collections.defaultdict(lambda: dict(times=0, array=0, sent=0))
-    for x in program.collectives():
-        row = collectives[x.kind]
-        row["times"] += x.times
-        row["array"] += x.bytes * x.times
-        row["sent"] += round(x.sent)
+    for collective in program.collectives():
+        row = collectives[collective.kind]
+        row["times"] += collective.times
+        row["array"] += collective.bytes * collective.times
+        row["sent"] += round(collective.sent)
     return {
         "compile_seconds": seconds,
         "memory": memory | _within(memory["peak"], limit),
@@ -211,11 +211,12 @@ def by_compiler(made: TrainingStep, limit: float | None) -> dict[str, Any]:
 
 
 def by_arithmetic(plan: dict, shares: int, limit: float | None) -> dict[str, Any]:
-    """The same from the sizes of arrays alone, as if nothing were moved twice."""
+    """Return the same from the sizes of arrays alone, as if nothing were moved twice."""
     state = sum(plan["state"].values())
-    peak = state + plan["state"]["params"] + plan["kept"]  # and the gradients
+    gradients = plan["state"]["params"]  # the same number of bytes
+    peak = state + gradients + plan["kept"]
     metrics: dict[str, Any] = {"memory": {"peak": peak} | _within(peak, limit)}
-    if plan["mesh"]["tensor"] > 1:  # each block sends activations: no time without these
+    if plan["mesh"]["tensor"] > 1:  # the bytes of activations that blocks send are unknown
         return metrics
     # With fsdp parameters are gathered twice in bfloat16, and gradients scattered.
     reduced = plan["parameters"] * 4 if plan["mesh"]["fsdp"] > 1 else plan["state"]["params"]
@@ -237,16 +238,16 @@ def estimate(config, place: str, examples: int | None = None) -> dict:
 
     Args:
       place: a topology, see `topology.devices`.
-      examples: in the training data, None to look.
+      examples: the number of training examples, by default that of the data.
 
     Raises:
-      ValueError: something that the user can mend, in one sentence.
+      ValueError: there can be no plan; the message says in one sentence what to change.
     """
     if examples is not None and examples < 1:
         raise ValueError(f"--examples={examples} must be at least 1")
-    found = topology.devices(place)
-    config = resolved(config, place, found)
-    mesh = device_mesh.make_mesh(**config.mesh, devices=found)
+    mesh_devices = topology.devices(place)
+    config = resolved(config, place, mesh_devices)
+    mesh = device_mesh.make_mesh(**config.mesh, devices=mesh_devices)
     device_mesh.check_batch(config.batch_size, config.accumulation, mesh)
     source = find_source(config, examples)
     made = training_step(config, source, mesh)
@@ -261,11 +262,12 @@ def estimate(config, place: str, examples: int | None = None) -> dict:
         "flops_program": made.flops,
         "examples": source.examples,
     }
-    limit, shares = memory_limit(place, found), device_mesh.batch_shares(mesh)
+    limit, shares = memory_limit(place, mesh_devices), device_mesh.batch_shares(mesh)
     if plan["compiled"]:
-        blocks = config.model.depth + config.model.get("decoder_depth", 0)
-        how = f"{blocks} blocks; --config.model.scan would compile fewer"
-        how = "scanned" if config.model.scan else how
+        how = "scanned"
+        if not config.model.scan:
+            blocks = config.model.depth + config.model.get("decoder_depth", 0)
+            how = f"{blocks} blocks; --config.model.scan would compile fewer"
         _log.info(f"compiling for {mesh.size} x {plan['device']} ({how}): a minute or a few ...")
         plan |= by_compiler(made, limit)
     else:
@@ -275,12 +277,14 @@ def estimate(config, place: str, examples: int | None = None) -> dict:
         residuals = lambda remat: training_step(with_remat(remat), source, mesh).residuals
         plan["advice"] = advice(config, plan, shares, residuals)
     offers = devices.find(plan["device"])
-    return plan | times(config, plan, offers) if offers and "collectives" in plan else plan
+    if offers and "collectives" in plan:
+        plan |= times(config, plan, offers)
+    return plan
 
 
-def resolved(config, place: str, found: list[Any]) -> Any:
-    """The config with what `auto` stands for; ValueError if its attention does not run."""
-    platform, implementation = found[0].platform, config.model.attention
+def resolved(config, place: str, mesh_devices: list[Any]) -> Any:
+    """Return the config with `auto` replaced; raise ValueError if its attention does not run."""
+    platform, implementation = mesh_devices[0].platform, config.model.attention
     attention.check(implementation, platform)
     if implementation == "cudnn" and place != "gpu":
         raise ValueError(
@@ -289,11 +293,12 @@ def resolved(config, place: str, found: list[Any]) -> Any:
     config = schema.resolved(config, platform)
     if platform == "cpu" or implementation != "auto":
         return config
-    return schema.updated(config, {"model.attention": attention.suited(platform, len(found))})
+    suited = attention.suited(platform, len(mesh_devices))
+    return schema.updated(config, {"model.attention": suited})
 
 
 def settings(config, place: str, mesh) -> dict[str, Any]:
-    """What a plan says first: the devices, the mesh and the choices of the config."""
+    """Return the first entries of a plan: the devices, the mesh and the choices of the config."""
     device = mesh.devices.flat[0]
     choices = {name: config.model[name] for name in ("dtype", "attention", "remat", "scan")}
     choices |= {"accumulation": config.accumulation, "optimizer.shard": config.optimizer.shard}
@@ -322,10 +327,10 @@ def forward_flops(config) -> dict[str, int]:
 
 
 def advice(config, plan: dict, shares: int, residuals: Callable[[str], int]) -> list[str]:
-    """Flags of which each alone would make it fit by arithmetic; or one entry, all together.
+    """Return flags of which each alone makes the step fit by arithmetic, or all as one entry.
 
     Args:
-      residuals: bytes that differentiation keeps with another `model.remat`.
+      residuals: returns the bytes that differentiation keeps with another `model.remat`.
     """
     memory, state = plan["memory"], plan["state"]
     moments = state["opt_state"] + state["ema"]
@@ -352,7 +357,7 @@ def advice(config, plan: dict, shares: int, residuals: Callable[[str], int]) -> 
 
 
 def times(config, plan: dict, offers: devices.Device) -> dict[str, Any]:
-    """Seconds of a step, at least and at most, and the hours of the whole run."""
+    """Return the seconds of a step, at least and at most, and the hours of the whole run."""
     products = plan["flops_program"] or plan["flops_arithmetic"] or 0
     sent = sum(row["sent"] for row in plan["collectives"].values())
     terms = {

@@ -49,10 +49,10 @@ def forward_flops(
 
 
 def step_flops(parts: Mapping[str, int], batch_size: int) -> int:
-    """Count the FLOPs of a training step whose forward pass has these parts: nearly 3 times theirs.
+    """Count the FLOPs of a training step whose forward pass has these parts.
 
-    Each product has two in the backward pass, one for either factor. The patch embedding has one,
-    as nobody asks for the gradient of the input.
+    Each product has two products in the backward pass, one for either factor. The patch embedding
+    has one, because the gradient of the input is not needed.
     """
     return batch_size * (3 * sum(parts.values()) - parts["patch embedding"])
 
@@ -60,8 +60,8 @@ def step_flops(parts: Mapping[str, int], batch_size: int) -> int:
 def program_flops(traced: jax.stages.Traced) -> int | None:
     """Count the FLOPs of all products of a traced program (`jax.jit(f).trace(...)`).
 
-    This checks the arithmetic above: it counts the backward pass, loops and recomputation, and not
-    what nobody needs. None if there are kernels whose products are unknown.
+    The count checks the arithmetic above. It has the backward pass, loops and recomputation, but no
+    unused products. The result is None if there are kernels whose products are unknown.
     """
     closed: Any = traced.jaxpr
     needed, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
@@ -97,17 +97,17 @@ def _jaxprs(values: Sequence[Any]) -> Iterator[Any]:
     for value in values:
         if isinstance(value, tuple | list):
             yield from _jaxprs(value)
-        elif hasattr(value, "eqns"):  # a closed one has them, too
+        elif hasattr(value, "eqns"):  # a jaxpr, closed or not
             yield value
 
 
 def product(a: int, b: int, c: int) -> int:
-    """The FLOPs of a product of matrices `[a b]` and `[b c]`."""
+    """Return the FLOPs of a product of matrices `[a b]` and `[b c]`."""
     return 2 * a * b * c
 
 
 def _blocks(trunk: Transformer, tokens: int, seen: int | None = None, wide: int = 0) -> int:
-    """Of self-attention, or of cross-attention to `seen` tokens of width `wide`."""
+    """Count for blocks of self-attention, or cross-attention to `seen` tokens of width `wide`."""
     seen, wide, width = seen or tokens, wide or trunk.width, trunk.width
     projections = 2 * product(tokens, width, width)  # query and out
     projections += 2 * product(seen, wide, width)  # key and value

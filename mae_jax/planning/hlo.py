@@ -64,8 +64,8 @@ class Collective(NamedTuple):
 
 class Program(NamedTuple):
     computations: dict[str, list[Instruction]]
-    times: dict[str, int]  # how often each one runs, without those inside of fusions
-    fused: dict[str, int]  # the same for those inside of fusions
+    times: dict[str, int]  # how often each computation outside of fusions runs
+    fused: dict[str, int]  # how often each computation inside of fusions runs
 
     def collectives(self) -> list[Collective]:
         """List the collectives, each once.
@@ -75,25 +75,26 @@ class Program(NamedTuple):
         fusion that runs least. The compiler also turns a gather or scatter behind a product into a
         loop of permutations and products; those count as permutations.
         """
-        found: dict[str, Collective] = {}
+        collectives: dict[str, Collective] = {}
         for name, times in (self.times | self.fused).items():
-            arrays = {x.name: x.arrays for x in self.computations[name]}
-            for x in self.computations[name]:
-                kind = x.opcode.removesuffix("-start")
+            arrays = {op.name: op.arrays for op in self.computations[name]}
+            for op in self.computations[name]:
+                kind = op.opcode.removesuffix("-start")
                 if kind not in COLLECTIVES:
                     continue
-                parts = x.arrays
+                parts = op.arrays
                 if kind == "reduce-scatter":
-                    parts = [a for operand in x.operands for a in arrays.get(operand, [])]
-                elif x.opcode != kind != "all-reduce":  # a start: (operands, results, ...)
-                    parts = parts[len(x.operands) : 2 * len(x.operands)]
+                    parts = [a for operand in op.operands for a in arrays.get(operand, [])]
+                elif op.opcode.endswith("-start") and kind != "all-reduce":  # operands, results ...
+                    parts = parts[len(op.operands) : 2 * len(op.operands)]
                 if name.startswith("all-reduce-scatter"):  # a TPU's fusion, with a slice behind it
                     kind = "reduce-scatter"
-                new = Collective(kind, sum(a.bytes for a in parts), _group(x.text), times)
-                channel = re.search(r"channel_id=(\d+)", x.text)
-                key = channel[1] if channel else x.name
-                found[key] = min(found.get(key, new), new, key=lambda c: (c.times, -c.bytes))
-        return list(found.values())
+                new = Collective(kind, sum(a.bytes for a in parts), _group(op.text), times)
+                channel = re.search(r"channel_id=(\d+)", op.text)
+                key = channel[1] if channel else op.name
+                old = collectives.get(key, new)
+                collectives[key] = min(old, new, key=lambda c: (c.times, -c.bytes))
+        return list(collectives.values())
 
     def cycles(self) -> int | None:
         """Sum the cycles that a TPU's compiler expects over all instructions; None elsewhere.
@@ -102,9 +103,9 @@ class Program(NamedTuple):
         """
         total = 0
         for name, times in self.times.items():
-            for x in self.computations[name]:
-                if found := re.search(r'"(?:estimated_)?cycles":"(\d+)"', x.text):
-                    total += times * int(found[1])
+            for op in self.computations[name]:
+                if match := re.search(r'"(?:estimated_)?cycles":"(\d+)"', op.text):
+                    total += times * int(match[1])
         return total or None
 
     def traffic(self, loops: bool = True, everywhere: bool = False) -> float:
@@ -112,50 +113,50 @@ class Program(NamedTuple):
 
         Args:
           loops: count the body of a loop as often as it runs, and not once.
-          everywhere: count all memories, also that on a TPU's chip.
+          everywhere: count all memories, also the one on a TPU's chip.
         """
         total = 0.0
         size = lambda arrays: sum(a.bytes for a in arrays if everywhere or not a.space)
         for name, times in self.times.items():
-            arrays = {x.name: x.arrays for x in self.computations[name]}
-            for x in self.computations[name]:
-                sources = [arrays.get(operand, []) for operand in x.operands]
-                total += (times if loops else 1) * self._moved(x, sources, size)
+            arrays = {op.name: op.arrays for op in self.computations[name]}
+            for op in self.computations[name]:
+                sources = [arrays.get(operand, []) for operand in op.operands]
+                total += (times if loops else 1) * self._moved(op, sources, size)
         return total
 
-    def _moved(self, x: Instruction, sources: list[list[Array]], size: Callable) -> float:
-        if x.opcode in FREE or x.opcode.endswith("-done") or _MOVES_NOTHING.search(x.text):
+    def _moved(self, op: Instruction, sources: list[list[Array]], size: Callable) -> float:
+        if op.opcode in FREE or op.opcode.endswith("-done") or _MOVES_NOTHING.search(op.text):
             return 0
-        if x.opcode in ("copy-start", "slice-start"):  # (from, to, flag): what arrives, at each end
-            ends = [size([array]) for array in x.arrays[:2]]
-            return x.arrays[1].bytes * sum(end > 0 for end in ends)
-        if x.opcode in SLICES:
-            return 2 * size(x.arrays)
-        if x.opcode == "dynamic-update-slice":
+        if op.opcode in ("copy-start", "slice-start"):  # (from, to, flag): count `to` at both ends
+            ends = [size([array]) for array in op.arrays[:2]]
+            return op.arrays[1].bytes * sum(end > 0 for end in ends)
+        if op.opcode in SLICES:
+            return 2 * size(op.arrays)
+        if op.opcode == "dynamic-update-slice":
             return 2 * size(sources[1])
-        if x.opcode != "fusion":
-            return size(x.arrays) + sum(map(size, sources))
-        inside = _called(x.text, "calls")[0]
+        if op.opcode != "fusion":
+            return size(op.arrays) + sum(map(size, sources))
+        inside = _called(op.text, "calls")[0]
         total = sum(
             min(size(source), self._read(inside, index)) for index, source in enumerate(sources)
         )
-        by_name = {i.name: i for i in self.computations[inside]}
-        root = next(i for i in by_name.values() if i.root)
+        by_name = {inner.name: inner for inner in self.computations[inside]}
+        root = next(inner for inner in by_name.values() if inner.root)
         roots = [by_name[name] for name in root.operands] if root.opcode == "tuple" else [root]
-        for i, array in zip(roots, x.arrays, strict=False):
-            while i.opcode == "bitcast":
-                i = by_name[i.operands[0]]
-            in_place = i.opcode == "dynamic-update-slice" and size([array])
-            total += size(by_name[i.operands[1]].arrays if in_place else [array])
+        for inner, array in zip(roots, op.arrays, strict=False):
+            while inner.opcode == "bitcast":
+                inner = by_name[inner.operands[0]]
+            in_place = inner.opcode == "dynamic-update-slice" and size([array])
+            total += size(by_name[inner.operands[1]].arrays if in_place else [array])
         return total
 
     def _read(self, computation: str, index: int) -> float:
-        """Bytes of a parameter that a fusion reads by slices; infinite if it reads all of it."""
+        """Return the bytes of a parameter that a fusion reads by slices, or infinity for all."""
         inside = self.computations[computation]
 
         def used(name: str) -> float:
             total = 0.0
-            for user in (i for i in inside if name in i.operands):
+            for user in (op for op in inside if name in op.operands):
                 first = user.operands[0] == name
                 if user.opcode in SLICES and first:
                     total += sum(array.bytes for array in user.arrays)
@@ -167,9 +168,8 @@ class Program(NamedTuple):
                     return math.inf
             return total
 
-        return used(
-            next(i.name for i in inside if i.opcode == "parameter" and int(i.text) == index)
-        )
+        parameters = (op for op in inside if op.opcode == "parameter")
+        return used(next(op.name for op in parameters if int(op.text) == index))
 
 
 def parse(text: str) -> Program:
@@ -182,8 +182,8 @@ def parse(text: str) -> Program:
             name = line.removeprefix("ENTRY ").split(" ", 1)[0].removeprefix("%")
             current = computations.setdefault(name, [])
             entry = name if line.startswith("ENTRY") else entry
-        elif found := _INSTRUCTION.match(line):
-            root, name, result, opcode, inside, attributes = found.groups()
+        elif match := _INSTRUCTION.match(line):
+            root, name, result, opcode, inside, attributes = match.groups()
             attributes = inside if opcode in ("parameter", "constant") else attributes
             operands = re.findall(r"%([\w.-]+)", inside)
             current.append(
@@ -194,18 +194,18 @@ def parse(text: str) -> Program:
 
     def visit(name: str, count: int, into: dict[str, int]) -> None:
         into[name] = into.get(name, 0) + count
-        for x in computations.get(name, []):
-            if x.opcode == "while":
-                (condition,), (body,) = _called(x.text, "condition"), _called(x.text, "body")
-                trips = _trips(x, computations[condition], computations[body])
+        for op in computations.get(name, []):
+            if op.opcode == "while":
+                (condition,), (body,) = _called(op.text, "condition"), _called(op.text, "body")
+                trips = _trips(op, computations[condition], computations[body])
                 visit(body, count * trips, into)
-            elif x.opcode == "fusion":
-                for called in _called(x.text, "calls"):
+            elif op.opcode == "fusion":
+                for called in _called(op.text, "calls"):
                     visit(called, count, fused)
-            elif x.opcode in ("call", "conditional") or x.opcode.startswith("async-start"):
-                # one branch of a conditional runs; all branches of a step cost the same
+            elif op.opcode in ("call", "conditional") or op.opcode.startswith("async-start"):
+                # One branch of a conditional runs, and all branches of a step cost the same.
                 keys = ("to_apply", "calls", "branch_computations", "called_computations")
-                for called in [c for key in keys for c in _called(x.text, key)][:1]:
+                for called in [name for key in keys for name in _called(op.text, key)][:1]:
                     visit(called, count, into)
 
     visit(entry, 1, times)
@@ -216,23 +216,23 @@ def _arrays(text: str) -> list[Array]:
     arrays = []
     for kind, sides, layout in _SHAPE.findall(text):
         bits, space = re.search(r"\d+", kind), re.search(r"S\((\d+)\)", layout)
-        width = int(bits[0]) / 8 if bits else kind != "token"  # a `pred` is a byte
+        width = int(bits[0]) / 8 if bits else float(kind != "token")  # a `pred` is a byte
         count = math.prod(int(side) for side in sides.split(",") if side)
         arrays.append(Array(math.ceil(count * width), int(space[1]) if space else 0))
     return arrays
 
 
 def _called(text: str, key: str) -> list[str]:
-    found = re.search(rf"\b{key}=(%[\w.-]+|\{{[^}}]*\}})", text)
-    return re.findall(r"%([\w.-]+)", found[1]) if found else []
+    match = re.search(rf"\b{key}=(%[\w.-]+|\{{[^}}]*\}})", text)
+    return re.findall(r"%([\w.-]+)", match[1]) if match else []
 
 
 def _trips(loop: Instruction, condition: list[Instruction], body: list[Instruction]) -> int:
-    """How often a loop runs: as the compiler says, or what its counter counts up to."""
-    if found := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text):
-        return int(found[1])
-    counters = [re.search(r"index=(\d+)", x.text) for x in condition if "get-tuple" in x.opcode]
-    by_name, root = {x.name: x for x in body}, next(x for x in body if x.root)
+    """Return how often a loop runs: as the compiler says, or by the bound of its counter."""
+    if match := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text):
+        return int(match[1])
+    counters = [re.search(r"index=(\d+)", op.text) for op in condition if "get-tuple" in op.opcode]
+    by_name, root = {op.name: op for op in body}, next(op for op in body if op.root)
     step = 1
     if counters and counters[0] and root.opcode == "tuple":
         counter = by_name.get(root.operands[int(counters[0][1])])
@@ -242,25 +242,24 @@ def _trips(loop: Instruction, condition: list[Instruction], body: list[Instructi
 
 
 def _largest(instructions: Sequence[Instruction]) -> int:
-    """The largest whole constant, at least 1."""
-    return max(
-        [1, *(int(x.text) for x in instructions if x.opcode == "constant" and x.text.isdigit())]
-    )
+    """Return the largest integer constant, at least 1."""
+    texts = [op.text for op in instructions if op.opcode == "constant"]
+    return max([1, *(int(text) for text in texts if text.isdigit())])
 
 
 def _group(text: str) -> int:
-    """How many devices take part in a collective.
+    """Return the number of devices that take part in a collective.
 
     Groups are written in three ways: `{{0,1},{2,3}}`, `[2,2]<=[4]` (groups of the last number) and
     `mesh['a'=2,'b'=2] {'b'}`.
     """
     if "source_target_pairs={{" in text:
-        return 2  # any: only more than one counts
-    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", text):
-        return len(listed[1].split(","))
-    if tiled := re.search(r"replica_groups=\[([\d,]+)\]", text):
-        return int(tiled[1].split(",")[-1])
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", text):
-        sides = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
-        return math.prod(int(sides[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
+        return 2  # any number above one
+    if match := re.search(r"replica_groups=\{\{([\d,]*)\}", text):
+        return len(match[1].split(","))
+    if match := re.search(r"replica_groups=\[([\d,]+)\]", text):
+        return int(match[1].split(",")[-1])
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", text):
+        sides = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+        return math.prod(int(sides[axis]) for axis in re.findall(r"'(\w+)'", match[2]))
     return 1

@@ -15,15 +15,15 @@ ARITHMETIC_ALONE = (
 
 
 def text(plan: dict) -> str:
-    """The report of a plan, of which `estimate.estimate` gives the metrics."""
+    """Return the report of a plan of `estimate.estimate`."""
     mesh = ", ".join(f"{name} {size}" for name, size in plan["mesh"].items())
     choices = ", ".join(f"{name} {value}" for name, value in plan["choices"].items())
-    about = (
+    head = (
         f"{plan['devices']} x {plan['device']} ({mesh}), batch {plan['batch_size']:,}, "
         f"{plan['images_per_share']:g} for a share\n"
         f"{plan['parameters'] / 1e6:.1f} M parameters; {choices}"
     )
-    texts = [about, tables.table([*_memory(plan), ["", ""], *_step(plan)])]
+    texts = [head, tables.table([*_memory(plan), ["", ""], *_step(plan)])]
     if not plan["compiled"]:
         texts.append(ARITHMETIC_ALONE)
     if not plan["memory"]["fits"]:
@@ -71,7 +71,7 @@ def _step(plan: dict) -> list[list[str]]:
 
 
 def _time(plan: dict) -> list[str]:
-    """The time of a step and of the run, or why there is no estimate of it."""
+    """Return the time of a step and of the run, or why there is no estimate of the time."""
     if "collectives" not in plan:
         return []
     if "step_seconds" not in plan:

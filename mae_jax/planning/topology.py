@@ -17,7 +17,7 @@ FORMS = f"v5e:4x4, v5p:2x2x2, v6e:4x4, cpu, gpu, or N GPUs of {', '.join(GPUS)},
 
 @dataclasses.dataclass(frozen=True)
 class AbsentDevice:
-    """A stand-in for a device of another machine, enough for a mesh."""
+    """A stand-in for a device of another machine, which a mesh accepts."""
 
     id: int
     device_kind: str
@@ -29,7 +29,7 @@ def devices(topology: str) -> list[Any]:
     """List the devices that the argument `--topology` names.
 
     Raises:
-      ValueError: why there are none, in one sentence.
+      ValueError: the topology is unknown, or its devices or compiler are not on this machine.
     """
     topology = topology.lower()
     kind, _, count = topology.partition(":")
@@ -43,8 +43,8 @@ def devices(topology: str) -> list[Any]:
         return [AbsentDevice(i, GPUS[kind], i // 8) for i in range(int(count))]
     if not re.fullmatch(r"v\d+[a-z]*:[1-9]\d*(x[1-9]\d*)*", topology):
         raise ValueError(f"unknown topology {topology!r}: use one of {FORMS}")
-    # Without these the compiler looks for a TPU, complains that there is none, and locks out a
-    # second process.
+    # Without these variables the compiler looks for a TPU, complains that there is none, and locks
+    # out a second process.
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
