@@ -176,7 +176,7 @@ def write_huggingface(path: Path, info: CheckpointInfo, arrays: dict[str, np.nda
 
 
 def _huggingface_config(info: CheckpointInfo) -> dict[str, Any]:
-    fields, size = info.fields, info.size or ()
+    fields, size = info.fields, tuple(info.size or ())
     mask = (info.config or {}).get("mask") or {}
     is_autoencoder = info.kind == "MaskedAutoencoder"
     settings: dict[str, Any] = {
