@@ -1,7 +1,7 @@
 """Rules across the keys of a config, for values that are each possible alone.
 
 A rule is a function of a config that yields a sentence for each contradiction, with the values and
-a way out. It is not asked about values that are wrong by themselves. The rules of the network's
+a way out. Rules do not judge values that are wrong by themselves. The rules of the network's
 geometry are in `mae_jax/models/rules.py`.
 """
 
@@ -51,7 +51,7 @@ def regularization(config) -> Iterator[str]:
 
 def evaluators(config) -> Iterator[str]:
     for name, entry in config.evaluators.items():
-        if entry.type == "custom":  # which knows its own options
+        if entry.type == "custom":  # a custom evaluator defines its own options
             continue
         for key, kinds in (("clips", ("video", "audio")), ("crops", ("video",))):
             if entry.get(key, 1) > 1 and config.data.modality not in kinds:
@@ -65,8 +65,8 @@ def optimizer(config) -> Iterator[str]:
 
 
 def head(config) -> Iterator[str]:
-    dropped = re.fullmatch(config.init.without, "encoder/norm/scale")
-    if config.init.checkpoint and config.model.pooling == "cls" and dropped:
+    drops_norm = re.fullmatch(config.init.without, "encoder/norm/scale")
+    if config.init.checkpoint and config.model.pooling == "cls" and drops_norm:
         yield (
             "init.without drops encoder/norm, which model.pooling = 'cls' needs: use "
             "--config.init.without='decoder/.*|head/.*'"
@@ -76,9 +76,10 @@ def head(config) -> Iterator[str]:
 
 
 def batches(config) -> Iterator[str]:
-    for name, x in (("data.repeats", config.data.repeats), ("accumulation", config.accumulation)):
-        if config.batch_size % x:
-            yield f"{name} = {x} does not divide batch_size = {config.batch_size}"
+    divisors = {"data.repeats": config.data.repeats, "accumulation": config.accumulation}
+    for name, divisor in divisors.items():
+        if config.batch_size % divisor:
+            yield f"{name} = {divisor} does not divide batch_size = {config.batch_size}"
 
 
 def schedule(config) -> Iterator[str]:

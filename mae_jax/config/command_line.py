@@ -1,4 +1,4 @@
-"""Read a config file, change values from the command line, and check the result.
+"""The config of a command: values of a file, changed by the command line and checked.
 
 A config file defines `get_config(arg: str = "")`, which returns a dict or an
 `ml_collections.ConfigDict` of plain values, and imports nothing of this package. The syntax
@@ -24,14 +24,14 @@ OPTIONS = ("--config", "--workdir")
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line that raises a `UserError` where argparse would exit."""
+    """A parser that raises `UserError` where argparse would exit."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
 
 
 def numbers(kind: type) -> Callable[[str], tuple]:
-    """The type of an argument such as `224,224`."""
+    """Return the type of an argument such as `224,224`."""
 
     def parse(text: str) -> tuple:
         try:
@@ -70,7 +70,7 @@ def configured(
     problems: Sequence[str] = (),
     rules: Sequence[schema.Rule] = (),
 ) -> schema.Config:
-    """The checked config of a file with `--config.key=value`, `--config.key`, `--noconfig.key`.
+    """Return the checked config of a file, changed by `--config.key[=value]`, `--noconfig.key`.
 
     `--noconfig.evaluators.NAME` removes an evaluator.
 
@@ -78,11 +78,12 @@ def configured(
       problems, rules: see `schema.validate`.
 
     Raises:
-      UserError, ValueError: every problem of it.
+      UserError, ValueError: every problem of the config.
     """
-    values, problems, left = load(spec), list(problems), collections.deque(changes)
-    while left:
-        name, equals, text = (argument := left.popleft()).partition("=")
+    values, problems, arguments = load(spec), list(problems), collections.deque(changes)
+    while arguments:
+        argument = arguments.popleft()
+        name, equals, text = argument.partition("=")
         key = re.sub(r"^--(no)?config\.", "", name)
         kind = _kind(values, key)
         if name.startswith("--noconfig.") and not equals:
@@ -91,15 +92,15 @@ def configured(
         elif name.startswith("--config."):
             if not equals and kind in (bool, None):
                 text = "true"
-            elif not equals and (not left or left[0].startswith("--")):
+            elif not equals and (not arguments or arguments[0].startswith("--")):
                 problems.append(f"{name} needs a value: {name}=...")
                 continue
             elif not equals:
-                text = left.popleft()
+                text = arguments.popleft()
             nested.put(values, key, _value(text, kind))
         elif name.startswith("-"):
-            near = difflib.get_close_matches(name, OPTIONS, 1)
-            hint = f": did you mean {near[0]}?" if near else ""
+            matches = difflib.get_close_matches(name, OPTIONS, 1)
+            hint = f": did you mean {matches[0]}?" if matches else ""
             problems.append(f"unknown option {name}{hint}")
         else:
             problems.append(f"stray argument {argument!r}: values are given as --config.key=value")
@@ -107,14 +108,14 @@ def configured(
 
 
 def _kind(values: dict, name: str) -> Any:
-    """The type of a key, which may have its old name; None if there is no such key."""
+    """Return the type of a key, given by its new or old name; None if there is no such key."""
     name = old_keys.new_names(name, values.get("evaluators", {}))[0]
-    known = schema.keys(values)
-    return known[name].annotation if name in known else None
+    fields = schema.keys(values)
+    return fields[name].annotation if name in fields else None
 
 
 def _value(text: str, kind: Any) -> Any:
-    """The value of an argument. `schema.validate` says if it is of the wrong type."""
+    """Return the value of an argument; `schema.validate` refuses values of a wrong type."""
     if kind is str:
         return text
     if kind is bool:
@@ -129,17 +130,17 @@ def load(spec: str) -> dict:
     """Return the values of a config file, `PATH` or `PATH:ARGUMENT`, completed by defaults.
 
     Raises:
-      ValueError: there is no such file, or it is not a config, or does not know the argument.
+      ValueError: the file does not exist, is not a config, or does not accept the argument.
     """
     name, _, argument = spec.partition(":")
     path = find.find_config(name)
-    # A variant says `from configs import vit_base`: that file is beside it, or shipped.
-    before = list(sys.path)
+    # A variant says `from configs import vit_base`: this file is beside the variant, or shipped.
+    old_path = list(sys.path)
     sys.path[:0] = [str(path.resolve().parent.parent), str(find.SHIPPED)]
     try:
         config = _run(path, name, argument)
     finally:
-        sys.path[:] = before
+        sys.path[:] = old_path
     if not hasattr(config, "items"):
         raise ValueError(f"get_config of config file {name!r} returns no dict but {config!r}")
     return schema.completed(config, name)
@@ -149,8 +150,8 @@ def _run(path: Path, name: str, argument: str) -> Any:
     try:
         module = runpy.run_path(str(path))
     except Exception as error:  # the file may hold any Python
-        why = f"{type(error).__name__}: {error}"
-        raise ValueError(f"config file {name!r} cannot be read: {why}") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"config file {name!r} cannot be read: {reason}") from error
     if "get_config" not in module:
         raise ValueError(f"config file {name!r} does not define get_config(arg)")
     try:
@@ -158,5 +159,5 @@ def _run(path: Path, name: str, argument: str) -> Any:
     except ValueError:
         raise  # such as an unknown argument
     except Exception as error:
-        why = f"{type(error).__name__}: {error}"
-        raise ValueError(f"get_config(arg) of config file {name!r} fails: {why}") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"get_config(arg) of config file {name!r} fails: {reason}") from error

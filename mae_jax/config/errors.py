@@ -1,4 +1,4 @@
-"""Errors for users, each one sentence."""
+"""Errors for users, of one sentence each."""
 
 import contextlib
 import os
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 
 class UserError(Exception):
-    """A user's mistake. Its text is one sentence that names the value and the way out."""
+    """A user's mistake; the text is one sentence that names the value and the way out."""
 
 
 @contextlib.contextmanager
 def user_errors(kinds=(ValueError, OSError, ImportError)) -> Iterator[None]:
-    """Turn errors of these kinds, which come from what the user gave, into a `UserError`."""
+    """Turn errors of these kinds, caused by what the user gave, into a `UserError`."""
     try:
         yield
     except kinds as error:
@@ -30,4 +30,4 @@ def exits(kinds=(ValueError, OSError, ImportError)) -> Iterator[None]:
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr, flush=True)
-        os._exit(130)  # a compilation that goes on would crash
+        os._exit(130)  # `sys.exit` during a compilation would crash

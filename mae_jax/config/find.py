@@ -1,9 +1,9 @@
-"""Config files: at a path, or those of this project by their names."""
+"""Config files, at a path or, if they are shipped with the package, by name."""
 
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
-# A clone has `configs/` beside the package. A wheel carries a copy of that folder inside of it.
+# A clone has `configs/` beside the package; a wheel has a copy of that folder in the package.
 SHIPPED = _PACKAGE / "shipped" if (_PACKAGE / "shipped/configs").is_dir() else _PACKAGE.parent
 
 
@@ -12,8 +12,7 @@ def find_config(name: str) -> Path:
 
     Args:
       name: the path of a file, relative to the current folder or absolute. If there is no such
-        file, `vit_base`, `vit_base.py` and `configs/vit_base.py` mean the config of that name
-        that is shipped with the package, so that they work from any folder.
+        file, `vit_base`, `vit_base.py` and `configs/vit_base.py` mean the shipped config.
 
     Raises:
       ValueError: there is no such file. The message lists the configs that exist.
@@ -25,8 +24,9 @@ def find_config(name: str) -> Path:
     if path.suffix in ("", ".py") and str(path.parent) in (".", "configs") and shipped.is_file():
         return shipped
     folder = Path("configs") if Path("configs").is_dir() else shipped.parent
-    near = [x for x in sorted(folder.glob("*.py")) if "def get_config" in x.read_text("utf-8")]
-    names = [str(x) if folder == Path("configs") else x.stem for x in near]
+    files = sorted(folder.glob("*.py"))
+    configs = [file for file in files if "def get_config" in file.read_text("utf-8")]
+    names = [str(file) if folder == Path("configs") else file.stem for file in configs]
     choices = f"; the configs are: {', '.join(names)}" if names else ": give the path of one"
     raise ValueError(
         f"config file {name!r} {'is no file' if path.exists() else 'does not exist'}{choices}"

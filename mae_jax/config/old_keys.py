@@ -17,13 +17,13 @@ RENAMED = {
     "recovery.canary": "recovery.check_determinism",
     "recovery.stall": "recovery.stall_timeout",
     "recovery.heartbeat": "recovery.heartbeat_timeout",
-    "probe.linear": "evaluators.linear",  # a switch, now the evaluator
+    "probe.linear": "evaluators.linear",  # formerly a switch, now an evaluator
 }
 VALUES = {
     "model.attention": {"plain": "reference", "light": "recompute", "mapped": "per_sample"},
 }
 _HELD_OUT, _FEATURES = ("reconstruction", "classification"), ("knn", "linear")
-# Keys that became those of evaluators: the names of the evaluators that have them, and the new key.
+# Keys that are now keys of evaluators: the names of these evaluators, and the new key.
 MOVED = {
     "probe.train.source": (_FEATURES, "train.source"),
     "probe.train.split": (_FEATURES, "train.split"),
@@ -42,7 +42,7 @@ MOVED = {
 
 
 def new_names(name: str, evaluators: Mapping) -> list[str]:
-    """The current names of a key in a config with these evaluators; itself if it is not old."""
+    """Return the current names of a key in a config with these evaluators."""
     if name in RENAMED:
         return [RENAMED[name]]
     entries, key = MOVED.get(name, ((), ""))
@@ -51,12 +51,12 @@ def new_names(name: str, evaluators: Mapping) -> list[str]:
 
 
 def renamed(config: dict, place: str) -> dict:
-    """The config under current names, with a warning if it has old ones.
+    """Return the config under current names, and warn if it has old names.
 
     Args:
-      place: where the config is from, for the warning.
+      place: the origin of the config, for the warning.
     """
-    flat, said = nested.flatten(config), []
+    flat, sentences = nested.flatten(config), []
     old = [name for name in (*RENAMED, *VALUES, *MOVED) if name in flat]
     if not old:
         return config
@@ -65,7 +65,7 @@ def renamed(config: dict, place: str) -> dict:
         evaluators = _evaluators(config.get("task"), flat)
     if "probe.linear" in old and "knn" in evaluators:
         old.remove("probe.linear")
-        said.append("probe.linear is now evaluators.linear")
+        sentences.append("probe.linear is now evaluators.linear")
         evaluators = {name: x for name, x in evaluators.items() if name != "linear"}
         if flat.pop("probe.linear") in (True, "true", "True", "1"):
             probe = {key: x for key, x in evaluators["knn"].items() if key != "k"}
@@ -73,21 +73,22 @@ def renamed(config: dict, place: str) -> dict:
         flat = {name: x for name, x in flat.items() if not name.startswith("evaluators.linear.")}
     flat |= nested.flatten({"evaluators": evaluators})
     for name in old:
-        before, names = flat.pop(name), new_names(name, evaluators)
-        value = VALUES.get(name, {}).get(str(before), before)
+        old_value, names = flat.pop(name), new_names(name, evaluators)
+        value = VALUES.get(name, {}).get(str(old_value), old_value)
         if names != [name]:
-            said.append(f"{name} is now {' and '.join(names)}")
-        elif value != before:
-            said.append(f"{name} = {before!r} is now {value!r}")
+            sentences.append(f"{name} is now {' and '.join(names)}")
+        elif value != old_value:
+            sentences.append(f"{name} = {old_value!r} is now {value!r}")
         flat |= dict.fromkeys(names, value)
-    if said:
-        more = f"; and {len(said) - 3} others, see docs/config.md" if len(said) > 3 else ""
-        _log.warning("%s has keys of an earlier version: %s", place, "; ".join(said[:3]) + more)
+    if len(sentences) > 3:
+        sentences[3:] = [f"and {len(sentences) - 3} others, see docs/config.md"]
+    if sentences:
+        _log.warning("%s has keys of an earlier version: %s", place, "; ".join(sentences))
     return nested.unflatten(flat)
 
 
 def _evaluators(task: Any, flat: Mapping) -> dict:
-    """The evaluators that every config of an earlier version had."""
+    """Return the evaluators that every config of an earlier version had."""
     if task == "classify":
         return {"classification": {"type": "classification"}}
     entries = {"reconstruction": {"type": "reconstruction"}}

@@ -1,4 +1,4 @@
-"""Write the page of all keys: python -m mae_jax.config.reference > docs/config.md"""
+"""The page of all keys: python -m mae_jax.config.reference > docs/config.md"""
 
 import sys
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ On the command line `--config=FILE:ARG` hands ARG to `get_config`, `--config.key
 value (`--config.model.patch='(8,8)'`), `--config.key` and `--noconfig.key` switch one on and off,
 and `--noconfig.evaluators.NAME` removes an evaluator. An error lists every problem of a config,
 before anything is compiled."""
-PAGE = {  # prefix of keys -> the classes whose own keys are listed
+PAGE = {  # prefix of keys -> the classes whose own keys the page lists
     "": (sections.Config, sections.Classify),
     "init.": (sections.Init,),
     "model.": (sections.Model, sections.AutoencoderModel, sections.ClassifierModel),
@@ -41,7 +41,7 @@ PAGE = {  # prefix of keys -> the classes whose own keys are listed
 
 
 def page() -> str:
-    """The page in Markdown."""
+    """Return the page in Markdown."""
     lines = [HEAD]
     for prefix, kinds in PAGE.items():
         lines.append(f"\n## `{prefix[:-1]}`" if prefix else "\n## The run")
@@ -51,9 +51,10 @@ def page() -> str:
 
 
 def _section(prefix: str, kind: type[sections.Section]) -> Iterator[str]:
-    own = {x: kind.model_fields[x] for x in kind.__annotations__ if x in kind.model_fields}
-    names = [f"`{prefix}{x} = {_only(field)!r}`: " for x, field in own.items() if _only(field)]
-    yield f"\n{''.join(names[:1])}{' '.join((kind.__doc__ or '').split())}\n"
+    fields = kind.model_fields
+    own = {name: fields[name] for name in kind.__annotations__ if name in fields}
+    keys = [f"`{prefix}{key} = {_only(field)!r}`: " for key, field in own.items() if _only(field)]
+    yield f"\n{''.join(keys[:1])}{' '.join((kind.__doc__ or '').split())}\n"
     for name, field in own.items():
         if field.title or (get_origin(field.annotation) is Literal and not _only(field)):
             default = "required" if field.is_required() else f"default `{field.default!r}`"
@@ -62,7 +63,7 @@ def _section(prefix: str, kind: type[sections.Section]) -> Iterator[str]:
 
 
 def _only(field: FieldInfo) -> str | None:
-    """The only value of a key such as `type`, which names its section."""
+    """Return the only value of a key such as `type`, which names its section, or None."""
     values = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     return values[0] if len(values) == 1 and not field.title else None
 

@@ -1,4 +1,4 @@
-"""From nested values to a checked config, and back.
+"""The conversion of nested values into a checked config, and back.
 
 A config file returns plain nested values. `validate` makes a `Config` of them, or raises an error
 that lists every problem. The keys are defined in `sections.py`.
@@ -18,23 +18,23 @@ from mae_jax.config import checks, nested, old_keys, sections
 from mae_jax.config.errors import UserError
 
 Config = sections.Config
-Rule = Callable[[Any], Iterator[str]]  # config -> what is wrong with its values together
+Rule = Callable[[Any], Iterator[str]]  # config -> contradictions between its values
 
 
 def keys(config: Mapping) -> dict[str, FieldInfo]:
-    """The keys that such a config may have, by their dotted names.
+    """Return the keys that a config may have, by their dotted names.
 
-    They depend on its task, on the modality of its data, and on the types of its evaluators.
+    The keys depend on the task, the modality of the data, and the types of the evaluators.
     """
     task, modality = _task(config), nested.get(config, "data.modality")
     data = sections.MODALITIES.get(str(modality or "image"), sections.Data)
-    known = _keys(sections.TASKS.get(task, Config), "") | _keys(data, "data.")
-    evaluators = config.get("evaluators")
-    for name, entry in evaluators.items() if isinstance(evaluators, Mapping) else ():
-        types = sections.EVALUATORS.get(task, {})
-        if kind := types.get(str(nested.get(entry, "type"))):
-            known |= _keys(kind, f"evaluators.{name}.")
-    return known
+    fields = _keys(sections.TASKS.get(task, Config), "") | _keys(data, "data.")
+    evaluators, types = config.get("evaluators"), sections.EVALUATORS.get(task, {})
+    if isinstance(evaluators, Mapping):
+        for name, entry in evaluators.items():
+            if kind := types.get(str(nested.get(entry, "type"))):
+                fields |= _keys(kind, f"evaluators.{name}.")
+    return fields
 
 
 def _task(config: Mapping) -> str:
@@ -42,29 +42,29 @@ def _task(config: Mapping) -> str:
 
 
 def _keys(kind: type[sections.Section], prefix: str) -> dict[str, FieldInfo]:
-    """The keys of a section and of those in it, but for `data` and `evaluators`."""
-    known = {}
+    """Return the keys of a section and of the sections in it, except `data` and `evaluators`."""
+    fields = {}
     for name, field in kind.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, sections.Section):
-            known |= _keys(section, f"{prefix}{name}.")
+            fields |= _keys(section, f"{prefix}{name}.")
         elif name not in ("data", "evaluators") or prefix:
-            known[prefix + name] = field
-    return known
+            fields[prefix + name] = field
+    return fields
 
 
 def expected(field: FieldInfo) -> str:
-    """What the value of a key must be."""
+    """Describe the values that a key may have."""
     return field.title or _one_of(get_args(field.annotation))
 
 
 def section(kind: type[sections.Section], values: Mapping) -> Any:
-    """The section of a kind with these values. ValueError: each value that is wrong."""
+    """Return the section of a kind with these values; raise ValueError with each wrong value."""
     try:
         return kind.model_validate({**values})
     except ValidationError as error:
-        wrong = _wrong_values(error, {**values}, _keys(kind, ""))
-        raise ValueError("; ".join(wrong.values())) from error
+        problems = _wrong_values(error, {**values}, _keys(kind, ""))
+        raise ValueError("; ".join(problems.values())) from error
 
 
 def validate(config: Mapping, rules: Sequence[Rule] = (), problems: Iterable[str] = ()) -> Config:
@@ -72,31 +72,31 @@ def validate(config: Mapping, rules: Sequence[Rule] = (), problems: Iterable[str
 
     Args:
       rules: further rules beside those of `checks.py`, such as `models.rules.RULES`.
-      problems: sentences about problems that are known already.
+      problems: sentences about problems of other values, to report as well.
 
     Raises:
-      UserError: all that is wrong, each with its value and a way out.
+      UserError: every problem, with the value and a way out.
     """
     values = _read(config)
-    of_task = checks.TASK_RULES.get(_task(values), ())
-    found, checked = examine(values, (*checks.RULES, *of_task, *rules))
-    if problems := sorted({*problems, *found}):
+    task_rules = checks.TASK_RULES.get(_task(values), ())
+    sentences, checked = examine(values, (*checks.RULES, *task_rules, *rules))
+    if problems := sorted({*problems, *sentences}):
         raise UserError("; ".join(problems))
     return checked
 
 
 def _read(config: Mapping, place: str = "the config") -> dict:
-    """Nested dicts under current names, without the evaluators that have no source."""
+    """Return nested dicts under current names, without the evaluators that are left out."""
     values = old_keys.renamed(nested.plain(config), place)
     if isinstance(values.get("data"), dict):
-        values["data"].setdefault("modality", "image")  # which other keys depend on
+        values["data"].setdefault("modality", "image")  # other keys depend on the modality
     if isinstance(entries := values.get("evaluators"), dict):
-        values["evaluators"] = {name: x for name, x in entries.items() if not _left_out(x)}
+        values["evaluators"] = {name: x for name, x in entries.items() if not _is_left_out(x)}
     return values
 
 
-def _left_out(entry: Any) -> bool:
-    """Whether an evaluator is None or one of its sources is empty."""
+def _is_left_out(entry: Any) -> bool:
+    """Return whether an evaluator is None or has an empty source."""
     flat = nested.flatten({"entry": entry})
     return entry is None or any(k.endswith(".source") and x == "" for k, x in flat.items())
 
@@ -104,7 +104,7 @@ def _left_out(entry: Any) -> bool:
 def examine(values: dict, rules: Sequence[Rule]) -> tuple[list[str], Any]:
     """Return the problems of nested values by the schema and these rules, and the config.
 
-    If some values are wrong by themselves, the rules see a config of the others.
+    If some values are wrong by themselves, the rules judge a config of the other values.
     """
     if _task(values) not in sections.TASKS:
         return [f"task = {values['task']!r} must be {_one_of(sections.TASKS)}"], None
@@ -112,9 +112,10 @@ def examine(values: dict, rules: Sequence[Rule]) -> tuple[list[str], Any]:
     try:
         config: Any = sections.TASKS[_task(values)].model_validate(values)
     except ValidationError as error:
-        known, flat = keys(values), nested.flatten(values)
-        problems = _wrong_values(error, values, known)
-        right = {x: flat.get(x, known[x].default) for x in known if x not in problems}
+        fields, flat = keys(values), nested.flatten(values)
+        problems = _wrong_values(error, values, fields)
+        names = [name for name in fields if name not in problems]
+        right = {name: flat.get(name, fields[name].default) for name in names}
         config = ConfigDict(nested.unflatten(right))
     contradictions = []
     for rule in rules:
@@ -122,34 +123,34 @@ def examine(values: dict, rules: Sequence[Rule]) -> tuple[list[str], Any]:
             contradictions += rule(config)
         except (AttributeError, KeyError):
             if not problems:
-                raise  # a mistake of the rule, as no value is missing
+                raise  # the rule is wrong, because no value is missing
     return [*problems.values(), *contradictions], config
 
 
 def _wrong_values(
-    error: ValidationError, values: dict, known: dict[str, FieldInfo]
+    error: ValidationError, values: dict, fields: dict[str, FieldInfo]
 ) -> dict[str, str]:
-    """The problem of each key whose value is wrong by itself."""
+    """Return the problem of each key whose value is wrong by itself."""
     problems = {}
-    for part in error.errors(include_url=False):
-        name = _name(part["loc"], known)
+    for details in error.errors(include_url=False):
+        name = _name(details["loc"], fields)
         value = nested.get(values, name)
-        inside = [x for x in known if x == name or x.startswith(f"{name}.")]
-        if part["type"] == "missing":
-            required = [x for x in inside if known[x].is_required()]
-            problems |= {x: f"{x} is missing" for x in required}
-        elif part["type"] == "union_tag_invalid":
-            context = part.get("ctx", {})
+        inside = [key for key in fields if key == name or key.startswith(f"{name}.")]
+        if details["type"] == "missing":
+            required = [key for key in inside if fields[key].is_required()]
+            problems |= {key: f"{key} is missing" for key in required}
+        elif details["type"] == "union_tag_invalid":
+            context = details.get("ctx", {})
             key, tags = context["discriminator"].strip("'"), context["expected_tags"]
             problems[f"{name}.{key}"] = f"{name}.{key} = {value[key]!r} must be one of {tags}"
         elif name == "evaluators":
             problems[name] = f"{name} = {value!r} must be sections such as {name}.knn.type='knn'"
-        elif name in known and not isinstance(value, dict):
-            problems[name] = f"{name} = {value!r} must be {expected(known[name])}"
+        elif name in fields and not isinstance(value, dict):
+            problems[name] = f"{name} = {value!r} must be {expected(fields[name])}"
         else:
             names = list(nested.flatten({name: value})) if isinstance(value, dict) else [name]
-            problems |= {x: unknown(x, known) for x in names}
-            problems |= dict.fromkeys(inside, unknown(names[0], known))
+            problems |= {key: unknown(key, fields) for key in names}
+            problems |= dict.fromkeys(inside, unknown(names[0], fields))
     return problems
 
 
@@ -157,37 +158,37 @@ def _one_of(names: Iterable[str]) -> str:
     return "one of " + ", ".join(map(repr, names))
 
 
-def _name(location: tuple, known: Iterable[str]) -> str:
-    """The dotted name of the key of an error, without pydantic's names for members of unions."""
+def _name(location: tuple, fields: Iterable[str]) -> str:
+    """Return the dotted name of an error's key, without pydantic's names of union members."""
     union = {"data": 1, "evaluators": 2}.get(location[0])  # the depth of the member's name
     parts = [str(part) for depth, part in enumerate(location) if depth != union]
     names = [".".join(parts[: i + 1]) for i in range(len(parts))]
-    return next((name for name in names if name in known), names[-1])
+    return next((name for name in names if name in fields), names[-1])
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """The sentence about a key that no config has."""
-    if inside := [x for x in known if x.startswith(f"{name}.")]:
+    """Return a sentence about a key that is not among the `known` ones."""
+    if inside := [key for key in known if key.startswith(f"{name}.")]:
         return f"{name} is no config key, but has some: {', '.join(sorted(inside))}"
-    near = difflib.get_close_matches(name, list(known), 1, cutoff=0.4)
-    return f"unknown config key {name}" + (f": did you mean {near[0]}?" if near else "")
+    matches = difflib.get_close_matches(name, list(known), 1, cutoff=0.4)
+    return f"unknown config key {name}" + (f": did you mean {matches[0]}?" if matches else "")
 
 
 def completed(config: Mapping, place: str = "the config") -> dict:
-    """Nested dicts under current names, with every key that has a default.
+    """Return nested dicts under current names, with every key that has a default.
 
     Args:
-      place: where the config is from, for a warning about old names.
+      place: the origin of the config, for a warning about old names.
     """
     values = _read(config, place)
-    defaults = {x: key.default for x, key in keys(values).items() if not key.is_required()}
+    defaults = {k: field.default for k, field in keys(values).items() if not field.is_required()}
     return nested.unflatten(defaults | nested.flatten(values))
 
 
 def updated(config: Mapping, changes: Mapping[str, Any], rules: Sequence[Rule] = ()) -> Config:
-    """The config with some values replaced, such as `{"model.remat": "inputs"}`, and checked again.
+    """Return a checked config with some values replaced, such as `{"model.remat": "inputs"}`.
 
-    None removes an evaluator.
+    The value None removes an evaluator.
     """
     values = nested.plain(config)
     for name, value in changes.items():
@@ -199,7 +200,7 @@ def updated(config: Mapping, changes: Mapping[str, Any], rules: Sequence[Rule] =
 
 
 def to_dict(config: Mapping) -> dict:
-    """Plain dicts and lists, as `config.json` of a work directory holds them."""
+    """Return the plain dicts and lists that `config.json` of a work directory holds."""
     return json.loads(json.dumps(nested.plain(config)))
 
 
@@ -208,27 +209,28 @@ def to_json(config: Mapping) -> str:
 
 
 def resolved(config: Config, backend: str, stored: Mapping | None = None) -> Config:
-    """The config with the precision that `model.dtype` "auto" means.
+    """Return the config with the precision that `model.dtype` "auto" means.
 
     A run keeps the precision that it began with, also on other devices.
 
     Args:
-      backend: of jax: "cpu" computes in float32, and others in bfloat16.
+      backend: the backend of jax: "cpu" computes in float32, and others in bfloat16.
       stored: the config.json of the work directory, if there is one.
     """
     if config["model"]["dtype"] != "auto":
         return config
-    kept = nested.flatten(stored or {}).get("model.dtype", "auto")
-    dtype = kept if kept != "auto" else "float32" if backend == "cpu" else "bfloat16"
+    dtype = nested.flatten(stored or {}).get("model.dtype", "auto")
+    if dtype == "auto":
+        dtype = "float32" if backend == "cpu" else "bfloat16"
     model = config["model"].model_copy(update={"dtype": dtype})
     return config.model_copy(update={"model": model})
 
 
 def differences(stored: Mapping, config: Mapping) -> list[str]:
-    """`model.depth: 12 before, 8 now` for each key that is not the same and may not change."""
+    """Return `model.depth: 12 before, 8 now` for each key that differs and may not change."""
     before, now = map(nested.flatten, map(to_dict, (completed(stored, "config.json"), config)))
     if "auto" in (before.get("model.dtype"), now.get("model.dtype")):
-        before["model.dtype"] = now["model.dtype"] = "auto"  # one is from before it was resolved
+        before["model.dtype"] = now["model.dtype"] = "auto"  # one of them is not yet resolved
     return [
         f"{name}: {before.get(name, 'missing')} before, {now.get(name, 'missing')} now"
         for name in sorted(before.keys() | now.keys())

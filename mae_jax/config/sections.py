@@ -76,7 +76,7 @@ class Section(BaseModel, Mapping):
 
 
 class Init(Section):
-    """What the run starts from."""
+    """The start of a run."""
 
     checkpoint: Text = ""
     """The checkpoint to start from: whatever `mae_jax.load` reads, such as a work directory, an
@@ -87,7 +87,7 @@ class Init(Section):
 
 
 class Model(Section):
-    """The encoder, and how it is computed."""
+    """The encoder and its computation."""
 
     patch: Counts
     """Values along each axis of a patch, such as (16, 16). It divides `data.size`. Half the
@@ -135,7 +135,7 @@ class AutoencoderModel(Model):
     decoder_heads: Count = 16
     """Number of attention heads of each block of the decoder."""
     decoder_cross: Switch = False
-    """Let mask tokens attend to the visible tokens and not to each other, as CrossMAE does. This
+    """Let mask tokens attend to the visible tokens and not to each other, as CrossMAE does, which
     makes a small `mask.decode` cheap."""
     norm_pix: Switch = True
     """Predict patches that are normalised by their own mean and standard deviation. This gives
@@ -154,7 +154,7 @@ class ClassifierModel(Model):
     learned_positions: Switch = True
     """Train the position embeddings, which start as the checkpoint's or as sines and cosines."""
     pooling: Literal["mean", "cls"] = "mean"
-    """What the head sees: the mean of the patch tokens behind a LayerNorm, or the class token."""
+    """Input of the head: the mean of the patch tokens behind a LayerNorm, or the class token."""
     batch_norm: Switch = False
     """Put a BatchNorm without parameters before the head, as linear probing does."""
     head_std: NotNegative = 2e-5
@@ -220,14 +220,14 @@ class ClassifierOptimizer(Optimizer):
 
 
 class TrainingSource(Section):
-    """The examples that are trained on."""
+    """The examples to train on."""
 
     source: Text
     """Source of the examples: `folder:PATH`, `tfds:NAME`, `array_record:PATH`, `idx:PATH`,
     `arrays:PATH`, `video:PATH`, `frames:PATH`, `audio:PATH`, `text:PATH`, or the name of a
     synthetic source such as `photos`."""
     split: Text = "train"
-    """The part of the source that is trained on."""
+    """The part of the source to train on."""
 
 
 class Data(Section):
@@ -259,7 +259,7 @@ class Data(Section):
 
 
 class Crops(Data):
-    """Random crops of pictures, of modality `image` or `video`."""
+    """Random crops of pictures, for modality `image` or `video`."""
 
     crop_scale: Annotated[
         Range,
@@ -300,7 +300,7 @@ class AudioData(Data):
     channels: One = 1
     """Number of channels of the input, which is 1."""
     rate: Annotated[int, Field(ge=1000, title="a whole number of at least 1000")] = 16_000
-    """Samples a second; other sounds are resampled to it."""
+    """Samples a second; sounds with another rate are resampled."""
     roll: Switch = True
     """Rotate each training example in time by a random amount."""
     magnitude: Switch = False
@@ -342,7 +342,7 @@ class Mesh(Section):
         Predicate(lambda x: x == -1 or x > 0),
         Field(title="-1 (all remaining devices) or above 0"),
     ] = -1
-    """Copies of the model, which share the batch. -1 uses all devices that remain."""
+    """Copies of the model, which share the batch. -1 uses all remaining devices."""
     fsdp: Count = 1
     """Devices that share the batch, the parameters and the moments, which saves memory in each."""
     tensor: Count = 1
@@ -350,7 +350,7 @@ class Mesh(Section):
 
 
 class Recovery(Section):
-    """What a run does about faults, and when it ends because of them."""
+    """The faults that a run survives, and those that end the run."""
 
     max_skipped_updates: Number = 0
     """Updates in a row that are left out because the loss or gradient is not finite. 0 goes back
@@ -413,8 +413,8 @@ EVALUATORS: dict[str, dict[str, type["Evaluator"]]] = dict(pretrain={}, classify
 class Evaluator(Section):
     """Keys of every evaluator."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("pretrain", "classify")  # that it is for
-    usual_name: ClassVar[str] = ""  # of an entry, whose metrics have no prefix; "" means the type
+    tasks: ClassVar[tuple[str, ...]] = ("pretrain", "classify")  # the tasks of the evaluator
+    usual_name: ClassVar[str] = ""  # its metrics have no prefix; "" means the type
     type: Text
     """The kind of the evaluator, see below."""
     every: Number = 0
@@ -441,7 +441,7 @@ class HeldOutEvaluator(Evaluator):
 
 
 class Reconstruction(HeldOutEvaluator):
-    """The loss on masked patches of held-out examples, and a picture of reconstructions."""
+    """The loss on masked patches of held-out examples, with a picture of reconstructions."""
 
     tasks = ("pretrain",)
     type: Literal["reconstruction"]
@@ -467,7 +467,7 @@ class FeatureEvaluator(Evaluator):
     """Keys of the evaluators of frozen features: `knn` and `linear_probe`."""
 
     train: TrainSource = TrainSource()
-    """Labelled examples that the features of others are compared with."""
+    """Labelled examples that the evaluator learns from."""
     test: Source = Source()
     """Labelled examples that are classified."""
     examples: Number = 20_000
@@ -477,7 +477,7 @@ class FeatureEvaluator(Evaluator):
     pooling: Literal["mean", "cls", "both"] = "mean"
     """The mean of the patch tokens, the class token, or both side by side."""
     norm: Switch = True
-    """Take the feature after the encoder's norm, through which every block's tokens can be put."""
+    """Take the feature after the encoder's norm, which is applied to the tokens of any block."""
     standardize: Switch = True
     """Give each number of the feature mean 0 and deviation 1 on the examples of `train`."""
 
@@ -501,7 +501,7 @@ class LinearProbe(FeatureEvaluator):
     type: Literal["linear_probe"]
     solver: Literal["auto", "sklearn", "lars"] = "auto"
     """"sklearn" is logistic regression on the CPU, "lars" trains on the devices. "auto" takes
-    "sklearn" where examples times classes are at most two million: it needs minutes there."""
+    "sklearn", which then needs minutes, if examples times classes are at most two million."""
 
 
 class Sweep(Evaluator):
@@ -522,7 +522,7 @@ class CustomEvaluator(HeldOutEvaluator):
     model_config = ConfigDict(extra="allow")
     type: Literal["custom"]
     evaluator: Text
-    """`MODULE:CLASS`, such as "my_evaluators:Brightness", of a module that Python can import."""
+    """`MODULE:CLASS` that Python can import, such as "my_evaluators:Brightness"."""
 
 
 def _one_of(types: Mapping[str, type[Evaluator]]) -> Any:
@@ -534,7 +534,7 @@ class Config(Section):
     """Keys of every task."""
 
     task: Literal["pretrain", "classify"]
-    """What is trained: a masked autoencoder, or a classifier (fine-tuning and linear probing)."""
+    """The training of a masked autoencoder, or of a classifier (fine-tuning, linear probing)."""
     seed: Annotated[int, Field(ge=0, lt=2**32, title="a whole number from 0 up to 2**32")] = 0
     """Seed of the initial parameters, the order of the examples, the crops and the masks."""
     init: Init = Init()
@@ -586,6 +586,6 @@ class Classify(Config):
 
 
 TASKS: dict[str, type[Config]] = dict(pretrain=Pretrain, classify=Classify)
-# Keys that may change when a run continues: where and how it is computed, and when it gives up.
+# The keys that may change when a run continues: those of speed, memory, recovery and evaluation.
 MAY_CHANGE = r"(mesh|recovery)\..*|model\.(attention|remat|scan)|optimizer\.shard|accumulation"
 MAY_CHANGE += r"|data\.(threads|max_bad_fraction)|(log|save)_every|keep|evaluators\..*"
