@@ -1,4 +1,4 @@
-"""Examples that cannot be read: which they are, how many, and when there are too many."""
+"""The count and the names of examples that cannot be read, and the limit of their number."""
 
 import logging
 import threading
@@ -11,11 +11,11 @@ _SHOWN = 3  # names in a message
 
 
 class Unreadable(ValueError):
-    """An example that cannot be read."""
+    """The error of an example that cannot be read."""
 
 
 class BadExamples:
-    """Counts each unreadable example once; safe to use from many threads.
+    """A counter of unreadable examples, which counts each once; safe to use from many threads.
 
     Each example becomes one line `name<TAB>reason` of the file `log`, with unprintable characters
     escaped. Examples that the file already lists count as well when a run is resumed.
@@ -26,14 +26,15 @@ class BadExamples:
       log: a local path or a path in a bucket; None writes no file.
 
     Raises:
-      Unreadable: more examples than that cannot be read. `add` raises it as well.
+      Unreadable: more examples than `limit` allows cannot be read. `add` raises it as well.
     """
 
     def __init__(self, source: Sized, limit: float, log: epath.PathLike | None = None):
         self.length, self.limit = len(source), limit
         self.log = None if log is None else epath.Path(log)
-        exists = self.log is not None and self.log.exists()
-        text = self.log.read_bytes().decode(errors="replace") if self.log and exists else ""
+        text = ""
+        if self.log is not None and self.log.exists():
+            text = self.log.read_bytes().decode(errors="replace")
         # An earlier process that died while it wrote leaves a last line without an end.
         listed, _, torn = text.rpartition("\n")
         lines = (line.partition("\t") for line in listed.splitlines())
@@ -80,12 +81,12 @@ class BadExamples:
             return
         shown = list(self._reasons.items())[:_SHOWN]
         names = ", ".join(f"'{name}' ({reason})" for name, reason in shown)
-        more = ", ..." if self.count > _SHOWN else ""
-        where = f"; {self.log} lists all of them" if self.log else ""
-        forget = f" and delete {self.log.name}" if self.log else ""
+        dots = ", ..." if self.count > _SHOWN else ""
+        hint = f"; {self.log} lists all of them" if self.log else ""
+        reset = f" and delete {self.log.name}" if self.log else ""
         raise Unreadable(
-            f"{self.count} of {self.length} examples cannot be read: {names}{more}{where}. That is "
-            f"more than data.max_bad_fraction = {self.limit:g} allows: repair the files{forget}, "
+            f"{self.count} of {self.length} examples cannot be read: {names}{dots}{hint}. That is "
+            f"more than data.max_bad_fraction = {self.limit:g} allows: repair the files{reset}, "
             "remove them and start in another work directory, or raise data.max_bad_fraction"
         )
 

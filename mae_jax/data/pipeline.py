@@ -13,7 +13,7 @@ from mae_jax.data.bad_examples import BadExamples, Unreadable
 from mae_jax.data.sources.source import Example, Source, fixed_choice, length_of, read
 
 _ATTEMPTS = 100  # examples that are tried for one row of a batch
-_OF_ROWS = {"image", "color"}  # values of an example with `repeats` rows that are [repeats, ...]
+_OF_ROWS = {"image", "color"}  # keys of values [repeats, ...] in an example with `repeats` rows
 _log = logging.getLogger(__name__)
 
 Rows = Sequence[int] | np.ndarray
@@ -58,22 +58,21 @@ def training_batches(
     """Yield endless batches `{"image": [b, *size, c], "label": int32 [b]}` of a host's rows.
 
     Row r of global batch s, with its augmentation, is a function of (seed, s, r): `start=s` equals
-    skipping s batches, the rows of a host are the same whoever reads the others, and `threads`
-    changes only the speed. The iterator has a `close()`, which ends its threads; so does dropping
-    it.
+    skipping s batches, the rows of a host are the same whoever reads the other rows, and `threads`
+    changes only the speed. The threads end when the iterator is dropped, or by its `close()`.
 
     Args:
       transform: turns `source[i]` and a generator into an example of the batch; with repeats above
         1 it stacks "image" and "color".
       start: the first step.
-      rows: those of the global batch that this host reads, in ascending order; None means all.
+      rows: the rows of the global batch that this host reads, in ascending order; None means all.
       threads: how many threads read and decode; with 0 the calling thread reads, only when asked.
       bad_examples: counts examples that cannot be read, which are then replaced. The replacement is
         a function of the row alone: threads, hosts and `start` do not matter.
 
     Raises:
-      ValueError: the rows split an example, or the source is empty; from the iterator, an
-        example cannot be read, with its name, or with `bad_examples` too many of them.
+      ValueError: the rows split an example, or the source is empty. The iterator raises it if an
+        example, which the message names, cannot be read, or with `bad_examples` too many examples.
     """
     examples = _examples_of(rows, order.batch_size, order.repeats)
     batch_size, share = order.batch_size // order.repeats, len(examples)
@@ -105,10 +104,10 @@ def evaluation_batches(
     host sees the same number of batches.
 
     An example that cannot be read, or whose label is none of the classes, is not valid, and the
-    first readable example takes its place. A warning after the last batch says how many they were.
+    first readable example takes its place. A warning after the last batch counts such examples.
 
     Raises:
-      ValueError: as `training_batches`; from the iterator, no example can be read.
+      ValueError: as `training_batches`. The iterator raises it if no example can be read.
     """
     places = _examples_of(rows, batch_size)
     chosen = fixed_choice(length_of(source), limit)
@@ -124,7 +123,7 @@ def evaluation_batches(
         try:
             example = read(source, index, transform)
         except Unreadable as error:
-            if valid:  # and not a copy that fills the last batch up
+            if valid:  # a copy that fills up the last batch does not count
                 left_out[index] = error
             valid = False
             with searching:  # only one thread searches
@@ -134,9 +133,9 @@ def evaluation_batches(
     def batches_and_warning() -> Iterator[Example]:
         yield from _batches(load, batches * share, share, threads)
         if left_out:
-            first, more = left_out[min(left_out)], ", ..." if len(left_out) > 1 else ""
+            first, dots = left_out[min(left_out)], ", ..." if len(left_out) > 1 else ""
             text = "%d of %d examples are left out of the figures: %s%s"
-            _log.warning(text, len(left_out), len(chosen), first, more)
+            _log.warning(text, len(left_out), len(chosen), first, dots)
 
     return batches_and_warning()
 

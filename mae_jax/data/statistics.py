@@ -22,7 +22,7 @@ def mean_std(
     at least 1/255, so that one can divide by it.
 
     Args:
-      data: that section of a config.
+      data: the section `data` of a config.
 
     Raises:
       ValueError: none of these examples can be read, or the source is empty.
@@ -35,23 +35,23 @@ def mean_std(
         return central_view(example)["image"]
 
     def moments(i: int) -> list[np.ndarray] | Unreadable:
-        """Return count, mean and sum of squared deviations of each channel, for parts of it."""
+        """Return count, mean and sum of squared deviations by channel, for parts of an example."""
         try:
             x = read(source, int(i), values).reshape(-1, channels)
         except Unreadable as error:
             return error
         parts = []
-        for y in np.array_split(x, 1 + x.size // 2**22):  # as float64 a large picture is too large
+        for y in np.array_split(x, 1 + x.size // 2**22):  # large pictures are too large as float64
             y = y.astype(np.float64) / (255 if y.dtype == np.uint8 else 1)
             mean = y.mean(0)
             parts.append(np.stack([np.full(channels, len(y)), mean, ((y - mean) ** 2).sum(0)]))
         return parts
 
     with ThreadPoolExecutor(max(1, data["threads"])) as pool:
-        found = list(pool.map(moments, fixed_choice(length_of(source), limit)))
-    parts = [part for parts in found if isinstance(parts, list) for part in parts]
+        results = list(pool.map(moments, fixed_choice(length_of(source), limit)))
+    parts = [part for parts in results if isinstance(parts, list) for part in parts]
     if not parts:
-        raise Unreadable(f"none of {len(found)} examples can be read; the first: {found[0]}")
+        raise Unreadable(f"none of {len(results)} examples can be read; the first: {results[0]}")
     counts, means, squares = np.array(parts).swapaxes(0, 1)  # each [n c]
     mean = (counts * means).sum(0) / counts.sum(0)
     variance = (squares + counts * (means - mean) ** 2).sum(0) / counts.sum(0)

@@ -18,12 +18,12 @@ _V5E = Device(197e12, 819e9, 16e9, 200e9, 1.5e9)
 _V5P = Device(459e12, 2765e9, 95e9, 600e9, 1.75e9)
 _V6E = Device(918e12, 1638e9, 32e9, 400e9)
 
-# The keys are the first words of `device_kind`; the longest match counts. Sources for TPUs: the
-# pages "TPU v3" to "TPU v6e" of docs.cloud.google.com, which add both directions of the links, so
-# these are half of that (older versions of the pages give one direction, in Gbit/s); for v3 and
-# v4 the papers, Jouppi et al. 2020 ("A domain-specific supercomputer") and arXiv 2304.01433. For
-# NVIDIA: the data sheets, without sparsity, half of NVLink's bandwidth, and for cards without
-# NVLink that of their PCIe slot.
+# The keys are the first words of `device_kind`; the longest match counts. Sources for TPUs are the
+# pages "TPU v3" to "TPU v6e" of docs.cloud.google.com, whose rates of links are halved, because
+# they add both directions (older versions give one direction, in Gbit/s); for v3 and v4 the
+# papers, Jouppi et al. 2020 ("A domain-specific supercomputer") and arXiv 2304.01433. Sources for
+# NVIDIA are the data sheets, without sparsity, with half of NVLink's bandwidth or, for cards
+# without NVLink, the bandwidth of their PCIe slot.
 DEVICES = {
     "TPU v3": Device(61.5e12, 450e9, 16 * 2**30, 164e9),  # one of the two cores of a chip
     "TPU v4": Device(275e12, 1200e9, 32 * 2**30, 300e9, 1.05e9),

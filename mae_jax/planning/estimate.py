@@ -160,7 +160,7 @@ def memory_limit(place: str, mesh_devices: list[Any]) -> float | None:
     limit = offers.memory if offers else None
     if device.platform == "cpu":
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(mesh_devices)
-    if place == "gpu":  # the GPUs of this machine, of which jax takes a share
+    if place == "gpu":  # jax takes a share of the memory of this machine's GPUs
         return (device.memory_stats() or {}).get("bytes_limit", limit)
     if device.platform == "tpu":  # the compiler names its limit if a program is far too large
         sharding = jax.sharding.SingleDeviceSharding(device)
@@ -202,7 +202,7 @@ def by_compiler(made: TrainingStep, limit: float | None) -> dict[str, Any]:
     return {
         "compile_seconds": seconds,
         "memory": memory | _within(memory["peak"], limit),
-        # XLA counts a loop's body once, and arrays that stay on the chip like all others.
+        # XLA counts a loop's body once, and arrays on the chip like arrays in memory.
         "bytes_accessed": costs["bytes accessed"] * (looped / once if once else 1.0),
         "bytes_moved": program.traffic(),
         "cycles": program.cycles(),

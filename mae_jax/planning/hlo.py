@@ -47,7 +47,7 @@ class Collective(NamedTuple):
     kind: str  # one of `COLLECTIVES`
     bytes: int  # of the whole array on one device: the result, or the operand of a reduce-scatter
     group: int  # number of devices that take part
-    times: int  # how often it runs, with the loops around it
+    times: int  # how often the collective runs, with the loops around it
 
     @property
     def sent(self) -> float:

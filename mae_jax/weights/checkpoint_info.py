@@ -1,4 +1,4 @@
-"""What is known about a checkpoint before its parameters are read."""
+"""The description of a checkpoint before its parameters are read."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ class CheckpointInfo(NamedTuple):
     classes: list[str] | None = None  # the names of the classes
     mean: list[float] | None = None  # per channel, of pixels in [0, 1]
     std: list[float] | None = None
-    config: Mapping | None = None  # of a work directory, or what an exported file keeps of it
+    config: Mapping | None = None  # of a work directory, or the part that an exported file has
     without: str = ""  # an expression over the names of parameters that may be missing
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:

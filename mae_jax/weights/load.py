@@ -187,7 +187,7 @@ def fit(info: CheckpointInfo, wanted: Mapping, *, size: Sequence[int] | None = N
     left_out, is_table = _matcher(info.without), lambda name: "/positions" in name
     flat: Any = traverse_util.flatten_dict(wanted, sep="/")
     shapes = {name: x.shape for name, x in flat.items() if not left_out(name)}
-    # Fixed tables are no parameters; a file that lacks its learned ones was refused by `find`.
+    # Fixed tables are no parameters, and `find` refuses a file that lacks learned tables.
     missing = [n for n in shapes.keys() - info.shapes.keys() if not is_table(n)]
     extra, both = info.shapes.keys() - shapes.keys(), info.shapes.keys() & shapes.keys()
     moved = tuple(size) != info.size if size and info.size else None  # None: unknown

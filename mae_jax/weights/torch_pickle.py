@@ -73,7 +73,7 @@ class _Unpickler(pickle.Unpickler):
         rebuild = lambda storage, offset, shape, strides, *rest: _Tensor._make(
             (*storage, offset, tuple(shape), tuple(strides))
         )
-        # A pickle may also set attributes of these objects, so mutable ones are made anew.
+        # A pickle may also set attributes of these objects, so mutable objects are made anew.
         self.globals: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict,
             "argparse.Namespace": type("Namespace", (), {}),

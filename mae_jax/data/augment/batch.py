@@ -131,7 +131,7 @@ def _two_axes(inputs: Array) -> tuple[int, int]:
 
 
 def _box(low: Int[Array, "2"], high: Int[Array, "2"], size: tuple[int, int]) -> Bool[Array, "h w"]:
-    """True from `low` to below `high`, as far as the box is inside of the picture."""
+    """Return a mask that is True from `low` to below `high`, cut at the border of the picture."""
     rows, columns = (
         (low[i] <= jnp.arange(n)) & (jnp.arange(n) < high[i]) for i, n in enumerate(size)
     )

@@ -27,9 +27,8 @@ def apply(
       drawn: the index of each operation in `[*TABLES, *BLENDS]`, below 0 for none, and its
         argument, see `randaugment.COLORS`.
     """
-
-    one = lambda images, drawn: (jax.vmap(_apply_one)(images, drawn), None)
-    return jax.lax.scan(one, images, drawn.swapaxes(0, 1))[0]
+    step = lambda images, drawn: (jax.vmap(_apply_one)(images, drawn), None)
+    return jax.lax.scan(step, images, drawn.swapaxes(0, 1))[0]
 
 
 def _apply_one(x: Picture, drawn: Float[Array, "2"]) -> Picture:
@@ -42,8 +41,8 @@ def _apply_one(x: Picture, drawn: Float[Array, "2"]) -> Picture:
     looked_up = jax.lax.platform_dependent(
         table, x, tpu=look_up_by_products, default=look_up_by_gather
     )
-    other = jax.lax.switch(kind - len(TABLES), list(BLENDS.values()), x)
-    blend = jnp.clip(other + number * (x - other), 0, 255).astype(jnp.uint8)  # astype rounds down
+    base = jax.lax.switch(kind - len(TABLES), list(BLENDS.values()), x)
+    blend = jnp.clip(base + number * (x - base), 0, 255).astype(jnp.uint8)  # astype rounds down
     return jnp.where(kind < 0, x, jnp.where(kind < len(TABLES), looked_up, blend))
 
 
@@ -123,7 +122,7 @@ def counts_by_scatter(x: Picture) -> Table:
 
 
 def counts_by_products(x: Picture) -> Table:
-    """Return the same by counting pairs of the high and the low half of the bits."""
+    """Return the histogram of each channel, by pairs of the high and the low half of the bits."""
     high, low = _digits(x, 16)
     counts = jnp.einsum("hwci,hwcj->cij", high, low)  # exact: integers below 2**24
     return counts.reshape(-1, 256).astype(jnp.int32)
@@ -135,7 +134,7 @@ def look_up_by_gather(table: Table, x: Picture) -> Picture:
 
 
 def look_up_by_products(table: Table, x: Picture) -> Picture:
-    """Return the same: the high bits select a row of the table, and the low bits an entry."""
+    """Return `table[channel, value]`: the high bits select a row, and the low bits an entry."""
     high, low = _digits(x, 8)  # the fastest base
     rows = table.reshape(-1, 32, 8).astype(jnp.float32)
     return (jnp.einsum("hwci,cij->hwcj", high, rows) * low).sum(-1).astype(jnp.uint8)
@@ -147,5 +146,5 @@ def _positions(x: Picture) -> Int[Array, "values"]:
 
 def _digits(x: Picture, base: int) -> tuple[Float[Array, "h w c i"], Float[Array, "h w c j"]]:
     """Write the values as base * i + j, and return i and j in one-hot encoding."""
-    one = lambda digit, n: jax.nn.one_hot(digit, n, dtype=jnp.float32)
-    return one(x // base, 256 // base), one(x % base, base)
+    one_hot = lambda digit, n: jax.nn.one_hot(digit, n, dtype=jnp.float32)
+    return one_hot(x // base, 256 // base), one_hot(x % base, base)

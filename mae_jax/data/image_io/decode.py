@@ -17,9 +17,9 @@ from mae_jax.data.image_io import jpeg
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 _STRIP = 2**20  # pixels that are converted at a time
-_MAX_HELD = 2**28  # pixels of all pictures that Pillow holds at a time
+_MAX_HELD = 2**28  # pixels of all pictures that Pillow holds at once
 _memory, _held = threading.Condition(), 0
-_TURNS = (  # of Pillow, for the EXIF orientations from 2 on
+_TURNS = (  # the names in Pillow of the EXIF orientations from 2 on
     "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split()
 )
 
@@ -50,7 +50,9 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
         return convert_channels(pixels, channels)
     if channels not in MODES:
         raise Unreadable(f"picture files give 1, 3 or 4 channels, not {channels}: use arrays")
-    if (header := jpeg.read_header(image)) and (pixels := jpeg.decode(image, header)) is not None:
+    header = jpeg.read_header(image)
+    pixels = jpeg.decode(image, header) if header else None
+    if pixels is not None:
         return convert_channels(pixels, channels)
     try:
         with Image.open(io.BytesIO(image), formats=_formats()) as picture:
@@ -83,7 +85,7 @@ def _decode_in_turn(picture: Image.Image, channels: int) -> np.ndarray:
     """Decode with Pillow once the pictures that other threads hold leave enough room."""
     count = picture.height * picture.width
     with _memory:
-        # The wait ends: a caller that keeps large pictures would wait for itself.
+        # The wait has a limit, because a caller that keeps large pictures would wait for itself.
         while _held and _held + count > _MAX_HELD and _memory.wait(timeout=60):
             pass
         _hold(count)
@@ -146,7 +148,7 @@ def _as_pixels(values: np.ndarray) -> np.ndarray:
         values = values[..., None]
     if values.dtype == np.uint8:
         return values
-    top = {"b": 1, "f": 1}.get(values.dtype.kind, 65535)
+    top = 1 if values.dtype.kind in "bf" else 65535
     rows = max(1, _STRIP // values[0].size)
     strips = [slice(y, y + rows) for y in range(0, len(values), rows)]
 

@@ -53,16 +53,16 @@ def reduction(height: int, width: int, size: tuple[int, int]) -> int:
 
 
 def is_endless(data: bytes, pixels: int) -> bool:
-    """Whether a JPEG scans its pixels so often that it is an attack."""
+    """Return whether a JPEG scans its pixels so often that it is an attack."""
     return data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") * pixels > _MAX_SCANNED
 
 
 def _markers(data: bytes) -> set[int]:
     """Return the markers of the segments of a JPEG before its pixels."""
-    found, at = set(), 2
-    while (marker := data[at + 1]) != 0xDA:
-        if data[at] != 0xFF or marker == 0xFF:
+    markers, start = set(), 2
+    while (marker := data[start + 1]) != 0xDA:
+        if data[start] != 0xFF or marker == 0xFF:
             raise ValueError("unusual bytes between the segments")
-        found.add(marker)
-        at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    return found
+        markers.add(marker)
+        start += 2 + int.from_bytes(data[start + 2 : start + 4])
+    return markers

@@ -53,10 +53,10 @@ def linear(values: np.ndarray, size: Sequence[int]) -> np.ndarray:
     if values.shape[:-1] == tuple(size):
         return values
     dtype = values.dtype
-    for axis, (have, side) in enumerate(zip(values.shape[:-1], size, strict=True)):
-        step = have / side
-        distance = np.arange(have) - ((np.arange(side) + 0.5) * step - 0.5)[:, None]
-        weights = np.maximum(0, 1 - np.abs(distance) / max(1, step))  # [side have]
+    for axis, (old, new) in enumerate(zip(values.shape[:-1], size, strict=True)):
+        step = old / new
+        distance = np.arange(old) - ((np.arange(new) + 0.5) * step - 0.5)[:, None]
+        weights = np.maximum(0, 1 - np.abs(distance) / max(1, step))  # [new old]
         weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
         values = np.moveaxis(np.tensordot(weights, values, (1, axis)), 0, axis)
     return np.ascontiguousarray(np.rint(values) if dtype == np.uint8 else values, dtype)
@@ -78,7 +78,7 @@ def _taps(shrink: int) -> np.ndarray:
 
 
 def _cubic(x: np.ndarray, a: float) -> np.ndarray:
-    """Keys 1981, doi 10.1109/TASSP.1981.1163711."""
+    """Return the cubic kernel of Keys 1981, doi 10.1109/TASSP.1981.1163711."""
     x = np.abs(x)
     near = (a + 2) * x**3 - (a + 3) * x**2 + 1
     far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a

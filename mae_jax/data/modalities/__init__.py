@@ -1,1 +1,1 @@
-"""How an example of each modality becomes the arrays `[*size, c]` that a network sees."""
+"""The conversion of examples of each modality to the arrays `[*size, c]` that a network sees."""

@@ -1,8 +1,8 @@
 """Sounds as log-mel spectrograms float32 [time, mel, 1]: decoding and windows.
 
 The recipe of AudioMAE (arXiv 2207.06405) and AST (arXiv 2104.01778): mono, 16 kHz, 128 mel bins of
-25 ms every 10 ms, 1024 frames (10.2 seconds). On AudioSet they have mean -4.2677393 and standard
-deviation 4.5689974, and both papers feed `(x - mean) / (2 * std)` to the model.
+25 ms every 10 ms, 1024 frames (10.2 seconds). On AudioSet the values have mean -4.2677393 and
+standard deviation 4.5689974, and both papers feed `(x - mean) / (2 * std)` to the model.
 """
 
 import functools
@@ -34,10 +34,10 @@ def decode(
     polyphase filter (`scipy.signal.resample_poly`). Integers are scaled to [-1, 1]. Only the
     samples that `choose` names are read, as far as they exist. A part has its own mean, and differs
     from the same part of the whole in the 10 samples at either end, where the filter has no
-    neighbours. What cannot be read is `Unreadable`.
+    neighbours. A sound that cannot be read raises `Unreadable`.
     """
     is_array = isinstance(sound, tuple)
-    samples, own = _from_array(*sound, choose) if is_array else _from_file(sound, choose)
+    samples, own_rate = _from_array(*sound, choose) if is_array else _from_file(sound, choose)
     if not samples.size:
         raise Unreadable("the sound has no samples here, or fewer than its header says")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -46,11 +46,11 @@ def decode(
             raise Unreadable("the sound has samples that are not numbers, or beyond 1e10")
     # The mean goes first: the filter would ring where an offset begins and ends.
     wave = wave - wave.mean()
-    if own == rate:
+    if own_rate == rate:
         return wave
-    from scipy import signal  # its import takes half a second
+    from scipy import signal  # the import takes half a second
 
-    return signal.resample_poly(wave, rate, own)
+    return signal.resample_poly(wave, rate, own_rate)
 
 
 def log_mel(wave: np.ndarray, rate: int = RATE, mels: int = 128) -> np.ndarray:
@@ -101,7 +101,7 @@ def eval_views(
 ) -> Iterator[np.ndarray]:
     """Yield `clips` windows of a sound, evenly spread from its start to its end; or the middle.
 
-    A shorter sound is whole in each of them, followed by PADDING.
+    A sound shorter than a window is whole in each window, followed by PADDING.
     """
     for share in np.linspace(0, 1, clips) if clips > 1 else [0.5]:
         start = lambda free, share=share: round(free * share)
@@ -114,8 +114,8 @@ def _window(sound: Sound, frames: int, rate: int, start: Callable[[int], int]) -
     length, step = _frame(rate)
     samples = (frames - 1) * step + length
 
-    def choose(n: int, own: int) -> tuple[int, int]:
-        count = -(-samples * own // rate)
+    def choose(n: int, own_rate: int) -> tuple[int, int]:
+        count = -(-samples * own_rate // rate)
         return start(max(0, n - count)), count
 
     return decode(sound, rate, choose)[:samples]
@@ -123,8 +123,8 @@ def _window(sound: Sound, frames: int, rate: int, start: Callable[[int], int]) -
 
 def _features(wave: np.ndarray, size: Sequence[int], rate: int) -> np.ndarray:
     features = log_mel(wave, rate, size[1])[: size[0]]
-    after = ((0, size[0] - len(features)), (0, 0))
-    return np.pad(features, after, constant_values=PADDING)[..., None]
+    silence = ((0, size[0] - len(features)), (0, 0))
+    return np.pad(features, silence, constant_values=PADDING)[..., None]
 
 
 def _frame(rate: int) -> tuple[int, int]:
@@ -136,25 +136,25 @@ def _bank(size: int, rate: int, mels: int) -> np.ndarray:
     """Return Kaldi's mel filters for a spectrum of `size` samples, float64 [size / 2 + 1, mels]."""
     mel = lambda hertz: 1127 * np.log1p(hertz / 700)
     edges = np.linspace(mel(20), mel(rate / 2), mels + 2)
-    at = mel(np.arange(size // 2 + 1) * (rate / size))[:, None]
-    rising = (at - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - at) / (edges[2:] - edges[1:-1])
+    bins = mel(np.arange(size // 2 + 1) * (rate / size))[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
     return np.maximum(0, np.minimum(rising, falling))
 
 
 def _from_array(values: np.ndarray, rate: float, choose: Choose) -> tuple[np.ndarray, int]:
-    own = _checked_rate(rate)
+    own_rate = _checked_rate(rate)
     if values.ndim not in (1, 2) or values.ndim == 2 and values.shape[1] > 1024:
         raise Unreadable(f"an array of shape {values.shape} is no [samples] or [samples, channels]")
     if values.dtype.kind != "f" and values.dtype not in (np.uint8, np.int16, np.int32):
         raise Unreadable(f"{values.dtype} values are no sound: give float, uint8, int16 or int32")
-    start, count = choose(len(values), own)
+    start, count = choose(len(values), own_rate)
     samples = values[start : start + count]
     samples = samples[:, None] if samples.ndim == 1 else samples
     if samples.dtype.kind != "f":
         half = 2.0 ** (8 * samples.itemsize - 1)
-        samples = samples / half - (samples.dtype.kind == "u")
-    return samples, own
+        samples = samples / half - (1 if samples.dtype.kind == "u" else 0)
+    return samples, own_rate
 
 
 def _from_file(path: str | os.PathLike[str], choose: Choose) -> tuple[np.ndarray, int]:
@@ -165,14 +165,14 @@ def _from_file(path: str | os.PathLike[str], choose: Choose) -> tuple[np.ndarray
         raise ImportError(why) from error
     try:
         with soundfile.SoundFile(path) as file:
-            if file.format == "RAW":  # libsndfile takes any bytes in a file named .au for this
+            if file.format == "RAW":  # libsndfile takes any bytes in a file named .au for RAW
                 raise Unreadable("not a readable sound: Format not recognised.")
             if file.frames >= 2**36 - 1:  # "unknown" in libsndfile and FLAC's headers
                 raise Unreadable("its header does not say how long it is: encode it again")
-            own = _checked_rate(file.samplerate)
-            start, count = choose(file.frames, own)
+            own_rate = _checked_rate(file.samplerate)
+            start, count = choose(file.frames, own_rate)
             start = file.seek(min(start, file.frames))
-            return file.read(min(count, file.frames - start), "float32", always_2d=True), own
+            return file.read(min(count, file.frames - start), "float32", always_2d=True), own_rate
     except Unreadable:
         raise
     except Exception as error:  # soundfile's own types, or no memory for what a bad header claims

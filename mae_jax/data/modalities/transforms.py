@@ -1,4 +1,4 @@
-"""Transforms of examples of each modality; `data` is that section of a config."""
+"""Transforms of examples of each modality; `data` is the section `data` of a config."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
@@ -12,16 +12,16 @@ Example = dict[str, Any]
 
 
 class Modality(Protocol):
-    """What the module of a modality offers; `given` is what an example has as its "image"."""
+    """The functions of a modality's module; `value` is the "image" of an example."""
 
     def train_views(
-        self, given: Any, /, data: Mapping[str, Any], rng: np.random.Generator
+        self, value: Any, /, data: Mapping[str, Any], rng: np.random.Generator
     ) -> Iterable[np.ndarray]:
         """Yield `data.repeats` random crops, windows or clips `[*size, c]` of one example."""
         ...
 
     def eval_views(
-        self, given: Any, /, data: Mapping[str, Any], clips: int = 1, crops: int = 1
+        self, value: Any, /, data: Mapping[str, Any], clips: int = 1, crops: int = 1
     ) -> Iterable[np.ndarray]:
         """Yield the middle `[*size, c]` of an example, or several views spread over it.
 
@@ -36,7 +36,7 @@ MODALITIES: dict[str, Modality] = {
     "video": video,  # uint8 clips
     "audio": audio,  # log-mel spectrograms
     "volume": volume,  # arrays with any number of axes and channels
-    "text": text,  # bytes, as int32: they are categories, not brightness
+    "text": text,  # bytes, as int32 because they are categories
 }
 
 

@@ -50,9 +50,9 @@ def train_views(clip: Clip, data: Mapping[str, Any], rng: np.random.Generator) -
 def eval_views(clip: Clip, data: Mapping[str, Any], clips: int = 1, crops: int = 1) -> np.ndarray:
     """Return evenly spread parts of a video, uint8 [clips * crops, *size, channels].
 
-    The starts of `clips` parts are evenly spread from the first to the last that fits; one part
-    lies in the middle. Of each part `crops` crops, as large as `crop.center_crop`, are evenly
-    spread along the longer side; one crop lies in the middle. The crops of a part are neighbours.
+    The starts of `clips` parts are evenly spread from the first to the last that fits; a single
+    part is in the middle. Each part has `crops` crops, as large as `crop.center_crop`, evenly
+    spread along the longer side; a single one is in the middle. Crops of a part are neighbours.
     """
     (t, *area), stride = data["size"], data["stride"]
 
@@ -137,9 +137,9 @@ def import_av() -> Any:
 def open_video(path: str) -> Iterator[tuple[int, Read]]:
     """Yield the number of frames, and a function that reads them upright, uint8 [h, w, 3].
 
-    The packets of the file are counted, because its header
-    may be incomplete or wrong, and kept in memory, because each format seeks in its own inexact
-    way. Frames of more than 67 megapixels are not decoded.
+    The packets of the file are counted, because its header may be incomplete or wrong, and kept in
+    memory, because each format seeks in its own inexact way. Frames of more than 67 megapixels are
+    not decoded.
     """
     av = import_av()
     # The path is absolute, because "a:b.mp4" would name a protocol. The only protocol is "file",
@@ -160,7 +160,7 @@ def open_video(path: str) -> Iterator[tuple[int, Read]]:
         # A video may change its size on the way: all frames get the size in the header.
         size = stream.width or None, stream.height or None
         packets = []
-        with contextlib.suppress(Exception):  # of PyAV, where a file ends early: use the rest
+        with contextlib.suppress(Exception):  # PyAV raises if a file ends early: use its start
             for packet in container.demux(stream):
                 if packet.size and not packet.is_corrupt:
                     packets.append(packet)

@@ -15,17 +15,17 @@ from mae_jax.data.image_io import resize
 # lock a good file sometimes fails with a SystemError.
 _HEADERS = threading.Lock()
 _MAX_UNPACKED = 2**30  # bytes of an array in an .npz file
-Array = str | os.PathLike | np.ndarray  # given, or the path of a file
+Array = str | os.PathLike | np.ndarray  # the path of a file, or an array in memory
 _KEYS = ("image", "volume", "arr_0")  # the array to take from an .npz file with several arrays
 
 
 def decode(array: Array, axes: int, channels: int) -> np.ndarray:
-    """Return an array [*sides, channels] with `axes` sides, given or read from a file.
+    """Return an array [*sides, channels] with `axes` sides, which may be read from a file.
 
     The axis of channels may be missing if there is one channel. The dtype is kept, and a `.npy`
-    file is only mapped into memory, so that a crop reads nothing but its part. Of an `.npz` file
-    the only array is read, or else the first of "image", "volume" and "arr_0", of up to 1 GiB.
-    Nothing is unpickled.
+    file is only mapped into memory, so that a crop reads only its own part. Of an `.npz` file the
+    only array is read, or else the first of "image", "volume" and "arr_0", of up to 1 GiB. Nothing
+    is unpickled.
 
     Raises:
       Unreadable: the file is of another kind or damaged, or holds no such array of real numbers.
@@ -35,26 +35,27 @@ def decode(array: Array, axes: int, channels: int) -> np.ndarray:
         array = _load(array)
     if array.dtype.kind not in "biuf":
         raise Unreadable(f"an array of {array.dtype} holds no real numbers: save it as float32")
-    shape, given = array.shape, array.ndim
-    found = 1 if given == axes else shape[-1] if shape else 0
+    shape = array.shape
     if 0 in shape:
         why = "is empty: remove it"
-    elif given not in (axes, axes + 1):
+    elif array.ndim not in (axes, axes + 1):
         why = (
-            f"has {given} axes, not {axes} and one for channels: save it like that, or choose a "
-            "size of another length"
+            f"has {array.ndim} axes, not {axes} and one for channels: save it like that, or choose "
+            "a size of another length"
         )
-    elif found == channels:
-        return array[..., None] if given == axes else array
-    elif given == axes:
+    elif array.ndim == axes:
+        if channels == 1:
+            return array[..., None]
         why = f"has no axis for {channels} channels: set data.channels=1"
+    elif shape[-1] == channels:
+        return array
     else:
-        why = f"has {found} channels, not {channels}: set data.channels={found}"
+        why = f"has {shape[-1]} channels, not {channels}: set data.channels={shape[-1]}"
     raise Unreadable(f"an array of shape {shape} {why}")
 
 
 def train_views(
-    given: Array, data: Mapping[str, Any], rng: np.random.Generator
+    array: Array, data: Mapping[str, Any], rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
     """Yield random parts of an array, resized to [*size, c]: uint8 if it was, else float32.
 
@@ -67,7 +68,7 @@ def train_views(
       Unreadable: as `decode`, or the part has values that are not finite.
     """
     size = data["size"]
-    array = decode(given, len(size), data["channels"])
+    array = decode(array, len(size), data["channels"])
     for _ in range(data["repeats"]):
         factor = np.exp(rng.uniform(*np.log(data["zoom"])))
         sides = [max(1, round(side * factor)) for side in size]
@@ -76,16 +77,16 @@ def train_views(
 
 
 def eval_views(
-    given: Array, data: Mapping[str, Any], clips: int = 1, crops: int = 1
+    array: Array, data: Mapping[str, Any], clips: int = 1, crops: int = 1
 ) -> Iterator[np.ndarray]:
     """Yield the middle of an array without resizing, [*size, c]; otherwise as `train_views`."""
     size = data["size"]
-    array = decode(given, len(size), data["channels"])
+    array = decode(array, len(size), data["channels"])
     yield _crop(array, np.array(_free(array, size)) // 2, size)
 
 
 def _free(array: np.ndarray, sides: Sequence[int]) -> list[int]:
-    return [max(0, have - side) for have, side in zip(array.shape[:-1], sides, strict=True)]
+    return [max(0, n - side) for n, side in zip(array.shape[:-1], sides, strict=True)]
 
 
 def _load(path: str | os.PathLike) -> np.ndarray:
@@ -125,7 +126,7 @@ def _crop(array: np.ndarray, starts: np.ndarray, sides: Sequence[int]) -> np.nda
         part = np.array(array[cut], np.uint8 if array.dtype == np.uint8 else np.float32)
     if not np.isfinite(part).all():
         raise Unreadable("the array has values that are not finite (NaN, infinite): replace them")
-    short = [side - have for side, have in zip(sides, part.shape[:-1], strict=True)]
-    if any(short):
-        part = np.pad(part, [*((gap // 2, gap - gap // 2) for gap in short), (0, 0)], "edge")
+    gaps = [side - n for side, n in zip(sides, part.shape[:-1], strict=True)]
+    if any(gaps):
+        part = np.pad(part, [*((gap // 2, gap - gap // 2) for gap in gaps), (0, 0)], "edge")
     return part

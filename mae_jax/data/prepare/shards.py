@@ -48,13 +48,13 @@ def find_damage(path: Path, entry: dict | None) -> str:
     """Return why a shard is not the file that `write` wrote, or "" if it is."""
     if not entry or not path.is_file():
         return "it is missing"
-    with path.open("rb") as opened:
-        whole = hashlib.file_digest(opened, "sha256").hexdigest() == entry["sha256"]
-    return "" if whole else "its bytes are damaged"
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return "" if digest == entry["sha256"] else "its bytes are damaged"
 
 
 def read_back(path: Path, entry: dict, threads: int, progress: Callable[[], Any]) -> str:
-    """Return why the records of a shard are not those written, or "" if they are and decode."""
+    """Return why the records of a shard are not those that were written, or "" if they are."""
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     raw: Any = ArrayRecordDataSource([str(path)])
@@ -101,30 +101,32 @@ def encode(image: bytes | np.ndarray, side: int | None, quality: int) -> bytes:
       Unreadable: the picture cannot be read.
       ValueError: no file format holds such an array.
     """
-    if encoded := isinstance(image, bytes):
-        channels = _channels(image)
-    elif (channels := image.shape[2] if image.ndim == 3 else 1) not in decode.MODES:
+    is_encoded = isinstance(image, bytes)
+    channels = _channels(image)
+    if channels not in decode.MODES:
         raise ValueError(f"pictures with {channels} channels are no files: train on the arrays")
     pixels = decode.decode(image, channels)
     shorter = min(pixels.shape[:2])
-    if encoded and shorter <= (side or shorter):
+    if is_encoded and (not side or shorter <= side):
         return image
     picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
     if side and shorter > side:
         width, height = (round(x * side / shorter) for x in picture.size)
         picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
-    if encoded and channels != 4:
+    if is_encoded and channels != 4:
         picture.save(buffer, "JPEG", quality=quality)
     else:
         picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _channels(data: bytes) -> int:
-    """Return how many channels an encoded picture needs: 1, 3, or 4 with transparency."""
+def _channels(image: bytes | np.ndarray) -> int:
+    """Return how many channels a picture needs; if encoded 1, 3, or 4 with transparency."""
+    if not isinstance(image, bytes):
+        return image.shape[2] if image.ndim == 3 else 1
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(image)) as picture:
             if picture.has_transparency_data:
                 return 4
             return 1 if picture.mode in ("1", "L") or picture.mode[0] in "IF" else 3

@@ -82,7 +82,7 @@ class Manifest:
         output_files.write_whole(epath.Path(self.path), json.dumps(self.content, indent=1) + "\n")
 
     def entries(self) -> dict[str, dict | None]:
-        """Return each shard that there should be with its entry, or None if it is not written."""
+        """Return the entry of each shard, or None for a shard that is not written."""
         count, done = self.content["shards"], self.content["files"]
         names = (f"{self.name}-{k:05d}-of-{count:05d}.array_record" for k in range(count))
         return {file: done.get(file) for file in names}
@@ -96,8 +96,8 @@ class Manifest:
         size = sum((self.out / file).stat().st_size for file in files)
         records = sum(entry["records"] for entry in files.values())
         left_out = f" ({bad} left out, named in {self.path.name})" if bad else ""
-        held = f"{records:,} pictures{left_out} in {len(files)} shards"
-        return f"{self.out}: {held}, {size / 1e9:.3g} GB"
+        content = f"{records:,} pictures{left_out} in {len(files)} shards"
+        return f"{self.out}: {content}, {size / 1e9:.3g} GB"
 
 
 def prepare(
@@ -115,7 +115,7 @@ def prepare(
 
     Args:
       out: a folder, which other splits may share.
-      shorter_side: pictures whose shorter side is longer are resized to it.
+      shorter_side: the shorter side to which larger pictures are resized.
       quality: the JPEG quality of resized pictures.
       files: the number of shards; by default each has at most 2048 pictures.
       max_bad: the share of unreadable pictures that may be left out.
@@ -173,16 +173,16 @@ def _write_shards(
         for file, (first, end) in missing.items():
             allowed = int(max_bad * manifest.content["pictures"]) - manifest.left_out
             make, bad = lambda i, first=first: record(first + i), []
-            made = pipeline.in_order(make, end - first, threads, 4 * threads)
-            entry = shards.write(manifest.out / file, _readable(made, bad, allowed, bar))
+            results = pipeline.in_order(make, end - first, threads, 4 * threads)
+            entry = shards.write(manifest.out / file, _readable(results, bad, allowed, bar))
             manifest.add(file, {**entry, "left_out": bad})
 
 
 def _readable(
-    made: Iterable[tuple[bytes, str]], bad: list[str], allowed: int, bar: tqdm
+    results: Iterable[tuple[bytes, str]], bad: list[str], allowed: int, bar: tqdm
 ) -> Iterator[bytes]:
     """Yield the records, and append the reason for each missing record to `bad`."""
-    for data, error in made:
+    for data, error in results:
         bar.update()
         if not error:
             yield data

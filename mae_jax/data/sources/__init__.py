@@ -58,13 +58,13 @@ def open_source(spec: str, split: str, modality: str = "image") -> Source:
     """
     name, _, place = spec.partition(":")
     if not (kind := KINDS.get(name)):
-        known = ", ".join(f"{k}:{kind.place}" if kind.place else k for k, kind in KINDS.items())
-        raise ValueError(f"unknown data {spec!r}: use one of {known}")
+        forms = ", ".join(f"{k}:{kind.place}" if kind.place else k for k, kind in KINDS.items())
+        raise ValueError(f"unknown data {spec!r}: use one of {forms}")
     if kind.modality != modality:
-        others = ", ".join(sorted(k for k, kind in KINDS.items() if kind.modality == modality))
+        kinds = ", ".join(sorted(k for k, kind in KINDS.items() if kind.modality == modality))
         raise ValueError(
             f"data {spec!r} is of data.modality = {kind.modality!r}, not {modality!r}, which "
-            f"{others} are of"
+            f"{kinds} are of"
         )
     if kind.place and not place:
         raise ValueError(f"data {spec!r} needs a place: write '{name}:{kind.place}'")

@@ -29,30 +29,30 @@ def sounds(path: str, split: str) -> Examples:
     list_split = lambda split: folders.list_files(path, split, EXTENSIONS, spec, "sounds")
     root, files, labels, classes = list_split(split)
     if table.is_file():
-        named, multilabel = _read_labels(table)
-        if missing := sorted(named.keys() - set(list_split("all")[1])):
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        rows, multilabel = _read_labels(table)
+        if missing := sorted(rows.keys() - set(list_split("all")[1])):
+            rest = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise FileNotFoundError(
-                f"data {spec!r}: labels.csv names {missing[0]!r}{more}, but there is no such sound "
+                f"data {spec!r}: labels.csv names {missing[0]!r}{rest}, but there is no such sound "
                 "file: correct the name or drop its line"
             )
-        files = tuple(file for file in files if file in named)
+        files = tuple(file for file in files if file in rows)
         if not files:
             raise ValueError(
                 f"data {spec!r}: labels.csv names no sounds of split {split!r}: use 'all'"
             )
-        classes = tuple(sorted({name for names in named.values() for name in names}))
+        classes = tuple(sorted({name for names in rows.values() for name in names}))
         if multilabel:
-            load = functools.partial(_read_multilabel, root, files, named, classes)
+            load = functools.partial(_read_multilabel, root, files, rows, classes)
             return Examples(len(files), load, classes, names=files)
-        labels = tuple(classes.index(named[file][0]) if named[file] else -1 for file in files)
+        labels = tuple(classes.index(rows[file][0]) if rows[file] else -1 for file in files)
     return folders.from_listing((root, files, labels, classes), str)
 
 
 def _read_multilabel(
-    root: Path, files: tuple[str, ...], named: dict, classes: tuple[str, ...], i: int
+    root: Path, files: tuple[str, ...], rows: dict, classes: tuple[str, ...], i: int
 ) -> Example:
-    label = np.array([name in named[files[i]] for name in classes], np.uint8)
+    label = np.array([name in rows[files[i]] for name in classes], np.uint8)
     return {"image": str(root / files[i]), "label": label}
 
 
@@ -67,7 +67,7 @@ def _read_labels(path: Path) -> tuple[dict[str, list[str]], bool]:
                 f"{str(path)!r} starts with {','.join(header)!r}: "
                 "write 'file,label' (one class each) or 'file,labels' (any number, a;b;c)"
             )
-        multilabel, table = header[1] == "labels", {}
+        multilabel, rows = header[1] == "labels", {}
         for row in filter(None, reader):
             if len(row) != 2:
                 raise ValueError(
@@ -75,8 +75,8 @@ def _read_labels(path: Path) -> tuple[dict[str, list[str]], bool]:
                     f"{reader.line_num}: put names with a comma in double quotes"
                 )
             file = PurePosixPath(row[0].strip()).as_posix()  # without a leading ./
-            if file in table:
+            if file in rows:
                 raise ValueError(f"{str(path)!r} names {file!r} twice: join its lines")
             names = row[1].split(";") if multilabel else row[1:]
-            table[file] = [name.strip() for name in names if name.strip()]
-    return table, multilabel
+            rows[file] = [name.strip() for name in names if name.strip()]
+    return rows, multilabel

@@ -130,15 +130,15 @@ def list_files(
     number = {name: label for label, name in enumerate(sorted(names))}
     # Reports are UTF-8 and have one line for each class.
     classes = tuple(name if name.isprintable() else repr(name)[1:-1] for name in number)
-    steps = (file.split("/")[1 if parts else 0 :] for file in files)
-    labels = tuple(number[step[0]] if len(step) > 1 else -1 for step in steps)
+    paths = (file.split("/")[1 if parts else 0 :] for file in files)
+    labels = tuple(number[path[0]] if len(path) > 1 else -1 for path in paths)
     return root, tuple(files), labels, classes
 
 
 def find_files(
     root: Path, part: str, extensions: tuple[str, ...], above: frozenset[str] = frozenset()
 ) -> Iterator[str]:
-    """Yield the paths relative to `root` of such files under `root/part`, in no fixed order.
+    """Yield files under `root/part` with these extensions, relative to `root`, in any order.
 
     `above` are the real paths of the folders that contain `part`; links to them are not followed.
     """

@@ -189,10 +189,7 @@ def read_record(records: Any, i: int) -> Example:
 
 def _missing(files: Sequence[str], pattern: str) -> list[str]:
     """Return the files of numbered sets that match the pattern but do not exist."""
-    sets = {
-        (file[: found.start(1)], int(found[2]), file[found.end(1) :])
-        for file in files
-        if (found := re.search(r"-(\d{5})-of-(\d{5})", file))
-    }
+    matches = filter(None, (re.search(r"-(\d{5})-of-(\d{5})", file) for file in files))
+    sets = {(m.string[: m.start(1)], int(m[2]), m.string[m.end(1) :]) for m in matches}
     whole = {f"{head}{k:05}{tail}" for head, count, tail in sets for k in range(count)}
-    return sorted(x for x in whole - {*files} if fnmatch.fnmatchcase(x, pattern))
+    return sorted(file for file in whole - {*files} if fnmatch.fnmatchcase(file, pattern))

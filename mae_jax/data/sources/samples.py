@@ -31,7 +31,7 @@ _TRAIN_SHARE = 0.7  # of a photo's width
 def photo(name: str) -> np.ndarray:
     """Return one of `PHOTOS` as uint8 [h, w, 3], with a shorter side of at most 400."""
     package, file = PHOTOS[name]
-    with (resources.files(package) / file).open("rb") as opened, Image.open(opened) as picture:
+    with (resources.files(package) / file).open("rb") as stream, Image.open(stream) as picture:
         shrink = min(1, _MAX_SHORTER_SIDE / min(picture.size))
         size = [round(side * shrink) for side in picture.size]
         return np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC))
@@ -50,7 +50,7 @@ def photos(split: str) -> Examples:
     The left 70 % of each photo is for training and the rest for testing, so the splits share no
     pixel. The photo is the label: picture i shows photo i % 10.
     """
-    windows = []  # of each photo, as (name, row, column)
+    windows = []  # a list for each photo, of (name, row, column)
     for index, name in enumerate(PHOTOS):
         height, width, _ = photo(name).shape
         cut = int(width * _TRAIN_SHARE)

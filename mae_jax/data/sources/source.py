@@ -1,4 +1,4 @@
-"""What a source of examples is, and how examples are chosen and read."""
+"""The protocol of sources of examples, and the choice and reading of examples."""
 
 import contextlib
 import functools
@@ -63,7 +63,7 @@ def check_split(spec: str, split: str, splits: Sequence[str]) -> None:
 
 
 def is_multilabel(source: Source) -> bool:
-    """Whether an example may have several labels, judged by the first readable example."""
+    """Return whether an example may have several labels, as in the first readable example."""
     for i in range(min(len(source), 100)):
         with contextlib.suppress(Unreadable, OSError):
             return np.ndim(source[i]["label"]) > 0
@@ -150,7 +150,7 @@ def read(source: Source, i: int, transform: Callable[[Example], Any]) -> Any:
     """Return `transform(source[i])`.
 
     Raises:
-      Unreadable: the example cannot be read, or its label is none of the classes; with its name.
+      Unreadable: the example, which is named, cannot be read, or its label is none of the classes.
     """
     try:
         example, classes = source[i], len(source.classes)

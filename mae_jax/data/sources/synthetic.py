@@ -22,8 +22,8 @@ Draw = Callable[[np.random.Generator, str, int], Example]
 def _synthetic(
     title: str, split: str, counts: tuple[int, int], classes: tuple[str, ...], draw: Draw
 ) -> Examples:
-    load = functools.partial(_drawn, draw, split)
-    return Examples(counts[split == "test"], load, classes, f"{title} {split}")
+    load, (train, test) = functools.partial(_drawn, draw, split), counts
+    return Examples(test if split == "test" else train, load, classes, f"{title} {split}")
 
 
 def _drawn(draw: Draw, split: str, i: int) -> Example:
@@ -182,8 +182,8 @@ def _phantom(rng: np.random.Generator, split: str, i: int) -> Example:
     directions = arrows / np.linalg.norm(arrows, axis=-1, keepdims=True)
     waves = 2 * np.pi / lengths * directions.T  # [3 4], radians per voxel
     volume = 0.06 * np.cos(place @ waves + rng.uniform(0, 2 * np.pi, 4)).sum(-1)
-    other = SOLIDS[(label + rng.integers(1, len(SOLIDS))) % len(SOLIDS)]
-    for kind in [other, *[SOLIDS[label]] * 3]:
+    distractor = SOLIDS[(label + rng.integers(1, len(SOLIDS))) % len(SOLIDS)]
+    for kind in (distractor, SOLIDS[label], SOLIDS[label], SOLIDS[label]):
         centre = rng.uniform(5, _VOXELS - 6, 3)
         axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
         depth = _depth(kind, (place - centre) @ axes, rng)

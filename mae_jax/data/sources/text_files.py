@@ -14,7 +14,7 @@ EXTENSIONS = (
     *"txt md rst tex log csv tsv json jsonl xml html yaml yml toml ini fasta fa fna faa".split(),
     *"py c h cc cpp hpp cu rs go java js ts css sh sql r jl lua rb pl".split(),
 )
-PIECE = 1 << 16  # bytes: the longest example, so that a long file counts as many
+PIECE = 1 << 16  # bytes of the longest example; a longer file becomes several examples
 _NO_SOURCE = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
 
 Span = tuple[str, int, int, int]  # file relative to the root, first byte, end, label
