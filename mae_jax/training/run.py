@@ -91,9 +91,8 @@ def make_trainer(
         mesh, source = _open_devices_and_data(config, run.draws_balanced)
         mean, std = run.statistics(source, config.data)
         task = tasks.build(config, source, mean, std)
-        fields = {"mask": config.get("mask"), "loss": config.get("loss")}
-        fields |= {"classes": source.classes}
-        context = evaluators.Context(task.model, config.data, mean, std, mesh, test_key, **fields)
+        options = dict(mask=config.get("mask"), loss=config.get("loss"), classes=source.classes)
+        context = evaluators.Context(task.model, config.data, mean, std, mesh, test_key, **options)
         entries = evaluators.build(config.evaluators, context)
         schedule, total = make_schedule(config, len(source), task.rate)
         program = make_program(config, task, mesh, schedule, step_key)
@@ -121,8 +120,7 @@ def make_trainer(
 def make_schedule(config, examples: int, rate: float) -> tuple[optax.Schedule, int]:
     """Return the learning rate of each step, `rate` times the config's, and the number of steps.
 
-    An epoch is as many full batches as the data hold. Raise ValueError if an int32 cannot count the
-    steps.
+    An epoch is as many full batches as the data hold. An int32 must count the steps (ValueError).
     """
     options = config.optimizer
     steps_per_epoch = max(1, examples * config.data.repeats // config.batch_size)
@@ -181,26 +179,26 @@ def _first_state(config, program: Program, trainable: str, key: jax.Array) -> Tr
     return start_from(state, optimizer.merge(loaded, state.params), trainable) if loaded else state
 
 
-def _load_parameters(config, wanted: dict) -> dict:
-    """Return the arrays of `wanted` that `init.checkpoint` has, with the same shardings."""
+def _load_parameters(config, abstract: dict) -> dict:
+    """Return the parameters of `init.checkpoint`, with the shardings of `abstract`."""
     if not config.init.checkpoint:
         return {}
     checkpoint = load.find(config.init.checkpoint, without=config.init.without)
     # Shapes tell neither the number of heads, nor (8, 32) patches from (16, 16) ones.
-    theirs = {f"model.{name}": x for name, x in checkpoint.fields.items() if name in SAME}
+    stored = {f"model.{name}": x for name, x in checkpoint.fields.items() if name in SAME}
     if checkpoint.fields.get("separable_positions"):  # no other table can start from these
-        theirs |= {f"model.{name}_positions": True for name in ("learned", "separable")}
-    theirs["data.channels"] = checkpoint.channels
-    ours = nested.flatten(config)
+        stored |= {f"model.{name}_positions": True for name in ("learned", "separable")}
+    stored["data.channels"] = checkpoint.channels
+    configured = nested.flatten(config)
     if different := [
-        f"{name}: {x} in the checkpoint, {ours[name]} in the config"
-        for name, x in theirs.items()
-        if x is not None and name in ours and x != ours[name]
+        f"{name}: {value} in the checkpoint, {configured[name]} in the config"
+        for name, value in stored.items()
+        if value is not None and name in configured and value != configured[name]
     ]:
         raise ValueError(
             f"init.checkpoint = {checkpoint.path} is another model: {'; '.join(different)}"
         )
-    return load.fit(checkpoint, wanted, size=config.data.size)
+    return load.fit(checkpoint, abstract, size=config.data.size)
 
 
 def _banner(trainer: Trainer, mesh: Mesh, trainable: str) -> str:

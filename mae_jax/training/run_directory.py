@@ -135,42 +135,41 @@ class RunDirectory:
     def statistics(self, source, data) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return the mean and deviation of each channel: the config's, or measured if "auto".
 
-        Both are kept in `statistics.json`, with the names of the classes and the number of training
-        examples: the schedule and the order of the examples depend on this number, so a run does
-        not go on with another one.
+        `statistics.json` keeps both, with the names of the classes and the number of training
+        examples, which must not change: the schedule and the order depend on the number.
 
         Raises:
           ValueError: the file is gone or damaged, or the source is another one.
         """
         if not self.has_begun:
-            kept: dict[str, Any] = {"examples": len(source), "classes": list(source.classes)}
-            kept["balanced"] = True
+            stored: dict[str, Any] = {"examples": len(source), "classes": list(source.classes)}
+            stored["balanced"] = True
             if "auto" in (data.mean, data.std):
-                kept["mean"], kept["std"] = statistics.mean_std(source, data)
-            kept |= {name: list(data[name]) for name in ("mean", "std") if data[name] != "auto"}
+                stored["mean"], stored["std"] = statistics.mean_std(source, data)
+            stored |= {name: list(data[name]) for name in ("mean", "std") if data[name] != "auto"}
             if jax.process_index() == 0:
                 self.path.mkdir(parents=True, exist_ok=True)
-                files.write_whole(self.measured, json.dumps(kept, indent=2) + "\n")
-            return tuple(kept["mean"]), tuple(kept["std"])
+                files.write_whole(self.measured, json.dumps(stored, indent=2) + "\n")
+            return tuple(stored["mean"]), tuple(stored["std"])
         if not self.measured.exists():
             raise ValueError(
                 f"{self.measured} is gone, which says how the inputs were normalised: put it back, "
                 "or give another --workdir"
             )
-        kept = files.read_json(self.measured)
+        stored = files.read_json(self.measured)
         for name in ("examples", "mean", "std"):
-            value = kept.get(name)
+            value = stored.get(name)
             configured = "auto" if name == "examples" else data[name]
             if value is None or (configured != "auto" and list(value) != list(configured)):
                 raise ValueError(
                     f"{self.measured} is damaged: its {name} is {value}: restore the file"
                 )
         ending = f"when {self} began: give another --workdir"
-        if kept["examples"] != len(source):
+        if stored["examples"] != len(source):
             raise ValueError(
-                f"{data.train.source!r} has {len(source)} examples but had {kept['examples']} "
+                f"{data.train.source!r} has {len(source)} examples but had {stored['examples']} "
                 f"{ending}"
             )
-        if kept.get("classes", list(source.classes)) != list(source.classes):
+        if stored.get("classes", list(source.classes)) != list(source.classes):
             raise ValueError(f"{data.train.source!r} has other classes than {ending}")
-        return tuple(kept["mean"]), tuple(kept["std"])
+        return tuple(stored["mean"]), tuple(stored["std"])

@@ -92,11 +92,7 @@ class Trainer:
         return self.state
 
     def train_to_the_end(self) -> None:
-        """Take all remaining steps.
-
-        Raises:
-          Diverged: there were too many bad updates in a row.
-        """
+        """Take all remaining steps; raise Diverged after too many bad updates in a row."""
         start, last = int(self.state.step), self.total
         batches = Prefetcher(self.batches.at(start + self.recovery.passed), last - start)
         with contextlib.closing(batches):
@@ -139,11 +135,7 @@ class Trainer:
         self.pending = step, metrics
 
     def read_metrics(self) -> None:
-        """Wait for the metrics of the pending step, record and show them.
-
-        Raises:
-          Diverged: there were too many bad updates in a row.
-        """
+        """Record the metrics of the pending step; raise Diverged after too many bad updates."""
         if self.pending is None:
             return
         (step, metrics), self.pending = self.pending, None
@@ -250,11 +242,7 @@ class Trainer:
         raise SystemExit(self.stop.status)
 
     def rewind(self, step: int, metrics: dict[str, Any]) -> None:
-        """Restore a checkpoint from before the bad updates that ended with `step`.
-
-        Raises:
-          UserError: there were too many rewinds, with the report of the divergence.
-        """
+        """Go back to before the bad updates; raise UserError after too many rewinds."""
         target = self.recovery.rewind_target(step, metrics)
         self.watchdog.reset()
         self.pending = None
