@@ -91,8 +91,8 @@ def make_trainer(
         mesh, source = _open_devices_and_data(config, run.draws_balanced)
         mean, std = run.statistics(source, config.data)
         task = tasks.build(config, source, mean, std)
-        options = dict(mask=config.get("mask"), loss=config.get("loss"), classes=source.classes)
-        context = evaluators.Context(task.model, config.data, mean, std, mesh, test_key, **options)
+        extra = {"mask": config.get("mask"), "loss": config.get("loss"), "classes": source.classes}
+        context = evaluators.Context(task.model, config.data, mean, std, mesh, test_key, **extra)
         entries = evaluators.build(config.evaluators, context)
         schedule, total = make_schedule(config, len(source), task.rate)
         program = make_program(config, task, mesh, schedule, step_key)
