@@ -115,7 +115,8 @@ def training_step(config, source: Source, mesh) -> TrainingStep:
     """Return the training step of a config, as `train.py` makes it."""
     task, rate = make_task(config, source), config.optimizer.base_learning_rate
     schedule = optimizer.cosine_schedule(rate, config.batch_size, steps=1000, warmup=10)
-    step, state = make_program(config, task, mesh, schedule, jax.random.key(0))[1:]
+    program = make_program(config, task, mesh, schedule, jax.random.key(0))
+    step, state = program.step, program.abstract
     batch = batch_shapes(config, partitioning.batched(mesh), source)
     whole = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
     traced = jax.jit(step.__wrapped__).trace(whole(state), whole(batch))

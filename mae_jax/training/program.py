@@ -16,9 +16,14 @@ from mae_jax.training.step import TrainState, make_init, make_step
 class Program(NamedTuple):
     """The functions that a run executes, jitted for a mesh of devices."""
 
-    init: Callable[[jax.Array], TrainState]  # key -> state, created in shards
+    init_variables: Callable[[jax.Array], Any]  # key -> variables of the model, born in shards
+    init_state: Callable[[Any], TrainState]  # variables (donated) -> state at step 0
     step: Any  # state (donated), batch -> state, metrics
     abstract: TrainState  # the shapes of the state, with their shardings
+
+    def init(self, key: jax.Array) -> TrainState:
+        """Return the state at step 0, created in shards."""
+        return self.init_state(self.init_variables(key))
 
 
 def make_program(
@@ -41,17 +46,26 @@ def make_program(
         max_loss_ratio=recovery.max_loss_ratio,
         guard=recovery.max_skipped_updates > 0,
     )
-    return jit_program(make_init(task, tx, options.ema), step, mesh, options.shard)
+    init_state = make_init(task, tx, options.ema)
+    return jit_program(task.init, init_state, step, mesh, options.shard)
 
 
-def jit_program(init: Callable, step: Callable, mesh: Mesh, shard_optimizer: bool) -> Program:
-    """Jit `init` and `step` for a mesh; no device ever holds more than its own shards.
+def jit_program(
+    init_variables: Callable,
+    init_state: Callable,
+    step: Callable,
+    mesh: Mesh,
+    shard_optimizer: bool,
+) -> Program:
+    """Jit the functions of a program for a mesh; no device ever holds more than its own shards.
 
     `shard_optimizer` shards the optimizer's moments and the average of the parameters over all
     devices, even if each device has a copy of the parameters.
     """
-    abstract = partitioning.placed(jax.eval_shape(init, jax.random.key(0)), mesh, shard_optimizer)
-    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    shardings_of = lambda tree: jax.tree.map(lambda x: x.sharding, tree)
+    variables = partitioning.placed(jax.eval_shape(init_variables, jax.random.key(0)), mesh)
+    abstract = partitioning.placed(jax.eval_shape(init_state, variables), mesh, shard_optimizer)
+    shardings = shardings_of(abstract)
 
     def step_on_mesh(state, batch):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for `partitioning.spread`
@@ -63,4 +77,6 @@ def jit_program(init: Callable, step: Callable, mesh: Mesh, shard_optimizer: boo
         in_shardings=(shardings, partitioning.batched(mesh)),
         out_shardings=(shardings, partitioning.replicated(mesh)),
     )
-    return Program(jax.jit(init, out_shardings=shardings), jitted_step, abstract)
+    jitted_init = jax.jit(init_state, donate_argnums=0, out_shardings=shardings)
+    jitted_variables = jax.jit(init_variables, out_shardings=shardings_of(variables))
+    return Program(jitted_variables, jitted_init, jitted_step, abstract)

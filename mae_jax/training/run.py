@@ -113,8 +113,7 @@ def make_trainer(
         run.write_config(config)  # no problem was found: from now on the directory is this run's
     if not trainer.is_finished:
         _log.info(_banner(trainer, mesh, task.trainable))
-    untrained = jax.jit(lambda key: program.init(key).best)
-    return trainer, lambda: untrained(init_key)
+    return trainer, lambda: program.init_variables(init_key)
 
 
 def make_schedule(config, examples: int, rate: float) -> tuple[optax.Schedule, int]:

@@ -35,11 +35,10 @@ class TrainState:
 
 def make_init(
     task: Task, tx: optax.GradientTransformation, ema: float = 0.0
-) -> Callable[[jax.Array], TrainState]:
-    """Return the function `key -> state` at step 0, to be jitted with the state's shardings."""
+) -> Callable[[Any], TrainState]:
+    """Return the function from the variables of a model to the state at step 0, to be jitted."""
 
-    def init_state(key: jax.Array) -> TrainState:
-        variables = task.init(key)
+    def init_state(variables: Any) -> TrainState:
         params, stats = variables["params"], variables.get("batch_stats")
         trained, _ = optimizer.split(params, task.trainable)
         average = trained if ema else None

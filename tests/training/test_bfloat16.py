@@ -31,8 +31,8 @@ def losses(dtype: str, attention: str, data: int = 1, fsdp: int = 1) -> list[flo
     mesh = device_mesh.make_mesh(data, fsdp, devices=jax.devices()[: data * fsdp])
     schedule = optimizer.cosine_schedule(0.02, 16, 10, 0)
     task = tasks.build(config, None, mean, std)
-    init, step, _ = program.make_program(config, task, mesh, schedule, jax.random.key(1))
-    state, found = init(jax.random.key(0)), []
+    made = program.make_program(config, task, mesh, schedule, jax.random.key(1))
+    state, step, found = made.init(jax.random.key(0)), made.step, []
     images = np.random.default_rng(0).integers(0, 256, (16, *config.data.size, 3), np.uint8)
     batch = {"image": images, "label": np.zeros(16, np.int32)}
     for _ in range(4):

@@ -40,8 +40,8 @@ def run(data=1, fsdp=1, accumulation=1, ema=0.0):
     mesh = device_mesh.make_mesh(data, fsdp, devices=jax.devices()[: data * fsdp])
     options = config(accumulation=accumulation, **{"optimizer.ema": ema})
     schedule = optimizer.cosine_schedule(0.05, BATCH, 10, 0)
-    init, update, _ = program.make_program(options, task(), mesh, schedule, jax.random.key(1))
-    state = init(jax.random.key(0))
+    made = program.make_program(options, task(), mesh, schedule, jax.random.key(1))
+    state, update = made.init(jax.random.key(0)), made.step
     losses, states = [], [jax.device_get(state)]
     for i in range(STEPS):
         state, metrics = update(state, partitioning.place(batch(i), mesh))
@@ -80,10 +80,8 @@ def test_the_curve_does_not_depend_on_devices_or_accumulation(
 def test_each_step_draws_other_masks():
     """With the same batch and a learning rate of nearly 0, only the masks change the loss."""
     mesh = device_mesh.make_mesh(1, devices=jax.devices()[:1])
-    init, update, _ = program.make_program(
-        config(), task(), mesh, lambda step: 0.0, jax.random.key(1)
-    )
-    state = init(jax.random.key(0))
+    made = program.make_program(config(), task(), mesh, lambda step: 0.0, jax.random.key(1))
+    state, update = made.init(jax.random.key(0)), made.step
     state, first = update(state, batch(0))
     state, second = update(state, batch(0))
     assert int(state.step) == 2
@@ -135,7 +133,7 @@ def small(schedule=lambda step: 0.1, tx=optax.adam, **options):
     one = tasks.Task(None, lambda key: {"params": params}, lambda x, rng: x, lambda key, x: x, loss)
     key, tx = jax.random.key(0), tx(schedule)
     options = dict(ema=0.9, guard=True) | options
-    return step.make_init(one, tx, options["ema"])(key), jax.jit(
+    return step.make_init(one, tx, options["ema"])(one.init(key)), jax.jit(
         step.make_step(one, tx, schedule, key, **options)
     )
 
@@ -204,8 +202,8 @@ def test_on_good_data_the_step_is_one_written_without_guard_and_norms(plain):
         return step.TrainState(state.step + 1, params, opt_state), {"loss": value}
 
     init = step.make_init(task(), tx)
-    init, update, _ = program.jit_program(init, update, mesh, False)
-    state, (losses, states) = init(jax.random.key(0)), plain
+    jitted = program.jit_program(task().init, init, update, mesh, False)
+    state, update, (losses, states) = jitted.init(jax.random.key(0)), jitted.step, plain
     for i in range(STEPS):
         state, metrics = update(state, partitioning.place(batch(i), mesh))
         np.testing.assert_allclose(metrics["loss"], losses[i], rtol=1e-6)

@@ -41,7 +41,7 @@ def program(guard: bool = False) -> Program:
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), begin()
     )
-    return Program(lambda key: begin(), step, abstract)
+    return Program(lambda key: {}, lambda variables: begin(), step, abstract)
 
 
 class Batches:
