@@ -79,20 +79,28 @@ def batches(config) -> Iterator[str]:
     divisors = {"data.repeats": config.data.repeats, "accumulation": config.accumulation}
     for name, divisor in divisors.items():
         if config.batch_size % divisor:
-            yield f"{name} = {divisor} does not divide batch_size = {config.batch_size}"
+            below = config.batch_size // divisor * divisor
+            sizes = f"{below} or {below + divisor}" if below else f"{divisor}"
+            yield (
+                f"{name} = {divisor} does not divide batch_size = {config.batch_size}: use "
+                f"batch_size={sizes}"
+            )
 
 
 def schedule(config) -> Iterator[str]:
     warmup, epochs = config.optimizer.warmup_epochs, config.epochs
     if warmup >= epochs:
-        yield f"optimizer.warmup_epochs = {warmup} is not shorter than epochs = {epochs}"
+        yield f"optimizer.warmup_epochs = {warmup} is not shorter than epochs = {epochs}: use fewer"
 
 
 def statistics(config) -> Iterator[str]:
     data = config.data
     for name in ("mean", "std"):
         if data[name] != "auto" and len(data[name]) != data.channels:
-            yield f"data.{name} = {data[name]} must have as many values as data.channels"
+            yield (
+                f"data.{name} = {data[name]} must have as many values as data.channels = "
+                f'{data.channels}, or be "auto"'
+            )
     if data.std != "auto" and min(data.std) <= 0:
         yield f"data.std = {data.std} must be above 0"
 

@@ -38,7 +38,8 @@ def numbers(kind: type) -> Callable[[str], tuple]:
             return tuple(kind(part) for part in text.strip("()").split(","))
         except ValueError:
             raise argparse.ArgumentTypeError(
-                f"{text!r} should be numbers such as {'224,224' if kind is int else '0.5,0.5'}"
+                f"{text!r} should be {'whole ' if kind is int else ''}numbers such as "
+                f"{'224,224' if kind is int else '0.5,0.5'}"
             ) from None
 
     return parse
@@ -88,6 +89,9 @@ def configured(
         kind = _kind(values, key)
         if name.startswith("--noconfig.") and not equals:
             is_evaluator = re.fullmatch(r"evaluators\.[^.]+", key)
+            if is_evaluator and nested.get(values, key) is None:
+                names = [f"evaluators.{entry}" for entry in values.get("evaluators", {})]
+                problems.append(schema.unknown(key, names))
             nested.put(values, key, None if is_evaluator else False)
         elif name.startswith("--config."):
             if not equals and kind in (bool, None):

@@ -1,5 +1,6 @@
 """Config files, at a path or, if they are shipped with the package, by name."""
 
+import difflib
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
@@ -28,6 +29,8 @@ def find_config(name: str) -> Path:
     configs = [file for file in files if "def get_config" in file.read_text("utf-8")]
     names = [str(file) if folder == Path("configs") else file.stem for file in configs]
     choices = f"; the configs are: {', '.join(names)}" if names else ": give the path of one"
+    if near := difflib.get_close_matches(path.stem, [file.stem for file in configs], 1):
+        choices = f": did you mean {near[0]}?"
     raise ValueError(
         f"config file {name!r} {'is no file' if path.exists() else 'does not exist'}{choices}"
     )

@@ -170,6 +170,12 @@ def unknown(name: str, known: Iterable[str]) -> str:
     """Return a sentence about a key that is not among the `known` ones."""
     if inside := [key for key in known if key.startswith(f"{name}.")]:
         return f"{name} is no config key, but has some: {', '.join(sorted(inside))}"
+    for key, kinds, prefix in (
+        ("task", sections.TASKS, ""),
+        ("data.modality", sections.MODALITIES, "data."),
+    ):
+        if values := [value for value, kind in kinds.items() if name in _keys(kind, prefix)]:
+            return f"{name} is a key of {key} = {' or '.join(map(repr, values))} alone"
     matches = difflib.get_close_matches(name, list(known), 1, cutoff=0.4)
     return f"unknown config key {name}" + (f": did you mean {matches[0]}?" if matches else "")
 

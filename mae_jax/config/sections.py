@@ -41,7 +41,9 @@ One = Annotated[Literal[1], Field(title="1")]
 # Tuples are not strict: JSON and the command line have lists.
 Counts = Annotated[
     tuple[Count, ...],
-    Field(strict=False, min_length=1, title="a tuple of whole numbers such as (16, 16)"),
+    Field(
+        strict=False, min_length=1, title="a tuple of whole numbers of at least 1, such as (16, 16)"
+    ),
 ]
 Range = Annotated[tuple[float, float], Field(strict=False)]
 Channels = Annotated[tuple[int, ...], Field(strict=False, min_length=1)]
@@ -165,7 +167,7 @@ class ClassifierModel(Model):
 class Mask(Section):
     """Which patches are masked, in task `pretrain`."""
 
-    ratio: Annotated[float, Field(gt=0, lt=1, title="a number between 0 and 1")] = 0.75
+    ratio: Annotated[float, Field(gt=0, lt=1, title="a number above 0 and below 1")] = 0.75
     """Fraction of the patches that are masked. A larger one makes steps cheaper and the task
     harder."""
     name: Literal[

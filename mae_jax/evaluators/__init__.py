@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
 from mae_jax.config import schema, sections
 from mae_jax.evaluators.evaluator import Context, Evaluator, HeldOutEvaluator, Result, Unsuitable
 
@@ -39,6 +41,11 @@ class Entry:
             return result
         prefixed = result.prefixed(self.prefix)
         return dataclasses.replace(prefixed, head=f"{self.name}\n\n{result.head}".rstrip())
+
+
+def key_of(seed: int) -> jax.Array:
+    """Return the key of the masks of a run with this seed."""
+    return jax.random.split(jax.random.key(seed), 3)[2]  # a run uses the others for training
 
 
 def build(config: Mapping[str, Mapping[str, Any]], context: Context) -> list[Entry]:

@@ -75,13 +75,20 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 def _check(options: argparse.Namespace) -> None:
     """Raise ValueError for an option that is out of its range, before any work."""
     for name, lowest in dict(examples=0, batch_size=1, threads=1, k=1, seed=0).items():
-        if np.min(value := getattr(options, name)) < lowest:
-            option, note = name.replace("_", "-"), " (all)" * (name == "examples")
+        value = getattr(options, name)
+        if value is not None and np.min(value) < lowest:
+            note = " (all)" if name == "examples" else ""
+            option = name.replace("_", "-")
             raise ValueError(f"--{option}={value} must be at least {lowest}{note}")
     if options.pictures_to:
         Path(options.pictures_to).mkdir(parents=True, exist_ok=True)
+    for name in ("mean", "std"):
+        if not np.isfinite(getattr(options, name) or 0).all():
+            raise ValueError(f"--{name}={getattr(options, name)} must be finite numbers")
     if options.std and min(options.std) <= 0:
         raise ValueError(f"--std={options.std} must be above 0")
+    if options.mask_ratio is not None and not 0 < options.mask_ratio < 1:
+        raise ValueError(f"--mask-ratio={options.mask_ratio} must be between 0 and 1, such as .75")
     if options.center_crop is not None and not 0 < options.center_crop <= 1:
         raise ValueError(f"--center-crop={options.center_crop} must be above 0 and up to 1")
 
@@ -168,7 +175,7 @@ def make_context(info: CheckpointInfo, options: argparse.Namespace, mesh: Mesh) 
     if data["modality"] in ("image", "video"):
         data["center_crop"] = options.center_crop or data.get("center_crop", 0.875)
     if options.size and len(options.size) != len(model.patch):
-        raise ValueError(f"size = {options.size} is not one of {len(model.patch)} axes")
+        raise ValueError(f"--size={options.size} must be {len(model.patch)} numbers, as H,W")
     if len(data["size"]) != len(model.patch) or info.fields.get("vocab_size") and not config:
         raise ValueError(
             f"{info.path} is no model of pictures, and only a work directory says how its "
@@ -180,11 +187,14 @@ def make_context(info: CheckpointInfo, options: argparse.Namespace, mesh: Mesh) 
         values = getattr(options, name) or getattr(info, name) or IMAGENET[name]
         if len(values) != info.channels:
             raise ValueError(
-                f"{name} has {len(values)} values for {info.channels} channel(s): give --{name}"
+                f"{name} = {tuple(values)} has {len(values)} values, and the model has "
+                f"{info.channels} channel(s): give --{name} with one number for each"
             )
         statistics[name] = tuple(values)
     ratio = {} if options.mask_ratio is None else {"ratio": options.mask_ratio}
     mask = {"ratio": 0.75, **config.get("mask", {}), **ratio}
-    key, loss = jax.random.key(options.seed), config.get("loss")
+    key, loss = jax.random.key(options.seed or 0), config.get("loss")
+    if options.seed is None and "seed" in config:
+        key = evaluators.key_of(config["seed"])
     about: dict[str, Any] = dict(mesh=mesh, key=key, mask=mask, loss=loss, classes=info.classes)
     return Context(model, data, **statistics, **about)

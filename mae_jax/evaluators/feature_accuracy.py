@@ -41,7 +41,8 @@ class FeatureAccuracy(Evaluator):
         networks: dict[str, dict | None] = {"trained encoder": variables}
         if untrained is not None:
             networks = {"raw pixels": None, "untrained encoder": untrained} | networks
-        metrics, rows, notes = {}, [["accuracy of frozen features", *self.titles]], []
+        metrics, rows = {}, [["accuracy of frozen features", *self.titles]]
+        notes: dict[str, list[str]] = {}  # the rows that each note is about
         for label, network in networks.items():  # the trained encoder comes last
             data = self.data(network)
             scores, note = self.score(*data)
@@ -50,10 +51,11 @@ class FeatureAccuracy(Evaluator):
                 label = f"{self.feature}, {'standardised' if standardize else 'as it is'}"
             rows.append([f"  {label}", *(f"{x:.4f}" for x in scores.values())])
             if note:
-                notes.append(f"({label}: {note})")
+                notes.setdefault(note, []).append(label)
         counts = f"({len(data[1]):,} train and {len(data[3]):,} test examples)"
         details = {"feature": self.feature._asdict() | {"standardize": standardize}}
-        return Result(scores | metrics, rows=rows, notes=(counts, *notes), details=details)
+        lines = [f"({', '.join(labels)}: {note})" for note, labels in notes.items()]
+        return Result(scores | metrics, rows=rows, notes=(counts, *lines), details=details)
 
     def data(self, variables: dict | None) -> tuple[np.ndarray, ...]:
         """Return the arguments of `score` for a network; without variables, for raw pixels."""

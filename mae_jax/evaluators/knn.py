@@ -23,8 +23,9 @@ class Knn(FeatureAccuracy):
         self.titles = ["kNN"] if isinstance(k, int) else [f"kNN k={each}" for each in self.names]
 
     def score(self, *data: np.ndarray) -> tuple[dict[str, float], str]:
-        scores = accuracies(*data, ks=list(self.names))
-        return {name: scores[k] for k, name in self.names.items()}, ""
+        scores, n = accuracies(*data, ks=list(self.names)), len(data[0])
+        note = f"k above {n} counts as {n}, the number of training examples"
+        return {name: scores[k] for k, name in self.names.items()}, note if max(scores) > n else ""
 
 
 def accuracies(

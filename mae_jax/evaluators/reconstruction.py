@@ -27,7 +27,7 @@ class Reconstruction(HeldOutEvaluator):
         mask = context.mask
         if mask is None:
             raise Unsuitable("the model is no masked autoencoder")
-        self.key, self.ratio = context.key, mask["ratio"]
+        self.key = context.key
         self.sampler = networks.mask_sampler(mask, self.model, self.transform.size)
         # Losses and pictures share one function, which is compiled once.
         replicated = partitioning.replicated(self.mesh)
@@ -44,7 +44,8 @@ class Reconstruction(HeldOutEvaluator):
         if untrained is not None:
             losses["untrained"], names["untrained"] = self.losses(untrained)[0], "untrained network"
         losses["trained"], names["trained"] = trained, "trained network"
-        title = f"held-out loss on the {self.ratio:.0%} masked patches ({target.loss_name})"
+        share = 1 - self.sampler.keep / self.sampler.n
+        title = f"held-out loss on the {share:.0%} masked patches ({target.loss_name})"
         return Result(
             {"test_loss": trained} | {f"loss_{name}": loss for name, loss in losses.items()},
             rows=[[title, ""], *([f"  {names[name]}", f"{x:.4f}"] for name, x in losses.items())],

@@ -113,7 +113,10 @@ def contradictions(f: Mapping[str, Any]) -> Iterator[str]:
     for part in ("", "decoder_") if "decoder_width" in f else ("",):
         width, heads = f[f"{part}width"], f[f"{part}heads"]
         if heads < 1 or width % heads:
-            yield f"{part}heads = {heads} does not divide {part}width = {width}"
+            divisors = [n for n in range(1, width + 1) if width % n == 0]
+            near = sorted(sorted(divisors, key=lambda n: abs(n - heads))[:2])
+            way = " or ".join(map(str, near))
+            yield f"{part}heads = {heads} does not divide {part}width = {width}: use {way}"
     if f["separable_positions"] and not f["learned_positions"]:
         yield "separable_positions needs learned_positions: use learned_positions=True"
     for name in ("channel_groups", "norm_pix"):

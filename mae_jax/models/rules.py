@@ -11,7 +11,7 @@ def fields(config) -> Iterator[str]:
         yield f"model.{sentence}"
 
 
-def mask(config) -> Iterator[str]:
+def mask_modality(config) -> Iterator[str]:
     name, modality = config.get("mask", {}).get("name"), config.data.modality
     boxes = masking.BOXES.get(name)
     if boxes and boxes.modality != modality:
@@ -25,7 +25,7 @@ def sizes(config) -> Iterator[str]:
     groups, mask = config.model.channel_groups, config.get("mask")
     try:
         grid = patches.grid_of(config.data.size, config.model.patch)
-        if mask is not None:
+        if mask is not None and not [*mask_modality(config)]:
             grid = (len(groups), *grid) if groups else grid
             options: dict = dict(side=mask.side, decode=mask.decode, group_axis=bool(groups))
             options["contrast"] = lambda inputs, n: inputs
@@ -74,4 +74,4 @@ def _parts(config) -> tuple[str, ...]:
     return ("", "decoder_") if config.task == "pretrain" else ("",)
 
 
-RULES = (fields, mask, sizes, channels, axes, heads)
+RULES = (fields, mask_modality, sizes, channels, axes, heads)

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and JSON files."""
 
+import argparse
 import json
 from typing import Any
 
@@ -32,6 +33,10 @@ def write_json(path: str, value: Any) -> None:
 
 
 def writable(path: str) -> str:
-    """Return `path`, or raise OSError if the file cannot be written: the type of an argument."""
-    with open(path, "a"):
-        return path
+    """Return the path of a file that can be written: the type of an argument."""
+    try:
+        with open(path, "a"):
+            return path
+    except OSError as error:
+        why = f"{path!r} cannot be written ({error.strerror}): give the path of a file"
+        raise argparse.ArgumentTypeError(why) from error

@@ -20,7 +20,7 @@ def text(plan: dict) -> str:
     choices = ", ".join(f"{name} {value}" for name, value in plan["choices"].items())
     head = (
         f"{plan['devices']} x {plan['device']} ({mesh}), batch {plan['batch_size']:,}, "
-        f"{plan['images_per_share']:g} for a share\n"
+        f"{plan['images_per_share']:g} in each share of it\n"
         f"{plan['parameters'] / 1e6:.1f} M parameters; {choices}"
     )
     texts = [head, tables.table([*_memory(plan), ["", ""], *_step(plan)])]

@@ -44,7 +44,7 @@ class Progress:
         rate = (step - self.shown) * self.examples / (now - self.shown_at)
         wait = self.waited / (now - self.shown_at)
         self.shown, self.shown_at, self.waited = step, now, 0.0
-        text = f"loss {loss:.4f}  lr {learning_rate:.2e}  {rate:,.0f} images/s"
+        text = f"loss {loss:.4f}  lr {learning_rate:.2e}  {rate:,.0f} examples/s"
         if wait > 0.1:
             text += f"  input-bound: the devices wait for data {wait:.0%} of the time"
         if self.bar is not None:

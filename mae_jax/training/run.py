@@ -86,13 +86,14 @@ def make_trainer(
 ) -> tuple[Trainer, Callable[[], dict]]:
     """Make the trainer of a config, and a function for the variables of an untrained model."""
     image_io.configure_libraries()
-    init_key, step_key, test_key = jax.random.split(jax.random.key(config.seed), 3)
+    init_key, step_key, _ = jax.random.split(jax.random.key(config.seed), 3)
     with user_errors():  # the devices, the data and the evaluators must exist and fit
         mesh, source = _open_devices_and_data(config, run.draws_balanced)
         mean, std = run.statistics(source, config.data)
         task = tasks.build(config, source, mean, std)
+        mask_key = evaluators.key_of(config.seed)
         extra = {"mask": config.get("mask"), "loss": config.get("loss"), "classes": source.classes}
-        context = evaluators.Context(task.model, config.data, mean, std, mesh, test_key, **extra)
+        context = evaluators.Context(task.model, config.data, mean, std, mesh, mask_key, **extra)
         entries = evaluators.build(config.evaluators, context)
         schedule, total = make_schedule(config, len(source), task.rate)
         program = make_program(config, task, mesh, schedule, step_key)

@@ -188,7 +188,7 @@ class Trainer:
     def evaluate_if_missed(self) -> None:
         """Evaluate the restored state if the run was stopped after its save."""
         start = int(self.state.step)
-        with self.stop.exits_at_once():
+        with self.stop.exits_at_once(), self.progress.paused():
             if start and not self.writer.is_evaluated(start):
                 self.evaluate(start)
 

@@ -26,7 +26,8 @@ def describe(info: CheckpointInfo) -> dict[str, str]:
     }
     config = info.config or {}  # how examples are read and masked, but not where they are
     if data := {key: value for key, value in config.get("data", {}).items() if key not in PLACES}:
-        kept = {name: config[name] for name in ("mask", "loss", "evaluate") if name in config}
+        names = ("seed", "mask", "loss", "evaluate")
+        kept = {name: config[name] for name in names if name in config}
         evaluators = config.get("evaluators", {}).items()
         views = {n: {k: e[k] for k in ("clips", "crops")} for n, e in evaluators if "clips" in e}
         description["config"] = kept | {"data": data, "evaluators": views}

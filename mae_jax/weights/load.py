@@ -85,6 +85,7 @@ def find(
       ValueError: as `load`.
     """
     text, left_out = str(path), _matcher(without)
+    fields = {name: value for name, value in fields.items() if value is not None}
     place, step = epath.Path(text), None
     if not place.exists() and (match := re.fullmatch(r"(.+):(\d+)", text)):
         place, step = epath.Path(match[1]), int(match[2])
@@ -101,6 +102,7 @@ def find(
         from mae_jax.weights import run_checkpoint  # imports orbax, which other files do not need
 
         info = run_checkpoint.find(place, step)
+        _check_fields(info, fields)
     elif step is not None:
         raise ValueError(f"{place} is no work directory, so it has no step {step}")
     elif place.is_dir() and model_type not in parameter_names.MODEL_TYPES:
@@ -113,13 +115,22 @@ def find(
         source = parameter_names.checkpoint_format(tensors)
         if source == "mae_jax":
             info = exported_file.find(Path(place), tensors, metadata)
+            _check_fields(info, fields)
         else:
             info = foreign_checkpoint.find(Path(place), tensors, source, left_out, size)
     info = _leave_out(info._replace(without=without), left_out)
-    fields = {name: value for name, value in fields.items() if value is not None}
     if unknown := fields.keys() - build.FIELDS[info.kind]:
         raise ValueError(f"{_listed(unknown)} is no field of the {info.kind} in {place}")
     return info._replace(fields=info.fields | fields)
+
+
+def _check_fields(info: CheckpointInfo, fields: Mapping[str, Any]) -> None:
+    """Raise ValueError for a field that the checkpoint itself describes in another way."""
+    for name, value in fields.items():
+        if name != "dtype" and info.fields.get(name, value) != value:
+            raise ValueError(
+                f"{info.path} has {name} = {info.fields[name]}, not {value}: leave {name} out"
+            )
 
 
 def _matcher(without: str) -> Callable[[str], Any]:

@@ -86,6 +86,13 @@ def test_the_feature_is_that_of_the_run_unless_an_option_says_another(workdir, t
     assert metrics["feature"]["pooling"] == "mean"
 
 
+def test_the_loss_is_that_of_the_report_of_the_run(plain, workdir):
+    _, (text, metrics), _ = plain
+    reported = re.search(r" trained network +([\d.]+)", (workdir / "report.txt").read_text())[1]
+    assert f"{metrics['loss']:.4f}" == reported and reported in text
+    assert "(block 1, mean, after the norm, standardised: k above 64 counts as 64" in text
+
+
 def test_a_sweep_chooses_on_training_examples(plain):
     """Other test data do not change what is chosen, nor the scores it is chosen by."""
     arguments, _, _ = plain
@@ -103,21 +110,25 @@ def test_a_sweep_chooses_on_training_examples(plain):
     [
         (["--checkpoint=/no/such"], "there is no '/no/such'"),
         (["--checkpoint={workdir}:77"], "no step 77: it has 4, 8"),
-        (["--size=abc"], "'abc' should be numbers such as 224,224"),
+        (["--size=abc"], "'abc' should be whole numbers such as 224,224"),
         (["--std=0,1,1"], "must be above 0"),
-        (["--json=/no/such/f.json"], "No such file or directory: .*/no/such/f.json"),
+        (["--json=/no/such/f.json"], "--json: '/no/such/f.json' cannot be written .No such file"),
         (["--data=phot"], "unknown data 'phot'"),
         (["--data=folder:{empty}"], "no pictures in"),
         (["--test-split=other"], "no split 'other'"),
         (["--size=33,32"], r"use \(32, 32\) or \(40, 32\)"),
-        (["--mean=0.5"], "mean has 1 values for 3"),
+        (["--mean=0.5"], "has 1 values, and the model has 3"),
         (["--block=7"], "--block=7 is none of 2 blocks"),
         (
             ["--k=5,5"],
             r"evaluators.knn: k = \(5, 5\) must be a whole number of at least 1, or a tuple",
         ),
         (["--examples=-1"], r"--examples=-1 must be at least 0 \(all\)"),
-        (["--mask-ratio=1"], "mask ratio 1.0 is not between"),
+        (["--mask-ratio=1"], "--mask-ratio=1.0 must be between 0 and 1"),
+        (["--heads=2"], "has heads = 3, not 2: leave heads out"),
+        (["--norm-pix"], "has norm_pix = False, not True"),
+        (["--std=inf,1,1"], "--std=.* must be finite numbers"),
+        (["--size=32"], r"--size=\(32,\) must be 2 numbers"),
         (["--data=folder:{broken}"], "cannot read 'test/a/0.png'"),
     ],
     ids=lambda x: x[0] if isinstance(x, list) else "",

@@ -110,8 +110,8 @@ MISTAKES = [  # config, changes, sentence: the value and a way out
         {"seed": 2**32},
         r"seed = 4294967296 must be a whole number from 0 up to 2\*\*32",
     ),
-    ("quickstart", {"mask.ratio": 1.0}, "mask.ratio = 1.0 must be a number between 0 and 1"),
-    ("quickstart", {"mask.ratio": math.nan}, "mask.ratio = nan must be a number between"),
+    ("quickstart", {"mask.ratio": 1.0}, "mask.ratio = 1.0 must be a number above 0 and below 1"),
+    ("quickstart", {"mask.ratio": math.nan}, "mask.ratio = nan must be a number above"),
     ("quickstart", {"model.dtype": "float8"}, "must be one of 'float32', 'bfloat16', 'auto'"),
     ("quickstart", {"model.scan": 1}, "model.scan = 1 must be True or False"),
     ("quickstart", {"model.patch": ()}, r"model.patch = \(\) must be a tuple of whole numbers"),
@@ -139,8 +139,8 @@ MISTAKES = [  # config, changes, sentence: the value and a way out
     ("quickstart", {"data.modality": "smell"}, "data.modality = 'smell' must be one of 'image', "),
     ("quickstart", {"model.dept": 3}, "unknown config key model.dept: did you mean model.depth?"),
     ("quickstart", {"modl.depth": 3}, "unknown config key modl.depth: did you mean model.depth?"),
-    ("quickstart", {"data.stride": 3}, "unknown config key data.stride"),  # a key of video
-    ("quickstart", {"loss": "binary"}, "unknown config key loss"),  # a key of classify
+    ("quickstart", {"data.stride": 3}, "data.stride is a key of data.modality = 'video' alone"),
+    ("quickstart", {"loss": "binary"}, "loss is a key of task = 'classify' alone"),
     ("quickstart", {"mask": 3}, "mask is no config key, but has some: mask.decode, mask.name"),
     ("quickstart", {"evaluators.knn.k": 0}, "evaluators.knn.k = 0 must be a whole number of at"),
     ("quickstart", {"evaluators.knn.k": (5, 5)}, "must be .* or a tuple of different ones"),

@@ -76,7 +76,7 @@ def test_without_options_the_files_are_kept_byte_for_byte(tmp_path):
     assert prepared.classes == source.classes == ("cat", "dog", "emu")
     assert [prepared[i] for i in range(7)] == [source[i] for i in range(7)]
     assert len(list(out.glob("all-*-of-00003.array_record"))) == 3
-    assert "7 pictures in 3 shards" in said and "every record reads back" in said
+    assert "7 pictures in 3 shard(s)" in said and "every record reads back" in said
     line = said.splitlines()[-1]  # what the config needs
     found = {}
     exec(line.replace("data.train", "found"), {}, found)
@@ -234,8 +234,9 @@ def test_bad_pictures_are_left_out_up_to_a_share(tmp_path):
     refused = run(spec, "--split=all", f"--out={out}")
     assert refused.returncode == 2 and refused.stdout == ""
     assert refused.stderr.splitlines()[-1] == (
-        "error: too many pictures cannot be read, the last is 'dog/broken.jpg': not a picture in a "
-        "known format: repair or remove them, or raise --max-bad, the share that may be left out"
+        "error: too many pictures cannot be read (1, where 0 may be left out), the last is "
+        "'dog/broken.jpg': not a picture in a known format: repair or remove them, or raise "
+        "--max-bad, the share that may be left out"
     )
     assert not list(out.glob("*.array_record")) and not list(out.glob(".*"))
     with pytest.raises(ValueError, match="the last is 'emu/half.jpg'"):

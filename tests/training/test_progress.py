@@ -34,7 +34,7 @@ def test_progress_in_lines_without_a_terminal(clock, caplog):
     clock.now += 10
     assert progress.show(20, 0.5, 1e-3) == {"images_per_second": 32, "input_wait": 0}
     (line,) = caplog.messages
-    assert line == "step 20/100  loss 0.5000  lr 1.00e-03  32 images/s  0:01:20 left"
+    assert line == "step 20/100  loss 0.5000  lr 1.00e-03  32 examples/s  0:01:20 left"
 
 
 def test_progress_says_when_the_input_is_too_slow(clock, caplog):

@@ -392,7 +392,11 @@ def test_two_processes_train_as_one_and_the_first_alone_writes(finished, tmp_pat
     processes = two_processes(tmp_path, "--config.log_every=1")
     first, second = (process.communicate()[0] for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
-    for words in ("parameters on", "images/s", "untrained network"):  # jax's own lines may be there
+    for words in (
+        "parameters on",
+        "examples/s",
+        "untrained network",
+    ):  # jax's own lines may be there
         assert words in first and words not in second
     a, b = losses(tmp_path), losses(straight)
     np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)

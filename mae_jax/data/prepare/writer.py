@@ -96,7 +96,7 @@ class Manifest:
         size = sum((self.out / file).stat().st_size for file in files)
         records = sum(entry["records"] for entry in files.values())
         left_out = f" ({bad} left out, named in {self.path.name})" if bad else ""
-        content = f"{records:,} pictures{left_out} in {len(files)} shards"
+        content = f"{records:,} pictures{left_out} in {len(files)} shard(s)"
         return f"{self.out}: {content}, {size / 1e9:.3g} GB"
 
 
@@ -191,8 +191,9 @@ def _readable(
         bar.write(f"left out {error}", file=sys.stderr)
         if len(bad) > allowed:
             raise ValueError(
-                f"too many pictures cannot be read, the last is {error}: repair or remove "
-                "them, or raise --max-bad, the share that may be left out"
+                f"too many pictures cannot be read ({len(bad)}, where {allowed} may be left out), "
+                f"the last is {error}: repair or remove them, or raise --max-bad, the share that "
+                "may be left out"
             )
 
 
