@@ -78,5 +78,9 @@ def jit_program(
         out_shardings=(shardings, partitioning.replicated(mesh)),
     )
     jitted_init = jax.jit(init_state, donate_argnums=0, out_shardings=shardings)
-    jitted_variables = jax.jit(init_variables, out_shardings=shardings_of(variables))
+    # Compiling this takes longer than running it, and the result has the same bits.
+    quickly = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    jitted_variables = jax.jit(
+        init_variables, out_shardings=shardings_of(variables), compiler_options=quickly
+    )
     return Program(jitted_variables, jitted_init, jitted_step, abstract)
