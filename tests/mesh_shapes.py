@@ -40,7 +40,7 @@ def directed(x: np.ndarray) -> list[float]:
 def train(data=1, fsdp=1, tensor=1, shard=False, **model) -> dict:
     """Losses, the first gradients, and how much of the state device 0 holds."""
     config = command_line.load("configs/quickstart.py:debug")
-    model = dict(width=32, depth=2, heads=4) | model
+    model = dict(width=32, depth=1, heads=4) | model
     model |= dict(decoder_width=32, decoder_depth=1, decoder_heads=4)
     changes = {f"model.{name}": value for name, value in model.items()}
     changes |= {"data.size": (32, 32), "optimizer.shard": shard}

@@ -1,11 +1,13 @@
 """Any checkpoint can be evaluated: exact counts, and nothing is chosen on test data."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -195,7 +197,10 @@ def test_pictures_without_classes_and_an_evaluator_of_your_own(workdir, tmp_path
 def test_the_command_line(workdir, tmp_path):
     arguments = [f"--checkpoint={workdir}", "--data=synthetic", f"--json={tmp_path / 'f.json'}"]
     done = subprocess.run(
-        [sys.executable, "-m", "mae_jax.evaluate", *arguments], capture_output=True, text=True
+        [sys.executable, "-m", "mae_jax.evaluate", *arguments],
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(jax.device_count())},  # compiled before
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "f.json").read_text())

@@ -4,13 +4,10 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-
-from mae_jax.training import metric_writer
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "scripts" / "launch"
@@ -181,28 +178,3 @@ def assert_gone(folder, processes):
     for line in lines:
         with pytest.raises(ProcessLookupError):
             os.kill(int(line.split()[0]), 0)
-
-
-def test_two_processes_train_to_the_end(tmp_path):
-    """On CPUs: each has half of the batch, and one of them writes."""
-    run, config = tmp_path / "run", tmp_path / "without_evaluators.py"
-    config.write_text(
-        "from configs import vit_base\n"
-        "def get_config(arg=''):\n"
-        "    config = vit_base.get_config('debug')\n"
-        "    config.evaluators = {}\n"
-        "    return config\n"
-    )
-    env = without("CUDA_VISIBLE_DEVICES") | {"PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
-    done = launch(
-        "gpus",
-        "--processes=2",
-        f"--config={config}",
-        "--config.model.depth=1",
-        f"--workdir={run}",
-        env=env | {"JAX_NUM_CPU_DEVICES": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "on 2 cpu device(s), batch 8" in done.stdout
-    assert metric_writer.read(run)[-1]["step"] == 8
-    assert (run / "report.txt").exists()

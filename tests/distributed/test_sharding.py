@@ -16,28 +16,34 @@ from mae_jax.distributed import device_mesh, partitioning, processes
 
 ROOT = Path(__file__).parents[2]
 MESHES = [
-    dict(),
     dict(data=8),
     dict(fsdp=8),
     dict(data=2, tensor=4, attention="pallas"),
     dict(data=8, shard=True),
-    dict(data=2, fsdp=2, tensor=2, shard=True, scan=True, remat="inputs"),
+    dict(data=2, fsdp=2, tensor=2, shard=True, scan=True, remat="inputs", depth=2),
 ]
+
+
+def on_one(mesh: dict) -> dict:
+    """One device, with as many blocks as on this mesh."""
+    return {"depth": mesh.get("depth", 1)}
 
 
 @pytest.fixture(scope="module")
 def runs():
+    """What each mesh computes and holds, and one device, by its options."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, ROOT / "tests" / "mesh_shapes.py", json.dumps(MESHES)]
+    several = [dict(depth=1), dict(depth=2), *MESHES]
+    command = [sys.executable, ROOT / "tests" / "mesh_shapes.py", json.dumps(several)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return dict(zip(map(str, several), json.loads(done.stdout), strict=True))
 
 
 @pytest.mark.optimised
-@pytest.mark.parametrize("i", range(1, len(MESHES)), ids=lambda i: str(MESHES[i]))
-def test_eight_devices_train_as_one(runs, i):
-    one, run = runs[0], runs[i]
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
+def test_eight_devices_train_as_one(runs, mesh):
+    one, run = runs[str(on_one(mesh))], runs[str(mesh)]
     np.testing.assert_allclose(run["losses"], one["losses"], rtol=1e-5)
     assert one["losses"][-1] < one["losses"][0]
     for name, (norm, projection) in one["gradients"].items():
@@ -52,7 +58,7 @@ def test_eight_devices_train_as_one(runs, i):
 
 
 def test_each_device_holds_its_share(runs):
-    held = {str(mesh): run["held"] for mesh, run in zip(MESHES, runs, strict=True)}
+    held = {mesh: run["held"] for mesh, run in runs.items()}
     assert held[str(dict(data=8))] == [1, 1]
     params, moments = held[str(dict(data=8, shard=True))]
     assert params == 1 and moments < 0.2  # 1/8, and what 8 does not divide

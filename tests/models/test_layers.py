@@ -1,5 +1,7 @@
 """Layers, and that what makes a step fast changes neither its loss nor its gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,7 @@ def close(a, b, rtol=1e-5, atol=1e-6):
 
 
 def normal(i: int, *shape: int) -> jax.Array:
-    return jax.random.normal(jax.random.key(i), shape)
+    return jnp.asarray(np.random.default_rng(i).normal(size=shape), jnp.float32)
 
 
 def textbook(query, key, value):
@@ -39,11 +41,16 @@ def textbook(query, key, value):
 @pytest.mark.parametrize("name", ["reference", "recompute", "per_sample"])
 def test_implementations_of_attention(name, n, s):
     three = normal(0, 2, n, 3, 8), normal(1, 2, s, 3, 8), normal(2, 2, s, 3, 8)
-    np.testing.assert_allclose(ATTEND[name](*three), textbook(*three), atol=2e-6)
-    graph = lambda name: jax.grad(
-        lambda *x: (ATTEND[name](*x) * normal(3, 2, n, 3, 8)).sum(), argnums=(0, 1, 2)
-    )(*three)
-    close(graph(name), graph("reference"), atol=5e-6)
+    weights = normal(3, 2, n, 3, 8)
+
+    def weighted(name, *three):
+        y = ATTEND[name](*three)
+        return (y * weights).sum(), y
+
+    graph = jax.jit(jax.grad(weighted, argnums=(1, 2, 3), has_aux=True), static_argnums=0)
+    gradients, y = graph(name, *three)
+    np.testing.assert_allclose(y, textbook(*three), atol=2e-6)
+    close(gradients, graph("reference", *three)[0], atol=5e-6)
 
 
 @pytest.mark.parametrize("n, s, size", [(5, 5, 16), (50, 50, 64), (9, 20, 80), (20, 9, 48)])
@@ -51,10 +58,15 @@ def test_the_kernel_for_tpus(n, s, size):
     """Interpreted, with heads that share a register, that span two, and that fill none."""
     shapes = ((2, n, 4, size), (2, s, 4, size), (2, s, 4, size), (2, n, 4, size))
     four = [normal(i, *shape) for i, shape in enumerate(shapes)]
-    y, ours = jax.vjp(ATTEND["pallas"], *four[:3])
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def graph(name, *four):
+        y, gradients = jax.vjp(ATTEND[name], *four[:3])
+        return y, gradients(four[3])
+
+    y, ours = graph("pallas", *four)
     np.testing.assert_allclose(y, textbook(*four[:3]), atol=2e-6)
-    _, gradients = jax.vjp(ATTEND["reference"], *four[:3])
-    for x, expected in zip(ours(four[3]), gradients(four[3]), strict=True):
+    for x, expected in zip(ours, graph("reference", *four)[1], strict=True):
         np.testing.assert_allclose(x, expected, atol=5e-6)
 
 
@@ -82,9 +94,12 @@ def test_the_norm_is_that_of_flax(custom):
     ours = layers.Norm(1e-6, operations.Operations(**by_hand))
     flax = nn.LayerNorm(1e-6, use_fast_variance=False)
     shapes = lambda tree: jax.tree.map(jnp.shape, tree)
-    assert shapes(ours.init(jax.random.key(0), x)) == shapes(flax.init(jax.random.key(0), x))
-    graph = lambda norm: jax.value_and_grad(
-        lambda variables, x: (norm.apply(variables, x) * weights).sum(), argnums=(0, 1)
+    started = lambda norm: shapes(jax.eval_shape(norm.init, jax.random.key(0), x))
+    assert started(ours) == started(flax)
+    graph = lambda norm: jax.jit(
+        jax.value_and_grad(
+            lambda variables, x: (norm.apply(variables, x) * weights).sum(), argnums=(0, 1)
+        )
     )(variables, x)
     close(graph(ours), graph(flax), atol=5e-6)
     low = layers.Norm(1e-6, operations.Operations(jnp.bfloat16, **by_hand)).apply(variables, x)
@@ -96,7 +111,9 @@ def test_the_norm_is_that_of_flax(custom):
 
 def test_products_have_the_usual_gradients():
     x, kernel, weights = normal(0, 2, 5, 4), normal(1, 4, 3), normal(2, 2, 5, 3)
-    graph = lambda product: jax.grad(lambda *x: (product(*x) * weights).sum(), argnums=(0, 1))
+    graph = lambda product: jax.jit(
+        jax.grad(lambda *x: (product(*x) * weights).sum(), argnums=(0, 1))
+    )
     close(graph(operations.product_by_hand)(x, kernel), graph(jnp.matmul)(x, kernel))
 
 
@@ -116,50 +133,45 @@ def test_gelu_is_exact():
 
 PLAIN = dict(attention="reference", remat="none", scan=False, custom=False)
 ALL = dict(attention="per_sample", custom=True, remat="inputs", scan=True)
-SAME = [
-    (False, dict(custom=True)),
-    (False, dict(attention="recompute", custom=True)),
-    (False, dict(attention="per_sample", custom=True)),
-    (False, dict(scan=True)),
-    (False, dict(remat="products")),
-    (False, dict(remat="inputs")),
-    (False, ALL),
-    (True, dict(attention="recompute", custom=True)),
-    (True, ALL),
+SAME = [  # is it the cross-decoder, the blocks of each part, options
+    (False, 1, dict(custom=True)),
+    (False, 1, dict(attention="recompute", custom=True)),
+    (False, 1, dict(attention="per_sample", custom=True)),
+    (False, 2, dict(scan=True)),
+    (False, 1, dict(remat="products")),
+    (False, 1, dict(remat="inputs")),
+    (False, 2, ALL),
+    (True, 1, dict(attention="recompute", custom=True)),
+    (True, 2, ALL),
 ]
 
 
-@pytest.fixture(scope="module")
-def plain():
-    """Loss, gradients and intermediates of a model, as a function of what must not matter."""
+@functools.cache
+def results_of(cross, depth, **options):
+    """Parameters, and loss, intermediates and gradients of a model of so many blocks."""
     images = normal(0, 2, 48, 48, 3)
-    mask = masking.from_scores(jax.random.uniform(jax.random.key(1), (2, 144)), 20)
-    sizes = dict(patch=(4, 4), width=16, depth=2, heads=2)
-    sizes |= dict(decoder_width=12, decoder_depth=2, decoder_heads=3)
+    mask = masking.from_scores(normal(1, 2, 144), 20)
+    options = PLAIN | options
+    custom = options.pop("custom")
+    fields = dict(patch=(4, 4), width=16, depth=depth, heads=2, decoder_cross=cross)
+    fields |= dict(decoder_width=12, decoder_depth=depth, decoder_heads=3)
+    model = build.autoencoder(fields | options, custom_gradients=custom)
+    params = jax.jit(model.init)(jax.random.key(2), images, mask)["params"]
 
-    def run(cross, **options):
-        options = PLAIN | options
-        custom = options.pop("custom")
-        fields = sizes | options | dict(decoder_cross=cross)
-        model = build.autoencoder(fields, custom_gradients=custom)
-        params = jax.jit(model.init)(jax.random.key(2), images, mask)["params"]
+    def loss(params):
+        out = model.apply({"params": params}, images, mask)
+        return out.loss, out.intermediates
 
-        def loss(params):
-            out = model.apply({"params": params}, images, mask)
-            return out.loss, out.intermediates
-
-        return params, jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-
-    return {cross: run(cross) for cross in (False, True)}, run
+    return params, jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
 
 @pytest.mark.optimised
-@pytest.mark.parametrize("cross, options", SAME, ids=str)
-def test_options_of_speed_and_memory_change_no_result(plain, options, cross):
-    expected, run = plain
-    params, results = run(cross, **options)
-    close(params, expected[cross][0], rtol=0, atol=0)  # the names, and where they start
-    close(results, expected[cross][1])
+@pytest.mark.parametrize("cross, depth, options", SAME, ids=str)
+def test_options_of_speed_and_memory_change_no_result(cross, depth, options):
+    expected = results_of(cross, depth)
+    params, results = results_of(cross, depth, **options)
+    close(params, expected[0], rtol=0, atol=0)  # the names, and where they start
+    close(results, expected[1])
 
 
 def test_remat_keeps_less():
@@ -200,6 +212,7 @@ def test_recomputed_attention_keeps_its_bits_in_bfloat16():
     shapes = [(2, 150, 4, 64)] * 4
     query, key, value, dy = (normal(i, *s).astype(jnp.bfloat16) for i, s in enumerate(shapes))
 
+    @functools.partial(jax.jit, static_argnums=0)
     def gradients_of(attend, *inputs):
         return jax.vjp(attend, *inputs[:3])[1](inputs[3])
 

@@ -4,8 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_models
 
 from mae_jax.models import build, masking
+
+# Compiled whole, as a step does it: one operation after the other takes ten times as long.
+from_scores = jax.jit(masking.from_scores, static_argnums=1)
+masked_map = jax.jit(masking.masked_map)
+random, block, lattice = (
+    jax.jit(strategy, static_argnums=(1, 2))
+    for strategy in (masking.random, masking.block, masking.lattice)
+)
+joint = jax.jit(masking.joint, static_argnums=(1, 2, 3))
+partition = jax.jit(masking.partition, static_argnums=(1, 2, 3, 4))
+normal = jax.jit(jax.random.normal, static_argnums=1)
 
 
 @pytest.mark.parametrize(
@@ -30,8 +42,8 @@ def test_a_ratio_that_masks_nothing_or_all_is_refused(n, ratio):
 
 
 def test_visible_and_masked_are_a_partition_ordered_by_score(key):
-    scores = masking.random(key, 8, (7, 7))
-    mask = masking.from_scores(scores, 12)
+    scores = random(key, 8, (7, 7))
+    mask = from_scores(scores, 12)
     order = np.concatenate([mask.visible, mask.masked], axis=1)
     np.testing.assert_array_equal(np.sort(order, axis=1), np.tile(np.arange(49), (8, 1)))
     kept = np.take_along_axis(np.asarray(scores), np.asarray(mask.visible), 1)
@@ -40,25 +52,25 @@ def test_visible_and_masked_are_a_partition_ordered_by_score(key):
 
 
 def test_samples_of_a_batch_get_different_masks(key):
-    mask = masking.from_scores(masking.random(key, 16, (7, 7)), 12)
+    mask = from_scores(random(key, 16, (7, 7)), 12)
     assert len({tuple(sorted(row.tolist())) for row in mask.visible}) == 16
 
 
 def test_every_patch_is_masked_equally_often(key):
-    mask = masking.from_scores(masking.random(key, 4000, (4, 4)), 4)
-    share = np.asarray(masking.masked_map(mask)).mean(0)
+    mask = from_scores(random(key, 4000, (4, 4)), 4)
+    share = np.asarray(masked_map(mask)).mean(0)
     np.testing.assert_allclose(share, 0.75, atol=5 * np.sqrt(0.75 * 0.25 / 4000))
 
 
 def test_masked_map():
-    mask = masking.from_scores(jnp.array([[0.3, 0.1, 0.2], [0.1, 0.2, 0.3]]), 1)
-    np.testing.assert_array_equal(masking.masked_map(mask), [[1, 0, 1], [0, 1, 1]])
+    mask = from_scores(jnp.array([[0.3, 0.1, 0.2], [0.1, 0.2, 0.3]]), 1)
+    np.testing.assert_array_equal(masked_map(mask), [[1, 0, 1], [0, 1, 1]])
 
 
 def test_masks_do_not_depend_on_the_devices(key):
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    draw = lambda key: masking.from_scores(masking.random(key, 8, (4, 4)), 4).visible
+    draw = lambda key: from_scores(random(key, 8, (4, 4)), 4).visible
     np.testing.assert_array_equal(jax.jit(draw, out_shardings=split)(key), jax.jit(draw)(key))
 
 
@@ -66,20 +78,18 @@ def test_masks_do_not_depend_on_the_devices(key):
 
 SHAPES = {1: (24,), 2: (6, 8), 3: (4, 6, 6)}
 ANY = {  # strategies that any grid can have, with what they take beside it
-    "random": masking.random,
-    "block": masking.block,
-    "grid": masking.lattice,
-    "joint": lambda key, b, shape: masking.joint(key, b, shape, (2,) * len(shape)),
-    "importance": lambda key, b, shape: masking.importance(
-        key, jax.random.normal(key, (b, math.prod(shape)))
-    ),
+    "random": random,
+    "block": block,
+    "grid": lattice,
+    "joint": lambda key, b, shape: joint(key, b, shape, (2,) * len(shape)),
+    "importance": lambda key, b, shape: masking.importance(key, normal(key, (b, math.prod(shape)))),
 }
 
 
 def masked_of(scores, keep, shape):
     """Where patches are masked, bool [b, *shape]."""
-    mask = masking.from_scores(scores, keep)
-    return np.asarray(masking.masked_map(mask)).reshape(-1, *shape) == 1
+    mask = from_scores(scores, keep)
+    return np.asarray(masked_map(mask)).reshape(-1, *shape) == 1
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=str)
@@ -97,16 +107,14 @@ def test_jit_compiles_once_for_all_strategies(key):
     sizes = dict(width=24, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
     model = build.autoencoder(dict(patch=(4, 4), **sizes))
     images, shape, keep = jnp.ones((2, 24, 32, 1)), SHAPES[2], 12
-    params = jax.jit(model.init)(
-        key, images, masking.from_scores(masking.random(key, 2, shape), keep)
-    )
+    params = {"params": tiny_models.random_params(model, (24, 32), 1)}
 
     @jax.jit
     def loss(scores):
-        return model.apply(params, images, masking.from_scores(scores, keep)).loss
+        return model.apply(params, images, from_scores(scores, keep)).loss
 
     some = jnp.zeros((2, 24, 32), bool).at[:, :5, :7].set(True)
-    parts = masking.partition(key, 2, shape, 4, keep)
+    parts = partition(key, 2, shape, 4, keep)
     for scores in (*(f(key, 2, shape) for f in ANY.values()), *parts, masking.pixels(some, (4, 4))):
         assert scores.shape == (2, 48) and scores.dtype == jnp.float32
         assert jnp.isfinite(loss(scores))
@@ -116,7 +124,7 @@ def test_jit_compiles_once_for_all_strategies(key):
 @pytest.mark.parametrize("shape", [(4, 6, 6), (2, 5), (3, 2, 2, 2)], ids=str)
 def test_a_tube_masks_the_same_places_in_each_frame(shape, key):
     frames, places = shape[0], math.prod(shape[1:])
-    scores = masking.joint(key, 64, shape, (frames,) + (1,) * (len(shape) - 1))
+    scores = joint(key, 64, shape, (frames,) + (1,) * (len(shape) - 1))
     for kept in (1, places // 2, places - 1):
         masked = masked_of(scores, frames * kept, shape)
         np.testing.assert_array_equal(masked, np.broadcast_to(masked[:, :1], masked.shape))
@@ -128,7 +136,7 @@ def test_frames_times_and_frequencies_are_masked_whole(axis, key):
     shape = (8, 6)
     others = shape[1 - axis]
     box = (1, others) if axis == 0 else (others, 1)
-    masked = masked_of(masking.joint(key, 64, shape, box), 2 * others, shape)
+    masked = masked_of(joint(key, 64, shape, box), 2 * others, shape)
     lines = np.moveaxis(masked, 1 + axis, 1)
     assert (lines.all(2) | ~lines.any(2)).all()
     np.testing.assert_array_equal(lines.all(2).sum(1), shape[axis] - 2)
@@ -138,7 +146,7 @@ def test_a_grid_keeps_a_lattice(key):
     """At 1 / 2^axes every second place along each axis, shifted by each of the shifts."""
     for shape in ((12,), (8, 8), (4, 6, 4)):
         axes = len(shape)
-        masked = masked_of(masking.lattice(key, 64, shape), math.prod(shape) // 2**axes, shape)
+        masked = masked_of(lattice(key, 64, shape), math.prod(shape) // 2**axes, shape)
         shifts = set()
         for row in masked:
             kept = np.argwhere(~row)
@@ -148,7 +156,7 @@ def test_a_grid_keeps_a_lattice(key):
 
 
 def test_a_grid_at_one_half_is_a_checkerboard(key):
-    masked = masked_of(masking.lattice(key, 8, (6, 6)), 18, (6, 6))
+    masked = masked_of(lattice(key, 8, (6, 6)), 18, (6, 6))
     parity = np.indices((6, 6)).sum(0) % 2
     for row in masked:
         assert (row == (parity == parity[np.argwhere(row)[0][0], np.argwhere(row)[0][1]])).all()
@@ -156,7 +164,7 @@ def test_a_grid_at_one_half_is_a_checkerboard(key):
 
 @pytest.mark.parametrize("shape, size", [((8,), (2,)), ((8, 6), (4, 2)), ((4, 4, 6), (2, 2, 3))])
 def test_joint_blocks_are_masked_together(shape, size, key):
-    scores = masking.joint(key, 64, shape, size)
+    scores = joint(key, 64, shape, size)
     cells = [side // length for side, length in zip(shape, size, strict=True)]
     split = [x for pair in zip(cells, size, strict=True) for x in pair]
     order = [0, *range(1, len(split) + 1, 2), *range(2, len(split) + 1, 2)]
@@ -169,7 +177,7 @@ def test_joint_blocks_are_masked_together(shape, size, key):
 
 
 def test_joint_blocks_at_an_edge_may_be_smaller(key):
-    masked = masked_of(masking.joint(key, 16, (5, 7), (2, 3)), 12, (5, 7))
+    masked = masked_of(joint(key, 16, (5, 7), (2, 3)), 12, (5, 7))
     np.testing.assert_array_equal(masked.reshape(16, -1).sum(1), 23)
 
 
@@ -181,8 +189,8 @@ def test_blocks_are_large_and_in_one_piece(shape, key):
     pieces = lambda masked: np.mean([ndimage.label(row)[1] for row in masked])
     for share in (0.2, 0.5):
         keep = n - int(n * share)
-        blocks = masked_of(masking.block(key, 64, shape), keep, shape)
-        noise = masked_of(masking.random(key, 64, shape), keep, shape)
+        blocks = masked_of(block(key, 64, shape), keep, shape)
+        noise = masked_of(random(key, 64, shape), keep, shape)
         assert pieces(blocks) < 2.5
         if len(shape) < 3 or share < 0.3:  # above .31 random cells of a 3-D grid percolate
             assert pieces(noise) > 2.5
@@ -194,7 +202,7 @@ def test_blocks_are_large_and_in_one_piece(shape, key):
 
 def test_a_block_is_a_box_until_it_is_cut(key):
     """With so few masked that the first box holds them, they are its middle."""
-    masked = masked_of(masking.block(key, 64, (14, 14)), 196 - 9, (14, 14))
+    masked = masked_of(block(key, 64, (14, 14)), 196 - 9, (14, 14))
     for row in masked:
         places = np.argwhere(row)
         sides = places.max(0) - places.min(0) + 1
@@ -205,7 +213,7 @@ def test_importance_draws_without_replacement_in_proportion(key):
     """The first one kept is drawn by softmax(logits); then as Plackett and Luce say."""
     logits = np.log([0.5, 0.3, 0.15, 0.05])
     scores = masking.importance(key, jnp.tile(jnp.asarray(logits, jnp.float32), (40_000, 1)))
-    visible = np.asarray(masking.from_scores(scores, 2).visible)
+    visible = np.asarray(from_scores(scores, 2).visible)
     p = np.exp(logits)
     np.testing.assert_allclose(np.bincount(visible[:, 0]) / len(visible), p, atol=0.01)
     second = [sum(p[j] * p[i] / (1 - p[j]) for j in range(4) if j != i) for i in range(4)]
@@ -223,13 +231,13 @@ def test_a_patch_with_a_masked_pixel_is_masked(patch, size, key):
             expected[tuple(place // np.array(patch))] = 1
         np.testing.assert_array_equal(found.reshape(grid), expected)
     keep = int((scores == 0).sum(-1).min())
-    mask = masking.from_scores(jnp.asarray(scores), keep)
-    assert (np.asarray(masking.masked_map(mask))[scores == 1] == 1).all()
+    mask = from_scores(jnp.asarray(scores), keep)
+    assert (np.asarray(masked_map(mask))[scores == 1] == 1).all()
 
 
 @pytest.mark.parametrize("groups, keep", [(4, 12), (4, 36), (4, 24), (16, 3), (2, 24)])
 def test_a_partition_masks_each_patch_equally_often(groups, keep, key):
-    scores = masking.partition(key, 8, (6, 8), groups, keep)
+    scores = partition(key, 8, (6, 8), groups, keep)
     masked = np.stack([masked_of(part, keep, (6, 8)) for part in scores])
     np.testing.assert_array_equal(masked.sum(0), groups * (48 - keep) // 48)
     assert len({row.tobytes() for row in masked[0]}) == 8
@@ -240,18 +248,18 @@ def test_a_partition_masks_each_patch_equally_often(groups, keep, key):
 def test_a_partition_that_cannot_be_equal_is_refused(key):
     for groups, keep in ((5, 12), (4, 13), (1, 48)):
         with pytest.raises(ValueError, match="cannot be equal: use a number of groups among 2, 3"):
-            masking.partition(key, 1, (6, 8), groups, keep)
+            partition(key, 1, (6, 8), groups, keep)
 
 
 def test_partial_decoding_takes_masked_patches_uniformly(key):
     noise_key, part_key = jax.random.split(key)
-    full = masking.from_scores(masking.lattice(noise_key, 4000, (4, 4)), 4)
+    full = from_scores(lattice(noise_key, 4000, (4, 4)), 4)
     part = masking.partial(full, jax.random.uniform(part_key, (4000, 12)), 3)
     assert part.masked.shape == (4000, 3) and part.n == 16
     np.testing.assert_array_equal(part.visible, full.visible)
     for row, chosen in zip(np.asarray(full.masked)[:50], np.asarray(part.masked), strict=False):
         assert len(set(chosen)) == 3 and set(chosen) <= set(row)
-    np.testing.assert_array_equal(masking.masked_map(part), masking.masked_map(full))
+    np.testing.assert_array_equal(masked_map(part), masked_map(full))
     rank = (np.asarray(full.masked)[:, :, None] == np.asarray(part.masked)[:, None]).any(2).mean(0)
     np.testing.assert_allclose(rank, 0.25, atol=0.03)
 
@@ -268,4 +276,4 @@ def test_what_is_masked_together_counts_together():
 def test_a_mask_that_shows_or_masks_nothing_is_refused(keep, key):
     """The mean loss over no patches would be NaN."""
     with pytest.raises(ValueError, match="keep at least 1 and mask at least 1"):
-        masking.from_scores(masking.random(key, 2, (4, 4)), keep)
+        from_scores(random(key, 2, (4, 4)), keep)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def debug(**changes) -> schema.Config:
-    changes = {"evaluators": {}, "log_every": 1} | changes
+    changes = {"evaluators": {}, "log_every": 1, "model.depth": 1} | changes
     return schema.updated(command_line.load(f"{ROOT}/configs/vit_base.py:debug"), changes)
 
 

@@ -29,6 +29,7 @@ NO_EVALUATORS = [f"--noconfig.evaluators.{name}" for name in ("knn", "linear", "
 
 
 def debug(name: str = "vit_base", **changes) -> schema.Config:
+    changes = {"model.depth": 1} | changes
     return schema.updated(command_line.load(f"{ROOT}/configs/{name}.py:debug"), changes)
 
 
@@ -46,9 +47,13 @@ def records(workdir) -> list[dict]:
     ]
 
 
-def command(workdir, *arguments) -> list[str]:
+def arguments_of(workdir, *arguments) -> list[str]:
     config = f"--config={ROOT}/configs/vit_base.py:debug"
-    return [sys.executable, "-m", "mae_jax.train", config, f"--workdir={workdir}", *arguments]
+    return [config, "--config.model.depth=1", f"--workdir={workdir}", *arguments]
+
+
+def command(workdir, *arguments) -> list[str]:
+    return [sys.executable, "-m", "mae_jax.train", *arguments_of(workdir, *arguments)]
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +256,7 @@ def test_where_nothing_moves_the_stacks_are_said(tmp_path):
     """A picture that is a pipe without a writer: it is waited for, and SIGTERM still saves."""
     rng = np.random.default_rng(0)
     (tmp_path / "pictures").mkdir()
-    for i in range(30):
+    for i in range(74):  # steps as with the synthetic ones: both runs are compiled once
         pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "pictures" / f"{i:02}.png")
     process = subprocess.Popen(
@@ -325,7 +330,8 @@ def test_an_unreadable_picture_is_replaced_and_counted(tmp_path, monkeypatch):
     for i in range(12):
         Image.new("RGB", (40, 40)).save(tmp_path / "pictures" / f"{i}.png")
     (tmp_path / "pictures" / "broken.png").write_bytes(b"not a picture")
-    source = {"data.train.source": f"folder:{tmp_path}/pictures", "epochs": 9.0, "log_every": 1}
+    source = {"data.train.source": f"folder:{tmp_path}/pictures", "epochs": 8.0, "log_every": 1}
+    source["optimizer.warmup_epochs"] = 2.0  # the steps of the finished run: it is compiled once
     with pytest.raises(UserError, match="1 of 1[23] examples cannot be read: 'broken.png'"):
         train(debug(**source), tmp_path / "run")
     train(debug(**source, **{"data.max_bad_fraction": 0.1}), tmp_path / "run")
@@ -338,7 +344,7 @@ def test_an_unreadable_picture_is_replaced_and_counted(tmp_path, monkeypatch):
 def test_classes_in_folders_and_pictures_outside_of_them(classes, tmp_path):
     """One class is nothing to probe; a picture without a class takes no part in the probe."""
     rng = np.random.default_rng(0)
-    for i in range(40):
+    for i in range(72):  # as many steps as of the finished run: it is compiled once
         folder = tmp_path / "pictures" / ("abc"[i % classes] if i % 5 else "")
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(folder / f"{i}.png")
@@ -363,41 +369,27 @@ def test_sigterm_in_a_real_process(tmp_path):
     assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
 
 
-def two_processes(workdir, *arguments) -> list[subprocess.Popen]:
-    """The debug run on two processes with two devices each, over loopback."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{s.getsockname()[1]}"
-    environment = os.environ | {
-        "JAX_NUM_CPU_DEVICES": "2",
-        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
-        "JAX_COORDINATOR_ADDRESS": address,
-        "JAX_NUM_PROCESSES": "2",
-    }
-    return [
-        subprocess.Popen(
-            command(workdir, *arguments),
-            env=environment | {"JAX_PROCESS_ID": str(i)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        for i in range(2)
-    ]
+def environment(devices: int) -> dict[str, str]:
+    """That of a process with so many devices of its own."""
+    one = {"JAX_PLATFORMS": "cpu", "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
+    return os.environ | one | {"JAX_NUM_CPU_DEVICES": str(devices)}
 
 
 def test_two_processes_train_as_one_and_the_first_alone_writes(finished, tmp_path):
+    """As scripts/launch/gpus.sh starts them: over loopback, each with half of the batch."""
     straight, _ = finished
-    processes = two_processes(tmp_path, "--config.log_every=1")
-    first, second = (process.communicate()[0] for process in processes)
-    assert [process.returncode for process in processes] == [0, 0]
-    for words in (
-        "parameters on",
-        "examples/s",
-        "untrained network",
-    ):  # jax's own lines may be there
-        assert words in first and words not in second
+    done = subprocess.run(
+        ["bash", ROOT / "scripts" / "launch" / "gpus.sh", "--processes=2"]
+        + arguments_of(tmp_path, "--config.log_every=1"),
+        env=environment(2) | {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": "0,1"},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "on 4 cpu device(s), batch 8" in done.stdout
+    for words, times in (("parameters on", 1), ("examples/s", 8), ("untrained network", 1)):
+        assert len(re.findall(rf"^.*{words}", done.stdout, re.MULTILINE)) == times, words
     a, b = losses(tmp_path), losses(straight)
     np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)
     report = (tmp_path / "report.txt").read_text()
@@ -406,7 +398,21 @@ def test_two_processes_train_as_one_and_the_first_alone_writes(finished, tmp_pat
 
 def test_a_mistake_on_two_processes_ends_both(tmp_path):
     """Not after the minutes for which jax would wait for the other one."""
-    first, second = two_processes(tmp_path, "--config.data.train.source=folder:/no/such")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+    both = environment(2) | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    first, second = (
+        subprocess.Popen(
+            command(tmp_path, "--config.data.train.source=folder:/no/such"),
+            env=both | {"JAX_PROCESS_ID": str(i)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for i in range(2)
+    )
     _, errors = first.communicate()
     assert first.returncode == 2 and "there is no folder '/no/such'" in errors
     second.communicate()
