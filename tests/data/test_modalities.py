@@ -77,7 +77,7 @@ def test_it_resumes_bit_for_bit(name, runs, tmp_path):
     """Also with several crops of an example: text_small has repeats."""
     straight = runs(name)
     total = metric_writer.read(straight)[-1]["step"]
-    config = debug(name, **{"save_every": 1, "keep": 100, "evaluators": {}})
+    config = debug(name, **{"save_every": 1, "keep": 100})
 
     class Stopped(Exception):
         pass
@@ -310,6 +310,7 @@ def test_actions_are_averaged_over_clips_and_crops(tmp_path):
     config = debug("finetune_video_small", **{f"{HELD_OUT}.clips": 2, f"{HELD_OUT}.crops": 3})
     state = train(config, tmp_path)
     options = [f"--checkpoint={tmp_path}", "--data=pans", "--linear=none", "--examples=8"]
+    options.append("--batch-size=8")
     _, figures = checkpoint.evaluate(evaluate.parser().parse_args(options))
     assert figures["test_loss"] == pytest.approx(
         metric_writer.read(tmp_path)[-1]["test_loss"], rel=1e-5
