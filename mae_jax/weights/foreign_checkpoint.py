@@ -139,7 +139,7 @@ def _read_settings(path: Path, model_type: str, kind: str, fields: dict[str, Any
     def setting(name: str, default: Any, kinds: tuple[type, ...] = (int,)) -> Any:
         value = settings.get(name, default)
         if value is not None and type(value) not in kinds:
-            raise ValueError(f"{folder / 'config.json'}: {name} = {value!r} cannot be")
+            raise ValueError(f"{folder / 'config.json'}: {name} = {value!r} is not possible")
         return value
 
     fields["eps"] = setting("layer_norm_eps", fields["eps"], (float, int))

@@ -111,7 +111,7 @@ def test_a_folder_that_contradicts_its_config(whole, tmp_path):
         load.find(folder)
     settings = json.loads((folder / "config.json").read_text())
     for name, value, says in (
-        ("num_attention_heads", "3", "num_attention_heads = '3' cannot be"),
+        ("num_attention_heads", "3", "num_attention_heads = '3' is not possible"),
         ("hidden_act", "relu", "has the activation relu: only gelu can be read"),
     ):
         (folder / "config.json").write_text(json.dumps(settings | {name: value}))

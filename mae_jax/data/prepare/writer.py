@@ -48,11 +48,12 @@ class Manifest:
     def load(self) -> None:
         try:
             content = json.loads(self.path.read_text("utf-8"))
-            assert isinstance(content["files"], dict) and isinstance(content["shards"], int)
+            if not (isinstance(content["files"], dict) and isinstance(content["shards"], int)):
+                raise TypeError
         except FileNotFoundError as error:
             why = f"there is no {str(self.path)!r}: nothing was prepared there"
             raise ValueError(why) from error
-        except (ValueError, KeyError, TypeError, AssertionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             why = f"{str(self.path)!r} is damaged: remove it to write everything again"
             raise ValueError(why) from error
         self.content = content
