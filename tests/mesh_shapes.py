@@ -49,11 +49,11 @@ def train(data=1, fsdp=1, tensor=1, shard=False, **model) -> dict:
     mesh = device_mesh.make_mesh(data, fsdp, tensor, devices=devices)
     task = tasks.build(config, None, (0.5,) * 3, (0.25,) * 3)
     schedule = optimizer.cosine_schedule(0.05, BATCH, 10, 0)
-    init, update, _ = program.make_program(config, task, mesh, schedule, jax.random.key(1))
-    state = init(jax.random.key(0))
+    made = program.make_program(config, task, mesh, schedule, jax.random.key(1))
+    state = made.init(jax.random.key(0))
     losses = []
     for i in range(STEPS):
-        state, figures = update(state, partitioning.place(batch(i), mesh))
+        state, figures = made.step(state, partitioning.place(batch(i), mesh))
         losses.append(float(figures["loss"]))
         if i == 0:  # after one step the first moment is a tenth of the gradient
             gradients = {name: directed(x) for name, x in named(state.opt_state[0].mu).items()}

@@ -156,12 +156,10 @@ def test_the_curve_does_not_depend_on_devices_or_accumulation():
         options = config(**EVERYTHING, accumulation=accumulation)
         mesh = device_mesh.make_mesh(devices, devices=jax.devices()[:devices])
         task = tasks.build(options, FourClasses(), MEAN, STD)
-        init, update, _ = program.make_program(
-            options, task, mesh, lambda step: 1e-3, jax.random.key(1)
-        )
-        state, losses = init(jax.random.key(0)), []
+        made = program.make_program(options, task, mesh, lambda step: 1e-3, jax.random.key(1))
+        state, losses = made.init(jax.random.key(0)), []
         for batch in batches:
-            state, figures = update(state, partitioning.place(batch, mesh))
+            state, figures = made.step(state, partitioning.place(batch, mesh))
             losses.append([float(figures[name]) for name in ("loss", "accuracy", "gradient_norm")])
         return losses
 
