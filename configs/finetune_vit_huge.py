@@ -3,7 +3,8 @@
     python -m mae_jax.train --config=configs/finetune_vit_huge.py --workdir=runs/finetuned \\
         --config.init.checkpoint=runs/vit_huge
 
-The published ViT-H reaches 86.9 %.
+The published ViT-H reaches 86.9 %. The learning rate, the layer decay and the drop path are those
+of FINETUNE.md in the reference repository; table 9 of the paper has a drop path of .2.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,8 @@
     python -m mae_jax.train --config=configs/finetune_vit_large.py --workdir=runs/finetuned \\
         --config.init.checkpoint=runs/vit_large
 
-The published ViT-L reaches 85.9 %.
+The published ViT-L reaches 85.9 %. The learning rate, the layer decay and the drop path are those
+of FINETUNE.md in the reference repository; table 9 of the paper has a drop path of .1.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 python -m mae_jax.plan --config=configs/vit_huge.py --topology=v5e:16x16  # extra [tpu], no TPU
 python -m mae_jax.plan --config=configs/vit_base.py --topology=v6e:4x4 --mesh=data=4,fsdp=4
-python -m mae_jax.plan --config=configs/vit_base.py --topology=h100:8     # arithmetic alone
+python -m mae_jax.plan --config=configs/vit_base.py --topology=h100:8     # arithmetic only
 python -m mae_jax.plan --config=configs/quickstart.py --topology=cpu      # or gpu: of this host
 """
 

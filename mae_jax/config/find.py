@@ -16,7 +16,7 @@ def find_config(name: str) -> Path:
         file, `vit_base`, `vit_base.py` and `configs/vit_base.py` mean the shipped config.
 
     Raises:
-      ValueError: there is no such file. The message lists the configs that exist.
+      ValueError: `name` is neither. The message lists the configs that exist, or the nearest.
     """
     path = Path(name)
     if path.is_file():

@@ -122,7 +122,7 @@ class Model(Section):
     `pallas` for TPUs. "auto" takes the fastest one for the devices."""
     remat: Literal["none", "products", "inputs"] = "none"
     """What a block keeps for its gradient. "products" keeps the results of matrix products and
-    "inputs" the input alone; the rest is computed again, which saves memory and costs time."""
+    "inputs" only the input; the rest is computed again, which saves memory and costs time."""
     scan: Switch = False
     """Compile one block and loop over it: about half the compilation time, for slower steps."""
 

@@ -1,4 +1,4 @@
-"""Batches of examples, in an order that is a function of (seed, step) alone."""
+"""Batches of examples, in an order that depends only on (seed, step)."""
 
 import functools
 import logging
@@ -67,8 +67,8 @@ def training_batches(
       start: the first step.
       rows: the rows of the global batch that this host reads, in ascending order; None means all.
       threads: how many threads read and decode; with 0 the calling thread reads, only when asked.
-      bad_examples: counts examples that cannot be read, which are then replaced. The replacement is
-        a function of the row alone: threads, hosts and `start` do not matter.
+      bad_examples: counts examples that cannot be read, which are then replaced. The replacement
+        depends only on the row: threads, hosts and `start` do not matter.
 
     Raises:
       ValueError: the rows split an example, or the source is empty. The iterator raises it if an

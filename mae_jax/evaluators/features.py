@@ -112,6 +112,6 @@ def standardize(train: Float[np.ndarray, "n d"], *others: Float[np.ndarray, "m d
 
 
 def different(classes: Sequence[str], others: Sequence[str]) -> str:
-    """Return the first few names on one side alone, or that only their order differs."""
+    """Return the first few names on only one side, or that only their order differs."""
     names = sorted(set(classes) ^ set(others))[:5]
     return ", ".join(names) or "the same names in another order"

@@ -1,4 +1,4 @@
-"""The best frozen feature, chosen on training examples alone."""
+"""The best frozen feature, chosen only on training examples."""
 
 from collections.abc import Mapping
 from typing import Any

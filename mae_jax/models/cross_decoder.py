@@ -8,7 +8,7 @@ from mae_jax.models.mae import Decoder
 
 
 class CrossDecoder(Decoder):
-    """A decoder whose mask tokens attend to the encoder's tokens alone.
+    """A decoder whose mask tokens attend only to the encoder's tokens.
 
     Mask tokens do not see each other, so that any part of them can be decoded alone. Block i
     attends to a sum of all feature maps of the encoder, with learned weights `maps[:, i]`, through

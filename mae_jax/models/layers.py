@@ -41,7 +41,7 @@ def dense(width: int, ops: Operations, name: str, init=xavier) -> nn.Dense:
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Compute the exact GELU, in float32: in bfloat16 `1 + erf` would round small values to 0.
 
-    `erf` costs half of the `erfc` that `jax.nn.gelu` takes for values far below zero.
+    `erf` takes half of the time of `erfc`, which `jax.nn.gelu` uses to be exact far below zero.
     """
     exact = x.astype(jnp.float32)
     return (0.5 * exact * (1 + jax.lax.erf(exact * 0.5**0.5))).astype(x.dtype)

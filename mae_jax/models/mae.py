@@ -65,8 +65,8 @@ class SelfDecoder(Decoder):
     """The decoder of He et al. 2021: self-attention over visible tokens and mask tokens.
 
     Nothing in it depends on the order of the tokens. It sees `[cls; visible; mask tokens]` with
-    each token's position added, which equals un-shuffling them first, and its head runs on the
-    masked tokens alone.
+    each token's position added, which equals un-shuffling them first, and its head runs only
+    on the masked tokens.
     """
 
     @nn.nowrap

@@ -24,7 +24,7 @@ def layer_norm(
 
 @dataclasses.dataclass(frozen=True)
 class Operations:
-    """What a network computes with. All but `dtype` change speed, memory and rounding alone."""
+    """What a network computes with. All but `dtype` change only speed, memory and rounding."""
 
     dtype: Any = jnp.float32
     product: Callable[..., jax.Array] = jnp.matmul

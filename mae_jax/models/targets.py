@@ -1,7 +1,7 @@
 """The target: what a decoder predicts of each masked token, and how wrong a prediction is.
 
-Models, trainers and pictures ask the questions of `Target` alone and never which target they have.
-Others than pixels stand in `channel_groups` and `byte_values`.
+Models, trainers and pictures use only the methods of `Target` and never ask which target they have.
+The targets for channel groups and bytes are in `channel_groups` and `byte_values`.
 """
 
 import abc
@@ -26,7 +26,7 @@ Members = Float[Array, "#b #m d"]  # 1 for the values of a token that count, els
 
 @dataclasses.dataclass(frozen=True)
 class Target(abc.ABC):
-    """What is predicted of the values of each patch.
+    """The values to predict for each patch, and the loss of a prediction.
 
     Args:
       patch: the sides of a patch.

@@ -38,6 +38,6 @@ class PatchTokenizer(nn.Module):
     def __call__(
         self, inputs: Shaped[Array, "b *size c"], index: Int[Array, "b k"] | None = None
     ) -> Float[Array, "b k width"]:
-        """Embed the tokens at `index` alone, by default all: what is masked is never computed."""
+        """Embed only the tokens at `index`, by default all: what is masked is never computed."""
         x = self.values(inputs)
         return self.embed(x if index is None else patches.take(x, index))

@@ -76,5 +76,5 @@ class EncoderModel(nn.Module):
         return self.encoder.tokenizer.grid(size)
 
     def encode(self, inputs, mask: Mask | None = None) -> tuple[jax.Array, FeatureMaps]:
-        """Run the encoder alone: see `Encoder`."""
+        """Run only the encoder: see `Encoder`."""
         return self.encoder(inputs, mask)

@@ -212,7 +212,7 @@ def by_compiler(made: TrainingStep, limit: float | None) -> dict[str, Any]:
 
 
 def by_arithmetic(plan: dict, shares: int, limit: float | None) -> dict[str, Any]:
-    """Return the same from the sizes of arrays alone, as if nothing were moved twice."""
+    """Return the same from only the sizes of arrays, as if nothing were moved twice."""
     state = sum(plan["state"].values())
     gradients = plan["state"]["params"]  # the same number of bytes
     peak = state + gradients + plan["kept"]
@@ -328,7 +328,7 @@ def forward_flops(config) -> dict[str, int]:
 
 
 def advice(config, plan: dict, shares: int, residuals: Callable[[str], int]) -> list[str]:
-    """Return flags of which each alone makes the step fit by arithmetic, or all as one entry.
+    """Return the flags that each make the step fit by arithmetic, or all flags as one entry.
 
     Args:
       residuals: returns the bytes that differentiation keeps with another `model.remat`.

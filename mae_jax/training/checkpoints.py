@@ -39,7 +39,7 @@ class Checkpoints:
         self.failures = 0  # saves that failed in a row
         self._saving = False
         # If each device writes a part of a replicated array, a program must be compiled that cuts
-        # this array: that pays for large arrays alone.
+        # this array: that pays only for large arrays.
         arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**22)
         registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
         self.handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)

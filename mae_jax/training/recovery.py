@@ -102,7 +102,8 @@ class Recovery:
         self.writer.event(step, "stopped", f"it diverged, after {self.rewinds} rewinds")
         return (
             f"step {step} diverged, after {self.rewinds} rewind(s): loss {metrics.get('loss')}, "
-            f"the one before was {last_loss}, learning rate {metrics.get('learning_rate', 0):.3g}, "
+            f"the last good loss was {last_loss}, "
+            f"learning rate {metrics.get('learning_rate', 0):.3g}, "
             f"{metrics.get('not_finite') or f'gradient norms {norms_text}'}; the batch: "
             f"{', '.join(examples[:8])} ... (all of it in {path}). Nothing of it was saved. Try a "
             "lower optimizer.base_learning_rate, a longer optimizer.warmup_epochs, "

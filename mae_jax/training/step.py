@@ -16,7 +16,7 @@ from mae_jax.training import optimizer
 class TrainState:
     """The arrays that change during training. `step` counts finished updates.
 
-    The optimizer's state and the average cover the trained parameters alone.
+    The optimizer's state and the average cover only the trained parameters.
     """
 
     step: jax.Array

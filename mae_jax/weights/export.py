@@ -87,8 +87,8 @@ def _foreign_arrays(info: CheckpointInfo, arrays: dict, target_format: str) -> d
     """
     if unsupported := [name for name in OURS_ALONE if info.fields.get(name)]:
         raise ValueError(
-            f"{info.path} is a model with {', '.join(unsupported)}, which {target_format} has not: "
-            "export it to .safetensors"
+            f"{info.path} is a model with {', '.join(unsupported)}, which {target_format} does not "
+            "have: export it to .safetensors"
         )
     if target_format == "huggingface":
         _check_huggingface(info)

@@ -96,7 +96,7 @@ def _fold_linear_probe(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _infer_model(
     shapes: Mapping[str, tuple[int, ...]], patch: tuple[int, ...], eps: float
 ) -> tuple[str, dict[str, Any]]:
-    """Return the kind and the fields of a model; heads are known for the published widths alone.
+    """Return the kind and the fields of a model; heads are known only for the published widths.
 
     Raises:
       KeyError: a parameter is missing, which the error names.

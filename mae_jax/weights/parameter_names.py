@@ -70,8 +70,8 @@ FAMILIES = {
         ),
         marks=("blocks.", "patch_embed.", "decoder_blocks."),
     ),
-    # Hugging Face's ViTMAE, as the Hub and transformers 4 name it. Other spellings: the files of an
-    # encoder alone have no `vit.`; transformers 5 has new names in memory, and
+    # Hugging Face's ViTMAE, as the Hub and transformers 4 name it. Other spellings: files with
+    # only an encoder have no `vit.`; transformers 5 has new names in memory, and
     # `decoder_encoder.layer` in the files that it saves.
     "huggingface": Family(
         _with_blocks(

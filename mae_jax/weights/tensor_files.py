@@ -68,6 +68,6 @@ def _files_of(folder: Path) -> list[Path]:
             except (ValueError, KeyError, AttributeError, TypeError) as error:
                 raise ValueError(f"{index} is damaged") from error
             if absent := [file.name for file in files if not file.is_file()]:
-                raise ValueError(f"{index} names {', '.join(absent)}, which {folder} has not")
+                raise ValueError(f"{index} names {', '.join(absent)}, which {folder} does not have")
             return files
     raise ValueError(f"{folder} holds neither {' nor '.join(IN_FOLDER)}")

@@ -65,7 +65,7 @@ def test_a_folder_in_parts(tmp_path):
     tensors, _ = tensor_files.open_tensors(tmp_path)
     tiny_models.equal({name: x.read() for name, x in tensors.items()}, state)
     (tmp_path / "model-1.safetensors").unlink()
-    with pytest.raises(ValueError, match="names model-1.safetensors, which .* has not"):
+    with pytest.raises(ValueError, match="names model-1.safetensors, which .* does not have"):
         tensor_files.open_tensors(tmp_path)
     index.write_text("[]")
     with pytest.raises(ValueError, match="index.json is damaged"):

@@ -46,7 +46,7 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
             raise Unreadable(f"{image.dtype} values are no picture: give uint8, uint16 or float")
         pixels = _as_pixels(image)
         if pixels.shape[-1] != channels and not {pixels.shape[-1], channels} <= MODES.keys():
-            raise Unreadable(f"an array of shape {image.shape} has not {channels} channels")
+            raise Unreadable(f"an array of shape {image.shape} does not have {channels} channels")
         return convert_channels(pixels, channels)
     if channels not in MODES:
         raise Unreadable(f"picture files give 1, 3 or 4 channels, not {channels}: use arrays")
