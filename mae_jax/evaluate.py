@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add("--k", type=numbers(int), default=(5, 20, 100), help="neighbours")
     add("--linear", dest="solver", choices=["auto", "sklearn", "lars", "none"])
     add("--evaluator", action="append", default=[], metavar="MODULE:CLASS", help="one of your own")
-    add("--seed", type=int, help="of masks and of the sweep's held-out fifth; default: as trained")
+    add("--seed", type=int, help="of other masks, and of another held-out fifth in a sweep")
     add("--features", type=files.writable, metavar="FILE.npz", help="for the features")
     add("--pictures", dest="pictures_to", metavar="FOLDER", help="for the reconstructions")
     add("--json", type=files.writable, metavar="FILE", help="for the metrics")

@@ -13,7 +13,7 @@ import sys
 
 import jax
 
-from mae_jax.config import command_line
+from mae_jax.config import command_line, reference
 from mae_jax.config.errors import UserError, user_errors
 from mae_jax.distributed import processes
 from mae_jax.models import rules
@@ -32,7 +32,7 @@ LOST = "error: another process is gone (%s): the same command continues from the
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence and exit status 2."""
     if {"-h", "--help", "--helpshort"} & set(sys.argv):
-        print(f"{__doc__}\n\ndocs/config.md lists every key of a config.")
+        print(f"{__doc__}\n\n{reference.page()}")
         return
     console.install()
     checkpoints.ignore_late_errors()

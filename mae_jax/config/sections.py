@@ -420,7 +420,8 @@ class Evaluator(Section):
     type: Text
     """The kind of the evaluator, see below."""
     every: Number = 0
-    """Steps from one evaluation to the next. 0 evaluates at the end of the run only."""
+    """Steps from one evaluation to the next, before which a checkpoint is saved. 0 evaluates at the
+    end of the run only."""
     batch_size: Count = 256
     """Examples in a batch over all devices. The result does not depend on it."""
 
@@ -555,7 +556,8 @@ class Config(Section):
     log_every: Count = 50
     """Steps from one record of the metrics to the next."""
     save_every: Count = 1000
-    """Steps from one checkpoint to the next. A fault costs at most that many steps."""
+    """Steps from one checkpoint to the next. A fault costs at most that many steps. A checkpoint is
+    also saved before each evaluation, which may then be interrupted."""
     keep: Count = 3
     """Number of the newest checkpoints that are kept."""
     recovery: Recovery = Recovery()

@@ -59,10 +59,12 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
         metrics |= result.details
         texts += [result.text] * bool(result.text)
         if options.pictures_to and jax.process_index() == 0:
+            Path(options.pictures_to).mkdir(parents=True, exist_ok=True)
             for name, picture in result.pictures.items():
                 picture.save(Path(options.pictures_to) / f"{name}.png")
     if options.features:
-        feature = schema.section(sections.Knn, _entry("knn", given, config)[1])
+        entry = next(iter(entries_of(["knn"], given, config).values()))
+        feature = schema.section(sections.Knn, entry)
         save_features(context, variables, {**feature, **metrics.get("chosen", {})}, given)
     metrics.pop("chosen", None)
     if options.json and jax.process_index() == 0:
@@ -80,8 +82,6 @@ def _check(options: argparse.Namespace) -> None:
             note = " (all)" if name == "examples" else ""
             option = name.replace("_", "-")
             raise ValueError(f"--{option}={value} must be at least {lowest}{note}")
-    if options.pictures_to:
-        Path(options.pictures_to).mkdir(parents=True, exist_ok=True)
     for name in ("mean", "std"):
         if not np.isfinite(getattr(options, name) or 0).all():
             raise ValueError(f"--{name}={getattr(options, name)} must be finite numbers")
@@ -96,49 +96,68 @@ def _check(options: argparse.Namespace) -> None:
 def run_evaluators(
     context: Context, variables: dict, given: Values, config: Values, labelled: bool
 ) -> list[Result]:
-    """Run the evaluators that suit the model and the data.
+    """Run the evaluators of the run, and one of each other type that suits the model and the data.
 
     Their options are those that are `given`, else those in the `config` of the run, else defaults.
     """
     task = "pretrain" if isinstance(context.model, mae.MaskedAutoencoder) else "classify"
-    left_out = {"custom"} | ({"linear_probe"} if given.get("solver") == "none" else set())
-    kinds = {n: x for n, x in sections.EVALUATORS[task].items() if n not in left_out}
-    of_kind = lambda base: [name for name, kind in kinds.items() if issubclass(kind, base)]
+    left_out = {"custom"}
+    if given.get("solver") == "none":
+        left_out.add("linear_probe")
+    if not (labelled and given["sweep"]):
+        left_out.add("sweep")
+    kinds = {n: kind for n, kind in sections.EVALUATORS[task].items() if n not in left_out}
+    is_probe = lambda kind: issubclass(kind, sections.FeatureEvaluator)
+    probes = [name for name, kind in kinds.items() if is_probe(kind)]
+    others = [name for name in kinds if name not in probes]
 
-    def run(names: Iterable[str], values: Values, custom: Values | None = None) -> Result:
-        entries = dict(_entry(name, values, config) for name in names) | dict(custom or {})
+    def run(kinds: Iterable[str], values: Values, custom: Values | None = None) -> Result:
+        entries = entries_of(kinds, values, config) | dict(custom or {})
         return evaluators.report(evaluators.build(entries, context), variables)
 
-    of_model = of_kind(sections.HeldOutEvaluator) + ["sweep"] * (labelled and given["sweep"])
-    results = [run(of_model, given, custom_entries(given, config))]
+    results = [run(others, given, custom_entries(given, config))]
     if labelled:
-        probes, chosen = of_kind(sections.FeatureEvaluator), results[0].details.get("chosen", {})
+        chosen = results[0].details.get("chosen", {})
         results.append(run(probes, given))
-        if chosen and chosen != results[-1].details["feature"]:
+        details = results[-1].details.items()
+        if chosen and any(x != chosen for name, x in details if name.endswith("feature")):
             results.append(run(probes, {**given, **chosen}).prefixed("chosen_"))
     return results
 
 
-def _entry(kind: str, given: Values, config: Values) -> tuple[str, dict[str, Any]]:
-    """The name and section of an evaluator: given values, or those of the run, or the defaults."""
-    section = evaluators.SECTIONS[kind]
-    name = section.usual_name or kind
+def entries_of(kinds: Iterable[str], given: Values, config: Values) -> dict[str, dict[str, Any]]:
+    """Return the entries of these types by their names: those of the run, or one with defaults.
+
+    Entries that `given` values make equal, such as those of several sources, become one.
+    """
+    entries, usual = {}, {evaluators.SECTIONS[kind].usual_name or kind: kind for kind in kinds}
+    of_run = config.get("evaluators", {})
+    types = {name: values.get("type", usual.get(name)) for name, values in of_run.items()}
+    types |= {name: kind for name, kind in usual.items() if kind not in types.values()}
     earlier = config.get("evaluate", {})  # the section of `classification` before version 0.2
-    if kind == "sweep" and not given["examples"]:
-        given = {x: value for x, value in given.items() if x != "examples"}  # at most 20,000
-    values = {**earlier, **config.get("evaluators", {}).get(name, {}), **given, "type": kind}
-    return name, {key: values[key] for key in section.model_fields if key in values}
+    for name, kind in types.items():
+        if kind not in usual.values():
+            continue
+        options = {**earlier, **of_run.get(name, {}), **given, "type": kind}
+        if kind == "sweep" and not given["examples"]:
+            del options["examples"]  # at most 20,000
+        fields = evaluators.SECTIONS[kind].model_fields
+        entry = {key: options[key] for key in fields if key in options and key != "every"}
+        if entry not in entries.values():
+            entries[name] = entry
+    return entries
 
 
 def custom_entries(given: Values, config: Values) -> dict[str, dict[str, Any]]:
-    """The entries of `--evaluator=MODULE:CLASS`, with their options in the run, if any."""
-    known = {key: given[key] for key in sections.HeldOutEvaluator.model_fields if key in given}
+    """Return the entries of `--evaluator=MODULE:CLASS`, with their options in the run, if any."""
+    held_out = sections.HeldOutEvaluator.model_fields
+    options = {key: given[key] for key in held_out if key in given}
     entries = {}
     for spec in given["evaluator"]:
         of_run = config.get("evaluators", {}).items()
-        named = {name: x for name, x in of_run if x.get("evaluator") == spec}
-        for name, values in (named or {spec.rpartition(":")[2].lower(): {}}).items():
-            entries[name] = {**values, **known, "type": "custom", "evaluator": spec}
+        in_run = {name: values for name, values in of_run if values.get("evaluator") == spec}
+        for name, values in (in_run or {spec.rpartition(":")[2].lower(): {}}).items():
+            entries[name] = {**values, **options, "type": "custom", "evaluator": spec}
     return entries
 
 

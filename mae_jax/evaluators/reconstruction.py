@@ -85,4 +85,4 @@ class Reconstruction(HeldOutEvaluator):
         inputs, prediction = first(inputs), first(out.prediction)
         mask = masking.Mask(first(mask.visible), first(mask.masked), mask.n)
         outputs = target.to_inputs(prediction, inputs, mask)
-        return sums, (target.visible_part(inputs), target.masked_values(inputs, mask), outputs)
+        return sums, (target.strided(inputs), target.masked_values(inputs, mask), outputs)

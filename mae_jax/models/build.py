@@ -42,7 +42,8 @@ def model(kind: str, fields: Mapping[str, Any], *, custom_gradients: bool = Fals
       kind: a key of `FIELDS`.
       fields: by name, see `completed`. `attention = "auto"` means the implementation suited to the
         devices that are here, `dtype = "auto"` bfloat16 on accelerators and float32 on CPUs.
-      custom_gradients: use gradients written by hand: faster training, but no forward mode.
+      custom_gradients: use gradients written by hand: faster training, but no forward mode. Without
+        them attention is "reference" in place of an implementation that has no forward mode.
 
     Raises:
       ValueError: unknown or missing fields, or fields that exclude each other.

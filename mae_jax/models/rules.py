@@ -25,13 +25,18 @@ def sizes(config) -> Iterator[str]:
     groups, mask = config.model.channel_groups, config.get("mask")
     try:
         grid = patches.grid_of(config.data.size, config.model.patch)
-        if mask is not None and not [*mask_modality(config)]:
-            grid = (len(groups), *grid) if groups else grid
-            options: dict = dict(side=mask.side, decode=mask.decode, group_axis=bool(groups))
-            options["contrast"] = lambda inputs, n: inputs
-            masking.make_mask_sampler(mask.name, mask.ratio, grid, **options)
     except ValueError as error:
         yield f"data.size and model.patch: {error}"
+        return
+    if mask is None or [*mask_modality(config)]:
+        return
+    grid = (len(groups), *grid) if groups else grid
+    options: dict = dict(side=mask.side, decode=mask.decode, group_axis=bool(groups))
+    options["contrast"] = lambda inputs, n: inputs
+    try:
+        masking.make_mask_sampler(mask.name, mask.ratio, grid, **options)
+    except ValueError as error:
+        yield f"mask: {error}"
 
 
 def channels(config) -> Iterator[str]:

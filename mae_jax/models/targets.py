@@ -57,7 +57,7 @@ class Target(abc.ABC):
 
     @abc.abstractmethod
     def to_inputs(self, prediction: Prediction, inputs: Inputs, mask: Mask) -> Inputs:
-        """Return inputs (their `visible_part`) with predictions for the masked tokens.
+        """Return inputs (their `strided`) with predictions for the masked tokens.
 
         Tokens that a partial mask neither shows nor predicts are zero.
         """
@@ -75,13 +75,13 @@ class Target(abc.ABC):
         """The sides of a patch after the stride."""
         return tuple(map(operator.floordiv, self.patch, self.stride or (1,) * len(self.patch)))
 
-    def visible_part(self, inputs: Inputs) -> Inputs:
+    def strided(self, inputs: Inputs) -> Inputs:
         """Return the part of the inputs that the target knows: all of it without a stride."""
         return inputs[:, *(slice(None, None, s) for s in self.stride)] if self.stride else inputs
 
     def tokens(self, inputs: Inputs) -> Shaped[Array, "b n d"]:
         """Return the values of all tokens."""
-        return patches.patchify(self.visible_part(inputs), self.small_patch)
+        return patches.patchify(self.strided(inputs), self.small_patch)
 
     def values(self, inputs: Inputs, index: Index) -> Shaped[Array, "b m d"]:
         """Return the values of the tokens at `index`."""
@@ -89,7 +89,7 @@ class Target(abc.ABC):
 
     def from_tokens(self, tokens: Shaped[Array, "b n d"], inputs: Inputs) -> Inputs:
         """Invert `tokens`, for inputs of the same shape."""
-        return patches.unpatchify(tokens, self.small_patch, self.visible_part(inputs).shape[1:-1])
+        return patches.unpatchify(tokens, self.small_patch, self.strided(inputs).shape[1:-1])
 
     def place(self, values: Shaped[Array, "b m d"], inputs: Inputs, mask: Mask) -> Inputs:
         """Return the known part of the inputs with `values` for the masked tokens."""

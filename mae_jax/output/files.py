@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -34,9 +36,7 @@ def write_json(path: str, value: Any) -> None:
 
 def writable(path: str) -> str:
     """Return the path of a file that can be written: the type of an argument."""
-    try:
-        with open(path, "a"):
-            return path
-    except OSError as error:
-        why = f"{path!r} cannot be written ({error.strerror}): give the path of a file"
-        raise argparse.ArgumentTypeError(why) from error
+    place = Path(path) if Path(path).exists() else Path(path).absolute().parent
+    if Path(path).is_dir() or not os.access(place, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{path!r} cannot be written: give the path of a file")
+    return path

@@ -40,7 +40,11 @@ def build(config, source, mean, std) -> Task:
     def loss(params, stats, batch):
         variables = {"params": params} | ({} if stats is None else {"batch_stats": stats})
         logits, updated = model.apply(
-            variables, batch["image"], batch.get("paths"), train=True, mutable=["batch_stats"]
+            variables,
+            batch["image"],
+            batch.get("drop_path_scale"),
+            train=True,
+            mutable=["batch_stats"],
         )
         target, metrics = batch["target"], {}
         if multilabel:  # the mean over the classes, as an example may have several
@@ -79,7 +83,7 @@ def augment_of(config, mean, std, classes: int) -> Callable[[jax.Array, dict], d
         inputs, target = augment.mix(keys[2], inputs, target, regularize.mixup, regularize.cutmix)
         batch = {"image": inputs, "target": target}
         if regularize.drop_path:
-            batch["paths"] = classification.drop_path(
+            batch["drop_path_scale"] = classification.drop_path(
                 keys[3], len(inputs), depth, regularize.drop_path
             )
         return batch

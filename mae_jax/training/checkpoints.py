@@ -115,7 +115,7 @@ class Checkpoints:
         return not any(self.directory.glob("*.orbax-checkpoint-tmp*"))
 
     def restore_newest(
-        self, abstract: TrainState, before: int | None = None
+        self, abstract: TrainState, up_to: int | None = None
     ) -> tuple[TrainState, dict[str, Any]] | None:
         """Return the newest checkpoint whose arrays have the fingerprints saved with them.
 
@@ -124,7 +124,7 @@ class Checkpoints:
 
         Args:
           abstract: the shapes of the state, with their shardings.
-          before: prefer the newest checkpoint up to this step, then the first one after the step.
+          up_to: prefer the newest checkpoint up to this step, then the first one after the step.
 
         Returns:
           The state and its metadata; None if there is no checkpoint at all.
@@ -135,8 +135,8 @@ class Checkpoints:
         self._finish()
         self.manager.reload()
         steps = sorted(self.manager.all_steps(), reverse=True)
-        if before is not None:
-            steps.sort(key=lambda step: (step > before, abs(step - before)))
+        if up_to is not None:
+            steps.sort(key=lambda step: (step > up_to, abs(step - up_to)))
         problems: dict[int, str] = {}
         for step in steps:
             try:
@@ -183,9 +183,7 @@ class Checkpoints:
             state, metadata = self._read(self.directory / str(step), abstract)
         except ValueError as error:
             problem = f"{name} {error}"
-        is_read = np.bool_(state is not None)
-        if jax.process_count() > 1:  # all processes compute the fingerprints, or none does
-            is_read = multihost_utils.process_allgather(is_read).all()
+        is_read = _agree(state is not None)  # all processes compute the fingerprints, or none does
         if state is None or not is_read:
             raise ValueError(problem)
         if int(state.step) != step:
@@ -193,8 +191,10 @@ class Checkpoints:
         sums, _ = fingerprint.of(state)
         saved: dict[str, Any] = metadata.pop("fingerprints")
         saved = {_OLD_NAMES.get(array, array): pair for array, pair in saved.items()}
-        if damaged := _different(sums, saved):
-            raise ValueError(f"{name} is not what was saved: {', '.join(damaged[:5])}")
+        damaged = _different(sums, saved)
+        if not _agree(not damaged):
+            arrays = ", ".join(damaged[:5]) or "arrays of another process"
+            raise ValueError(f"{name} is not what was saved: {arrays}")
         return state, metadata
 
     def _read(self, folder: epath.Path, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -258,6 +258,13 @@ def ignore_late_errors() -> None:
             unhandled(kind, error, trace)
 
     sys.unraisablehook, sys.excepthook = on_unraisable, on_unhandled
+
+
+def _agree(is_good: bool) -> bool:
+    """Return whether all processes say so."""
+    if jax.process_count() == 1:
+        return is_good
+    return bool(multihost_utils.process_allgather(np.bool_(is_good)).all())
 
 
 def _is_closed_loop(error: BaseException | None) -> bool:

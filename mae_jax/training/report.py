@@ -17,9 +17,12 @@ def write(trainer: Trainer, untrained: Callable[[], dict]) -> None:
     Args:
       untrained: makes the variables of an untrained model, a baseline of the evaluations.
     """
-    trainer.watchdog.reset()
     entries, writer, run = trainer.evaluations, trainer.writer, trainer.run
-    result = evaluators.report(entries, trainer.state.best, untrained() if entries else None)
+    baseline, results = untrained() if entries else None, []
+    for entry in entries:
+        trainer.watchdog.reset()
+        results.append(entry.report(trainer.state.best, baseline))
+    result = evaluators.join(results)
     if result.metrics and not writer.is_evaluated(trainer.total):
         writer.write(trainer.total, result.metrics)
     for name, picture in result.pictures.items():

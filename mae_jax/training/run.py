@@ -57,9 +57,13 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
                 stack.enter_context(run.locked())
             trainer, untrained = make_trainer(config, run, stop)
             stack.callback(trainer.close)
+            trainer.resume()
+            with user_errors(OSError):
+                run.write_config(config)  # no problem was found: the directory is this run's
         if trainer.is_finished:
             _log.info("%s is finished:\n\n%s", run, run.report.read_text())
             return trainer.state
+        _log.info(_banner(trainer))
         state = trainer.fit()
         with stop.exits_at_once(), user_errors(OSError):  # all is saved
             report.write(trainer, untrained)
@@ -109,11 +113,6 @@ def make_trainer(
         return _first_state(config, program, task.trainable, init_key)
 
     trainer = Trainer(config, total, program, begin, batches, entries, run, stop)
-    trainer.resume()
-    with user_errors(OSError):
-        run.write_config(config)  # no problem was found: from now on the directory is this run's
-    if not trainer.is_finished:
-        _log.info(_banner(trainer, mesh, task.trainable))
     return trainer, lambda: program.init_variables(init_key)
 
 
@@ -201,10 +200,11 @@ def _load_parameters(config, abstract: dict) -> dict:
     return load.fit(checkpoint, abstract, size=config.data.size)
 
 
-def _banner(trainer: Trainer, mesh: Mesh, trainable: str) -> str:
+def _banner(trainer: Trainer) -> str:
     """Return the sizes of the model, the devices and the batch, and the number of steps."""
     size = lambda tree: f"{sum(x.size for x in jax.tree.leaves(tree)) / 1e6:.1f} M"
     start, total = int(trainer.state.step), trainer.total
+    mesh, trainable = trainer.batches.mesh, trainer.config.get("trainable", ".*")
     trained, frozen = optimizer.split(trainer.state.params, trainable)
     parameters = f"{size(trained)} parameters"
     if frozen:

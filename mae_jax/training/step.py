@@ -73,7 +73,7 @@ def make_step(
 
     Args:
       task: `task.augment` draws all that is random for the *global* batch, before it is cut, from
-        `fold_in(key, step)`: masks and crops depend neither on devices nor on `accumulation`.
+        `fold_in(key, step)`: masks and mixing depend neither on devices nor on `accumulation`.
         Nothing is computed or kept for parameters that `task.trainable` does not match.
       schedule: the schedule of `tx`; its count is the step of the state.
       accumulation: parts of the batch that are computed one after the other, to the same result.
@@ -148,7 +148,7 @@ def squares_of(gradients: Any) -> dict[str, jax.Array]:
 def accumulate(loss: Callable, params, stats, batch: dict, parts: int):
     """Return `((loss, (metrics, stats)), gradients)` of a batch, computed on `parts` equal parts.
 
-    The parts come one after the other; the statistics of a part go into the next one.
+    The parts come one after the other, and share the statistics `stats` of a BatchNorm.
     """
     value_and_grad = jax.value_and_grad(loss, has_aux=True)
     if parts == 1:
@@ -156,14 +156,13 @@ def accumulate(loss: Callable, params, stats, batch: dict, parts: int):
     # Part i is every parts-th sample: each device cuts its own share, nothing moves between them.
     cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
-    def add(carry, part):
-        stats, total = carry
-        (value, (metrics, stats)), gradients = value_and_grad(params, stats, part)
-        return (stats, jax.tree.map(jnp.add, total, (value, metrics, gradients))), None
+    def add(total, part):
+        (value, (metrics, _)), gradients = value_and_grad(params, stats, part)
+        return jax.tree.map(jnp.add, total, (value, metrics, gradients)), None
 
     first = jax.tree.map(lambda x: x[0], cut)
     (value, (metrics, _)), _ = jax.eval_shape(value_and_grad, params, stats, first)
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (value, metrics, params))
-    (stats, total), _ = jax.lax.scan(add, (stats, zero), cut)
+    total, _ = jax.lax.scan(add, zero, cut)
     value, metrics, gradients = jax.tree.map(lambda x: x / parts, total)
     return (value, (metrics, stats)), gradients

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import jax
+import jaxlib
 
+import mae_jax
 from mae_jax import evaluators
 from mae_jax.config import schema
 from mae_jax.config.errors import UserError, user_errors
@@ -27,6 +29,7 @@ from mae_jax.training.watchdog import Watchdog
 from mae_jax.weights import fingerprint
 
 _log = logging.getLogger(__name__)
+VERSIONS = {"mae_jax": mae_jax.__version__, "jax": jax.__version__, "jaxlib": jaxlib.__version__}
 LONGEST_PAUSE = 60.0  # seconds between two attempts to save
 
 
@@ -56,18 +59,25 @@ class Trainer:
         self.pending: tuple[int, dict] | None = None  # a step whose metrics are on the devices
         self.checkpoints = checkpoints.Checkpoints(self.run.checkpoints, self.config.keep)
         self.watchdog = Watchdog(self.config.recovery.stall_timeout)
+        is_quiet = jax.process_index() > 0
+        self.progress = Progress(0, self.total, self.config.batch_size, quiet=is_quiet)
 
     def resume(self) -> None:
         """Restore the newest checkpoint, or make the state at step 0, and continue its records."""
         self.state, metadata = self.restore()
         start = int(self.state.step)
-        primary, size = jax.process_index() == 0, self.config.batch_size
+        primary = jax.process_index() == 0
         self.writer = MetricWriter(self.run.path, start, primary, self.run.is_local)
-        self.progress = Progress(start, self.total, size, quiet=not primary)
+        self.progress.rewind(start)
         limits, names = self.config.recovery, self.batches.names
         self.recovery = Recovery(limits, self.run, self.writer, names)
         with user_errors():
             self.recovery.resume(start, metadata)
+        before = metadata.get("versions", VERSIONS)
+        if before != VERSIONS:
+            old, new = (", ".join(f"{x} {v}" for x, v in y.items()) for y in (before, VERSIONS))
+            text = "%s was saved by %s and continues with %s: last bits of results may change"
+            _log.warning(text, self.run, old, new)
 
     @property
     def is_finished(self) -> bool:
@@ -177,8 +187,11 @@ class Trainer:
         """Run the evaluators that are due; record, show and draw their results."""
         if not (due := self.due(step)):
             return
-        self.watchdog.reset()
-        result = evaluators.join([entry.evaluate(self.state.best) for entry in due])
+        results = []
+        for entry in due:
+            self.watchdog.reset()
+            results.append(entry.evaluate(self.state.best))
+        result = evaluators.join(results)
         self.writer.write(step, result.metrics)
         for name, picture in result.pictures.items():
             suffix = "" if name == "reconstruction" else f"_{name}"
@@ -194,10 +207,10 @@ class Trainer:
 
     # --- checkpoints ------------------------------------------------------------------------------
 
-    def restore(self, before: int | None = None) -> tuple[TrainState, dict[str, Any]]:
+    def restore(self, up_to: int | None = None) -> tuple[TrainState, dict[str, Any]]:
         """Return the newest good checkpoint (up to a step) and its metadata, or make a state."""
         with user_errors():
-            restored = self.checkpoints.restore_newest(self.program.abstract, before)
+            restored = self.checkpoints.restore_newest(self.program.abstract, up_to)
         return restored or (self.begin(), {})
 
     def save(self, wait: bool = False) -> None:
@@ -216,10 +229,11 @@ class Trainer:
     def try_to_save(self, wait: bool) -> bool:
         """Try once to save the state; return whether that worked."""
         self.watchdog.reset()
-        step, metadata = int(self.state.step), self.recovery.metadata()
+        step = int(self.state.step)
+        metadata: dict[str, Any] = self.recovery.metadata()
         try:
-            config = {"config": schema.to_dict(self.config)}
-            self.checkpoints.save(self.state, metadata | config, wait=wait)
+            metadata |= {"config": schema.to_dict(self.config), "versions": VERSIONS}
+            self.checkpoints.save(self.state, metadata, wait=wait)
         except checkpoints.NotFinite as error:
             metrics = self.recovery.last_good | {"not_finite": str(error)}
             raise Diverged(step, metrics) from error

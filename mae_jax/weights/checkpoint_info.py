@@ -49,7 +49,7 @@ class CheckpointInfo(NamedTuple):
                     f"{self.path} does not say how many heads its {width} channels have: give "
                     f"{part}heads, a number that divides {width}"
                 )
-        return build.model(self.kind, self.fields | {"attention": "auto"})
+        return build.model(self.kind, self.fields)
 
 
 def read_fields(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from mae_jax.weights.checkpoint_info import CheckpointInfo
 from mae_jax.weights.tensor_files import Tensor
 
 UNNAMED = {"dtype", "batch_norm", "head_std"}  # fields that no parameter depends on
-PLACES = {"train", "test", "examples", "threads"}  # keys of `config.data`
+# Keys of the sections of data and of evaluators that say where examples are, and how many.
+PLACES = {"train", "test", "source", "split", "examples", "threads", "every", "batch_size"}
 STATISTICS = ("classes", "mean", "std")  # fields of a `CheckpointInfo` that are the same in JSON
 
 
@@ -28,9 +29,11 @@ def describe(info: CheckpointInfo) -> dict[str, str]:
     if data := {key: value for key, value in config.get("data", {}).items() if key not in PLACES}:
         names = ("seed", "mask", "loss", "evaluate")
         kept = {name: config[name] for name in names if name in config}
-        evaluators = config.get("evaluators", {}).items()
-        views = {n: {k: e[k] for k in ("clips", "crops")} for n, e in evaluators if "clips" in e}
-        description["config"] = kept | {"data": data, "evaluators": views}
+        evaluators = {
+            name: {key: value for key, value in entry.items() if key not in PLACES}
+            for name, entry in config.get("evaluators", {}).items()
+        }
+        description["config"] = kept | {"data": data, "evaluators": evaluators}
     return {"format": "mae_jax", "mae_jax": json.dumps(description)}
 
 

@@ -92,7 +92,7 @@ def test_the_package_imports_without_jax():
         "import sys, mae_jax\n"
         "assert 'jax' not in sys.modules\n"
         "assert callable(mae_jax.load) and 'torch' not in sys.modules\n"
-        "from mae_jax import mae, masking, patches, positions, vit\n"
+        "from mae_jax.models import mae, masking, patches, positions, vit\n"
         "assert not {'orbax', 'grain', 'matplotlib'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -79,13 +79,14 @@ def test_features_are_what_they_say(plain, workdir):
 def test_the_feature_is_that_of_the_run_unless_an_option_says_another(workdir, tmp_path):
     run_with_options = shutil.copytree(workdir, tmp_path / "run")
     config = json.loads((workdir / "config.json").read_text())
-    config["evaluators"]["knn"] |= {"block": 0, "pooling": "cls", "standardize": False}
+    first = config["evaluators"].pop("knn")  # entries are found by their types, not by their names
+    config["evaluators"]["first"] = first | {"block": 0, "pooling": "cls", "standardize": False}
     (run_with_options / "config.json").write_text(json.dumps(config))
     arguments = [f"--checkpoint={run_with_options}", "--data=synthetic", "--linear=none"]
     assert "block 0, cls, after the norm, as it is" in run(*arguments)[0]
     text, metrics = run(*arguments, "--pooling=mean", "--standardize")
     assert "block 0, mean, after the norm, standardised" in text
-    assert metrics["feature"]["pooling"] == "mean"
+    assert metrics["first_feature"]["pooling"] == "mean"
 
 
 def test_the_loss_is_that_of_the_report_of_the_run(plain, workdir):
@@ -114,7 +115,10 @@ def test_a_sweep_chooses_on_training_examples(plain):
         (["--checkpoint={workdir}:77"], "no step 77: it has 4, 8"),
         (["--size=abc"], "'abc' should be whole numbers such as 224,224"),
         (["--std=0,1,1"], "must be above 0"),
-        (["--json=/no/such/f.json"], "--json: '/no/such/f.json' cannot be written .No such file"),
+        (
+            ["--json=/no/such/f.json"],
+            "--json: '/no/such/f.json' cannot be written: give the path of a file",
+        ),
         (["--data=phot"], "unknown data 'phot'"),
         (["--data=folder:{empty}"], "no pictures in"),
         (["--test-split=other"], "no split 'other'"),

@@ -68,20 +68,20 @@ def equal(a: TrainState, b: TrainState) -> bool:
 def test_what_was_saved_comes_back(kept):
     (found, facts), said = newest(kept)
     assert equal(found, state(8)) and facts == {"passed": 8} and not said
-    (found, facts), _ = newest(kept, before=7)
+    (found, facts), _ = newest(kept, up_to=7)
     assert equal(found, state(4)) and facts == {"passed": 4}
     assert [path.name for path in kept.iterdir()] == ["4"]
 
 
 def test_before_the_first_one_the_first_one_is_used(kept):
-    (found, _), said = newest(kept, before=3)
+    (found, _), said = newest(kept, up_to=3)
     assert equal(found, state(4)) and not said
     assert [path.name for path in kept.iterdir()] == ["4"]
 
 
 def test_what_is_newer_stays_until_something_older_is_used(kept):
     truncate(kept / "4")
-    (found, _), said = newest(kept, before=5)
+    (found, _), said = newest(kept, up_to=5)
     assert equal(found, state(8)) and "checkpoints/4" in said[0]
 
 

@@ -285,3 +285,12 @@ def test_a_step_that_gives_other_bits_is_refused():
     with pytest.raises(UserError, match="other bits in 1/loss: this run could"):
         check_determinism(step, begin(), {})
     check_determinism(program().step, begin(), {"x": jnp.float32(1)})
+
+
+def test_other_versions_are_told(make, monkeypatch, caplog):
+    make().fit()
+    make()
+    assert "continues with" not in caplog.text
+    monkeypatch.setitem(trainer_module.VERSIONS, "jax", "9.9.9")
+    make()
+    assert f"jax {jax.__version__}, jaxlib" in caplog.text and "jax 9.9.9" in caplog.text
