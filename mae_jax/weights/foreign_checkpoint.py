@@ -62,8 +62,9 @@ def find(
     stored = {name: values(name) for name in tables if name in shapes}
     fields["learned_positions"] = len(stored) < len(tables)  # a missing table may be a learned one
     if stored:
-        sizes = inputs.get("size"), size
-        grid, fixed = _recognise_positions(path, list(stored.values()), patch, *sizes)
+        grid, fixed = _recognise_positions(
+            path, [*stored.values()], patch, inputs.get("size"), size
+        )
         inputs["size"] = [side * p for side, p in zip(grid, patch, strict=True)]
         fields["learned_positions"] |= not fixed
     if not fields["learned_positions"]:
