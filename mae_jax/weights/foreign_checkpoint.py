@@ -49,8 +49,7 @@ def find(
 
     family = parameter_names.FAMILIES[source]
     embedding = origin.get("encoder/embedding/kernel")
-    patch = tensors[embedding].shape[2:] if embedding else ()
-    if not patch:
+    if not (patch := tensors[embedding].shape[2:] if embedding else ()):
         raise ValueError(f"{family.names['encoder/embedding']}.weight is missing in {path}")
     try:
         kind, fields = _infer_model(shapes, patch, family.eps)
@@ -62,9 +61,8 @@ def find(
     stored = {name: values(name) for name in tables if name in shapes}
     fields["learned_positions"] = len(stored) < len(tables)  # a missing table may be a learned one
     if stored:
-        grid, fixed = _recognise_positions(
-            path, [*stored.values()], patch, inputs.get("size"), size
-        )
+        sizes = inputs.get("size"), size
+        grid, fixed = _recognise_positions(path, [*stored.values()], patch, *sizes)
         inputs["size"] = [side * p for side, p in zip(grid, patch, strict=True)]
         fields["learned_positions"] |= not fixed
     if not fields["learned_positions"]:
