@@ -69,9 +69,13 @@ def test_configs_are_found_by_path_and_then_by_name(tmp_path, monkeypatch):
     (tmp_path / "vit_base.py").write_text("")
     assert find.find_config("vit_base.py") == Path("vit_base.py")  # the user's own comes first
     for name in ("vit_bass", "mine/vit_base.py", "vit_base.json"):
-        with pytest.raises(ValueError, match=f"'{name}' does not exist.*vit_large") as raised:
+        with pytest.raises(ValueError, match=f"'{name}' does not exist: did you mean vit_base"):
             find.find_config(name)
-        assert "recipe_parts" not in str(raised.value)  # which is no config
+    with pytest.raises(
+        ValueError, match="'x' does not exist; the configs are: .*vit_large"
+    ) as raised:
+        find.find_config("x")
+    assert "recipe_parts" not in str(raised.value)  # which is no config
 
 
 def test_each_command_runs_its_module_with_the_other_arguments(monkeypatch):
