@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from mae_jax.config import command_line, errors
+from mae_jax.output import console
 from mae_jax.weights import export
 
 
@@ -38,6 +39,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence and exit status 2."""
+    console.install()
     with errors.exits():
         print(export.export(**vars(parse(sys.argv[1:]))))
 

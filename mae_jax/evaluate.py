@@ -8,7 +8,7 @@ from mae_jax.config import command_line, errors
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.distributed import processes
 from mae_jax.evaluators import checkpoint
-from mae_jax.output import files
+from mae_jax.output import console, files
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,6 +53,7 @@ def main() -> None:
     """The command line; a user's mistake ends in one sentence and exit status 2."""
     with errors.exits((ValueError, OSError, ImportError, Unreadable)):
         options = parser().parse_args()
+        console.install()
         processes.start_processes()
         text, _ = checkpoint.evaluate(options)
         if jax.process_index() == 0:
