@@ -42,7 +42,7 @@ def find(path: epath.Path, step: int | None = None) -> CheckpointInfo:
         raise ValueError(f"{path} has no step {step}: it has {', '.join(map(str, sorted(steps)))}")
     others = sorted({*steps} - {step})
     saved = _open_state(folder / str(step), others)
-    config, different = schema.completed(stored), []
+    config, different = schema.completed(stored, str(path / "config.json")), []
     if saved.config is not None and saved.config != stored:
         different = schema.differences(saved.config, config)
     if different:
