@@ -7,7 +7,7 @@ that lists every problem. The keys are defined in `sections.py`.
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from ml_collections import ConfigDict
@@ -166,14 +166,12 @@ def _name(location: tuple, fields: Iterable[str]) -> str:
     return next((name for name in names if name in fields), names[-1])
 
 
-def unknown(name: str, known: Iterable[str]) -> str:
+def unknown(name: str, known: Collection[str]) -> str:
     """Return a sentence about a key that is not among the `known` ones."""
     if inside := [key for key in known if key.startswith(f"{name}.")]:
         return f"{name} is no config key, but has some: {', '.join(sorted(inside))}"
-    for key, kinds, prefix in (
-        ("task", sections.TASKS, ""),
-        ("data.modality", sections.MODALITIES, "data."),
-    ):
+    choices = (("task", sections.TASKS, ""), ("data.modality", sections.MODALITIES, "data."))
+    for key, kinds, prefix in choices if "task" in known else ():  # of a whole config
         if values := [value for value, kind in kinds.items() if name in _keys(kind, prefix)]:
             return f"{name} is a key of {key} = {' or '.join(map(repr, values))} alone"
     matches = difflib.get_close_matches(name, list(known), 1, cutoff=0.4)

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -86,7 +86,7 @@ def _class_of(section: sections.Evaluator) -> type[Evaluator]:
         ) from error
 
 
-def report(entries: Sequence[Entry], variables: dict, untrained: dict | None = None) -> Result:
+def report(entries: Iterable[Entry], variables: dict, untrained: dict | None = None) -> Result:
     """Return the reports of all entries as one result, see `Evaluator.report`."""
     return join([entry.report(variables, untrained) for entry in entries])
 

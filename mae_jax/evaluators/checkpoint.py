@@ -57,7 +57,8 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     for result in run_evaluators(context, variables, given, config, labelled):
         metrics |= {name.removesuffix("_trained"): x for name, x in result.metrics.items()}
         metrics |= result.details
-        texts += [result.text] * bool(result.text)
+        if result.text:
+            texts.append(result.text)
         if options.pictures_to and jax.process_index() == 0:
             Path(options.pictures_to).mkdir(parents=True, exist_ok=True)
             for name, picture in result.pictures.items():

@@ -186,8 +186,6 @@ class Checkpoints:
         is_read = _agree(state is not None)  # all processes compute the fingerprints, or none does
         if state is None or not is_read:
             raise ValueError(problem)
-        if int(state.step) != step:
-            raise ValueError(f"{name} holds step {int(state.step)}")
         sums, _ = fingerprint.of(state)
         saved: dict[str, Any] = metadata.pop("fingerprints")
         saved = {_OLD_NAMES.get(array, array): pair for array, pair in saved.items()}
@@ -195,6 +193,8 @@ class Checkpoints:
         if not _agree(not damaged):
             arrays = ", ".join(damaged[:5]) or "arrays of another process"
             raise ValueError(f"{name} is not what was saved: {arrays}")
+        if int(state.step) != step:  # in all processes, as the arrays are those that were saved
+            raise ValueError(f"{name} holds step {int(state.step)}")
         return state, metadata
 
     def _read(self, folder: epath.Path, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:

@@ -18,11 +18,8 @@ def write(trainer: Trainer, untrained: Callable[[], dict]) -> None:
       untrained: makes the variables of an untrained model, a baseline of the evaluations.
     """
     entries, writer, run = trainer.evaluations, trainer.writer, trainer.run
-    baseline, results = untrained() if entries else None, []
-    for entry in entries:
-        trainer.watchdog.reset()
-        results.append(entry.report(trainer.state.best, baseline))
-    result = evaluators.join(results)
+    baseline = untrained() if entries else None
+    result = evaluators.report(trainer.watched(entries), trainer.state.best, baseline)
     if result.metrics and not writer.is_evaluated(trainer.total):
         writer.write(trainer.total, result.metrics)
     for name, picture in result.pictures.items():

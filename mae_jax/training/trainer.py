@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -75,9 +75,9 @@ class Trainer:
             self.recovery.resume(start, metadata)
         before = metadata.get("versions", VERSIONS)
         if before != VERSIONS:
-            old, new = (", ".join(f"{x} {v}" for x, v in y.items()) for y in (before, VERSIONS))
+            listed = lambda versions: ", ".join(map(" ".join, versions.items()))
             text = "%s was saved by %s and continues with %s: last bits of results may change"
-            _log.warning(text, self.run, old, new)
+            _log.warning(text, self.run, listed(before), listed(VERSIONS))
 
     @property
     def is_finished(self) -> bool:
@@ -187,16 +187,18 @@ class Trainer:
         """Run the evaluators that are due; record, show and draw their results."""
         if not (due := self.due(step)):
             return
-        results = []
-        for entry in due:
-            self.watchdog.reset()
-            results.append(entry.evaluate(self.state.best))
-        result = evaluators.join(results)
+        result = evaluators.join([x.evaluate(self.state.best) for x in self.watched(due)])
         self.writer.write(step, result.metrics)
         for name, picture in result.pictures.items():
             suffix = "" if name == "reconstruction" else f"_{name}"
             self.writer.picture(f"step_{step:08}{suffix}.png", picture)
         _log.info("step %d/%d  %s", step, self.total, tables.listed(result.metrics))
+
+    def watched(self, entries: Sequence[evaluators.Entry]) -> Iterator[evaluators.Entry]:
+        """Yield the entries; each of them may take as long as a step before the watchdog speaks."""
+        for entry in entries:
+            self.watchdog.reset()
+            yield entry
 
     def evaluate_if_missed(self) -> None:
         """Evaluate the restored state if the run was stopped after its save."""

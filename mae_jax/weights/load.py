@@ -58,10 +58,10 @@ def load(
       mesh: the devices on which each parameter is placed in shares, as in training; by default
         the default device.
       sha256: the digest of the file, as `mae_jax.convert` prints it; other files are refused.
-      fields: fields of the model (see `models.build`) that the file does not say, or that are to
-        differ. A reference file says neither `norm_pix` (assumed to be True) nor, except for the
-        published sizes, `heads` and `decoder_heads`, and neither does a Hugging Face file without
-        a config.json beside it.
+      fields: fields of the model (see `models.build`) that the file does not say. A work directory
+        and a file of mae_jax say all of them, of which only `dtype` may differ. A reference file
+        says neither `norm_pix` (assumed to be True) nor, except for the published sizes, `heads`
+        and `decoder_heads`, and neither does a Hugging Face file without a config.json beside it.
 
     Raises:
       ValueError: nothing of that kind is at `path`, the file is damaged or not to be trusted, or

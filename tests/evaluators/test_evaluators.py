@@ -35,7 +35,7 @@ def test_all_problems_are_told(autoencoder, context):
         a=dict(type="custom", evaluator="json:Brightness"),
         b=dict(SECTION, source="phot"),
         c=dict(SECTION, source="phot"),
-        d=dict(SECTION, pictures=-1, colour=3),
+        d=dict(SECTION, pictures=-1, colour=3, loss="binary"),
     )
     with pytest.raises(ValueError) as error:
         evaluators.build(sections, context(autoencoder[0]))
@@ -44,6 +44,7 @@ def test_all_problems_are_told(autoencoder, context):
     assert "module 'json' has no attribute 'Brightness'" in text
     assert "evaluators.b and evaluators.c: unknown data 'phot'" in text
     assert "evaluators.d: " in text and "unknown config key colour" in text
+    assert "unknown config key loss" in text  # which is a key of a whole config
     assert "pictures = -1 must be a whole number of at least 1" in text
 
 
