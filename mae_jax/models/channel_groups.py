@@ -59,7 +59,7 @@ class ChannelGroupTarget(PixelTarget):
 
     def from_tokens(self, tokens, inputs):
         members = self._table(inputs)
-        x = tokens.reshape(len(tokens), len(members), -1, members.shape[1])
+        x = tokens.reshape(tokens.shape[0], len(members), -1, members.shape[1])
         x = (x * members[None, :, None].astype(x.dtype)).sum(1)  # each value from its own group
         return super().from_tokens(x, inputs)
 

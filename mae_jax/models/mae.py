@@ -90,10 +90,11 @@ class MaskedAutoencoder(EncoderModel):
         Raises ValueError if the mask belongs to another batch or grid.
         """
         grid = self.grid(inputs.shape[1:-1])
-        if (len(mask.visible), mask.n) != (len(inputs), math.prod(grid)):
+        samples, n = inputs.shape[0], math.prod(grid)  # `len` knows no symbolic batch size
+        if (mask.visible.shape[0], mask.n) != (samples, n):
             raise ValueError(
-                f"the mask is for {len(mask.visible)} samples of {mask.n} patches, but there are "
-                f"{len(inputs)} samples of {math.prod(grid)}"
+                f"the mask is for {mask.visible.shape[0]} samples of {mask.n} patches, but there "
+                f"are {samples} samples of {n}"
             )
         with jax.named_scope("encoder"):
             tokens, maps = self.encoder(inputs, mask)

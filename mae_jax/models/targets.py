@@ -94,7 +94,7 @@ class Target(abc.ABC):
     def place(self, values: Shaped[Array, "b m d"], inputs: Inputs, mask: Mask) -> Inputs:
         """Return the known part of the inputs with `values` for the masked tokens."""
         tokens = jnp.where(masked_map(mask)[..., None] > 0, 0, self.tokens(inputs))
-        samples = jnp.arange(len(tokens))[:, None]
+        samples = jnp.arange(tokens.shape[0])[:, None]
         tokens = tokens.at[samples, mask.masked].set(values.astype(tokens.dtype))
         return self.from_tokens(tokens, inputs)
 
@@ -159,7 +159,7 @@ class PixelTarget(Target):
     def contrast(self, inputs: Inputs, n: int) -> Float[Array, "b n"]:  # pyright: ignore
         """Return the standard deviation of each of `n` tokens, standardised over the sample."""
         whole, inputs = dataclasses.replace(self, stride=()), inputs.astype(jnp.float32)
-        index = jnp.broadcast_to(jnp.arange(n)[None], (len(inputs), n))
+        index = jnp.broadcast_to(jnp.arange(n)[None], (inputs.shape[0], n))
         spread = statistics(whole.values(inputs, index), whole.members(index, inputs))[1][..., 0]
         center = spread.mean(1, keepdims=True)
         return (spread - center) / (spread.std(1, keepdims=True) + 1e-6)

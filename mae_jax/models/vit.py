@@ -49,7 +49,7 @@ class Encoder(nn.Module):
         cls = self.param("cls", nn.initializers.normal(0.02), (1, self.trunk.width))
         positions = table[None, 1:] if mask is None else table[1:][mask.visible]
         x = self.tokenizer(inputs, None if mask is None else mask.visible) + positions
-        cls = jnp.broadcast_to(cls.astype(x.dtype) + table[:1], (len(x), 1, x.shape[-1]))
+        cls = jnp.broadcast_to(cls.astype(x.dtype) + table[:1], (x.shape[0], 1, x.shape[-1]))
         maps = self.trunk(jnp.concatenate([cls, x], axis=1), drop_path_scale)
         if not self.final_norm:
             return maps[-1], maps

@@ -45,5 +45,5 @@ def partial(mask: Mask, noise: Float[Array, "b m"], count: int) -> Mask:
 
 def masked_map(mask: Mask) -> Float[Array, "b n"]:
     """Return 1 where a patch is masked, predicted or not, and 0 where it is visible."""
-    samples = jnp.arange(len(mask.visible))[:, None]
-    return jnp.ones((len(mask.visible), mask.n)).at[samples, mask.visible].set(0.0)
+    samples = jnp.arange(mask.visible.shape[0])[:, None]
+    return jnp.ones((mask.visible.shape[0], mask.n)).at[samples, mask.visible].set(0.0)
