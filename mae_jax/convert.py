@@ -28,6 +28,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--format", dest="target_format", choices=sorted(export.WRITERS), default="")
     add("--overwrite", action="store_true", help="replace an existing file or model")
     add("--without", default="", metavar="EXPRESSION", help="parameters to leave out: 'decoder/.*'")
+    add("--key", default="", help="which of several networks in a .pth file: model_ema")
+    add("--prefix", default="", help="which of several networks in one state dict: teacher.")
     size = "size of the inputs; learned positions are resized"
     add("--size", type=command_line.numbers(int), metavar="H,W", help=size)
     add("--heads", type=int, help="heads of the encoder, if the file does not tell their number")

@@ -24,6 +24,7 @@ from mae_jax.weights import (
     exported_file,
     foreign_checkpoint,
     parameter_names,
+    prefixes,
     resize_positions,
     tensor_files,
 )
@@ -42,6 +43,8 @@ def load(
     size: Sequence[int] | None = None,
     mesh: Mesh | None = None,
     sha256: str = "",
+    key: str = "",
+    prefix: str = "",
     **fields: Any,
 ) -> tuple[Any, dict]:
     """Return the model at `path` and its parameters, for `model.apply({"params": params}, ...)`.
@@ -58,6 +61,10 @@ def load(
       mesh: the devices on which each parameter is placed in shares, as in training; by default
         the default device.
       sha256: the digest of the file, as `mae_jax.convert` prints it; other files are refused.
+      key: which of several networks in a `.pth` file is read, such as "model_ema"; with dots for
+        one in another dict. By default it is the trained one, not its moving average.
+      prefix: which of several networks in a state dict is read, such as "teacher.". By default a
+        usual prefix is removed if the names are unknown with it and known without it.
       fields: fields of the model (see `models.build`) that the file does not say. A work directory
         and a file of mae_jax say all of them, of which only `dtype` may differ. A reference file
         says neither `norm_pix` (assumed to be True) nor, except for the published sizes, `heads`
@@ -67,7 +74,8 @@ def load(
       ValueError: nothing of that kind is at `path`, the file is damaged or not to be trusted, or
         parameters, which the message names, are missing, left over or of other shapes.
     """
-    info = find(path, without=without, size=size, sha256=sha256, **fields)
+    choice = dict(key=key, prefix=prefix)
+    info = find(path, without=without, size=size, sha256=sha256, **choice, **fields)
     return info.model, parameters(info, size=size, mesh=mesh)
 
 
@@ -77,6 +85,8 @@ def find(
     without: str = "",
     size: Sequence[int] | None = None,
     sha256: str = "",
+    key: str = "",
+    prefix: str = "",
     **fields: Any,
 ) -> CheckpointInfo:
     """Return the checkpoint at `path` before its parameters are read, see `load`.
@@ -99,6 +109,8 @@ def find(
     settings = files.read_json(settings) if settings.exists() else {}
     model_type = settings.get("model_type")
     if place.is_dir() and ("task" in settings or (place / "checkpoints").exists()):
+        if key or prefix:
+            raise ValueError(f"{place} is a work directory: leave key= and prefix= out")
         from mae_jax.weights import run_checkpoint  # imports orbax, which other files do not need
 
         info = run_checkpoint.find(place, step)
@@ -111,7 +123,8 @@ def find(
             what = f"holds a model of type {model_type!r}"
         raise ValueError(f"{place} {what}: what can be read is {ACCEPTED}")
     else:
-        tensors, metadata = tensor_files.open_tensors(Path(place))
+        tensors, metadata, _ = tensor_files.open_tensors(Path(place), key)
+        tensors = prefixes.remove(Path(place), tensors, parameter_names.checkpoint_format, prefix)
         source = parameter_names.checkpoint_format(tensors)
         if source == "mae_jax":
             info = exported_file.find(Path(place), tensors, metadata)

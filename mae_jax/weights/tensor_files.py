@@ -26,22 +26,38 @@ class Tensor(NamedTuple):
         return self[(slice(None),) * len(self.shape)]
 
 
-def open_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the named arrays of a file or a folder, and the metadata of a `.safetensors` file.
+class TensorFile(NamedTuple):
+    """What a file or a folder holds."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]  # of a `.safetensors` file
+    args: dict[str, Any]  # plain values of the arguments of training, in a `.pth` file
+
+
+def open_tensors(path: Path, key: str = "") -> TensorFile:
+    """Return the named arrays of a file or a folder, and what lies beside them.
+
+    Args:
+      key: of the state dict in a `.pth` file that holds several, see `wrappers.choose`.
 
     Raises:
-      ValueError: the file is damaged, of another kind, or not to be trusted.
+      ValueError: the file is damaged, of another kind, or not to be trusted, or has no such key.
     """
     if path.is_dir():
-        return {n: x for file in _files_of(path) for n, x in open_tensors(file)[0].items()}, {}
+        parts = [open_tensors(file, key) for file in _files_of(path)]
+        tensors = {name: x for part in parts for name, x in part.tensors.items()}
+        return TensorFile(tensors, {}, parts[0].args)
     with path.open("rb") as file:
         start = file.read(len(torch_pickle.LEGACY))
     if not start:
         raise ValueError(f"{path} is empty")
     if start.startswith((torch_pickle.ZIP, torch_pickle.LEGACY)):
-        return {n: Tensor(x.shape, x) for n, x in torch_pickle.read(path).items()}, {}
+        arrays, args = torch_pickle.read(path, key)
+        return TensorFile({name: Tensor(x.shape, x) for name, x in arrays.items()}, {}, args)
     if start[8:9] != b"{":
         raise ValueError(f"{path} is neither a .pth file of PyTorch nor a .safetensors file")
+    if key:
+        raise ValueError(f"{path} is a .safetensors file, which has no keys: leave key out")
     try:
         file = safetensors.safe_open(path, "np")
     except safetensors.SafetensorError as error:
@@ -52,7 +68,7 @@ def open_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if (dtype := values.get_dtype()) not in READABLE:
             raise ValueError(f"{path}: {name} has the type {dtype}, which is not one of weights")
     tensors = {name: Tensor(tuple(values.get_shape()), values) for name, values in slices.items()}
-    return tensors, file.metadata() or {}
+    return TensorFile(tensors, file.metadata() or {}, {})
 
 
 def _files_of(folder: Path) -> list[Path]:

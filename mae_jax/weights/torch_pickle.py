@@ -1,7 +1,8 @@
 """Read the tensors of a `.pth` file without PyTorch, and without running anything that is in it.
 
 A `.pth` file is a pickle, and a pickle can call any function. The unpickler of this module knows
-the few names that a file of weights needs and refuses every other name. The arrays are read-only
+the few names that a file of weights needs, of which most have a stand-in that does nothing, and
+refuses every other name. The arrays are read-only
 views of a memory map, so that only the parts of the file that are used are read.
 """
 
@@ -11,7 +12,6 @@ import pickle
 import pickletools
 import struct
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
@@ -19,36 +19,39 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 import ml_dtypes
 import numpy as np
 
+from mae_jax.weights import stand_ins, wrappers
+
 _CODES = dict(Double="<f8", Float="<f4", Half="<f2", BFloat16=ml_dtypes.bfloat16)
 _CODES |= dict(Long="<i8", Int="<i4", Short="<i2", Char="i1", Byte="u1", Bool="?")
 STORAGES = {f"{name}Storage": np.dtype(code) for name, code in _CODES.items()}
 ZIP = b"PK"
+ARGUMENTS = ("args", "hyper_parameters", "opt")  # where files hold those of a command line
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of PyTorch before 1.6 begin
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a state dict, which may be under the key `model` or `state_dict`.
+def read(path: Path, key: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays of a state dict, and the plain values of the arguments of its training.
+
+    Args:
+      key: the place of the state dict, such as "model_ema" or "state.model"; by default that of
+        `wrappers.choose`.
 
     Raises:
-      ValueError: the file is damaged, holds no state dict, or asks for more than tensors.
+      ValueError: the file is damaged, holds no such state dict, or asks for more than tensors.
     """
     raw = np.memmap(path, np.uint8, "r")
     is_legacy = raw[: len(LEGACY)].tobytes() == LEGACY
-    state, storage_bytes = (_open_legacy if is_legacy else _open_zip)(path, raw)
-    for key in ("model", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    tensors = state.items() if isinstance(state, dict) else ()
-    tensors = {str(name): x for name, x in tensors if isinstance(x, _Tensor)}
-    if not tensors:
-        raise ValueError(f"{path} holds no state dict, neither at its top nor under 'model'")
+    tree, storage_bytes = (_open_legacy if is_legacy else _open_zip)(path, raw)
+    tree = tree if isinstance(tree, dict) else {}
+    state_dicts = wrappers.state_dicts(tree, _Tensor)
     arrays = {}
-    for name, tensor in tensors.items():
+    for name, tensor in state_dicts[wrappers.choose(path, state_dicts, key)].items():
         try:
             arrays[name] = _view(tensor, storage_bytes(tensor.key), len(raw))
-        except Exception as error:  # the file chooses the types and the values of all numbers
+        except Exception as error:  # the file chooses the values of all numbers
             damaged(path, f"the values of {name} are not all in it", error)
-    return arrays
+    arguments = [stand_ins.plain_values(tree[name]) for name in ARGUMENTS if name in tree]
+    return arrays, next(filter(None, arguments), {})
 
 
 def damaged(path: Path, reason: str, error: Exception | None = None) -> NoReturn:
@@ -64,27 +67,32 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
+def _rebuild(storage: tuple, offset: int, shape: tuple, strides: tuple, *rest: Any) -> _Tensor:
+    """Return the place of a tensor, as PyTorch's `_rebuild_tensor_v2` makes the tensor."""
+    if any(type(x) is not tuple for x in (storage, shape, strides)):
+        raise ValueError("a shape is no tuple")
+    if any(type(x) is not int for x in (offset, *shape, *strides)):
+        raise ValueError("a shape is not of numbers")
+    return _Tensor._make((*storage, offset, shape, strides))
+
+
 class _Unpickler(pickle.Unpickler):
     """An unpickler that finds where the bytes of tensors are, and refuses all but a few names."""
 
     def __init__(self, file: BinaryIO, path: Path):
         super().__init__(file)
         self.path, self.dtypes = path, {}
-        rebuild = lambda storage, offset, shape, strides, *rest: _Tensor._make(
-            (*storage, offset, tuple(shape), tuple(strides))
-        )
-        # A pickle may also set attributes of these objects, so mutable objects are made anew.
-        self.globals: dict[str, Any] = {
-            "collections.OrderedDict": OrderedDict,
-            "argparse.Namespace": type("Namespace", (), {}),
-            "torch.Size": lambda *sides: tuple(*sides),
-            "torch.device": lambda *names: None,
-            "torch._utils._rebuild_tensor_v2": rebuild,
+        # A pickle may set attributes of a function, so these are made anew.
+        self.globals: dict[str, Any] = stand_ins.table() | {
+            "torch.Size": lambda sides=(): sides,
+            "torch._utils._rebuild_tensor_v2": lambda *arguments: _rebuild(*arguments),
             "torch._utils._rebuild_parameter": lambda tensor, *rest: tensor,
+            "torch._utils._rebuild_parameter_with_state": lambda tensor, *rest: tensor,
             **{f"torch.{name}": name for name in STORAGES},
         }
 
     def find_class(self, module: str, name: str) -> Any:
+        module = "builtins" if module == "__builtin__" else module  # as Python 2 called it
         try:
             return self.globals[f"{module}.{name}"]
         except KeyError:

@@ -42,7 +42,7 @@ def test_reads_what_torch_saves(legacy, tmp_path):
         torch.save(file, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
         theirs = torch.load(tmp_path / "x.pth", weights_only=False)
         theirs = theirs.get("model", theirs.get("state_dict", theirs))
-        ours = torch_pickle.read(tmp_path / "x.pth")
+        ours, _ = torch_pickle.read(tmp_path / "x.pth")
         assert ours.keys() == theirs.keys()
         for name, x in theirs.items():
             x = x.detach()
