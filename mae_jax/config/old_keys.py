@@ -10,6 +10,7 @@ _log = logging.getLogger(__name__)
 RENAMED = {
     "model.groups": "model.channel_groups",
     "model.categories": "model.vocab_size",
+    "model.decoder_cross": "model.decoder",
     "recovery.skips": "recovery.max_skipped_updates",
     "recovery.rewinds": "recovery.max_rewinds",
     "recovery.spike": "recovery.max_loss_ratio",
@@ -21,6 +22,7 @@ RENAMED = {
 }
 VALUES = {
     "model.attention": {"plain": "reference", "light": "recompute", "mapped": "per_sample"},
+    "model.decoder_cross": {"False": "self", "True": "cross_normed"},
 }
 _HELD_OUT, _FEATURES = ("reconstruction", "classification"), ("knn", "linear")
 # Keys that are now keys of evaluators: the names of these evaluators, and the new key.
@@ -50,6 +52,11 @@ def new_names(name: str, evaluators: Mapping) -> list[str]:
     return names or [name]
 
 
+def new_value(name: str, value: Any) -> Any:
+    """Return the current value of a key with such an earlier name or value."""
+    return VALUES.get(name, {}).get(str(value), value)
+
+
 def renamed(config: dict, place: str) -> dict:
     """Return the config under current names, and warn if it has old names.
 
@@ -74,7 +81,7 @@ def renamed(config: dict, place: str) -> dict:
     flat |= nested.flatten({"evaluators": evaluators})
     for name in old:
         old_value, names = flat.pop(name), new_names(name, evaluators)
-        value = VALUES.get(name, {}).get(str(old_value), old_value)
+        value = new_value(name, old_value)
         if names != [name]:
             sentences.append(f"{name} is now {' and '.join(names)}")
         elif value != old_value:

@@ -113,6 +113,13 @@ class Model(Section):
     """Train the position embeddings, which start as the fixed sines and cosines."""
     separable_positions: Switch = False
     """Learn one table for the first axis (time) and one for the other axes, and add them."""
+    position_formula: Literal["sincos", "interleaved"] = "sincos"
+    """The fixed positions, which learned ones start as: "sincos" has channels for each axis, as in
+    MAE; "interleaved" numbers the patches in reading order, as in VideoMAE."""
+    cls_tokens: Number = 1
+    """Number of class tokens: 1 in MAE, 0 in VideoMAE, 8 in Pixio."""
+    register_tokens: Number = 0
+    """Number of tokens that only the encoder's blocks see (Darcet et al. 2023)."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     """Precision of the computation; parameters are always float32. "auto" is bfloat16 on
     accelerators and float32 on CPUs. A run keeps the precision that it began with."""
@@ -136,18 +143,28 @@ class AutoencoderModel(Model):
     """Number of the decoder's blocks."""
     decoder_heads: Count = 16
     """Number of attention heads of each block of the decoder."""
-    decoder_cross: Switch = False
-    """Let mask tokens attend to the visible tokens and not to each other, as CrossMAE does, which
-    makes a small `mask.decode` cheap."""
-    norm_pix: Switch = True
+    decoder: Literal["self", "own_cls", "cross", "cross_normed"] = "self"
+    """"self" is the decoder of MAE. "own_cls" has a class token of its own in place of the
+    encoder's, as MAE-ST. In "cross" mask tokens attend to the visible tokens and not to each other,
+    as in CrossMAE, which makes a small `mask.decode` cheap; the encoder then has no final norm.
+    "cross_normed" keeps that norm."""
+    norm_pix: Annotated[
+        bool | Literal["channel", "patch"],
+        Field(title="True, False, 'channel' or 'patch'"),
+    ] = True
     """Predict patches that are normalised by their own mean and standard deviation. This gives
-    better features, and reconstructions that look less good."""
+    better features, and reconstructions that look less good. "channel" normalises each channel of a
+    patch alone, as VideoMAE; "patch" differs from True only with `channel_groups`: it normalises
+    over all groups, as SatMAE."""
     target_stride: Annotated[
         tuple[Count, ...],
         Field(strict=False, title="a tuple of whole numbers, one for each axis, or ()"),
     ] = ()
     """Step, along each axis of a patch, between the values that are predicted: (2, 1, 1) predicts
     every second frame. It divides `patch`. () predicts all values."""
+    target_spread: Switch = False
+    """Spread the values of `target_stride` from the first to the last: frames 0, 2, ..., 12, 15 of
+    16, as in MAE-ST, and not 0, 2, ..., 12, 14."""
 
 
 class ClassifierModel(Model):
@@ -155,8 +172,9 @@ class ClassifierModel(Model):
 
     learned_positions: Switch = True
     """Train the position embeddings, which start as the checkpoint's or as sines and cosines."""
-    pooling: Literal["mean", "cls"] = "mean"
-    """Input of the head: the mean of the patch tokens behind a LayerNorm, or the class token."""
+    pooling: Literal["mean", "cls", "norm_mean"] = "mean"
+    """Input of the head: the mean of the patch tokens and then a LayerNorm ("mean"), the class
+    token after the final norm ("cls"), or the mean of the patch tokens after it ("norm_mean")."""
     batch_norm: Switch = False
     """Put a BatchNorm without parameters before the head, as linear probing does."""
     head_std: NotNegative = 2e-5

@@ -19,8 +19,8 @@ class Feature(NamedTuple):
     """A feature of an example: the tokens of an encoder, pooled."""
 
     block: int = -1  # whose output is pooled; -1 is the last block
-    pooling: str = "mean"  # over the patch tokens, or "cls", or "both" side by side
-    norm: bool = True  # whether the final norm is applied, which is possible after any block
+    pooling: str = "mean"  # over the patch tokens, or the class tokens "cls", or "both"
+    norm: bool = True  # whether the final norm, if there is one, is applied, after any block
 
     def __str__(self) -> str:
         return f"block {self.block}, {self.pooling}, {'after' if self.norm else 'before'} the norm"
@@ -91,12 +91,15 @@ def _feature(model, params, maps, feature: Feature) -> Float[jax.Array, "b d"]:
     def norm(x, scale_and_bias) -> Any:
         return layers.Norm(trunk.eps, trunk.ops).apply({"params": scale_and_bias}, x)
 
-    before_pooling = feature.norm and "norm" in params["encoder"]
-    if before_pooling:
+    if feature.norm and "norm" in params["encoder"]:
         tokens = norm(tokens, params["encoder"]["norm"])
-    pooled = {"cls": tokens[:, 0], "mean": tokens[:, 1:].mean(1)}
-    parts = pooled.values() if feature.pooling == "both" else [pooled[feature.pooling]]
-    if feature.norm and not before_pooling:
+    count = model.cls_tokens
+    if not count and feature.pooling != "mean":
+        raise ValueError(f"pooling = {feature.pooling!r} needs a class token: use 'mean'")
+    parts = {"cls": tokens[:, :count], "mean": tokens[:, count:]}
+    names = parts if feature.pooling == "both" else [feature.pooling]
+    parts = [parts[name].mean(1) for name in names]
+    if feature.norm and "norm" in params:  # a classifier's, after pooling
         parts = [norm(x, params["norm"]) for x in parts]
     return jnp.concatenate([x.astype(jnp.float32) for x in parts], axis=-1)
 

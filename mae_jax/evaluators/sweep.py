@@ -52,7 +52,8 @@ class Sweep(Evaluator):
         for norm in [True, False] if "norm" in variables["params"]["encoder"] else [False]:
             # One pass extracts all blocks, which are in memory at once.
             blocks = range(self.model.depth)
-            wanted = [Feature(i, pooling, norm) for i in blocks for pooling in ("mean", "cls")]
+            poolings = ("mean", "cls") if self.model.cls_tokens else ("mean",)
+            wanted = [Feature(i, pooling, norm) for i in blocks for pooling in poolings]
             extract = features.Extractor(self.model, wanted, self.context.transform, self.mesh)
             sizes = self.section["examples"], self.section["batch_size"]
             table, labels = extract(variables, self.source, *sizes).labelled()
@@ -61,9 +62,10 @@ class Sweep(Evaluator):
             if not len(train):
                 raise ValueError("a sweep needs at least two labelled training examples")
             for block in blocks:
-                mean, cls = (table.pop(Feature(block, name, norm)) for name in ("mean", "cls"))
-                both = np.concatenate([cls, mean], axis=1)
-                for pooling, x in (("mean", mean), ("cls", cls), ("both", both)):
+                pooled = {name: table.pop(Feature(block, name, norm)) for name in poolings}
+                if "cls" in pooled:
+                    pooled["both"] = np.concatenate([pooled["cls"], pooled["mean"]], axis=1)
+                for pooling, x in pooled.items():
                     for standard in (True, False):
                         parts = x[train], x[test]
                         a, b = features.standardize(*parts) if standard else parts

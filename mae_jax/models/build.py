@@ -11,8 +11,8 @@ from mae_jax.models.cross_decoder import CrossDecoder
 from mae_jax.models.heads.classification import Classifier
 from mae_jax.models.masking import MaskSampler, make_mask_sampler
 from mae_jax.models.operations import Operations
-from mae_jax.models.positions import Learned, PositionTable, Separable, SinCos
-from mae_jax.models.targets import PixelTarget, Target
+from mae_jax.models.positions import FORMULAS, Fixed, Learned, PositionTable, Separable
+from mae_jax.models.targets import NORMS, PixelTarget, Target, every, spread
 from mae_jax.models.tokenizers import PatchTokenizer
 from mae_jax.models.transformer import Transformer
 
@@ -25,8 +25,16 @@ VARIANTS = {
     "huge": dict(width=1280, depth=32, heads=16),
 }
 SECTIONS = {"MaskedAutoencoder": sections.AutoencoderModel, "Classifier": sections.ClassifierModel}
-# Fields that a config does not have and in which files of other projects differ.
-_PAPER = dict(mlp_ratio=4.0, eps=1e-6)
+# Fields that a config does not have and in which files of other projects differ. None stands for
+# the encoder's mlp_ratio, and () for channel_groups.
+_PAPER = dict(mlp_ratio=4.0, eps=1e-6, decoder_mlp_ratio=None, target_groups=())
+# The decoders by their names in a config, and whether the encoder before them has a final norm.
+DECODERS = {
+    "self": (mae.SelfDecoder, True),
+    "own_cls": (mae.OwnClsDecoder, True),
+    "cross": (CrossDecoder, False),
+    "cross_normed": (CrossDecoder, True),
+}
 # What a missing field of a file or of Python code means where a config has another default.
 _MISSING = dict(learned_positions=False, dtype="float32", attention="reference")
 SPEED = frozenset({"attention", "remat", "scan"})  # of the machine, not of the network
@@ -58,10 +66,11 @@ def autoencoder(
     """Build a masked autoencoder: see `model`."""
     f = completed("MaskedAutoencoder", fields)
     ops = _operations(f, custom_gradients)
-    trunk = _trunk(f, "decoder_", ops)
-    decoder = CrossDecoder if f["decoder_cross"] else mae.SelfDecoder
+    decoder, final_norm = DECODERS[f["decoder"]]
     return mae.MaskedAutoencoder(
-        _encoder(f, ops), decoder(_positions(f, trunk.width, ops), trunk), target(f)
+        _encoder(f, ops, final_norm),
+        decoder(position_table(f, "decoder_"), _trunk(f, "decoder_", ops)),
+        target(f),
     )
 
 
@@ -70,7 +79,7 @@ def classifier(
 ) -> Classifier:
     """Build a classifier of `classes`, by default those of the fields: see `model`."""
     f = completed("Classifier", fields)
-    encoder = _encoder(f, _operations(f, custom_gradients), f["pooling"] == "cls")
+    encoder = _encoder(f, _operations(f, custom_gradients), f["pooling"] != "mean")
     count: int = f.get("classes", 0) if classes is None else classes
     return Classifier(encoder, count, f["pooling"], f["batch_norm"], f["head_std"])
 
@@ -104,6 +113,8 @@ def completed(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"a {kind} needs {', '.join(missing)}")
     f = {name: field.default for name, field in section.items()} | _PAPER | _MISSING
     f |= {name: _tuples(value) for name, value in fields.items()}
+    if "decoder_width" in f:
+        f["decoder_mlp_ratio"] = f["decoder_mlp_ratio"] or f["mlp_ratio"]
     if found := [*contradictions(f)]:
         raise ValueError("; ".join(found))
     return f
@@ -120,6 +131,12 @@ def contradictions(f: Mapping[str, Any]) -> Iterator[str]:
             yield f"{part}heads = {heads} does not divide {part}width = {width}: use {way}"
     if f["separable_positions"] and not f["learned_positions"]:
         yield "separable_positions needs learned_positions: use learned_positions=True"
+    if f["separable_positions"] and f["position_formula"] != "sincos":
+        yield "separable_positions start as sincos: use position_formula='sincos'"
+    if f.get("pooling") == "cls" and not f["cls_tokens"]:
+        yield "pooling = 'cls' needs a class token: use 'mean' or 'norm_mean' with cls_tokens=0"
+    if f.get("target_spread") and not f["target_stride"]:
+        yield "target_spread needs a target_stride, such as (2, 1, 1)"
     for name in ("channel_groups", "norm_pix"):
         if f["vocab_size"] and f.get(name):
             yield f"{name} needs pixels: use {name}={type(f[name])()} with vocab_size"
@@ -128,14 +145,28 @@ def contradictions(f: Mapping[str, Any]) -> Iterator[str]:
 def target(f: Mapping[str, Any]) -> Target:
     """Build the target of an autoencoder from all of its fields."""
     _, kind, options = _kinds(f)
-    options |= {} if f["vocab_size"] else {"norm": f["norm_pix"]}
-    return kind(f["patch"], f["target_stride"], **options)
+    if not f["vocab_size"]:
+        options["norm"] = NORMS[f["norm_pix"]] if f["norm_pix"] else None
+    if f["channel_groups"] and f["target_groups"]:
+        options["channel_groups"] = f["target_groups"]
+    return kind(f["patch"], f["target_stride"], spread if f["target_spread"] else every, **options)
+
+
+def position_table(f: Mapping[str, Any], part: str = "") -> PositionTable:
+    """Build the positions of the encoder, or of the part "decoder_", from all of its fields."""
+    kind = Learned if f["learned_positions"] else Fixed
+    kind = Separable if f["separable_positions"] else kind
+    own = part and DECODERS[f["decoder"]][0] is mae.OwnClsDecoder
+    return kind(
+        f[f"{part}width"],
+        1 if own else f["cls_tokens"],
+        FORMULAS[f["position_formula"]],
+        _dtype(f),
+    )
 
 
 def _operations(f: dict[str, Any], custom_gradients: bool) -> Operations:
-    dtype, name = f["dtype"], f["attention"]
-    if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    dtype, name = _dtype(f), f["attention"]
     name = attention.suited() if name == "auto" else name
     if name not in attention.IMPLEMENTATIONS:
         known = ", ".join(attention.IMPLEMENTATIONS)
@@ -145,6 +176,11 @@ def _operations(f: dict[str, Any], custom_gradients: bool) -> Operations:
         return Operations(dtype, attend=attention.IMPLEMENTATIONS[name])
     by_hand = (operations.product_by_hand, operations.layer_norm_by_hand)
     return Operations(dtype, *by_hand, attention.IMPLEMENTATIONS[name])
+
+
+def _dtype(f: Mapping[str, Any]) -> Any:
+    automatic = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return automatic if f["dtype"] == "auto" else f["dtype"]
 
 
 def _kinds(f: Mapping[str, Any]) -> tuple[type, type, dict[str, Any]]:
@@ -162,18 +198,13 @@ def _encoder(f: dict[str, Any], ops: Operations, final_norm: bool = True) -> vit
     kind, _, options = _kinds(f)
     tokenizer = kind(patch=f["patch"], width=f["width"], ops=ops, **options)
     trunk = _trunk(f, "", ops)
-    return vit.Encoder(tokenizer, _positions(f, trunk.width, ops), trunk, final_norm)
+    return vit.Encoder(tokenizer, position_table(f), trunk, f["register_tokens"], final_norm)
 
 
 def _trunk(f: dict[str, Any], part: str, ops: Operations) -> Transformer:
-    sizes = {name: f[f"{part}{name}"] for name in ("width", "depth", "heads")}
-    common = {name: f[name] for name in ("mlp_ratio", "eps", "remat", "scan")}
+    sizes = {name: f[f"{part}{name}"] for name in ("width", "depth", "heads", "mlp_ratio")}
+    common = {name: f[name] for name in ("eps", "remat", "scan")}
     return Transformer(**sizes, **common, ops=ops)
-
-
-def _positions(f: dict[str, Any], width: int, ops: Operations) -> PositionTable:
-    kind = Learned if f["learned_positions"] else SinCos
-    return (Separable if f["separable_positions"] else kind)(width, ops.dtype)
 
 
 def _tuples(x: Any) -> Any:

@@ -12,8 +12,7 @@ class CrossDecoder(Decoder):
 
     Mask tokens do not see each other, so that any part of them can be decoded alone. Block i
     attends to a sum of all feature maps of the encoder, with learned weights `maps[:, i]`, through
-    a norm of its own. The last map is taken after the encoder's final norm, so that this norm is
-    trained as well.
+    a norm of its own. The encoder of CrossMAE has no final norm.
     """
 
     @nn.nowrap

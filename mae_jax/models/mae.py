@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Shaped
 
 from mae_jax.models import layers
 from mae_jax.models.masking import Mask
-from mae_jax.models.positions import PositionTable
+from mae_jax.models.positions import Positions, PositionTable
 from mae_jax.models.targets import Target
 from mae_jax.models.transformer import Transformer
 from mae_jax.models.vit import EncoderModel, FeatureMaps
@@ -25,7 +25,8 @@ class Output:
     losses: Float[Array, "b"]  # of each sample; `loss` is their mean
     prediction: Float[Array, "b m d"]  # in the order of `mask.masked`, in the terms of the target
     mask: Mask
-    intermediates: dict[str, jax.Array]  # encoder/embedding, encoder/block_0 ..., encoder/norm
+    # encoder/embedding, encoder/block_0 ..., encoder/norm (what the decoder gets)
+    intermediates: dict[str, jax.Array]
 
 
 class Decoder(nn.Module):
@@ -45,19 +46,26 @@ class Decoder(nn.Module):
         """Predict `size` numbers for each masked token of a grid.
 
         Args:
-          feature_maps: the encoder's, of which the last one is after the final norm.
+          feature_maps: the encoder's, of which the last one is after the final norm, if there is
+            one.
         """
         width, trunk = self.trunk.width, self.trunk
-        table = self.position_table(grid)  # [1+n width]
+        table = self.position_table(grid)
         token = self.param("mask_token", nn.initializers.normal(0.02), (1, width))
-        token = jnp.broadcast_to(token.astype(table.dtype), (*mask.masked.shape, width))
-        x = self.decode(token + table[1:][mask.masked], feature_maps, table, mask)
+        token = jnp.broadcast_to(token.astype(trunk.ops.dtype), (*mask.masked.shape, width))
+        x = self.decode(token + table.patches[mask.masked], feature_maps, table, mask)
         x = layers.Norm(trunk.eps, trunk.ops, name="norm")(x)
         return layers.dense(size, trunk.ops, "head")(x)
 
     @nn.nowrap
-    def decode(self, masked, feature_maps, table, mask) -> Float[Array, "b m width"]:
-        """Run the blocks on the mask tokens `masked` [b m width] and on what these may see."""
+    def decode(
+        self,
+        masked: Float[Array, "b m width"],
+        feature_maps: FeatureMaps,
+        table: Positions,
+        mask: Mask,
+    ) -> Float[Array, "b m width"]:
+        """Run the blocks on the mask tokens `masked` and on what these may see."""
         raise NotImplementedError
 
 
@@ -72,9 +80,25 @@ class SelfDecoder(Decoder):
     @nn.nowrap
     def decode(self, masked, feature_maps, table, mask):
         x = layers.dense(self.trunk.width, self.trunk.ops, "embedding")(feature_maps[-1])
-        cls, visible = x[:, :1] + table[None, :1], x[:, 1:] + table[1:][mask.visible]
-        x = self.trunk(jnp.concatenate([cls, visible, masked], axis=1))[-1]
-        return x[:, 1 + visible.shape[1] :]
+        before = x.shape[1] - mask.visible.shape[1]  # the encoder's class tokens
+        cls, visible = self.cls(x[:, :before]), x[:, before:] + table.patches[mask.visible]
+        x = self.trunk(jnp.concatenate([cls + table.cls[None], visible, masked], axis=1))[-1]
+        return x[:, -masked.shape[1] :]
+
+    @nn.nowrap
+    def cls(self, tokens: Float[Array, "b k width"]) -> Float[Array, "b k width"]:
+        """Return the class tokens that the blocks see, given those of the encoder."""
+        return tokens
+
+
+class OwnClsDecoder(SelfDecoder):
+    """`SelfDecoder` with one class token of its own in place of the encoder's, as MAE-ST has."""
+
+    @nn.nowrap
+    def cls(self, tokens):
+        start, shape = nn.initializers.normal(0.02), (1, self.trunk.width)
+        cls = self.param("cls", start, shape).astype(tokens.dtype)
+        return jnp.broadcast_to(cls, (tokens.shape[0], *shape))
 
 
 class MaskedAutoencoder(EncoderModel):
@@ -102,6 +126,7 @@ class MaskedAutoencoder(EncoderModel):
             size = self.target.size(inputs.shape[-1])
             prediction = self.decoder([*maps[:-1], tokens], mask, grid, size).astype(jnp.float32)
         losses = self.target.losses(prediction, inputs, mask.masked).mean(1)  # [b]
-        names = ["embedding", *(f"block_{i}" for i in range(len(maps) - 1)), "norm"]
-        intermediates = {f"encoder/{n}": x for n, x in zip(names, [*maps, tokens], strict=True)}
+        names = ["embedding", *(f"block_{i}" for i in range(len(maps) - 1))]
+        intermediates = {f"encoder/{n}": x for n, x in zip(names, maps, strict=True)}
+        intermediates["encoder/norm"] = tokens
         return Output(losses.mean(), losses, prediction, mask, intermediates)

@@ -1,10 +1,7 @@
-"""Positions: what is added to the tokens so that a network knows where each of them lies.
+"""Positions: what is added to the tokens so that a network knows where each of them lies."""
 
-Each kind returns a table `[1 + n, width]` for a grid of n tokens, the row of the cls token first.
-"""
-
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,49 +9,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 
-class PositionTable(nn.Module):
-    """What the kinds of position tables have in common."""
+class Positions(NamedTuple):
+    """What is added to the tokens of a grid of n patches."""
 
-    width: int
-    dtype: Any = jnp.float32
-
-    def __call__(self, grid: Sequence[int]) -> Float[Array, "1+n width"]:
-        """Return the table for a grid, of which `grid` is the number of tokens along each axis."""
-        raise NotImplementedError
-
-
-class SinCos(PositionTable):
-    """The fixed sine-cosine table of He et al. 2021; the row of cls is zero."""
-
-    def __call__(self, grid):
-        return jnp.asarray(initial_tables(grid, self.width)["positions"], self.dtype)
-
-
-class Learned(PositionTable):
-    """A parameter `positions` for each token of the grid; it starts as `SinCos`."""
-
-    @nn.compact
-    def __call__(self, grid):
-        start = initial_tables(grid, self.width)["positions"]
-        return self.param("positions", lambda key: jnp.asarray(start)).astype(self.dtype)
-
-
-class Separable(PositionTable):
-    """A learned table for the first axis plus one for the others, as MAE-ST (arXiv 2205.09113).
-
-    The parameters are `positions_time` `[t, width]` and `positions_space` `[1 + s, width]`, whose
-    first row is that of cls; their sum starts as `SinCos`.
-    """
-
-    @nn.compact
-    def __call__(self, grid):
-        start = initial_tables(grid, self.width, separable=True)
-        time, space = (
-            self.param(name, lambda key, x=x: jnp.asarray(x)).astype(self.dtype)
-            for name, x in start.items()
-        )
-        table = (time[:, None] + space[None, 1:]).reshape(-1, self.width)
-        return jnp.concatenate([space[:1], table])
+    cls: Float[Array, "k width"]  # to the class tokens
+    patches: Float[Array, "n width"]
 
 
 def sincos(grid: Sequence[int], width: int) -> np.ndarray:
@@ -81,16 +40,88 @@ def sincos(grid: Sequence[int], width: int) -> np.ndarray:
     return table
 
 
-def initial_tables(
-    grid: Sequence[int], width: int, separable: bool = False
-) -> dict[str, np.ndarray]:
-    """Return the initial values of learned positions by the names of their parameters."""
-    grid, cls = tuple(grid), np.zeros((1, width), np.float32)
-    table = sincos(grid, width)
-    if not separable:
-        return {"positions": np.concatenate([cls, table])}
-    # Each axis has channels of its own; those of the first axis come last.
-    table, share = table.reshape(grid[0], -1, width), width // (2 * len(grid))
-    own = np.arange(width) // (2 * share) == len(grid) - 1
-    time, space = np.where(own, table[:, 0], 0), np.where(own, 0, table[0])
-    return {"positions_time": time, "positions_space": np.concatenate([cls, space])}
+def interleaved(grid: Sequence[int], width: int) -> np.ndarray:
+    """Compute the positions of VideoMAE (arXiv 2203.12602), `[n, width]` float32.
+
+    The grid counts as a single axis, in reading order, and sines and cosines alternate: channels
+    2i and 2i + 1 have the frequency `10000 ** (-2i / width)`, as in Vaswani et al. 2017.
+    """
+    channel = np.arange(width)
+    angles = np.arange(np.prod(grid))[:, None] * 10000.0 ** (-(channel // 2 * 2) / width)
+    return np.where(channel % 2, np.cos(angles), np.sin(angles)).astype(np.float32)
+
+
+FORMULAS = {"sincos": sincos, "interleaved": interleaved}
+
+
+class PositionTable(nn.Module):
+    """What the kinds of position tables have in common.
+
+    Args:
+      cls_tokens: the number of class tokens, whose rows come first and start as zeros.
+      formula: one of `FORMULAS`, for the rows of the patches.
+    """
+
+    width: int
+    cls_tokens: int = 1
+    formula: Callable[[Sequence[int], int], np.ndarray] = sincos
+    dtype: Any = jnp.float32
+
+    def __call__(self, grid: Sequence[int]) -> Positions:
+        """Return the positions on a grid, of which `grid` is the number of tokens on each axis."""
+        raise NotImplementedError
+
+    @nn.nowrap
+    def start(self, grid: Sequence[int]) -> dict[str, np.ndarray]:
+        """Return the initial values of learned positions by the names of their parameters."""
+        cls = np.zeros((self.cls_tokens, self.width), np.float32)
+        return {"positions": np.concatenate([cls, self.formula(grid, self.width)])}
+
+    @nn.nowrap
+    def split(self, table: Float[Any, "k+n width"]) -> Positions:
+        """Return the rows of a table as positions."""
+        table = jnp.asarray(table, self.dtype)
+        return Positions(table[: self.cls_tokens], table[self.cls_tokens :])
+
+
+class Fixed(PositionTable):
+    """A table that is not trained; the rows of the class tokens are zero."""
+
+    def __call__(self, grid):
+        return self.split(self.start(grid)["positions"])
+
+
+class Learned(PositionTable):
+    """A parameter `positions` `[k + n, width]` for each token of the grid."""
+
+    @nn.compact
+    def __call__(self, grid):
+        start = self.start(grid)["positions"]
+        return self.split(self.param("positions", lambda key: jnp.asarray(start)))
+
+
+class Separable(PositionTable):
+    """A learned table for the first axis plus one for the others, as MAE-ST (arXiv 2205.09113).
+
+    The parameters are `positions_time` `[t, width]` and `positions_space` `[k + s, width]`, whose
+    first rows are those of the class tokens; their sum starts as the fixed `sincos`.
+    """
+
+    @nn.compact
+    def __call__(self, grid):
+        time, space = (
+            self.param(name, lambda key, x=x: jnp.asarray(x)).astype(self.dtype)
+            for name, x in self.start(grid).items()
+        )
+        cls, space = self.split(space)
+        return Positions(cls, (time[:, None] + space[None]).reshape(-1, self.width))
+
+    @nn.nowrap
+    def start(self, grid):
+        grid, cls = tuple(grid), np.zeros((self.cls_tokens, self.width), np.float32)
+        # Each axis has channels of its own; those of the first axis come last.
+        table = sincos(grid, self.width).reshape(grid[0], -1, self.width)
+        share = self.width // (2 * len(grid))
+        own = np.arange(self.width) // (2 * share) == len(grid) - 1
+        time, space = np.where(own, table[:, 0], 0), np.where(own, 0, table[0])
+        return {"positions_time": time, "positions_space": np.concatenate([cls, space])}

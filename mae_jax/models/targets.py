@@ -9,10 +9,11 @@ import dataclasses
 import math
 import operator
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mae_jax.models import patches
@@ -24,6 +25,16 @@ Prediction = Float[Array, "b m d"]
 Members = Float[Array, "#b #m d"]  # 1 for the values of a token that count, else 0
 
 
+def every(side: int, step: int) -> slice:
+    """Select every `step`-th of `side` values: 0, 2, ..., 14 of 16."""
+    return slice(None, None, step)
+
+
+def spread(side: int, step: int) -> np.ndarray:
+    """Select as many as `every` from the first to the last: 0, 2, ..., 12, 15 of 16 (MAE-ST)."""
+    return np.linspace(0, side - 1, side // step).astype(int)
+
+
 @dataclasses.dataclass(frozen=True)
 class Target(abc.ABC):
     """The values to predict for each patch, and the loss of a prediction.
@@ -32,10 +43,12 @@ class Target(abc.ABC):
       patch: the sides of a patch.
       stride: predict every so many values along each axis, such as every second frame; () = all. It
         divides the patch.
+      select: which of the values along an axis these are, `every` or `spread`.
     """
 
     patch: tuple[int, ...]
     stride: tuple[int, ...] = ()
+    select: Callable[[int, int], Any] = every
 
     loss_name: ClassVar[str]  # what the loss is measured on
     baseline_name: ClassVar[str]  # the guess of `baseline_losses`
@@ -77,7 +90,10 @@ class Target(abc.ABC):
 
     def strided(self, inputs: Inputs) -> Inputs:
         """Return the part of the inputs that the target knows: all of it without a stride."""
-        return inputs[:, *(slice(None, None, s) for s in self.stride)] if self.stride else inputs
+        for axis, step in enumerate(self.stride, 1):
+            if step > 1:
+                inputs = inputs[*[slice(None)] * axis, self.select(inputs.shape[axis], step)]
+        return inputs
 
     def tokens(self, inputs: Inputs) -> Shaped[Array, "b n d"]:
         """Return the values of all tokens."""
@@ -109,12 +125,13 @@ class PixelTarget(Target):
     """The values of each patch, under the mean squared error.
 
     Args:
-      norm: standardise each patch by its own mean and unbiased variance: the `norm_pix` target of
-        He et al. 2021. It gives better features; predictions then carry neither brightness nor
-        contrast, and `to_inputs` takes these from the true patches, as the paper's figures do.
+      norm: one of `NORMS`, which standardises each patch by its own mean and variance: the
+        `norm_pix` target of He et al. 2021. It gives better features; predictions then carry
+        neither brightness nor contrast, and `to_inputs` takes these from the true patches, as the
+        paper's figures do. None predicts the values as they are.
     """
 
-    norm: bool = True
+    norm: "Norm | None" = None
 
     baseline_name = "mean of the visible patches"
 
@@ -128,7 +145,7 @@ class PixelTarget(Target):
 
     def size(self, channels):
         size = math.prod(self.small_patch) * channels
-        if self.norm and size < 2:
+        if self.norm and size // (channels if self.norm is by_channel else 1) < 2:
             raise ValueError("norm_pix needs patches of two values or more: use norm_pix=False")
         return size
 
@@ -136,7 +153,7 @@ class PixelTarget(Target):
         x = self.values(inputs, index)
         if not self.norm:
             return x
-        center, scale = statistics(x, self.members(index, inputs))
+        center, scale = self.norm(x, self.members(index, inputs), inputs.shape[-1])
         return (x - center) / scale
 
     def losses(self, prediction, inputs, index):
@@ -145,7 +162,7 @@ class PixelTarget(Target):
     def to_inputs(self, prediction, inputs, mask):
         if self.norm:
             true = self.values(inputs, mask.masked)
-            center, scale = statistics(true, self.members(mask.masked, inputs))
+            center, scale = self.norm(true, self.members(mask.masked, inputs), inputs.shape[-1])
             prediction = prediction * scale + center
         return self.place(prediction, inputs, mask)
 
@@ -160,9 +177,9 @@ class PixelTarget(Target):
         """Return the standard deviation of each of `n` tokens, standardised over the sample."""
         whole, inputs = dataclasses.replace(self, stride=()), inputs.astype(jnp.float32)
         index = jnp.broadcast_to(jnp.arange(n)[None], (inputs.shape[0], n))
-        spread = statistics(whole.values(inputs, index), whole.members(index, inputs))[1][..., 0]
-        center = spread.mean(1, keepdims=True)
-        return (spread - center) / (spread.std(1, keepdims=True) + 1e-6)
+        deviation = by_token(whole.values(inputs, index), whole.members(index, inputs))[1][..., 0]
+        center = deviation.mean(1, keepdims=True)
+        return (deviation - center) / (deviation.std(1, keepdims=True) + 1e-6)
 
 
 def mean(x: Float[Array, "b n d"], members: Members) -> Float[Array, "b n"]:
@@ -170,8 +187,28 @@ def mean(x: Float[Array, "b n d"], members: Members) -> Float[Array, "b n"]:
     return (x * members).sum(-1) / members.sum(-1)
 
 
-def statistics(x: Float[Array, "b n d"], members: Members) -> tuple[jax.Array, jax.Array]:
+Norm = Callable[[Float[Array, "b n d"], Members, int], tuple[jax.Array, jax.Array]]
+
+
+def by_token(x, members, channels=0):
     """Return each token's mean and `sqrt(variance + 1e-6)`, with the unbiased variance (d - 1)."""
     center = mean(x, members)[..., None]
     total = (jnp.square(x - center) * members).sum(-1, keepdims=True)
     return center, jnp.sqrt(total / (members.sum(-1, keepdims=True) - 1) + 1e-6)
+
+
+def by_patch(x, members, channels):
+    """Return `by_token` of all values of a patch, those of other channel groups included."""
+    return by_token(x, jnp.ones_like(members))
+
+
+def by_channel(x, members, channels):
+    """Return the mean and `sqrt(variance) + 1e-6` of each channel of a token, as VideoMAE does."""
+    values = x.reshape(*x.shape[:-1], -1, channels)
+    center, scale = values.mean(-2), values.std(-2, ddof=1) + 1e-6
+    repeats = values.shape[-2]
+    return tuple(jnp.tile(y, repeats) for y in (center, scale))
+
+
+# What `norm_pix` of a config may be, beside False.
+NORMS: dict[Any, Norm] = {True: by_token, "patch": by_patch, "channel": by_channel}

@@ -18,7 +18,7 @@ FeatureMaps = list[Float[Array, "b t width"]]
 
 
 class Encoder(nn.Module):
-    """A tokenizer, positions and a trunk, with a cls token before the others.
+    """A tokenizer, positions and a trunk, with class tokens before the others.
 
     The parts share the scope of the encoder, whose parameters are therefore called `embedding`,
     `positions`, `block_0` ... An encoder takes inputs of any size that its tokenizer takes.
@@ -27,6 +27,7 @@ class Encoder(nn.Module):
     tokenizer: PatchTokenizer
     position_table: PositionTable
     trunk: Transformer
+    registers: int = 0  # tokens that only the blocks see (arXiv 2309.16588)
     final_norm: bool = True
 
     def setup(self):
@@ -39,21 +40,34 @@ class Encoder(nn.Module):
         inputs: Shaped[Array, "b *size c"],
         mask: Mask | None = None,
         drop_path_scale: Float[Array, "b depth 2"] | None = None,
-    ) -> tuple[Float[Array, "b 1+k width"], FeatureMaps]:
+    ) -> tuple[Float[Array, "b cls+k width"], FeatureMaps]:
         """Encode whole inputs, or only the tokens that `mask` shows.
 
         Returns:
-          The tokens, cls first, after the final norm if there is one; and all feature maps.
+          The class tokens and then the others, after the final norm if there is one; and all
+          feature maps.
         """
-        table = self.position_table(self.tokenizer.grid(inputs.shape[1:-1]))  # [1+n width]
-        cls = self.param("cls", nn.initializers.normal(0.02), (1, self.trunk.width))
-        positions = table[None, 1:] if mask is None else table[1:][mask.visible]
+        table = self.position_table(self.tokenizer.grid(inputs.shape[1:-1]))
+        positions = table.patches[None] if mask is None else table.patches[mask.visible]
         x = self.tokenizer(inputs, None if mask is None else mask.visible) + positions
-        cls = jnp.broadcast_to(cls.astype(x.dtype) + table[:1], (x.shape[0], 1, x.shape[-1]))
-        maps = self.trunk(jnp.concatenate([cls, x], axis=1), drop_path_scale)
+        tokens = [x]
+        if len(table.cls):
+            cls = self._token("cls", len(table.cls)).astype(x.dtype) + table.cls
+            tokens = [jnp.broadcast_to(cls, (x.shape[0], *cls.shape)), x]
+        if self.registers:
+            registers = self._token("registers", self.registers).astype(x.dtype)
+            tokens.append(jnp.broadcast_to(registers, (x.shape[0], *registers.shape)))
+        maps = self.trunk(jnp.concatenate(tokens, axis=1), drop_path_scale)
+        if self.registers:
+            maps = [x[:, : -self.registers] for x in maps]
         if not self.final_norm:
             return maps[-1], maps
         return layers.Norm(self.trunk.eps, self.trunk.ops, name="norm")(maps[-1]), maps
+
+    @nn.nowrap
+    def _token(self, name: str, count: int) -> Float[Array, "count width"]:
+        """Return the parameter of tokens that are the same for all inputs."""
+        return self.param(name, nn.initializers.normal(0.02), (count, self.trunk.width))
 
 
 class EncoderModel(nn.Module):
@@ -70,6 +84,11 @@ class EncoderModel(nn.Module):
     def depth(self) -> int:
         """The number of the encoder's blocks."""
         return self.encoder.trunk.depth
+
+    @property
+    def cls_tokens(self) -> int:
+        """The number of class tokens, which come before the tokens of the patches."""
+        return self.encoder.position_table.cls_tokens
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """Return the number of tokens along each axis, for inputs of `size`."""

@@ -31,20 +31,21 @@ def forward_flops(
       predicted: how many of the masked patches are predicted, by default all.
     """
     predicted = patches - visible if predicted is None else predicted
-    encoder, decoder, seen = model.encoder.trunk, model.decoder.trunk, 1 + visible
+    encoder, decoder, seen = model.encoder.trunk, model.decoder.trunk, model.cls_tokens + visible
     inputs = math.prod(model.patch) * channels  # of the embedding of a patch
     if isinstance(model.encoder.tokenizer, ByteTokenizer):
         inputs *= model.encoder.tokenizer.vocab_size
     parts = {
         "patch embedding": product(visible, inputs, encoder.width),
-        "encoder blocks": _blocks(encoder, seen),
+        "encoder blocks": _blocks(encoder, seen + model.encoder.registers),
     }
     if isinstance(model.decoder, CrossDecoder):
         parts["feature maps"] = product(encoder.depth + 1, seen * encoder.width, decoder.depth)
         parts["decoder blocks"] = _blocks(decoder, predicted, seen, encoder.width)
     else:
         parts["decoder embedding"] = product(seen, encoder.width, decoder.width)
-        parts["decoder blocks"] = _blocks(decoder, seen + predicted)
+        cls_tokens = model.decoder.position_table.cls_tokens
+        parts["decoder blocks"] = _blocks(decoder, cls_tokens + visible + predicted)
     return parts | {"head": product(predicted, decoder.width, model.target.size(channels))}
 
 

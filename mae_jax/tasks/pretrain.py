@@ -12,7 +12,7 @@ from mae_jax.models import masking
 from mae_jax.tasks.task import Task
 
 # Weight decay applies to matrices and, as in the reference, to tokens; not to norms and biases.
-DECAYED = frozenset({"kernel", "cls", "mask_token", "maps"})
+DECAYED = frozenset({"kernel", "cls", "registers", "mask_token", "maps"})
 DECAYED |= {"positions", "positions_time", "positions_space"}  # learned position tables
 
 

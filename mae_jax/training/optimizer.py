@@ -76,7 +76,8 @@ def layer_of(name: str, depth: int) -> int:
     """
     if block := re.match(r"encoder/block_(\d+)/", name):
         return int(block[1]) + 1
-    return 0 if re.match(r"encoder/(cls|positions(_\w+)?|embedding/.*)$", name) else depth + 1
+    first = r"encoder/(cls|registers|positions(_\w+)?|embedding/.*)$"
+    return 0 if re.match(first, name) else depth + 1
 
 
 def by_name(rule: Callable[[str], Any], params):

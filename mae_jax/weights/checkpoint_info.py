@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mae_jax.config import old_keys
-from mae_jax.models import build, patches, positions
+from mae_jax.models import build, patches
 
 Abstract = dict[str, jax.ShapeDtypeStruct]  # name -> shape, dtype and, maybe, sharding
 
@@ -55,18 +55,19 @@ class CheckpointInfo(NamedTuple):
 def read_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a model from JSON, with today's names, and tuples for lists."""
     new_name = lambda name: old_keys.new_names(f"model.{name}", {})[0].removeprefix("model.")
+    new_value = lambda name, value: old_keys.new_value(f"model.{name}", value)
     tuples = lambda value: tuple(map(tuples, value)) if isinstance(value, list) else value
-    return {new_name(name): tuples(value) for name, value in stored.items()}
+    return {new_name(name): tuples(new_value(name, x)) for name, x in stored.items()}
 
 
 def fixed_positions(info: CheckpointInfo, size: Sequence[int]) -> dict[str, np.ndarray]:
     """Return the tables that learned positions start with, by the names of these parameters."""
-    grid, separable = info.grid(size), info.fields.get("separable_positions", False)
+    parts = {"encoder": ""} | ({"decoder": "decoder_"} if "decoder_width" in info.fields else {})
+    fields = build.completed(info.kind, info.fields)
     return {
         f"{part}/{name}": table
-        for part, width in {"encoder": "width", "decoder": "decoder_width"}.items()
-        if width in info.fields
-        for name, table in positions.initial_tables(grid, info.fields[width], separable).items()
+        for part, prefix in parts.items()
+        for name, table in build.position_table(fields, prefix).start(info.grid(size)).items()
     }
 
 

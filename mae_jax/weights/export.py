@@ -17,8 +17,7 @@ from mae_jax.weights.checkpoint_info import CheckpointInfo
 
 FORMATS = {".pth": "reference", ".safetensors": "mae_jax", "": "huggingface"}
 # Fields of models that the other formats do not have.
-OURS_ALONE = ("channel_groups", "vocab_size", "decoder_cross", "target_stride")
-OURS_ALONE += ("separable_positions",)
+OURS_ALONE = ("channel_groups", "vocab_size", "target_stride", "separable_positions")
 HUB_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 
 

@@ -188,7 +188,7 @@ def _recognise_positions(
 
 def _is_sincos(table: np.ndarray, grid: Sequence[int]) -> bool:
     """Return whether a table equals the fixed one, to the precision of its dtype."""
-    fixed = positions.initial_tables(grid, table.shape[1])["positions"]
+    fixed = positions.Fixed(table.shape[1]).start(grid)["positions"]
     tolerance = 1e-5 if table.dtype.itemsize > 2 else 1e-2  # not all code computes in float64
     return table.shape == fixed.shape and bool(
         np.abs(table.astype(np.float32) - fixed).max() < tolerance

@@ -1,4 +1,4 @@
-"""Learned tables of positions, resized to another grid."""
+"""Tables of positions, resized to another grid."""
 
 import math
 from collections.abc import Sequence
@@ -8,31 +8,39 @@ from jaxtyping import Array, Float
 
 
 def resize(
-    positions: Float[Array | np.ndarray, "s d"], old: Sequence[int], new: Sequence[int]
+    positions: Float[Array | np.ndarray, "s d"],
+    old: Sequence[int],
+    new: Sequence[int],
+    cls_tokens: int = 1,
 ) -> np.ndarray:
-    """Resize a learned table to another grid, `[t, d]`, by cubic interpolation along each axis.
+    """Resize a table to another grid, `[t, d]`, by cubic interpolation along each axis.
 
-    The row of cls, the first one, stays as it is. In 2-D the result equals that of PyTorch's
-    `interpolate(mode="bicubic")`, which the reference uses.
+    The rows of the class tokens, which come first, stay as they are. In 2-D the result equals that
+    of PyTorch's `interpolate(mode="bicubic")`, which the reference uses.
 
     Raises:
       ValueError: the table does not belong to the grid `old`.
     """
     table = np.asarray(positions)
-    if len(table) != 1 + math.prod(old):
-        raise ValueError(f"a table of {len(table)} positions is not one of cls and a grid {old}")
-    places = table[1:].reshape(*old, -1)
+    if len(table) != cls_tokens + math.prod(old):
+        raise ValueError(
+            f"a table of {len(table)} positions is not one of {cls_tokens} class token(s) and a "
+            f"grid {old}"
+        )
+    cls, places = table[:cls_tokens], table[cls_tokens:].reshape(*old, -1)
     for axis, sides in enumerate(zip(old, new, strict=True)):
         places = np.moveaxis(np.tensordot(_cubic(*sides), places, (1, axis)), 0, axis)
-    return np.concatenate([table[:1], places.reshape(-1, table.shape[1])]).astype(table.dtype)
+    return np.concatenate([cls, places.reshape(-1, table.shape[1])]).astype(table.dtype)
 
 
-def resize_named(name: str, table: np.ndarray, old: Sequence[int], new: Sequence[int]):
+def resize_named(
+    name: str, table: np.ndarray, old: Sequence[int], new: Sequence[int], cls_tokens: int = 1
+) -> np.ndarray:
     """Resize the parameter `positions`, `positions_time` or `positions_space` of `name`."""
-    if name.endswith("_time"):  # this table has no row of cls
-        return resize(np.concatenate([table[:1], table]), old[:1], new[:1])[1:]
+    if name.endswith("_time"):  # this table has no class tokens
+        return resize(table, old[:1], new[:1], cls_tokens=0)
     first = 1 if name.endswith("_space") else 0
-    return resize(table, old[first:], new[first:])
+    return resize(table, old[first:], new[first:], cls_tokens)
 
 
 def _cubic(old: int, new: int) -> np.ndarray:

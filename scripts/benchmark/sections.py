@@ -139,13 +139,13 @@ def decoders(config, options: argparse.Namespace) -> dict:
     """
     depth = config.model.decoder_depth
     depths = {"self": depth, "cross": round(depth * 1.5)}
-    if config.model.decoder_cross:
+    if config.model.decoder != "self":
         depths = {"self": round(depth / 1.5), "cross": depth}
     changes = {}
     for decoder, blocks in depths.items():
         for share in DECODED:
             changes[f"{decoder} decoder, {blocks} blocks, {share:.0%} predicted"] = {
-                "model.decoder_cross": decoder == "cross",
+                "model.decoder": decoder,
                 "model.decoder_depth": blocks,
                 "mask.decode": share,
             }

@@ -26,7 +26,10 @@ from scripts.benchmark.alternating import Contender
 ONLY = {
     "accumulation": 1,
     "data.modality": "image",
-    "model.decoder_cross": False,
+    "model.cls_tokens": 1,
+    "model.register_tokens": 0,
+    "model.position_formula": "sincos",
+    "model.decoder": "self",
     "model.target_stride": (),
     "model.learned_positions": False,
     "model.separable_positions": False,

@@ -63,7 +63,7 @@ def test_torch_trains_in_a_step_and_only_then():
 
 @pytest.mark.parametrize(
     "change",
-    ["model.decoder_cross=True", "mask.decode=0.5", "accumulation=2", "data.size=(64, 32)"],
+    ["model.decoder=cross", "mask.decode=0.5", "accumulation=2", "data.size=(64, 32)"],
 )
 def test_torch_is_not_compared_with_other_work(tiny, change, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)

@@ -46,10 +46,15 @@ def gradients(model, params, images, mask) -> dict:
 
 KINDS: dict[str, dict] = {
     "self": {},
-    "cross": dict(decoder_cross=True),
+    "own cls": dict(decoder="own_cls"),
+    "no cls": dict(cls_tokens=0, position_formula="interleaved", norm_pix="channel"),
+    "8 cls, registers": dict(cls_tokens=8, register_tokens=4, learned_positions=True),
+    "cross": dict(decoder="cross"),
+    "cross, normed": dict(decoder="cross_normed"),
     "groups": dict(channel_groups=((0, 2), (1,))),
     "groups, pixels": dict(channel_groups=((0, 2), (1,)), norm_pix=False),
     "every second row": dict(target_stride=(2, 1)),
+    "spread rows": dict(target_stride=(2, 1), target_spread=True),
     "separable": dict(learned_positions=True, separable_positions=True),
     "bytes": dict(vocab_size=5, norm_pix=False),
 }
@@ -69,8 +74,8 @@ def test_every_parameter_gets_a_gradient(kind):
 
 def test_mask_tokens_of_the_cross_decoder_do_not_see_each_other():
     """The position of a masked token changes the prediction of this token and of no other."""
-    for cross in (True, False):
-        model, params, images, mask = built(decoder_cross=cross, learned_positions=True)
+    for decoder in ("cross", "self"):
+        model, params, images, mask = built(decoder=decoder, learned_positions=True)
         places = params["decoder"]["positions"]
 
         def predicted(places, row, model=model, params=params, images=images, mask=mask):
@@ -81,13 +86,13 @@ def test_mask_tokens_of_the_cross_decoder_do_not_see_each_other():
         masked, at = np.asarray(mask.masked[0]), int(mask.masked[0, 2])
         assert gradient[at] > 1e-5
         others = gradient[[place for place in masked if place != at]]
-        assert (others == 0).all() if cross else (others > 1e-7).all()
+        assert (others == 0).all() if decoder == "cross" else (others > 1e-7).all()
 
 
-@pytest.mark.parametrize("cross", [True, False])
-def test_partial_decoding(cross):
+@pytest.mark.parametrize("decoder", ["cross", "self"])
+def test_partial_decoding(decoder):
     """A cross decoder predicts part of the tokens as it predicts all; a self decoder does not."""
-    model, params, images, mask = built(decoder_cross=cross)
+    model, params, images, mask = built(decoder=decoder)
     full = run(model, params, images, mask)
     noise = jax.random.uniform(jax.random.key(1), mask.masked.shape)
     part = masking.partial(mask, noise, 3)
@@ -95,13 +100,13 @@ def test_partial_decoding(cross):
     assert out.prediction.shape == (4, 3, full.prediction.shape[-1])
     rows = np.argsort(noise, axis=1)[:, :3]
     same = np.take_along_axis(np.asarray(full.prediction), rows[..., None], 1)
-    assert np.allclose(out.prediction, same, atol=1e-5) == cross
+    assert np.allclose(out.prediction, same, atol=1e-5) == (decoder == "cross")
 
 
 def test_partial_decoding_is_unbiased():
     """The loss is the full one on average: exactly over parts that hold each masked patch once, and
     nearly over random parts."""
-    model, params, images, mask = built(decoder_cross=True)
+    model, params, images, mask = built(decoder="cross_normed")
     full = run(model, params, images, mask).loss
     m = mask.masked.shape[1]
     apply = lambda part: model.apply({"params": params}, images, part).loss
@@ -114,7 +119,7 @@ def test_partial_decoding_is_unbiased():
 
 
 def test_the_cross_decoder_sees_all_feature_maps_in_learned_shares():
-    model, params, images, mask = built(decoder_cross=True, depth=2, decoder_depth=2)
+    model, params, images, mask = built(decoder="cross_normed", depth=2, decoder_depth=2)
     weights = params["decoder"]["maps"]
     assert weights.shape == (3, 2)  # the embedding, two blocks; for each of two decoder blocks
     out = run(model, params, images, mask)
@@ -224,10 +229,10 @@ def test_bytes_are_embedded_by_a_table_and_their_loss_is_the_cross_entropy():
 # --- decoders without blocks
 
 
-@pytest.mark.parametrize("cross", [True, False])
-def test_a_decoder_without_blocks_predicts_by_position_alone(cross):
+@pytest.mark.parametrize("decoder", ["cross", "self"])
+def test_a_decoder_without_blocks_predicts_by_position_alone(decoder):
     """It is a head on the mask tokens, as the reference's is at `decoder_depth=0`."""
-    model, params, images, mask = built(decoder_cross=cross, decoder_depth=0)
+    model, params, images, mask = built(decoder=decoder, decoder_depth=0)
     out = run(model, params, images, mask)
     at = np.asarray(mask.masked)
     table, p = positions.sincos((3, 4), 16), jax.device_get(params["decoder"])
@@ -243,8 +248,8 @@ def test_a_decoder_without_blocks_predicts_by_position_alone(cross):
 
 @pytest.mark.parametrize("grid, width", [((4, 3, 5), 24), ((4, 3, 5), 32), ((6, 7), 16)])
 def test_separable_positions_start_as_the_fixed_ones(grid, width):
-    fixed = positions.initial_tables(grid, width)["positions"]
-    tables = positions.initial_tables(grid, width, separable=True)
+    fixed = positions.Fixed(width).start(grid)["positions"]
+    tables = positions.Separable(width).start(grid)
     time, space = tables["positions_time"], tables["positions_space"]
     assert time.shape == (grid[0], width) and space.shape == (1 + math.prod(grid[1:]), width)
     np.testing.assert_array_equal(space[0], fixed[0])

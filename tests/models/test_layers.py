@@ -153,7 +153,8 @@ def results_of(cross, depth, **options):
     mask = masking.from_scores(normal(1, 2, 144), 20)
     options = PLAIN | options
     custom = options.pop("custom")
-    fields = dict(patch=(4, 4), width=16, depth=depth, heads=2, decoder_cross=cross)
+    decoder = "cross" if cross else "self"
+    fields = dict(patch=(4, 4), width=16, depth=depth, heads=2, decoder=decoder)
     fields |= dict(decoder_width=12, decoder_depth=depth, decoder_heads=3)
     model = build.autoencoder(fields | options, custom_gradients=custom)
     params = jax.jit(model.init)(jax.random.key(2), images, mask)["params"]

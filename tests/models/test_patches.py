@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mae_jax.models import patches
-from mae_jax.models.targets import PixelTarget
+from mae_jax.models.targets import PixelTarget, by_token
 
 SHAPES = [
     ((12,), (3,), 2),
@@ -34,7 +34,9 @@ def test_patches_are_row_major_and_flattened_row_column_channel(key):
 def test_norm_pix_uses_the_unbiased_variance(key):
     x = jax.random.normal(key, (2, 5, 12)) * 3 + 1
     index = jnp.tile(jnp.arange(5), (2, 1))
-    normalized = lambda x: PixelTarget((x.shape[2],))(x.reshape(2, -1, 1), index[:, : x.shape[1]])
+    normalized = lambda x: PixelTarget((x.shape[2],), norm=by_token)(
+        x.reshape(2, -1, 1), index[:, : x.shape[1]]
+    )
     expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(
         np.var(x, axis=-1, ddof=1, keepdims=True) + 1e-6
     )

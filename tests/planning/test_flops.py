@@ -50,10 +50,11 @@ def test_counts_the_flops_that_xla_counts(part):
 
 
 @pytest.mark.parametrize("loop", [False, True])
-@pytest.mark.parametrize("cross", [False, True])
-def test_a_step_has_the_products_that_its_program_has(cross, loop):
+@pytest.mark.parametrize("decoder", ["self", "own_cls", "cross"])
+def test_a_step_has_the_products_that_its_program_has(decoder, loop):
     """Exactly: every product of the traced gradient, none of them of the pixels."""
-    model = build.autoencoder(SMALL | dict(decoder_cross=cross, depth=2))
+    tokens = dict(cls_tokens=8, register_tokens=4) if decoder == "own_cls" else {}
+    model = build.autoencoder(SMALL | dict(decoder=decoder, depth=2) | tokens)
     images, keep, batch = jnp.zeros((2, 64, 64, 3)), 6, 2
     mask = masking.from_scores(jnp.zeros((batch, 16)), keep)
     params = jax.eval_shape(model.init, jax.random.key(0), images, mask)["params"]

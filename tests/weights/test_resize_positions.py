@@ -8,7 +8,7 @@ from mae_jax.weights import resize_positions
 
 
 def test_parts_of_separable_positions_are_resized_along_their_own_axes():
-    time, space = positions.initial_tables((4, 3, 5), 24, separable=True).values()
+    time, space = positions.Separable(24).start((4, 3, 5)).values()
     old, new = (4, 3, 5), (8, 6, 5)
     later = resize_positions.resize_named("encoder/positions_time", time, old, new)
     wider = resize_positions.resize_named("encoder/positions_space", space, old, new)
@@ -32,7 +32,7 @@ def test_resizing_keeps_cls_and_what_is_constant_or_the_same():
     grid = larger[1:].reshape(6, 10, 5)
     again = resize_positions.resize(mirrored, (3, 4), (6, 10))[1:].reshape(6, 10, 5)
     np.testing.assert_allclose(again[:, ::-1], grid, atol=1e-6)
-    with pytest.raises(ValueError, match=r"13 positions is not one of cls and a grid \(4, 4\)"):
+    with pytest.raises(ValueError, match=r"13 positions is not one of 1 class token\(s\) and a grid \(4, 4\)"):
         resize_positions.resize(table, (4, 4), (2, 2))
 
 

@@ -13,7 +13,8 @@ class Classifier(EncoderModel):
     """An encoder, a pooled feature and a linear head.
 
     `pooling = "mean"` averages the patch tokens of the last block and normalises the result
-    (`norm`; the encoder then has no final norm); `"cls"` takes the cls token after the final norm.
+    (`norm`; the encoder then has no final norm); `"norm_mean"` averages the patch tokens after the
+    final norm; `"cls"` takes the class token after the final norm, the mean of several ones.
     `batch_norm` standardises the feature by running statistics, without parameters of its own, for
     linear probes. With `classes = 0` there is no head, and the result is the feature.
     """
@@ -48,11 +49,17 @@ class Classifier(EncoderModel):
         collection `batch_stats`).
         """
         tokens, _ = self.encoder(inputs, drop_path_scale=drop_path_scale)
-        x = self.norm(tokens[:, 1:].mean(1)) if self.pooling == "mean" else tokens[:, 0]
-        x = x.astype(jnp.float32)
+        x = self.pool(tokens)
+        x = (self.norm(x) if self.pooling == "mean" else x).astype(jnp.float32)
         if self.batch_norm:
             x = self.feature_norm(x, use_running_average=not train)
         return self.head(x) if self.classes else x
+
+    @nn.nowrap
+    def pool(self, tokens: Float[Array, "b cls+n width"]) -> Float[Array, "b width"]:
+        """Return one vector of the tokens of each input."""
+        count = self.cls_tokens
+        return (tokens[:, :count] if self.pooling == "cls" else tokens[:, count:]).mean(1)
 
 
 def drop_path(key: jax.Array, batch: int, depth: int, rate: float) -> Float[Array, "b depth 2"]:
