@@ -32,7 +32,9 @@ def test_resizing_keeps_cls_and_what_is_constant_or_the_same():
     grid = larger[1:].reshape(6, 10, 5)
     again = resize_positions.resize(mirrored, (3, 4), (6, 10))[1:].reshape(6, 10, 5)
     np.testing.assert_allclose(again[:, ::-1], grid, atol=1e-6)
-    with pytest.raises(ValueError, match=r"13 positions is not one of 1 class token\(s\) and a grid \(4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"13 positions is not one of 1 class token\(s\) and a grid \(4, 4\)"
+    ):
         resize_positions.resize(table, (4, 4), (2, 2))
 
 
