@@ -14,6 +14,6 @@ from configs import recipe_parts, vit_base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    config = vit_base.recipe(decoder="cross", decoder_depth=12)
+    config = vit_base.recipe(decoder="cross", final_norm=False, decoder_depth=12)
     config.mask.decode = 1 / 3
     return recipe_parts.with_argument(config, arg)

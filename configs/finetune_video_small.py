@@ -12,6 +12,7 @@ from configs import finetune_video_vit_base, finetune_vit_base, recipe_parts, vi
 def get_config(arg: str = "") -> ConfigDict:
     config, small = finetune_video_vit_base.recipe(), video_small.recipe()
     config.update(epochs=20, batch_size=32, log_every=20, save_every=250)
+    config.model = finetune_vit_base.recipe().model
     config.model.update({name: small.model[name] for name in ("patch", "width", "depth", "heads")})
     config.data = small.data
     config.optimizer.update(base_learning_rate=4e-3, warmup_epochs=2)

@@ -16,7 +16,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def recipe() -> ConfigDict:
-    config = finetune_vit_base.recipe(epochs=75, layer_decay=0.75, patch=(2, 16, 16))
+    model = video_vit_base.NETWORK | dict(patch=(2, 16, 16), learned_positions=False)
+    config = finetune_vit_base.recipe(epochs=75, layer_decay=0.75, **model)
     config.batch_size = 512
     config.data = video_vit_base.recipe().data
     config.regularize.randaugment = 0.0  # implemented for pictures only

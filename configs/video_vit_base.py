@@ -13,6 +13,9 @@ from ml_collections import ConfigDict
 from configs import recipe_parts, vit_base
 
 
+NETWORK = dict(cls_tokens=0, position_formula="interleaved")
+
+
 def get_config(arg: str = "") -> ConfigDict:
     return recipe_parts.with_argument(recipe(), arg)
 
@@ -20,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def recipe(**model) -> ConfigDict:
     """The recipe, with some of `model` replaced."""
     clips = dict(patch=(2, 16, 16), decoder_width=384, decoder_depth=4, decoder_heads=6)
-    config = vit_base.recipe(**clips | model)
+    config = vit_base.recipe(**clips | NETWORK | dict(norm_pix="channel") | model)
     config.update(epochs=800, batch_size=1024)
     config.mask.update(ratio=0.9, name="tube")
     config.data.update(

@@ -22,9 +22,14 @@ def get_config(arg: str = "") -> ConfigDict:
         decoder_width=512,
         decoder_depth=4,
         decoder_heads=16,
+        decoder="own_cls",
+        cls_tokens=1,
         learned_positions=True,
         separable_positions=True,
-        target_stride=(2, 1, 1),  # every second frame
+        position_formula="sincos",  # the start; the paper starts from small random numbers
+        norm_pix=True,
+        target_stride=(2, 1, 1),  # half of the frames
+        target_spread=True,  # 0, 2, ..., 12, 15
     )
     config.update(epochs=100, batch_size=2048)  # clips, of 512 files
     config.mask.name = "random"

@@ -22,7 +22,7 @@ RENAMED = {
 }
 VALUES = {
     "model.attention": {"plain": "reference", "light": "recompute", "mapped": "per_sample"},
-    "model.decoder_cross": {"False": "self", "True": "cross_normed"},
+    "model.decoder_cross": {"False": "self", "True": "cross"},
 }
 _HELD_OUT, _FEATURES = ("reconstruction", "classification"), ("knn", "linear")
 # Keys that are now keys of evaluators: the names of these evaluators, and the new key.
@@ -64,7 +64,7 @@ def renamed(config: dict, place: str) -> dict:
       place: the origin of the config, for the warning.
     """
     flat, sentences = nested.flatten(config), []
-    old = [name for name in (*RENAMED, *VALUES, *MOVED) if name in flat]
+    old = [name for name in RENAMED | VALUES | MOVED if name in flat]
     if not old:
         return config
     evaluators = config.get("evaluators", {})

@@ -76,7 +76,7 @@ def _old() -> Iterator[str]:
         yield f"| `{old}` | `{new}` |"
     for name, values in old_keys.VALUES.items():
         for old, new in values.items():
-            yield f"| `{name}={old}` | `{name}={new}` |"
+            yield f"| `{name}={old}` | `{old_keys.RENAMED.get(name, name)}={new}` |"
     for old, (entries, key) in old_keys.MOVED.items():
         names = [f"`evaluators.{entry}.{key}`" for entry in entries]
         yield f"| `{old}` | {', '.join(names)} |"

@@ -143,11 +143,12 @@ class AutoencoderModel(Model):
     """Number of the decoder's blocks."""
     decoder_heads: Count = 16
     """Number of attention heads of each block of the decoder."""
-    decoder: Literal["self", "own_cls", "cross", "cross_normed"] = "self"
+    decoder: Literal["self", "own_cls", "cross"] = "self"
     """"self" is the decoder of MAE. "own_cls" has a class token of its own in place of the
     encoder's, as MAE-ST. In "cross" mask tokens attend to the visible tokens and not to each other,
-    as in CrossMAE, which makes a small `mask.decode` cheap; the encoder then has no final norm.
-    "cross_normed" keeps that norm."""
+    as in CrossMAE, which makes a small `mask.decode` cheap."""
+    final_norm: Switch = True
+    """End the encoder with a LayerNorm. CrossMAE does not."""
     norm_pix: Annotated[
         bool | Literal["channel", "patch"],
         Field(title="True, False, 'channel' or 'patch'"),

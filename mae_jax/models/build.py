@@ -28,13 +28,7 @@ SECTIONS = {"MaskedAutoencoder": sections.AutoencoderModel, "Classifier": sectio
 # Fields that a config does not have and in which files of other projects differ. None stands for
 # the encoder's mlp_ratio, and () for channel_groups.
 _PAPER = dict(mlp_ratio=4.0, eps=1e-6, decoder_mlp_ratio=None, target_groups=())
-# The decoders by their names in a config, and whether the encoder before them has a final norm.
-DECODERS = {
-    "self": (mae.SelfDecoder, True),
-    "own_cls": (mae.OwnClsDecoder, True),
-    "cross": (CrossDecoder, False),
-    "cross_normed": (CrossDecoder, True),
-}
+DECODERS = {"self": mae.SelfDecoder, "own_cls": mae.OwnClsDecoder, "cross": CrossDecoder}
 # What a missing field of a file or of Python code means where a config has another default.
 _MISSING = dict(learned_positions=False, dtype="float32", attention="reference")
 SPEED = frozenset({"attention", "remat", "scan"})  # of the machine, not of the network
@@ -66,12 +60,8 @@ def autoencoder(
     """Build a masked autoencoder: see `model`."""
     f = completed("MaskedAutoencoder", fields)
     ops = _operations(f, custom_gradients)
-    decoder, final_norm = DECODERS[f["decoder"]]
-    return mae.MaskedAutoencoder(
-        _encoder(f, ops, final_norm),
-        decoder(position_table(f, "decoder_"), _trunk(f, "decoder_", ops)),
-        target(f),
-    )
+    decoder = DECODERS[f["decoder"]](position_table(f, "decoder_"), _trunk(f, "decoder_", ops))
+    return mae.MaskedAutoencoder(_encoder(f, ops, f["final_norm"]), decoder, target(f))
 
 
 def classifier(
@@ -147,7 +137,7 @@ def target(f: Mapping[str, Any]) -> Target:
     _, kind, options = _kinds(f)
     if not f["vocab_size"]:
         options["norm"] = NORMS[f["norm_pix"]] if f["norm_pix"] else None
-    if f["channel_groups"] and f["target_groups"]:
+    if f["channel_groups"] and f.get("target_groups"):
         options["channel_groups"] = f["target_groups"]
     return kind(f["patch"], f["target_stride"], spread if f["target_spread"] else every, **options)
 
@@ -156,7 +146,7 @@ def position_table(f: Mapping[str, Any], part: str = "") -> PositionTable:
     """Build the positions of the encoder, or of the part "decoder_", from all of its fields."""
     kind = Learned if f["learned_positions"] else Fixed
     kind = Separable if f["separable_positions"] else kind
-    own = part and DECODERS[f["decoder"]][0] is mae.OwnClsDecoder
+    own = part and DECODERS[f["decoder"]] is mae.OwnClsDecoder
     return kind(
         f[f"{part}width"],
         1 if own else f["cls_tokens"],

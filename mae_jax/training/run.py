@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 # The fields in which a checkpoint to start from must agree with the config.
 SAME = {"patch", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads"}
 SAME |= {"channel_groups", "vocab_size", "decoder", "cls_tokens", "register_tokens"}
-SAME |= {"position_formula"}
+SAME |= {"position_formula", "final_norm"}
 
 
 def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> TrainState:

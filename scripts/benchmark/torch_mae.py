@@ -30,6 +30,7 @@ ONLY = {
     "model.register_tokens": 0,
     "model.position_formula": "sincos",
     "model.decoder": "self",
+    "model.final_norm": True,
     "model.target_stride": (),
     "model.learned_positions": False,
     "model.separable_positions": False,

@@ -160,6 +160,9 @@ def test_the_video_recipes():
     assert (large.optimizer.base_learning_rate, large.batch_size) == (1.6e-3 / 4, 4 * 512)
     assert large.optimizer.clip == 0.02 and large.data.repeats == 4 and large.epochs == 100
     assert large.model.separable_positions and large.model.target_stride == (2, 1, 1)
+    assert large.model.decoder == "own_cls" and large.model.target_spread
+    assert (base.model.cls_tokens, base.model.norm_pix) == (0, "channel")
+    assert base.model.position_formula == "interleaved"
 
 
 def test_the_audio_recipe():

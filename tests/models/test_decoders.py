@@ -49,8 +49,8 @@ KINDS: dict[str, dict] = {
     "own cls": dict(decoder="own_cls"),
     "no cls": dict(cls_tokens=0, position_formula="interleaved", norm_pix="channel"),
     "8 cls, registers": dict(cls_tokens=8, register_tokens=4, learned_positions=True),
-    "cross": dict(decoder="cross"),
-    "cross, normed": dict(decoder="cross_normed"),
+    "cross": dict(decoder="cross", final_norm=False),
+    "cross, normed": dict(decoder="cross"),
     "groups": dict(channel_groups=((0, 2), (1,))),
     "groups, pixels": dict(channel_groups=((0, 2), (1,)), norm_pix=False),
     "every second row": dict(target_stride=(2, 1)),
@@ -106,7 +106,7 @@ def test_partial_decoding(decoder):
 def test_partial_decoding_is_unbiased():
     """The loss is the full one on average: exactly over parts that hold each masked patch once, and
     nearly over random parts."""
-    model, params, images, mask = built(decoder="cross_normed")
+    model, params, images, mask = built(decoder="cross")
     full = run(model, params, images, mask).loss
     m = mask.masked.shape[1]
     apply = lambda part: model.apply({"params": params}, images, part).loss
@@ -119,7 +119,7 @@ def test_partial_decoding_is_unbiased():
 
 
 def test_the_cross_decoder_sees_all_feature_maps_in_learned_shares():
-    model, params, images, mask = built(decoder="cross_normed", depth=2, decoder_depth=2)
+    model, params, images, mask = built(decoder="cross", depth=2, decoder_depth=2)
     weights = params["decoder"]["maps"]
     assert weights.shape == (3, 2)  # the embedding, two blocks; for each of two decoder blocks
     out = run(model, params, images, mask)
