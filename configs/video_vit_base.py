@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from configs import recipe_parts, vit_base
 
-
 NETWORK = dict(cls_tokens=0, position_formula="interleaved")
 
 
