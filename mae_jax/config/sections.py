@@ -86,6 +86,14 @@ class Init(Section):
     without: Regex = ""
     """Regular expression over parameter names. A parameter that only the network or only the
     checkpoint has must match it, or the run ends with an error."""
+    adapt: Annotated[
+        Literal["", "mean", "repeat", "resize"]
+        | Annotated[tuple[Literal["mean", "repeat", "resize"], ...], Field(strict=False)],
+        Field(title='"mean", "repeat", "resize", a tuple of two such as ("mean", "resize"), or ""'),
+    ] = ""
+    """What changes the checkpoint's embedding and the decoder's head for another number of
+    `data.channels` ("mean" of the checkpoint's channels, or "repeat" them) or another `model.patch`
+    ("resize" by the pseudo-inverse, as FlexiViT). "" refuses checkpoints in which these differ."""
 
 
 class Model(Section):

@@ -26,13 +26,17 @@ from mae_jax.training.program import Program, make_program
 from mae_jax.training.run_directory import RunDirectory
 from mae_jax.training.step import TrainState, start_from
 from mae_jax.training.trainer import Trainer
-from mae_jax.weights import load
+from mae_jax.weights import adapt_inputs, load
 
 _log = logging.getLogger(__name__)
 # The fields in which a checkpoint to start from must agree with the config.
 SAME = {"patch", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads"}
 SAME |= {"channel_groups", "vocab_size", "decoder", "cls_tokens", "register_tokens"}
 SAME |= {"position_formula", "final_norm"}
+WAYS = {
+    "data.channels": " (init.adapt='mean' or 'repeat' changes them)",
+    "model.patch": " (init.adapt='resize' changes it)",
+}
 
 
 def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> TrainState:
@@ -184,6 +188,9 @@ def _load_parameters(config, abstract: dict) -> dict:
     if not config.init.checkpoint:
         return {}
     checkpoint = load.find(config.init.checkpoint, without=config.init.without)
+    if config.init.adapt:
+        inputs = dict(channels=config.data.channels, patch=config.model.patch)
+        checkpoint = adapt_inputs.adapt(checkpoint, config.init.adapt, **inputs)
     # Shapes tell neither the number of heads, nor (8, 32) patches from (16, 16) ones.
     stored = {f"model.{name}": x for name, x in checkpoint.fields.items() if name in SAME}
     if checkpoint.fields.get("separable_positions"):  # no other table can start from these
@@ -191,7 +198,7 @@ def _load_parameters(config, abstract: dict) -> dict:
     stored["data.channels"] = checkpoint.channels
     configured = nested.flatten(config)
     if different := [
-        f"{name}: {value} in the checkpoint, {configured[name]} in the config"
+        f"{name}: {value} in the checkpoint, {configured[name]} in the config" + WAYS.get(name, "")
         for name, value in stored.items()
         if value is not None and name in configured and value != configured[name]
     ]:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from mae_jax.config import old_keys
 from mae_jax.models import build, patches
@@ -77,6 +79,15 @@ def place(x: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
     if leaf.sharding is None:
         return jnp.asarray(part((slice(None),) * len(leaf.shape)))
     return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
+
+
+def read_whole(info: CheckpointInfo, name: str, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    """Return a whole parameter in every process, to make of it the array that `leaf` describes."""
+    place = leaf.sharding
+    if isinstance(place, NamedSharding):
+        place = NamedSharding(place.mesh, P())
+    whole = jax.ShapeDtypeStruct(info.shapes[name], leaf.dtype, sharding=place)
+    return np.asarray(info.read({name: whole})[name])
 
 
 def fold_batch_norm(kernel, bias, mean, var, eps: float = 1e-6):

@@ -10,16 +10,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 from flax import traverse_util
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from mae_jax.distributed import partitioning
 from mae_jax.models import build, mae, masking
 from mae_jax.output import files
 from mae_jax.weights import (
+    adapt_inputs,
     checkpoint_info,
     exported_file,
     foreign_checkpoint,
@@ -45,6 +44,7 @@ def load(
     sha256: str = "",
     key: str = "",
     prefix: str = "",
+    adapt: str | Sequence[str] = (),
     **fields: Any,
 ) -> tuple[Any, dict]:
     """Return the model at `path` and its parameters, for `model.apply({"params": params}, ...)`.
@@ -65,6 +65,9 @@ def load(
         one in another dict. By default it is the trained one, not its moving average.
       prefix: which of several networks in a state dict is read, such as "teacher.". By default a
         usual prefix is removed if the names are unknown with it and known without it.
+      adapt: what changes the weights for the arguments `channels` or `patch`, if these are not the
+        checkpoint's: "mean" or "repeat" (channels), "resize" (patch, which keeps the number of
+        patches unless `size` is given), or one of each. See `adapt_inputs`.
       fields: fields of the model (see `models.build`) that the file does not say. A work directory
         and a file of mae_jax say all of them, of which only `dtype` may differ. A reference file
         says neither `norm_pix` (assumed to be True) nor, except for the published sizes, `heads`
@@ -74,7 +77,7 @@ def load(
       ValueError: nothing of that kind is at `path`, the file is damaged or not to be trusted, or
         parameters, which the message names, are missing, left over or of other shapes.
     """
-    choice = dict(key=key, prefix=prefix)
+    choice = dict(key=key, prefix=prefix, adapt=adapt)
     info = find(path, without=without, size=size, sha256=sha256, **choice, **fields)
     return info.model, parameters(info, size=size, mesh=mesh)
 
@@ -87,6 +90,7 @@ def find(
     sha256: str = "",
     key: str = "",
     prefix: str = "",
+    adapt: str | Sequence[str] = (),
     **fields: Any,
 ) -> CheckpointInfo:
     """Return the checkpoint at `path` before its parameters are read, see `load`.
@@ -96,6 +100,7 @@ def find(
     """
     text, left_out = str(path), _matcher(without)
     fields = {name: value for name, value in fields.items() if value is not None}
+    inputs: dict[str, Any] = {name: fields.pop(name, None) for name in ("channels", "patch")}
     place, step = epath.Path(text), None
     if not place.exists() and (match := re.fullmatch(r"(.+):(\d+)", text)):
         place, step = epath.Path(match[1]), int(match[2])
@@ -130,8 +135,10 @@ def find(
             info = exported_file.find(Path(place), tensors, metadata)
             _check_fields(info, fields)
         else:
-            info = foreign_checkpoint.find(Path(place), tensors, source, left_out, size)
+            own_size = None if inputs["patch"] else size  # `size` is a multiple of `patch`
+            info = foreign_checkpoint.find(Path(place), tensors, source, left_out, own_size)
     info = _leave_out(info._replace(without=without), left_out)
+    info = adapt_inputs.adapt(info, adapt, **inputs)
     if unknown := fields.keys() - build.FIELDS[info.kind]:
         raise ValueError(f"{_listed(unknown)} is no field of the {info.kind} in {place}")
     return info._replace(fields=info.fields | fields)
@@ -243,11 +250,7 @@ def fit(info: CheckpointInfo, wanted: Mapping, *, size: Sequence[int] | None = N
 
 def _resize_positions(info: CheckpointInfo, name: str, leaf, size: Sequence[int]) -> jax.Array:
     """Return a learned table of positions for inputs of `size`, placed as `leaf`."""
-    place = leaf.sharding
-    if isinstance(place, NamedSharding):  # every device reads the whole table
-        place = NamedSharding(place.mesh, P())
-    whole = jax.ShapeDtypeStruct(info.shapes[name], leaf.dtype, sharding=place)
-    table = np.asarray(info.read({name: whole})[name])
+    table = checkpoint_info.read_whole(info, name, leaf)
     old, new = (info.grid(sides) for sides in (info.size or (), size))
     return checkpoint_info.place(resize_positions.resize_named(name, table, old, new), leaf)
 

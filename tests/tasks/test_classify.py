@@ -22,7 +22,8 @@ from mae_jax.models import build, layers
 from mae_jax.models.heads import classification
 from mae_jax.tasks import classify
 from mae_jax.train import train
-from mae_jax.training import metric_writer, optimizer, program
+from mae_jax.training import metric_writer, optimizer, program, run
+from mae_jax.weights import adapt_inputs, load
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -272,7 +273,7 @@ def test_bad_classes_end_in_one_sentence(tmp_path, pretraining):
         (
             "model.patch",
             (4, 16),
-            r"model.patch: \(8, 8\) in the checkpoint, \(4, 16\) in the config",
+            r"model.patch: \(8, 8\) in the checkpoint, \(4, 16\) in the config \(init.adapt='re",
         ),
     ]:
         with pytest.raises(UserError, match=f"is another model: {sentence}"):
@@ -285,6 +286,20 @@ def test_bad_classes_end_in_one_sentence(tmp_path, pretraining):
     with pytest.raises(UserError, match="decoder/"):
         wanted = {"init.checkpoint": str(pretraining[0]), "init.without": "head/.*|norm/.*"}
         train(config(**wanted), tmp_path / "h")
+
+
+def test_a_run_starts_from_a_checkpoint_for_other_inputs(pretraining):
+    changes = {"model.patch": (16, 16), "data.channels": 1, "data.mean": (0.5,), "data.std": (0.2,)}
+    init = {"init.checkpoint": str(pretraining[0]), "init.adapt": ("mean", "resize")}
+    other = config(**changes, **init)
+    wanted = load.abstract(build.classifier(other.model, 4), other.data.size, 1)
+    params = run._load_parameters(other, wanted)
+    kernel, old = params["encoder"]["embedding"]["kernel"], pretraining[1].params["encoder"]
+    matrix, _ = adapt_inputs.resize(8, 16)
+    summed = np.asarray(old["embedding"]["kernel"]).reshape(8, 8, 3, -1).sum(2)
+    expected = np.einsum("pi,qj,ijd->pqd", matrix, matrix, summed)
+    np.testing.assert_allclose(kernel, expected.reshape(256, -1), atol=1e-6)
+    np.testing.assert_array_equal(params["encoder"]["cls"], old["cls"])
 
 
 @pytest.mark.parametrize("repeats", [1, 2])
