@@ -25,6 +25,7 @@ _CODES = dict(Double="<f8", Float="<f4", Half="<f2", BFloat16=ml_dtypes.bfloat16
 _CODES |= dict(Long="<i8", Int="<i4", Short="<i2", Char="i1", Byte="u1", Bool="?")
 STORAGES = {f"{name}Storage": np.dtype(code) for name, code in _CODES.items()}
 ZIP = b"PK"
+DEEPEST = 1000  # tuples in tuples
 ARGUMENTS = ("args", "hyper_parameters", "opt")  # where files hold those of a command line
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of PyTorch before 1.6 begin
 
@@ -114,12 +115,9 @@ class _Refused(ValueError):
 
 def _unpickle(file: BinaryIO, path: Path) -> tuple[Any, dict[str, np.dtype]]:
     """Return the next object of a pickle file, and the types of its storages by their keys."""
-    start, size = file.tell(), path.stat().st_size
+    start = file.tell()
     try:
-        # The memo is a table as long as its largest index, which a hostile pickle chooses.
-        for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name.endswith("PUT") and int(argument or 0) > size:
-                raise ValueError(f"memo index {argument}")
+        _check_opcodes(file, path.stat().st_size)
         file.seek(start)
         unpickler = _Unpickler(file, path)
         return unpickler.load(), unpickler.dtypes
@@ -127,6 +125,35 @@ def _unpickle(file: BinaryIO, path: Path) -> tuple[Any, dict[str, np.dtype]]:
         raise
     except Exception as error:  # damaged pickles raise nearly every type
         damaged(path, "its pickle cannot be read", error)
+
+
+def _check_opcodes(file: BinaryIO, size: int) -> None:
+    """Raise ValueError for a pickle that would exhaust the memory or the stack of the interpreter.
+
+    The memo is a table as long as its largest index, which a hostile pickle chooses. The hash of
+    nested tuples, as the keys of a dict need it, calls itself for each level without a limit.
+    """
+    depths, memo = [], {}  # how many tuples are nested in each object; -1 is a mark
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name.endswith("PUT") and int(argument or 0) > size:
+            raise ValueError(f"memo index {argument}")
+        if opcode.name.endswith(("PUT", "MEMOIZE")):
+            memo[len(memo) if argument is None else int(argument)] = depths[-1]
+        elif opcode.name.endswith("GET"):
+            depths.append(memo[int(argument or 0)])
+        elif opcode.name == "MARK":
+            depths.append(-1)
+        else:
+            taken, below = [0], len(opcode.stack_before)
+            if pickletools.markobject in opcode.stack_before:
+                below = opcode.stack_before.index(pickletools.markobject)
+                while (depth := depths.pop()) >= 0:
+                    taken.append(depth)
+            taken += [depths.pop() for _ in range(below)]
+            depth = max(taken) + opcode.name.startswith("TUPLE")
+            if depth > DEEPEST:
+                raise ValueError(f"{depth} nested tuples")
+            depths += [depth] * len(opcode.stack_after)
 
 
 def _open_zip(path: Path, raw: np.ndarray) -> tuple[Any, Callable[[str], np.ndarray]]:

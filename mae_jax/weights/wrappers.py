@@ -44,38 +44,34 @@ def choose(path: Path, found: Mapping[str, Mapping[str, Any]], key: str = "") ->
     Raises:
       ValueError: the file holds no such state dict.
     """
-    listed = ", ".join(repr(name) for name in [*found][:20] if name) or "no key"
-    if key and key not in found:
-        raise ValueError(f"{path} has no tensors under the key {key!r}, but under {listed}")
-    if key:
-        return key
-    usual = [name for name in found if not name or all(x in ORDER for x in name.split("."))]
-    usual = [n for n in usual if any(len(x.shape) > 1 for x in found[n].values())] or usual
-    if not usual and found:
-        raise ValueError(
-            f"{path} holds tensors under {listed}, which are no usual names of a state dict: give "
-            "key=, the one of the network"
-        )
-    if not usual:
+    if not found:
         raise ValueError(f"{path} holds no state dict: there are no tensors in it")
+    if key in found and key:
+        return key
+    networks = [n for n in found if any(len(x.shape) > 1 for x in found[n].values())] or [*found]
+    usual = [name for name in networks if all(part in ORDER for part in _parts(name))]
+    if key or not usual:
+        why = f"has no tensors under the key {key!r}" if key else "has no usual key of a network"
+        more = " and others" if networks[20:] else ""
+        raise ValueError(
+            f"{path} {why}: key= can be {' or '.join(filter(None, networks[:20]))}{more}"
+        )
     best, *others = sorted(usual, key=_rank)
     others = [name for name in others if name and found[name] != found[best]]
     if others:
-        others = [
-            f"{name} (a moving average, usually the better one)" * _rank(name)[0] or name
-            for name in others
-        ]
-        _log.warning(
-            f"{path} holds several networks: {best} is read, and key= would choose "
-            f"{' or '.join(others)}"
-        )
+        note = lambda name: " (a moving average, usually the better one)" if _rank(name)[0] else ""
+        choices = " or ".join(f"{name}{note(name)}" for name in others)
+        _log.warning(f"{path} holds several networks: {best} is read; key= would choose {choices}")
     elif best:
         _log.info(f"{path}: the network under the key {best} is read")
     return best
 
 
 def _rank(key: str) -> tuple[bool, bool, list[int]]:
-    """Return by what keys are sorted: averages and then the tree itself come last."""
-    parts = key.split(".") if key else []
-    average = any(part in AVERAGES for part in parts)
-    return average, not parts, [ORDER.index(part) for part in parts]
+    """Return by what keys are sorted: the tree itself comes late, and averages come last."""
+    average = any(part in AVERAGES for part in _parts(key))
+    return average, not key, [ORDER.index(part) for part in _parts(key)]
+
+
+def _parts(key: str) -> list[str]:
+    return key.split(".") if key else []
