@@ -39,8 +39,7 @@ def remove(
         found, others = WRAPPING.sub("", prefix.rstrip(".") + "."), []
     else:
         found, others = _find(path, plain, recognise)
-    inside = {name[len(found) :]: x for name, x in plain.items() if name.startswith(found)}
-    if not inside:
+    if not (inside := _under(plain, found)):
         raise ValueError(f"{path} has no names under the prefix {prefix!r}: {_beginnings(plain)}")
     wrapping = {match[0] for name in tensors for match in WRAPPING.finditer(name)}
     if removed := [*filter(None, [found]), *sorted(wrapping)]:
@@ -54,22 +53,22 @@ def remove(
     return inside
 
 
-def _find(path: Path, names: Iterable[str], recognise: Recognise) -> tuple[str, list[str]]:
+def _find(path: Path, tensors: Mapping[str, Any], recognise: Recognise) -> tuple[str, list[str]]:
     """Return the prefix to remove, "" for none, and others that could be removed instead."""
     try:
-        recognise(names)
+        recognise(tensors)
         return "", []
     except ValueError as error:
         unknown = error
 
     def is_known(prefix: str) -> bool:
         try:
-            recognise([name[len(prefix) :] for name in names if name.startswith(prefix)])
+            recognise(_under(tensors, prefix))
             return True
         except ValueError:
             return False
 
-    prefixes = _prefixes(names)
+    prefixes = _prefixes(tensors)
     usual = [name for name in prefixes if set(name[:-1].split(".")) <= set(PARTS)]
     known: list[str] = []
     for name in sorted(usual, key=lambda name: [PARTS.index(x) for x in name[:-1].split(".")]):
@@ -81,7 +80,11 @@ def _find(path: Path, names: Iterable[str], recognise: Recognise) -> tuple[str, 
     rest = [name for name, n in prefixes.most_common(100) if n > 1 and "decoder" not in name]
     helps = next(filter(is_known, rest), "")
     way = f": give prefix={helps} to read what is under it" if helps else ""
-    raise ValueError(f"{path}: {unknown}; {_beginnings(names)}{way}") from unknown
+    raise ValueError(f"{path}: {unknown}; {_beginnings(tensors)}{way}") from unknown
+
+
+def _under(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
+    return {name[len(prefix) :]: x for name, x in tensors.items() if name.startswith(prefix)}
 
 
 def _prefixes(names: Iterable[str]) -> Counter[str]:

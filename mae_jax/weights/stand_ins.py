@@ -18,6 +18,8 @@ INERT = {  # module: names
     "numpy": "bool bool_ float16 float32 float64 int32 int64 ndarray uint8",
     "numpy.core.multiarray": "_reconstruct",
     "numpy._core.multiarray": "_reconstruct",
+    "numpy.core.numeric": "_frombuffer",
+    "numpy._core.numeric": "_frombuffer",
     "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
     "pathlib._local": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
     "torch": "bfloat16 bool complex64 complex128 device float16 float32 float64 int8 int16 int32 "

@@ -57,7 +57,7 @@ def open_tensors(path: Path, key: str = "") -> TensorFile:
     if start[8:9] != b"{":
         raise ValueError(f"{path} is neither a .pth file of PyTorch nor a .safetensors file")
     if key:
-        raise ValueError(f"{path} is a .safetensors file, which has no keys: leave key out")
+        raise ValueError(f"{path} is a .safetensors file, which has no keys: leave key= out")
     try:
         file = safetensors.safe_open(path, "np")
     except safetensors.SafetensorError as error:

@@ -52,10 +52,9 @@ def choose(path: Path, found: Mapping[str, Mapping[str, Any]], key: str = "") ->
     usual = [name for name in networks if all(part in ORDER for part in _parts(name))]
     if key or not usual:
         why = f"has no tensors under the key {key!r}" if key else "has no usual key of a network"
-        more = " and others" if networks[20:] else ""
-        raise ValueError(
-            f"{path} {why}: key= can be {' or '.join(filter(None, networks[:20]))}{more}"
-        )
+        keys = [name for name in networks if name]
+        way = f"key= can be {' or '.join(keys[:20])}" if keys else "its tensors are not under a key"
+        raise ValueError(f"{path} {why}: {way}")
     best, *others = sorted(usual, key=_rank)
     others = [name for name in others if name and found[name] != found[best]]
     if others:
