@@ -17,6 +17,8 @@ def parser() -> argparse.ArgumentParser:
     add("--checkpoint", required=True, help="work directory[:STEP], file or Hugging Face folder")
     add("--data", required=True, help="photos, folder:PATH, idx:PATH, tfds:NAME, ...")
     add("--without", default="", help="names of parameters to leave out, such as 'decoder/.*'")
+    add("--key", default="", help="which of several networks in a .pth file: model_ema")
+    add("--prefix", default="", help="which of several networks in one state dict: teacher.")
     add("--train-split", default="train", help="which the probes learn from")
     add("--test-split", default="test")
     add("--size", type=numbers(int), help="H,W; default: as trained")

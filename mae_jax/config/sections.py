@@ -86,6 +86,12 @@ class Init(Section):
     without: Regex = ""
     """Regular expression over parameter names. A parameter that only the network or only the
     checkpoint has must match it, or the run ends with an error."""
+    key: Text = ""
+    """Which of several networks in a `.pth` file is read, such as "model_ema". "" reads the trained
+    one, not its moving average."""
+    prefix: Text = ""
+    """Which of several networks in one state dict is read, by the prefix of its names, such as
+    "teacher."."""
     adapt: Annotated[
         Literal["", "mean", "repeat", "resize"]
         | Annotated[tuple[Literal["mean", "repeat", "resize"], ...], Field(strict=False)],

@@ -33,7 +33,7 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     _check(options)
     image_io.configure_libraries()
     mesh = device_mesh.make_mesh()
-    names = ("heads", "decoder_heads", "norm_pix", "without", "size")
+    names = ("heads", "decoder_heads", "norm_pix", "without", "size", "key", "prefix")
     info = load.find(options.checkpoint, **{name: getattr(options, name) for name in names})
     context = make_context(info, options, mesh)
     size, depth = context.transform.size, context.model.depth

@@ -187,7 +187,8 @@ def _load_parameters(config, abstract: dict) -> dict:
     """Return the parameters of `init.checkpoint`, with the shardings of `abstract`."""
     if not config.init.checkpoint:
         return {}
-    checkpoint = load.find(config.init.checkpoint, without=config.init.without)
+    choice = {name: config.init[name] for name in ("without", "key", "prefix")}
+    checkpoint = load.find(config.init.checkpoint, **choice)
     if config.init.adapt:
         inputs = dict(channels=config.data.channels, patch=config.model.patch)
         checkpoint = adapt_inputs.adapt(checkpoint, config.init.adapt, **inputs)
