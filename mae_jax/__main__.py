@@ -6,6 +6,7 @@ import sys
 COMMANDS = {
     "train": "pre-train, fine-tune or probe a model",
     "evaluate": "evaluate any checkpoint on any data",
+    "predict": "write the predictions of a classifier for any data",
     "convert": "write a checkpoint for PyTorch or Hugging Face, and back",
     "plan": "estimate the memory and the hours of a run",
     "data.prepare": "pack pictures into array_record shards",

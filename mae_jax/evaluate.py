@@ -13,21 +13,10 @@ from mae_jax.output import console, files
 
 def parser() -> argparse.ArgumentParser:
     p = command_line.Parser("python -m mae_jax.evaluate", description=__doc__, allow_abbrev=False)
+    checkpoint.add_options(p)
     add, flag, numbers = p.add_argument, argparse.BooleanOptionalAction, command_line.numbers
-    add("--checkpoint", required=True, help="work directory[:STEP], file or Hugging Face folder")
-    add("--data", required=True, help="photos, folder:PATH, idx:PATH, tfds:NAME, ...")
-    add("--without", default="", help="names of parameters to leave out, such as 'decoder/.*'")
-    add("--key", default="", help="which of several networks in a .pth file: model_ema")
-    add("--prefix", default="", help="which of several networks in one state dict: teacher.")
     add("--train-split", default="train", help="which the probes learn from")
     add("--test-split", default="test")
-    add("--size", type=numbers(int), help="H,W; default: as trained")
-    add("--mean", type=numbers(float), help="per channel, of pixels in [0, 1]")
-    add("--std", type=numbers(float))
-    add("--center-crop", type=float, help="fraction of the side that is shown")
-    add("--examples", type=int, default=0, help="of each split, at most; 0 = all")
-    add("--batch-size", type=int, default=256)
-    add("--threads", type=int, default=16)
     add("--mask-ratio", type=float, help="default: as trained, or .75")
     add("--block", type=int, help="of the feature; default: as in the run, or the last, -1")
     add("--pooling", choices=["mean", "cls", "both"], help="default: as in the run, or mean")
@@ -45,8 +34,7 @@ def parser() -> argparse.ArgumentParser:
     add("--features", type=files.writable, metavar="FILE.npz", help="for the features")
     add("--pictures", dest="pictures_to", metavar="FOLDER", help="for the reconstructions")
     add("--json", type=files.writable, metavar="FILE", help="for the metrics")
-    for part in ("", "decoder-"):
-        add(f"--{part}heads", type=int, help="where a file does not say it")
+    add("--decoder-heads", type=int, help="where a file does not say it")
     add("--norm-pix", action=flag, default=None)
     return p
 

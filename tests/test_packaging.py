@@ -132,7 +132,7 @@ def test_what_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     test = [*extras["test"], *extras["tfds"], *extras["video"], *extras["audio"]]
-    test += extras["notebook"]
+    test += [*extras["parquet"], *extras["notebook"]]
     owners, ours = metadata.packages_distributions(), {"mae_jax", "scripts", "tests", "configs"}
     ours |= {path.stem for path in (ROOT / "tests").rglob("*.py")}  # helpers beside the tests
     undeclared = set()

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mae_jax import evaluators
-from mae_jax.config import schema, sections
+from mae_jax.config import command_line, schema, sections
 from mae_jax.data import image_io, sources
 from mae_jax.distributed import device_mesh
 from mae_jax.evaluators import features
@@ -24,22 +24,52 @@ IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 Values = Mapping[str, Any]  # of a section of a config, or the sections `evaluators` by name
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which checkpoint sees which data, and how: see `find`."""
+    add, numbers = parser.add_argument, command_line.numbers
+    add("--checkpoint", required=True, help="work directory[:STEP], file or Hugging Face folder")
+    add("--data", required=True, help="photos, folder:PATH, idx:PATH, tfds:NAME, ...")
+    add("--without", default="", help="names of parameters to leave out, such as 'decoder/.*'")
+    add("--key", default="", help="which of several networks in a .pth file: model_ema")
+    add("--prefix", default="", help="which of several networks in one state dict: teacher.")
+    add("--heads", type=int, help="where a file does not say it")
+    add("--size", type=numbers(int), help="H,W; default: as trained")
+    add("--mean", type=numbers(float), help="per channel, of pixels in [0, 1]")
+    add("--std", type=numbers(float))
+    add("--center-crop", type=float, help="fraction of the side that is shown")
+    add("--examples", type=int, default=0, help="of each split, at most; 0 = all")
+    add("--batch-size", type=int, default=256)
+    add("--threads", type=int, default=16)
+
+
+def find(options: argparse.Namespace) -> tuple[CheckpointInfo, Context]:
+    """Return a checkpoint before its parameters are read, and how examples are shown to its model.
+
+    Args:
+      options: those of `add_options`, and further ones of a command.
+
+    Raises:
+      ValueError: there is no such checkpoint, or an option is out of its range or does not fit.
+    """
+    _check(options)
+    image_io.configure_libraries()
+    names = ("heads", "decoder_heads", "norm_pix", "without", "size", "key", "prefix")
+    given = {name: value for name, value in vars(options).items() if name in names}
+    info = load.find(options.checkpoint, **given)
+    return info, make_context(info, options, device_mesh.make_mesh())
+
+
 def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """Evaluate a checkpoint with the options of the command `evaluate`, and write its files.
 
     Returns tables for the screen, and the same metrics by name; raises ValueError or OSError with
     one sentence on what does not fit.
     """
-    _check(options)
-    image_io.configure_libraries()
-    mesh = device_mesh.make_mesh()
-    names = ("heads", "decoder_heads", "norm_pix", "without", "size", "key", "prefix")
-    info = load.find(options.checkpoint, **{name: getattr(options, name) for name in names})
-    context = make_context(info, options, mesh)
+    info, context = find(options)
     size, depth = context.transform.size, context.model.depth
     if options.block is not None and not -depth <= options.block < depth:
         raise ValueError(f"--block={options.block} is none of {depth} blocks, from 0 on")
-    variables = {"params": load.parameters(info, size=size, mesh=mesh)}
+    variables = {"params": load.parameters(info, size=size, mesh=context.mesh)}
     part = lambda split: dict(source=options.data, split=split)
     given = {name: value for name, value in vars(options).items() if value is not None}
     given |= part(options.test_split)
@@ -78,7 +108,7 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 def _check(options: argparse.Namespace) -> None:
     """Raise ValueError for an option that is out of its range, before any work."""
     for name, lowest in dict(examples=0, batch_size=1, threads=1, k=1, seed=0).items():
-        value = getattr(options, name)
+        value = getattr(options, name, None)
         if value is not None and np.min(value) < lowest:
             note = " (all)" if name == "examples" else ""
             option = name.replace("_", "-")
@@ -88,8 +118,9 @@ def _check(options: argparse.Namespace) -> None:
             raise ValueError(f"--{name}={getattr(options, name)} must be finite numbers")
     if options.std and min(options.std) <= 0:
         raise ValueError(f"--std={options.std} must be above 0")
-    if options.mask_ratio is not None and not 0 < options.mask_ratio < 1:
-        raise ValueError(f"--mask-ratio={options.mask_ratio} must be between 0 and 1, such as .75")
+    ratio = getattr(options, "mask_ratio", None)
+    if ratio is not None and not 0 < ratio < 1:
+        raise ValueError(f"--mask-ratio={ratio} must be between 0 and 1, such as .75")
     if options.center_crop is not None and not 0 < options.center_crop <= 1:
         raise ValueError(f"--center-crop={options.center_crop} must be above 0 and up to 1")
 
@@ -211,10 +242,11 @@ def make_context(info: CheckpointInfo, options: argparse.Namespace, mesh: Mesh) 
                 f"{info.channels} channel(s): give --{name} with one number for each"
             )
         statistics[name] = tuple(values)
-    ratio = {} if options.mask_ratio is None else {"ratio": options.mask_ratio}
-    mask = {"ratio": 0.75, **config.get("mask", {}), **ratio}
-    key, loss = jax.random.key(options.seed or 0), config.get("loss")
-    if options.seed is None and "seed" in config:
+    ratio, seed = (getattr(options, name, None) for name in ("mask_ratio", "seed"))
+    given = {} if ratio is None else {"ratio": ratio}
+    mask = {"ratio": 0.75, **config.get("mask", {}), **given}
+    key, loss = jax.random.key(seed or 0), config.get("loss")
+    if seed is None and "seed" in config:
         key = evaluators.key_of(config["seed"])
     about: dict[str, Any] = dict(mesh=mesh, key=key, mask=mask, loss=loss, classes=info.classes)
     return Context(model, data, **statistics, **about)

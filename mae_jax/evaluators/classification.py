@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from mae_jax.data import sources
 from mae_jax.distributed import partitioning
 from mae_jax.evaluators import features
 from mae_jax.evaluators.evaluator import Context, HeldOutEvaluator, Result, Unsuitable
+from mae_jax.evaluators.held_out import EvalTransform
 
 FOLLOWED = ("test_loss", "test_accuracy", "test_map")  # the metrics that `evaluate` returns
 
@@ -85,22 +86,42 @@ class Classification(HeldOutEvaluator):
         return Predictions(labels, probabilities[labelled], losses[labelled])
 
     def _forward_batch(self, variables, batch) -> tuple[jax.Array, ...]:
-        x, labels, classes = batch["image"], batch["label"], self.model.classes
-        has_views = x.ndim > len(self.transform.size) + 2
-        flat = x.reshape(-1, *x.shape[2:]) if has_views else x
-        logits: Any = self.model.apply(variables, self.transform.normalize(flat))
-
-        def mean(log):  # averages probabilities over the views; logarithms do not underflow
-            log = log.reshape(len(x), -1, classes)
-            return jax.nn.logsumexp(log, axis=1) - jnp.log(log.shape[1])
-
+        labels, inputs = batch["label"], batch["image"]
+        logits, probabilities = scores(self.model, self.transform, self.loss, variables, inputs)
         if self.loss == "softmax":
-            logits = mean(jax.nn.log_softmax(logits))
-            losses = optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, classes))
-            return labels, jnp.exp(logits), losses, batch["valid"]
-        logits = mean(jax.nn.log_sigmoid(logits)) - mean(jax.nn.log_sigmoid(-logits))
-        losses = optax.sigmoid_binary_cross_entropy(logits, labels.astype(jnp.float32)).mean(-1)
-        return labels, jax.nn.sigmoid(logits), losses, batch["valid"]
+            target = jax.nn.one_hot(labels, self.model.classes)
+            losses = optax.softmax_cross_entropy(logits, target)
+        else:
+            target = labels.astype(jnp.float32)
+            losses = optax.sigmoid_binary_cross_entropy(logits, target).mean(-1)
+        return labels, probabilities, losses, batch["valid"]
+
+
+def scores(
+    model: Any,
+    transform: EvalTransform,
+    loss: str,
+    variables: dict,
+    inputs: Shaped[jax.Array, "b *views_size c"],
+) -> tuple[Float[jax.Array, "b classes"], Float[jax.Array, "b classes"]]:
+    """Return the mean probabilities over the views of each input, as logits and as they are.
+
+    With the loss "softmax" the probabilities of an input have the sum 1; with "binary" each class
+    has its own.
+    """
+    has_views = inputs.ndim > len(transform.size) + 2
+    flat = inputs.reshape(-1, *inputs.shape[2:]) if has_views else inputs
+    logits: Any = model.apply(variables, transform.normalize(flat))
+
+    def mean(log):  # averages probabilities over the views; logarithms do not underflow
+        log = log.reshape(len(inputs), -1, model.classes)
+        return jax.nn.logsumexp(log, axis=1) - jnp.log(log.shape[1])
+
+    if loss == "softmax":
+        logits = mean(jax.nn.log_softmax(logits))
+        return logits, jnp.exp(logits)
+    logits = mean(jax.nn.log_sigmoid(logits)) - mean(jax.nn.log_sigmoid(-logits))
+    return logits, jax.nn.sigmoid(logits)
 
 
 def summary(

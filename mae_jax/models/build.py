@@ -114,7 +114,7 @@ def contradictions(f: Mapping[str, Any]) -> Iterator[str]:
     """Yield a sentence for each field that another one excludes."""
     for part in ("", "decoder_") if "decoder_width" in f else ("",):
         width, heads = f[f"{part}width"], f[f"{part}heads"]
-        if heads < 1 or width % heads:
+        if heads is not None and (heads < 1 or width % heads):  # a file may not say it
             divisors = [n for n in range(1, width + 1) if width % n == 0]
             near = sorted(sorted(divisors, key=lambda n: abs(n - heads))[:2])
             way = " or ".join(map(str, near))

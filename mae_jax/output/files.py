@@ -1,8 +1,10 @@
 """Files that are written whole or not at all, and JSON files."""
 
 import argparse
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,18 @@ def write_whole(path: epath.Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)
     temporary.replace(path)
+
+
+@contextlib.contextmanager
+def whole(path: str) -> Iterator[Path]:
+    """Yield a path beside `path` to write to, which replaces `path` unless an error is raised."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:

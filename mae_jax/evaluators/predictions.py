@@ -1,0 +1,209 @@
+"""The predictions of a classifier for each example of a source, with or without labels."""
+
+import argparse
+import collections
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from mae_jax.config import schema, sections
+from mae_jax.data import sources
+from mae_jax.data.bad_examples import Unreadable
+from mae_jax.data.sources import source as reading
+from mae_jax.distributed import partitioning
+from mae_jax.evaluators import checkpoint, classification
+from mae_jax.evaluators.evaluator import Context, HeldOutEvaluator
+from mae_jax.output import columns, files
+from mae_jax.weights import load
+
+_log = logging.getLogger(__name__)
+
+
+class Predictions(NamedTuple):
+    """The predictions for examples of a source, in its order."""
+
+    index: Int[np.ndarray, "n"]  # in the source
+    labels: list[Any]  # a number that is -1 if it is unknown, or [classes] if several may be true
+    probabilities: Float[np.ndarray, "n classes"]  # NaN where an example has no prediction
+    notes: list[str]  # why an example has no prediction, or ""
+
+
+class Predictor(HeldOutEvaluator):
+    """A classifier that predicts each example of a source once.
+
+    The probabilities of an example are means over the clips and crops of the section, as in
+    `Classification`, whose accuracy is therefore that of the predictions.
+    """
+
+    def __init__(self, section: sections.Classification, context: Context, loss: str):
+        super().__init__(section, context)
+        self.loss = loss
+        self.transform = context.transform._replace(clips=section.clips, crops=section.crops)
+        replicated = partitioning.replicated(self.mesh)
+        self._forward = jax.jit(self._forward_batch, out_shardings=replicated)
+
+    def predict(self, variables: dict) -> Predictions:
+        """Return the predictions for all examples, or for a fixed choice of `section.examples`.
+
+        Raises:
+          ValueError: no example has a prediction.
+        """
+        index = sources.fixed_choice(len(self.source), self.section["examples"] or None)
+        labels, notes = [-1] * len(index), [""] * len(index)
+        probabilities = np.full((len(index), self.model.classes), np.nan, np.float32)
+        was_read = np.zeros(len(index), bool)
+        for batch in self.batches():
+            found = jax.tree.map(np.asarray, self._forward(variables, batch))
+            valid = found["valid"]
+            rows = np.searchsorted(index, found["index"][valid])
+            was_read[rows], probabilities[rows] = True, found["probabilities"][valid]
+            for row, label in zip(rows, found["label"][valid], strict=True):
+                labels[row] = label
+        finite = np.isfinite(probabilities).all(-1)
+        for row in np.flatnonzero(~finite):
+            probabilities[row] = np.nan
+            notes[row] = "its probabilities are not finite"
+            if not was_read[row]:
+                notes[row] = self._reason(int(index[row]))
+        if not finite.any():
+            raise ValueError(f"no example has a prediction; of the first: {notes[0]}")
+        return Predictions(index, labels, probabilities, notes)
+
+    def _reason(self, i: int) -> str:
+        """Return why an example cannot be read."""
+        try:
+            reading.read(self.source, i, self.transform.on_host)
+        except Unreadable as error:
+            return str(error)
+        return f"{self.source.name(i)!r} could not be read at first"
+
+    def _forward_batch(self, variables, batch) -> dict[str, jax.Array]:
+        inputs = batch["image"]
+        scores = classification.scores(self.model, self.transform, self.loss, variables, inputs)
+        kept = {name: batch[name] for name in ("label", "valid", "index")}
+        return kept | {"probabilities": scores[1]}
+
+
+def predict(options: argparse.Namespace) -> str:
+    """Write the predictions of a checkpoint, with the options of the command `predict`.
+
+    Returns lines for the screen; raises ValueError, OSError or ImportError with one sentence on
+    what does not fit.
+    """
+    write = columns.writer(options.to)
+    if Path(options.to).exists() and not options.overwrite:
+        raise ValueError(f"{options.to} exists already: give another --to, or --overwrite")
+    info, context = checkpoint.find(options)
+    if not getattr(context.model, "classes", 0):
+        raise ValueError(
+            f"{options.checkpoint} has no classes to predict: fine-tune it first (python -m "
+            "mae_jax.train with --config.init.checkpoint), or evaluate its features (python -m "
+            "mae_jax.evaluate)"
+        )
+    split, source = _open(context, options)
+    loss, names = _loss_of(context, source, options), _names_of(context, source, options.data)
+    given = dict(source=options.data, split=split)
+    given |= dict(examples=options.examples, batch_size=options.batch_size)
+    entries = checkpoint.entries_of(["classification"], given, info.config or {})
+    entry_name, entry = next(iter(entries.items()))
+    if len(entries) > 1:
+        _log.info("the clips and crops are those of evaluators.%s, the run's first", entry_name)
+    predictor = Predictor(schema.section(sections.Classification, entry), context, loss)
+    size, mesh = context.transform.size, context.mesh
+    found = predictor.predict({"params": load.parameters(info, size=size, mesh=mesh)})
+    if jax.process_index() == 0:
+        with files.whole(options.to) as path:
+            write(path, columns_of(found, source, names, loss))
+    missing = sum(map(bool, found.notes))
+    return (
+        f"{options.to}: {len(found.index):,} examples of {options.data}, split {split!r}, in "
+        f"{len(names):,} classes"
+        + (f"; {missing:,} have no prediction, and a note says why" if missing else "")
+    )
+
+
+def _open(context: Context, options: argparse.Namespace) -> tuple[str, sources.Source]:
+    """Open the split of the options, which is by default "all", or "test" where that is unknown."""
+    open_split = lambda split: (split, context.open(dict(source=options.data, split=split)))
+    if not options.split:
+        try:
+            return open_split("all")
+        except ValueError:  # such as of the built-in sources
+            pass
+    return open_split(options.split or "test")
+
+
+def _loss_of(context: Context, source: sources.Source, options: argparse.Namespace) -> str:
+    """Return the loss of the training: that of the run, of the options or of the labels."""
+    if context.loss and options.loss not in (None, context.loss):
+        raise ValueError(
+            f"--loss={options.loss}, but {options.checkpoint} was trained with loss = "
+            f"{context.loss!r}: leave --loss out"
+        )
+    if known := context.loss or options.loss:
+        return known
+    loss, other = "softmax", "binary"
+    if sources.is_multilabel(source):
+        loss, other = other, loss
+    text = "%s does not name its loss, which is taken to be %s: else give --loss=%s"
+    _log.info(text, options.checkpoint, loss, other)
+    return loss
+
+
+def _names_of(context: Context, source: sources.Source, data: str) -> list[Any]:
+    """Return the names of the model's classes, or their numbers if nothing names them."""
+    count, of_data = context.model.classes, distinct(source.classes)
+    names = distinct(context.classes or ())
+    if len(names) == count:
+        if of_data and set(of_data) != set(names):
+            _log.info("%s has other classes than the model, which the column label names", data)
+        return names
+    if len(of_data) == count:
+        _log.info("the checkpoint does not name its classes: the names are those of %s", data)
+        return of_data
+    _log.info("the checkpoint does not name its classes: they are numbers, from 0 on")
+    return list(range(count))
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Return different names: of two classes "crane" the second may become "crane (517)"."""
+    count = collections.Counter(names)
+    return [name if count[name] == 1 else f"{name} ({k})" for k, name in enumerate(names)]
+
+
+def columns_of(
+    found: Predictions, source: sources.Source, names: Sequence[Any], loss: str
+) -> dict[str, Any]:
+    """Return the columns of a file of predictions, by their titles.
+
+    They are `name`, of an example or else its index; `class`; `label` if any example has one;
+    `p_NAME` for each class; and `note`. Several classes of an example are joined by ";".
+    """
+    softmax, of_data = loss == "softmax", distinct(source.classes)
+    chosen = found.probabilities.argmax(-1) if softmax else found.probabilities > 0.5
+    classes = zip(chosen, found.notes, strict=True)
+    labels = [_named(label, of_data) for label in found.labels]
+    files_of: Any = getattr(source, "names", ())
+    as_text = lambda name: name.encode("utf-8", "backslashreplace").decode()  # may be any bytes
+    values = {
+        "name": [as_text(files_of[i]) if files_of else int(i) for i in found.index],
+        "class": [None if note else _named(row, names) for row, note in classes],
+    }
+    if any(label is not None for label in labels):
+        values["label"] = labels
+    values |= {f"p_{name}": found.probabilities[:, k] for k, name in enumerate(names)}
+    return values | {"note": [note or None for note in found.notes]}
+
+
+def _named(label: Any, names: Sequence[Any]) -> Any:
+    """Return the name of a class or those of several, or numbers if there are no names."""
+    if np.ndim(label):
+        return ";".join(str(names[k] if names else k) for k in np.flatnonzero(label).tolist())
+    if label < 0:
+        return None
+    return names[int(label)] if names else int(label)
