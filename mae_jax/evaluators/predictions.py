@@ -123,7 +123,7 @@ def predict(options: argparse.Namespace) -> str:
     return (
         f"{options.to}: {len(found.index):,} examples of {options.data}, split {split!r}, in "
         f"{len(names):,} classes"
-        + (f"; {missing:,} have no prediction, and a note says why" if missing else "")
+        + (f"; {missing:,} without a prediction, whose notes say why" if missing else "")
     )
 
 

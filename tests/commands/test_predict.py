@@ -78,7 +78,7 @@ def test_pictures_without_labels(classifier, pictures, tmp_path, caplog):
     arguments = f"--checkpoint={classifier}", "--heads=3", f"--data=folder:{pictures}"
     caplog.set_level("INFO", "mae_jax")
     text = run(*arguments, f"--to={tmp_path / 'p.csv'}", "--batch-size=3")
-    assert "7 examples" in text and "split 'all'" in text and "1 have no prediction" in text
+    assert "7 examples" in text and "split 'all'" in text and "1 without a prediction" in text
     assert "does not name its classes: they are numbers" in caplog.text
     assert "does not name its loss, which is taken to be softmax" in caplog.text
     table = rows(tmp_path / "p.csv")
