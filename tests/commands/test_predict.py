@@ -46,11 +46,12 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_the_accuracy_of_the_file_is_that_of_evaluate(tmp_path):
-    """With the clips and crops of the run, of which the file keeps the config."""
+def test_the_accuracy_of_the_file_is_that_of_evaluate(tmp_path, caplog):
+    """With the clips and crops of the run's first evaluator, which an exported file keeps."""
     classes = list(sources.open_source("pans", "test", "video").classes)
     data = dict(modality="video", stride=2, center_crop=0.9)
-    entry = dict(type="classification", clips=2, crops=3)
+    views = {"classification": dict(clips=2, crops=3), "one_view": dict(clips=1, crops=1)}
+    entries = {name: {"type": "classification"} | options for name, options in views.items()}
     fields, size = dict(patch=(2, 8, 8), width=24, depth=1, heads=3, classes=8), (4, 16, 16)
     model = tiny_models.export(
         tmp_path / "c.safetensors",
@@ -59,18 +60,21 @@ def test_the_accuracy_of_the_file_is_that_of_evaluate(tmp_path):
         tiny_models.random_params(build.model("Classifier", fields), size),
         size=size,
         classes=classes,
-        config=dict(data=data, loss="softmax", evaluators=dict(classification=entry)),
+        config=dict(data=data, loss="softmax", evaluators=entries),
         **STATISTICS,
     )
     given = [f"--checkpoint={model}", "--data=pans", "--threads=2", "--examples=31"]
     options = evaluate.parser().parse_args([*given, "--linear=none", "--k=1"])
     _, metrics = checkpoint.evaluate(options)
+    caplog.set_level("INFO", "mae_jax")
     text = run(*given, f"--to={tmp_path / 'p.csv'}", "--batch-size=10")
+    assert "are those of evaluators.classification, the run's first" in caplog.text
     assert "31 examples of pans, split 'test', in 8 classes" in text and "note" not in text
     table = rows(tmp_path / "p.csv")
     assert np.mean([row["class"] == row["label"] for row in table]) == metrics["test_accuracy"]
     losses = [-np.log(float(row[f"p_{row['label']}"])) for row in table]
     assert np.mean(losses) == pytest.approx(metrics["test_loss"], rel=1e-4)
+    assert metrics["test_loss"] != pytest.approx(metrics["one_view_test_loss"], rel=0.01)
     assert [int(row["name"]) for row in table] == sources.fixed_choice(160, 31).tolist()
 
 
@@ -146,7 +150,8 @@ def test_a_file_is_written_whole_or_not_at_all(classifier, pictures, tmp_path, m
         (["--data=phot"], "unknown data 'phot'"),
         (["--data=folder:{folder}/bad"], "none of 1 examples can be read"),
         (["--batch-size=0"], "--batch-size=0 must be at least 1"),
-        (["--heads=5"], "heads = 5"),
+        (["--heads=5"], "heads = 5 does not divide width = 24"),
+        (["--checkpoint={foreign}"], "does not say how many heads its 24 channels have"),
     ],
     ids=lambda x: x[0] if isinstance(x, list) else "",
 )
@@ -157,7 +162,7 @@ def test_mistakes_end_in_one_sentence(classifier, tmp_path, changes, sentence, c
         tmp_path / f"{name}.safetensors", *tiny_models.MODELS[name], **known
     )
     known = dict(config=dict(data=dict(modality="image"), loss="softmax"))
-    places = dict(folder=tmp_path, autoencoder=export("autoencoder"))
+    places = dict(folder=tmp_path, foreign=classifier, autoencoder=export("autoencoder"))
     places["softmax"] = export("classifier", **known)
     arguments = [f"--checkpoint={classifier}", "--data=synthetic", f"--to={tmp_path / 'p.csv'}"]
     arguments += [] if "--checkpoint" in changes[0] else ["--heads=3"]
