@@ -13,7 +13,7 @@ Recognise = Callable[[Iterable[str]], Any]  # raises ValueError for names of no 
 # Modules around other modules, anywhere in a name: of torch.compile, FSDP, activation checkpoints.
 WRAPPING = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # What code calls a network that is part of another module. Of several, the first is read.
-PARTS = ("module", "model", "backbone", "encoder", "net", "student", "teacher")
+PARTS = ("module", "model", "backbone", "encoder", "net", "student", "teacher", "model_ema", "ema")
 DEEPEST = 3  # parts in one prefix
 _log = logging.getLogger(__name__)
 
@@ -34,19 +34,22 @@ def remove(
     """
     plain = {WRAPPING.sub("", name): x for name, x in tensors.items()}
     if len(plain) < len(tensors):
-        raise ValueError(f"{path} has names that differ in {WRAPPING.pattern} alone")
+        raise ValueError(
+            f"{path} has {len(tensors)} names, but {len(plain)} without _orig_mod. and the like"
+        )
     if prefix:
         found, others = WRAPPING.sub("", prefix.rstrip(".") + "."), []
     else:
         found, others = _find(path, plain, recognise)
     if not (inside := _under(plain, found)):
-        raise ValueError(f"{path} has no names under the prefix {prefix!r}: {_beginnings(plain)}")
+        raise ValueError(
+            f"{path} has no names under the prefix {prefix!r}, but {_beginnings(plain)}"
+        )
     wrapping = {match[0] for name in tensors for match in WRAPPING.finditer(name)}
     if removed := [*filter(None, [found]), *sorted(wrapping)]:
         line = f"{path}: {', '.join(removed)} removed from the names of {len(inside)} tensors"
         if aside := [name for name in plain if not name.startswith(found)]:
-            more = ", ..." if aside[3:] else ""
-            line += f"; {len(aside)} others are left aside ({', '.join(aside[:3])}{more})"
+            line += f"; {len(aside)} others left aside: {_beginnings(aside)}"
         if others:
             line += f"; prefix= would choose {' or '.join(others)}"
         _log.log(logging.WARNING if aside and not prefix else logging.INFO, line)
@@ -80,7 +83,7 @@ def _find(path: Path, tensors: Mapping[str, Any], recognise: Recognise) -> tuple
     rest = [name for name, n in prefixes.most_common(100) if n > 1 and "decoder" not in name]
     helps = next(filter(is_known, rest), "")
     way = f": give prefix={helps} to read what is under it" if helps else ""
-    raise ValueError(f"{path}: {unknown}; {_beginnings(tensors)}{way}") from unknown
+    raise ValueError(f"{path}: {unknown}; it has {_beginnings(tensors)}{way}") from unknown
 
 
 def _under(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
@@ -94,5 +97,7 @@ def _prefixes(names: Iterable[str]) -> Counter[str]:
 
 
 def _beginnings(names: Iterable[str]) -> str:
-    counts = [(name, n) for name, n in _prefixes(names).most_common() if name.count(".") == 1]
-    return "its names begin with " + ", ".join(f"{name} ({n})" for name, n in counts[:10])
+    """Return the first parts of names, and how many names have each."""
+    counts = Counter(re.sub(r"\..*", ".", name, flags=re.DOTALL) for name in names).most_common()
+    listed = [f"{name} ({n})" for name, n in counts[:6]]
+    return ", ".join(listed + ["..."] * (len(counts) > 6))

@@ -29,7 +29,12 @@ def state_dicts(tree: dict, tensor: type) -> dict[str, dict[str, Any]]:
             continue
         seen.add(id(place))  # a pickle may hold a dict several times, even in itself
         for name, value in place.items():
-            if isinstance(value, dict) and type(name) is str and len(name) <= LONGEST:
+            if (
+                isinstance(value, dict)
+                and type(name) is str
+                and name.isprintable()
+                and len(name) <= LONGEST
+            ):
                 places.append(((*parts, name), value))
     return found
 

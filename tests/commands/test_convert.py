@@ -40,6 +40,8 @@ def run(monkeypatch, *arguments) -> None:
         (["--from=OURS", "--to=DIR/x", "--size=big"], "argument --size"),
         (["--from=OURS", "--to=DIR/x", "--heads=5"], "not 5: leave heads out"),
         (["--from=OURS", "--to=DIR/x", "--without=decoder/norm/.*"], "decoder/norm"),
+        (["--from=OURS", "--to=DIR/x", "--key=model"], "which has no keys: leave key= out"),
+        (["--from=OURS", "--to=DIR/x", "--prefix=model."], "no names under the prefix 'model.'"),
         (["--from=TORN", "--to=DIR/x"], "TORN is damaged: its header cannot be used"),
         (["--from=EVIL", "--to=DIR/x"], "EVIL asks for builtins.eval, which a file of weights"),
         (["--from=LACKS", "--to=DIR/x"], "LACKS does not fit the model: encoder/norm/bias missing"),

@@ -55,7 +55,7 @@ def test_wrapping_modules_are_removed_inside_of_names(lines):
     assert remove(names) == [*NAMES]
     ((_, line),) = lines()
     assert "_checkpoint_wrapped_module., _fsdp_wrapped_module. removed from the names of 2" in line
-    with pytest.raises(ValueError, match="x.pth has names that differ in .*_orig_mod"):
+    with pytest.raises(ValueError, match="x.pth has 2 names, but 1 without _orig_mod"):
         remove(["blocks.0.weight", "_orig_mod.blocks.0.weight"])
 
 
@@ -71,8 +71,8 @@ def test_tensors_beside_a_network_are_named(lines):
     assert remove([*others, *(f"model.{name}" for name in NAMES)]) == [*NAMES]
     ((level, line),) = lines()
     assert level == "WARNING" and line == (
-        "x.pth: model. removed from the names of 2 tensors; 4 others are left aside "
-        "(criterion.weight, head.weight, head.bias, ...)"
+        "x.pth: model. removed from the names of 2 tensors; 4 others left aside: head. (2), "
+        "criterion. (1), temperature (1)"
     )
 
 
@@ -85,9 +85,12 @@ def test_one_of_several_networks_is_chosen(lines):
     assert line.endswith("; prefix= would choose teacher.backbone.")
     for prefix in ("teacher.backbone.", "teacher.backbone"):  # as the line says
         assert remove(names, prefix) == [*NAMES]
-        assert lines()[-1][0] == "INFO" and "3 others are left aside" in lines()[-1][1]
+        assert (
+            lines()[-1][0] == "INFO"
+            and "3 others left aside: student. (2), teacher. (1)" in lines()[-1][1]
+        )
     with pytest.raises(
-        ValueError, match=r"no names under the prefix 'ema': .* teacher. \(3\), stud"
+        ValueError, match=r"no names under the prefix 'ema', but teacher. \(3\), stud"
     ):
         remove(names, "ema")
 
@@ -97,10 +100,10 @@ def test_an_unusual_prefix_is_not_removed_but_advised():
     with pytest.raises(ValueError, match="unknown names: mae.*give prefix=mae. to read what is un"):
         remove(names)
     assert remove(names, "mae.") == [*NAMES, "decoder.blocks.0.weight"]
-    with pytest.raises(ValueError, match=r"unknown names: a.w; its names begin with a. \(1\)$"):
-        remove(["a.w", "decoder.blocks.0.weight", "decoder.blocks.1.weight"][:1])
+    with pytest.raises(ValueError, match=r"unknown names: a.w; it has a. \(1\)$"):
+        remove(["a.w"])
     decoder = [f"x.decoder.blocks.{i}.weight" for i in range(3)]
-    with pytest.raises(ValueError, match=r"begin with x. \(3\)$"):  # half a network is none
+    with pytest.raises(ValueError, match=r"it has x. \(3\)$"):  # half a network is none
         remove(decoder)
 
 
@@ -116,7 +119,7 @@ def test_a_file_with_a_prefix_is_loaded(prefix, whole, tmp_path, lines):
     tiny_models.equal(params, whole[0])
     assert [level for level, _ in lines()] == ["INFO"]
     assert load.find(path, prefix=prefix).shapes == load.find(whole[1]).shapes
-    with pytest.raises(ValueError, match="no names under the prefix 'teacher.': its names begin"):
+    with pytest.raises(ValueError, match="no names under the prefix 'teacher.', but"):
         load.find(path, prefix="teacher.")
 
 

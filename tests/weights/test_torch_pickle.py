@@ -129,6 +129,7 @@ SIDE = b"}S'%s'\n%bs\x86b"  # the state (None, {name: value}) sets an attribute,
         (NAMESPACE + b")RN" + SIDE % (b"__class__", b"cbuiltins\nset\n"), True),
         (NAMESPACE + b")RNNs(NNu(NNe", True),  # items
         (NAMESPACE + b"(NNt\x81", True),  # arguments
+        (b"cpathlib._local\nPosixPath\n(S'/'\nS'x'\ntR", True),  # Python 3.13
         (NAMESPACE + b")R)R", False),  # called itself
         (NAMESPACE + b"N" + SIDE % (b"__init__", ENCODE), False),  # of the class
         (NAMESPACE + b"Nb", False),

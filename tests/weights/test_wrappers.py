@@ -142,7 +142,7 @@ def test_a_file_of_lightning(module, state, whole, write, monkeypatch, lines):
     check(whole, path)
     assert tensor_files.open_tensors(path).args == dict(lr=1e-3, norm_pix_loss=False)
     assert [level for level, _ in lines()][:2] == ["INFO", "WARNING"]
-    assert "1 others are left aside (criterion.weight)" in lines()[1][1]
+    assert "1 others left aside: criterion. (1)" in lines()[1][1]
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -216,7 +216,7 @@ def test_the_trained_network_is_read_and_key_chooses_its_average(state, whole, w
         (
             lambda s: {"G": {f"mae.{n}": x for n, x in s.items()}},
             "G",
-            "begin with mae. .*give prefix=mae. ",
+            "it has mae. .*give prefix=mae. ",
         ),
     ],
 )
