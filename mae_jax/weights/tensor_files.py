@@ -1,6 +1,7 @@
 """Files of named arrays: `.safetensors`, PyTorch's `.pth`, and Hugging Face's folders of these."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,27 @@ class Tensor(NamedTuple):
 
     def read(self) -> np.ndarray:
         return self[(slice(None),) * len(self.shape)]
+
+
+class _Computed:
+    """The values of a tensor that is computed from others when it is read."""
+
+    def __init__(self, function: Callable[..., np.ndarray], sources: tuple[Tensor, ...]):
+        self.function, self.sources = function, sources
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        return self.function(*(tensor.read() for tensor in self.sources))[index]
+
+
+def compute(function: Callable[..., np.ndarray], *sources: Tensor) -> Tensor:
+    """Return `function` of the arrays of `sources`, which is computed only when it is read."""
+    shape = function(*(stand_in(tensor.shape) for tensor in sources)).shape
+    return Tensor(shape, _Computed(function, sources))
+
+
+def stand_in(shape: tuple[int, ...]) -> np.ndarray:
+    """Return an array of zeros that takes no memory."""
+    return np.broadcast_to(np.float32(0), shape)
 
 
 class TensorFile(NamedTuple):

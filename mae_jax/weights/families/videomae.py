@@ -1,0 +1,71 @@
+"""VideoMAE (MCG-NJU/VideoMAE) and MAE-pytorch (pengzhiliang): no class token, interleaved positions."""
+
+from typing import Any
+
+import numpy as np
+
+from mae_jax.weights import tensor_files
+from mae_jax.weights.families import reference
+from mae_jax.weights.parameter_names import Family, Fields, Known, Tensors
+
+# What both normalise inputs with, and un-normalise their targets with.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def adapt(params: Tensors, known: Known) -> tuple[Tensors, Fields]:
+    """Give the decoder's embedding its missing bias, and take the target from the arguments.
+
+    Without `normlize_target` their decoder predicts pixels in [0, 1]. The head is changed so that
+    it predicts normalised pixels, as ours do.
+    """
+    fields: Fields = {"cls_tokens": 0, "position_formula": "interleaved"}
+    if "encoder/positions" not in params:
+        fields["learned_positions"] = False
+    if "decoder/embedding/kernel" in params and "decoder/embedding/bias" not in params:
+        kernel = params["decoder/embedding/kernel"]
+        params["decoder/embedding/bias"] = tensor_files.compute(
+            lambda x: np.zeros_like(x[0], subok=False), kernel
+        )
+    if "decoder/mask_token" in params:
+        normalised: Any = known.args.get("normlize_target", True)
+        normalised = known.fields.get("norm_pix", normalised)
+        fields["norm_pix"] = "channel" if normalised else False
+        if not normalised and known.channels == len(MEAN):
+            _predict_normalised_pixels(params)
+    elif "encoder/norm/scale" in params and "head/kernel" in params:
+        if "pooling" not in known.fields:
+            raise ValueError(
+                f"{known.path} classifies by its first patch (use_mean_pooling=False), which this "
+                "project does not: give without='head/.*' for the encoder alone"
+            )
+    return params, fields
+
+
+def _predict_normalised_pixels(params: Tensors) -> None:
+    """Change the head of pixels x so that it predicts (x - mean) / std, channels last."""
+
+    def rescaled(x, shift=0.0):
+        return ((np.float32(x).reshape(*x.shape[:-1], -1, 3) - shift) / np.float32(STD)).reshape(
+            x.shape
+        )
+
+    kernel, bias = params["decoder/head/kernel"], params["decoder/head/bias"]
+    shifted = lambda x: rescaled(x, np.float32(MEAN))
+    params["decoder/head/kernel"] = tensor_files.compute(rescaled, kernel)
+    params["decoder/head/bias"] = tensor_files.compute(shifted, bias)
+
+
+FAMILY = Family(
+    "VideoMAE or MAE-pytorch",
+    reference.FAMILY.names,
+    marks=(r"^(encoder\.)?blocks\.\d+\.attn\.q_bias$", r"^encoder_to_decoder\."),
+    adapt=adapt,
+    aliases=(
+        (r"^encoder_to_decoder\.", "decoder_embed."),
+        (r"^decoder\.blocks\.", "decoder_blocks."),
+        (r"^decoder\.norm\.", "decoder_norm."),
+        (r"^decoder\.head\.", "decoder_pred."),
+        (r"^encoder\.", ""),
+    ),
+    decoder_heads={192: 3, 384: 6, 512: 8, 640: 8},
+)
