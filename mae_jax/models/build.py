@@ -101,12 +101,19 @@ def completed(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{', '.join(unknown)} is no field of a {kind}")
     if missing := [x for x, field in section.items() if field.is_required() and x not in fields]:
         raise ValueError(f"a {kind} needs {', '.join(missing)}")
+    f = with_defaults(kind, fields)
+    if found := [*contradictions(f)]:
+        raise ValueError("; ".join(found))
+    return f
+
+
+def with_defaults(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a network, with defaults for those that are left out, unchecked."""
+    section = SECTIONS[kind].model_fields
     f = {name: field.default for name, field in section.items()} | _PAPER | _MISSING
     f |= {name: _tuples(value) for name, value in fields.items()}
     if "decoder_width" in f:
         f["decoder_mlp_ratio"] = f["decoder_mlp_ratio"] or f["mlp_ratio"]
-    if found := [*contradictions(f)]:
-        raise ValueError("; ".join(found))
     return f
 
 

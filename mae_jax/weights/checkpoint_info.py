@@ -65,7 +65,7 @@ def read_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
 def fixed_positions(info: CheckpointInfo, size: Sequence[int]) -> dict[str, np.ndarray]:
     """Return the tables that learned positions start with, by the names of these parameters."""
     parts = {"encoder": ""} | ({"decoder": "decoder_"} if "decoder_width" in info.fields else {})
-    fields = build.completed(info.kind, info.fields)
+    fields = build.with_defaults(info.kind, info.fields)
     return {
         f"{part}/{name}": table
         for part, prefix in parts.items()

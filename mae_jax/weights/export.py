@@ -12,7 +12,7 @@ from etils import epath
 from flax import traverse_util
 
 from mae_jax.models import build
-from mae_jax.weights import checkpoint_info, exported_file, load, parameter_names
+from mae_jax.weights import checkpoint_info, exported_file, families, load, parameter_names
 from mae_jax.weights.checkpoint_info import CheckpointInfo
 
 FORMATS = {".pth": "reference", ".safetensors": "mae_jax", "": "huggingface"}
@@ -97,7 +97,7 @@ def _foreign_arrays(info: CheckpointInfo, arrays: dict, target_format: str) -> d
             "to write depends on it: give --size=H,W"
         )
     arrays = checkpoint_info.fixed_positions(info, info.size) | arrays
-    return parameter_names.to_format(arrays, target_format, info.fields["patch"])
+    return parameter_names.to_format(arrays, families.FAMILIES[target_format], info.fields["patch"])
 
 
 def _check_huggingface(info: CheckpointInfo) -> None:
@@ -119,7 +119,7 @@ def _report(info: CheckpointInfo, target: Path, target_format: str, params: dict
     fields = info.fields
     file = target / "model.safetensors" if target.is_dir() else target
     size = f", size {info.size}" if info.size else ""
-    note, eps = "", parameter_names.FAMILIES["reference"].eps
+    note, eps = "", families.FAMILIES["reference"].eps
     if target_format == "reference" and fields["eps"] != eps:
         note = f"; the reference's LayerNorms add {eps}, this model's {fields['eps']}"
     arrays: Any = traverse_util.flatten_dict(params)

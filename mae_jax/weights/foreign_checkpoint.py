@@ -1,195 +1,275 @@
-"""The models in files of other code, the families of `parameter_names`."""
+"""The models in files of other code, which are of one of the `families`."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from mae_jax.models import build, patches, positions
-from mae_jax.output import files
-from mae_jax.weights import checkpoint_info, parameter_names
+from mae_jax.weights import checkpoint_info, folding, model_settings, tensor_files
 from mae_jax.weights.checkpoint_info import CheckpointInfo
+from mae_jax.weights.parameter_names import Family, Fields, Known, Tensors
 from mae_jax.weights.tensor_files import Tensor
 
-HEADS = {variant["width"]: variant["heads"] for variant in build.VARIANTS.values()}
-DECODER_HEADS = {512: 16}
+HEADS = {variant["width"]: variant["heads"] for variant in build.VARIANTS.values()} | {192: 3}
+_log = logging.getLogger(__name__)
 
 
 def find(
     path: Path,
-    tensors: Mapping[str, Tensor],
-    source: str,
+    file: tensor_files.TensorFile,
+    family: Family,
     left_out: Callable[[str], Any],
     size: Sequence[int] | None,
+    given: Mapping[str, Any],
 ) -> CheckpointInfo:
-    """Return the model with the parameters `tensors`, which have names of the family `source`.
+    """Return the model in a file with names of `family`.
 
     Args:
       left_out: says whether a parameter with our name is to be ignored.
       size: the size of the inputs, if the caller knows it.
+      given: fields of the model that the caller knows.
 
     Raises:
-      ValueError: parameters are missing, or contradict the config.json beside the file.
+      ValueError: parameters are missing or contradict what lies beside the file, or the model is
+        one that ours cannot be.
     """
-    tensors = _fold_linear_probe(tensors)
-    origin: dict[str, str] = {}  # our name -> the name in the file
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, tensor in tensors.items():
-        stand_in = np.broadcast_to(np.float32(0), tensor.shape)  # a shape needs no values
-        for ours, x in parameter_names.from_format({name: stand_in}, source).items():
-            if not left_out(ours):
-                origin[ours], shapes[ours] = name, x.shape
-
-    def values(name: str) -> np.ndarray:
-        theirs = origin[name]
-        return parameter_names.from_format({theirs: tensors[theirs].read()}, source)[name]
-
-    family = parameter_names.FAMILIES[source]
-    embedding = origin.get("encoder/embedding/kernel")
-    if not (patch := tensors[embedding].shape[2:] if embedding else ()):
+    tensors = folding.fold_linear_probe(file.tensors)
+    shapes = [x.shape for n, x in tensors.items() if n.endswith(".weight") and len(x.shape) > 2]
+    if not shapes:
         raise ValueError(f"{family.names['encoder/embedding']}.weight is missing in {path}")
+    patch, channels = shapes[0][2:], sum(shape[1] for shape in shapes)
+    settings = model_settings.read(path, family, file.args, patch)
+    known = Known(path, patch, channels, file.args, {**settings.fields, **given})
+    params, adapted = family.adapt(family.ours(tensors), known)
+    params = {name: x for name, x in folding.fold(params).items() if not left_out(name)}
     try:
-        kind, fields = _infer_model(shapes, patch, family.eps)
+        kind, inferred = _infer_model(params, patch, family)
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing in {path}") from None
-    inputs = _read_settings(path, family.model_type, kind, fields) if family.model_type else {}
-    tables = ["encoder/positions", "decoder/positions"][: 2 if kind == "MaskedAutoencoder" else 1]
-    tables = [name for name in tables if not left_out(name)]
-    stored = {name: values(name) for name in tables if name in shapes}
-    fields["learned_positions"] = len(stored) < len(tables)  # a missing table may be a learned one
-    if stored:
-        sizes = inputs.get("size"), size
-        grid, fixed = _recognise_positions(path, [*stored.values()], patch, *sizes)
-        inputs["size"] = [side * p for side, p in zip(grid, patch, strict=True)]
-        fields["learned_positions"] |= not fixed
-    if not fields["learned_positions"]:
-        shapes = {name: x for name, x in shapes.items() if name not in stored}
+    _check(path, kind, inferred, settings, adapted, given)
+    fields = inferred | {n: x for n, x in settings.fields.items() if x is not None} | adapted
+    fields = {name: x for name, x in fields.items() if name in build.FIELDS[kind]}
+    params, fields, grid = _place_positions(known, params, kind, fields, settings.size, size)
+    inputs = settings.size
+    if grid:
+        inputs = tuple(side * p for side, p in zip(grid, patch, strict=True))
+    ratio = settings.mask_ratio if kind == "MaskedAutoencoder" else None
+    place = checkpoint_info.place
     return CheckpointInfo(
         str(path),
         kind,
         fields,
-        shapes,
-        lambda wanted: {n: checkpoint_info.place(values(n), leaf) for n, leaf in wanted.items()},
-        shapes["encoder/embedding/kernel"][0] // math.prod(patch),
-        tuple(inputs.get("size") or ()) or None,
-        mean=inputs.get("mean"),
-        std=inputs.get("std"),
+        {name: tensor.shape for name, tensor in params.items()},
+        lambda wanted: {n: place(params[n].read(), leaf) for n, leaf in wanted.items()},
+        channels,
+        inputs,
+        settings.classes if len(settings.classes or ()) == fields.get("classes") else None,
+        settings.mean,
+        settings.std,
+        None if ratio is None else {"mask": {"ratio": ratio}},
     )
 
 
-def _fold_linear_probe(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Fold the BatchNorm `head.0` of a linear probe of the reference into its head."""
-    parts = ("head.1.weight", "head.1.bias", "head.0.running_mean", "head.0.running_var")
-    if any(name not in tensors for name in parts):
-        return dict(tensors)
-    weight, bias, mean, var = (np.float32(tensors[name].read()) for name in parts)
-    kernel, bias = checkpoint_info.fold_batch_norm(weight.T, bias, mean, var)
-    others = {name: x for name, x in tensors.items() if not name.startswith("head.")}
-    head = {"head.weight": kernel.T, "head.bias": bias}
-    return others | {name: Tensor(x.shape, x) for name, x in head.items()}
-
-
-def _infer_model(
-    shapes: Mapping[str, tuple[int, ...]], patch: tuple[int, ...], eps: float
-) -> tuple[str, dict[str, Any]]:
+def _infer_model(params: Tensors, patch: tuple[int, ...], family: Family) -> tuple[str, Fields]:
     """Return the kind and the fields of a model; heads are known only for the published widths.
 
     Raises:
       KeyError: a parameter is missing, which the error names.
     """
 
-    def depth(part: str) -> int:
-        numbers = {name.split("/")[1] for name in shapes if name.startswith(f"{part}/block_")}
+    def trunk(part: str, width: int) -> Fields:
+        numbers = {name.split("/")[1] for name in params if name.startswith(f"{part}/block_")}
         for i in range(len(numbers)):
             if f"block_{i}" not in numbers:
                 raise KeyError(f"{part}/block_{i}")
-        return len(numbers)
+        fields: Fields = dict(width=width, depth=len(numbers))
+        if numbers or part == "encoder":
+            hidden = params[f"{part}/block_0/mlp/fc1/kernel"].shape[-1]
+            ratio = hidden / width
+            exact = ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
+            fields["mlp_ratio"] = exact
+        return fields
 
-    width = shapes["encoder/embedding/kernel"][-1]
-    hidden = shapes["encoder/block_0/mlp/fc1/kernel"][-1]
-    ratio = hidden / width
-    if int(width * ratio) != hidden:
-        ratio = math.nextafter(ratio, math.inf)
-    fields: dict[str, Any] = dict(patch=patch, width=width, depth=depth("encoder"))
-    fields |= dict(heads=HEADS.get(width), mlp_ratio=ratio, eps=eps)
-    if any(name.startswith("decoder/") for name in shapes):
-        width = shapes["decoder/embedding/kernel"][-1]
-        decoder = dict(width=width, depth=depth("decoder"), heads=DECODER_HEADS.get(width))
+    count = lambda name: params[name].shape[0] if name in params else 0
+    width = params["encoder/embedding/kernel"].shape[-1]
+    fields: Fields = dict(patch=patch, eps=family.eps) | trunk("encoder", width)
+    fields |= dict(heads=HEADS.get(width), cls_tokens=count("encoder/cls"))
+    fields["register_tokens"] = count("encoder/registers")
+    if any(name.startswith("decoder/") for name in params):
+        width = params["decoder/mask_token"].shape[-1]
+        decoder = trunk("decoder", width) | dict(heads=family.decoder_heads.get(width))
         return "MaskedAutoencoder", fields | {f"decoder_{n}": x for n, x in decoder.items()}
-    pooling = "cls" if "encoder/norm/scale" in shapes else "mean"
-    return "Classifier", fields | dict(classes=shapes.get("head/kernel", (0,))[-1], pooling=pooling)
+    pooling = "mean"
+    if "encoder/norm/scale" in params:
+        pooling = "cls" if fields["cls_tokens"] else "norm_mean"
+    classes = params["head/kernel"].shape[-1] if "head/kernel" in params else 0
+    return "Classifier", fields | dict(classes=classes, pooling=pooling)
 
 
-def _read_settings(path: Path, model_type: str, kind: str, fields: dict[str, Any]) -> dict:
-    """Update `fields` by Hugging Face's config.json, and return size, mean and std of inputs."""
-    folder = path if path.is_dir() else path.parent
-    read_json = lambda file: files.read_json(epath.Path(file)) if file.exists() else {}
-    settings = read_json(folder / "config.json")
-    if settings.get("model_type") != model_type:  # a single file may lie beside another model's
-        settings = {}
-    if settings.get("hidden_act", "gelu") != "gelu":
-        raise ValueError(
-            f"{path} has the activation {settings['hidden_act']}: only gelu can be read"
-        )
+def _check(
+    path: Path,
+    kind: str,
+    inferred: Fields,
+    settings: model_settings.Settings,
+    adapted: Fields,
+    given: Mapping[str, Any],
+) -> None:
+    """Refuse blocks that are missing, and say what is assumed where nothing says it.
 
-    def setting(name: str, default: Any, kinds: tuple[type, ...] = (int,)) -> Any:
-        value = settings.get(name, default)
-        if value is not None and type(value) not in kinds:
-            raise ValueError(f"{folder / 'config.json'}: {name} = {value!r} is not possible")
-        return value
-
-    fields["eps"] = setting("layer_norm_eps", fields["eps"], (float, int))
-    if kind == "MaskedAutoencoder":
-        fields["norm_pix"] = setting("norm_pix_loss", False, (bool,))
-    for part in ["", "decoder_"] if kind == "MaskedAutoencoder" else [""]:
-        heads, depth = f"{part}num_attention_heads", f"{part}num_hidden_layers"
-        fields[f"{part}heads"] = setting(heads, fields[f"{part}heads"])
-        if (blocks := fields[f"{part}depth"]) != setting(depth, blocks):
+    The pooling of a classifier follows from its norms; where they are before the pooling, its mean
+    and its class token have the same parameters.
+    """
+    for part, depth in settings.depths.items():
+        blocks = inferred.get(f"{part}depth", depth)
+        if blocks != depth:
             raise ValueError(
-                f"{path} has {blocks} blocks where its config.json says {depth} = "
-                f"{settings[depth]}: some are missing"
+                f"{path} has {blocks} blocks where its config.json says {part}num_hidden_layers = "
+                f"{depth}: some are missing"
             )
-    size, axes = setting("image_size", None, (int, list)), len(fields["patch"])
-    size = [size] * axes if isinstance(size, int) else size
-    images = read_json(folder / "preprocessor_config.json") if settings else {}
-    return {
-        "size": size if size and len(size) == axes else None,
-        "mean": images.get("image_mean"),
-        "std": images.get("image_std"),
-    }
+    pooling = settings.fields.pop("pooling", None)
+    said = {**settings.fields, **adapted, **given}
+    if kind == "MaskedAutoencoder" and "norm_pix" not in said:
+        _log.warning(
+            "%s does not say whether its decoder predicts normalised patches: norm_pix = True is "
+            "assumed",
+            path,
+        )
+    if kind == "Classifier" and inferred["classes"] and inferred["pooling"] == "cls":
+        if pooling == "mean":
+            settings.fields["pooling"] = "norm_mean"
+        elif pooling is None and "pooling" not in given:
+            _log.warning(
+                "%s does not say how it pools its tokens: pooling = 'cls' is assumed; give "
+                "'norm_mean' if it is the mean of the patch tokens after the norm",
+                path,
+            )
 
 
-def _recognise_positions(
-    path: Path, tables: Sequence[np.ndarray], patch: tuple[int, ...], *sizes: Sequence[int] | None
-) -> tuple[tuple[int, ...], bool]:
-    """Return the grid of stored tables of positions, and whether all of the tables are sin-cos.
+def _place_positions(
+    known: Known,
+    params: Tensors,
+    kind: str,
+    fields: Fields,
+    *sizes: Sequence[int] | None,
+) -> tuple[Tensors, Fields, tuple[int, ...] | None]:
+    """Return parameters and fields with learned or fixed positions, and the grid of the tables.
+
+    Stored tables are dropped if all of them equal the fixed ones. Tables of 16 bits are kept, as
+    their rounding cannot be told from training.
 
     Args:
       sizes: the sizes of inputs that the file and the caller know. A square grid is tried after
         the first size.
     """
-    n = len(tables[0]) - 1
-    square = (round(n ** (1 / len(patch))),) * len(patch)
-    grids = [patches.grid_of(size, patch) for size in sizes if size]
-    grids.insert(1 if sizes[0] else 0, square)
-    grids = [grid for grid in grids if math.prod(grid) == n]
-    if not grids:
-        raise ValueError(
-            f"{path} has {n} positions, which are no square grid: give size=, that of its inputs"
-        )
-    for grid in grids:
-        if all(_is_sincos(table, grid) for table in tables):
-            return grid, True
-    return grids[0], False
+    parts = {"encoder": ""} | ({"decoder": "decoder_"} if kind == "MaskedAutoencoder" else {})
+    names = [f"{part}/positions" for part in parts]
+    stored = [name for name in names if name in params]
+    if fields.get("separable_positions"):
+        return params, fields, _separable_grid(params, known.patch, sizes)
+    if not stored:
+        # A missing table may be a learned one.
+        return params, {"learned_positions": True} | fields, None
+    params, fields = dict(params), dict(fields)
+    fields["learned_positions"] = fields.get("learned_positions", False) or len(stored) < len(names)
+    grid = None
+    tables = {}
+    for name in stored:
+        part = parts[name.split("/")[0]]
+        if (channels := params[name].shape[-1]) != (width := fields[f"{part}width"]):
+            raise ValueError(
+                f"{known.path} has positions of {channels} channels for tokens of {width}: the rest "
+                "may be time stamps, as in the temporal models of SatMAE, which this project does "
+                "not have"
+            )
+        table, groups = params[name].read(), len(fields.get("channel_groups") or [0])
+        grid, rows = _grid_of(known, len(table), groups, fields, grid, *sizes)
+        tables[name] = _with_cls_rows(params, table, rows, fields)
+    fixed = None if fields["learned_positions"] else _formula(tables, fields, parts, grid)
+    if fixed:
+        fields["position_formula"] = fixed
+        return {n: x for n, x in params.items() if n not in tables}, fields, grid
+    fields["learned_positions"] = True
+    return params | {n: Tensor(x.shape, x) for n, x in tables.items()}, fields, grid
 
 
-def _is_sincos(table: np.ndarray, grid: Sequence[int]) -> bool:
-    """Return whether a table equals the fixed one, to the precision of its dtype."""
-    fixed = positions.Fixed(table.shape[1]).start(grid)["positions"]
-    tolerance = 1e-5 if table.dtype.itemsize > 2 else 1e-2  # not all code computes in float64
-    return table.shape == fixed.shape and bool(
-        np.abs(table.astype(np.float32) - fixed).max() < tolerance
+def _grid_of(
+    known: Known,
+    length: int,
+    groups: int,
+    fields: Fields,
+    found: tuple[int, ...] | None,
+    *sizes: Sequence[int] | None,
+) -> tuple[tuple[int, ...], int]:
+    """Return the grid of a table of `length` rows, and how many of these are not of patches."""
+    axes = len(known.patch)
+    registers = fields["register_tokens"]
+    for other in dict.fromkeys((fields["cls_tokens"] + registers, fields["cls_tokens"], 0)):
+        n = (length - other) // groups
+        grids = [patches.grid_of(size, known.patch) for size in sizes if size]
+        grids.insert(1 if sizes and sizes[0] else 0, (round(max(n, 0) ** (1 / axes)),) * axes)
+        grids = [found] if found else grids
+        for grid in grids:
+            if math.prod(grid) * groups == length - other:
+                return grid, other
+    raise ValueError(
+        f"{known.path} has a table of {length} positions, with {fields['cls_tokens']} class "
+        f"token(s) and {registers} register(s), which is no square grid: give size=, that of its "
+        "inputs"
     )
+
+
+def _with_cls_rows(params: Tensors, table: np.ndarray, rows: int, fields: Fields) -> np.ndarray:
+    """Return a table whose first rows are those of the class tokens.
+
+    Rows of register tokens are added to these tokens, and class tokens without rows get zeros.
+    """
+    count = fields["cls_tokens"]
+    if rows > count:
+        added = table[count:rows]
+        params["encoder/registers"] = tensor_files.compute(
+            lambda x: np.float32(x) + np.float32(added), params["encoder/registers"]
+        )
+        return np.concatenate([table[:count], table[rows:]])
+    zeros = np.zeros((count - rows, table.shape[1]), table.dtype)
+    return np.concatenate([zeros, table])
+
+
+def _formula(
+    tables: Mapping[str, np.ndarray],
+    fields: Fields,
+    parts: Mapping[str, str],
+    grid: tuple[int, ...] | None,
+) -> str | None:
+    """Return the formula of `positions.FORMULAS` that all tables equal, if there is one."""
+    for formula in positions.FORMULAS:
+        f = fields | dict(position_formula=formula, learned_positions=False)
+        equal = []
+        for name, table in tables.items():
+            part = parts[name.split("/")[0]]
+            fixed = positions.Fixed(
+                f[f"{part}width"], f["cls_tokens"], positions.FORMULAS[formula]
+            ).start(grid or ())["positions"]
+            # Not all code computes in float64.
+            equal.append(table.dtype.itemsize > 2 and np.abs(table - fixed).max() < 1e-5)
+        if all(equal):
+            return formula
+    return None
+
+
+def _separable_grid(
+    params: Tensors, patch: tuple[int, ...], sizes: Sequence[Sequence[int] | None]
+) -> tuple[int, ...] | None:
+    """Return the grid of tables of time and space."""
+    time = params["encoder/positions_time"].shape[0]
+    for size in filter(None, sizes):
+        grid = patches.grid_of(size, patch)
+        if len(grid) == len(patch) and grid[0] == time:
+            return grid
+    cls = params["encoder/cls"].shape[0] if "encoder/cls" in params else 0
+    space = params["encoder/positions_space"].shape[0] - cls
+    side = math.isqrt(space)
+    return (time, side, side) if side * side == space and len(patch) == 3 else None

@@ -21,8 +21,8 @@ from mae_jax.weights import (
     adapt_inputs,
     checkpoint_info,
     exported_file,
+    families,
     foreign_checkpoint,
-    parameter_names,
     prefixes,
     resize_positions,
     tensor_files,
@@ -122,21 +122,23 @@ def find(
         _check_fields(info, fields)
     elif step is not None:
         raise ValueError(f"{place} is no work directory, so it has no step {step}")
-    elif place.is_dir() and model_type not in parameter_names.MODEL_TYPES:
+    elif place.is_dir() and not (model_type in families.MODEL_TYPES or "architecture" in settings):
         what = "has no config.json of a known kind"
         if model_type:
             what = f"holds a model of type {model_type!r}"
         raise ValueError(f"{place} {what}: what can be read is {ACCEPTED}")
     else:
-        tensors, metadata, _ = tensor_files.open_tensors(Path(place), key)
-        tensors = prefixes.remove(Path(place), tensors, parameter_names.checkpoint_format, prefix)
-        source = parameter_names.checkpoint_format(tensors)
+        file = tensor_files.open_tensors(Path(place), key)
+        tensors = prefixes.remove(Path(place), file.tensors, families.recognise, prefix)
+        source = families.recognise(tensors)
         if source == "mae_jax":
-            info = exported_file.find(Path(place), tensors, metadata)
+            info = exported_file.find(Path(place), tensors, file.metadata)
             _check_fields(info, fields)
         else:
+            file = file._replace(tensors=tensors)
+            family = families.FAMILIES[families.MODEL_TYPES.get(model_type, source)]
             own_size = None if inputs["patch"] else size  # `size` is a multiple of `patch`
-            info = foreign_checkpoint.find(Path(place), tensors, source, left_out, own_size)
+            info = foreign_checkpoint.find(Path(place), file, family, left_out, own_size, fields)
     info = _leave_out(info._replace(without=without), left_out)
     info = adapt_inputs.adapt(info, adapt, **inputs)
     if unknown := fields.keys() - build.FIELDS[info.kind]:

@@ -15,8 +15,8 @@ def adapt(params: Tensors, known: Known) -> tuple[Tensors, Fields]:
     """Leave the decoder out, and say so."""
     decoder = ("decoder/", "decoder_")
     _log.warning(
-        "%s has a decoder of Swin Transformer blocks, which this project does not have: its encoder "
-        "is read",
+        "%s has a decoder of Swin Transformer blocks, which this project does not have: only its "
+        "encoder is read",
         known.path,
     )
     return {name: x for name, x in params.items() if not name.startswith(decoder)}, {}

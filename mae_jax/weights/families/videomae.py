@@ -1,4 +1,4 @@
-"""VideoMAE (MCG-NJU/VideoMAE) and MAE-pytorch (pengzhiliang): no class token, interleaved positions."""
+"""VideoMAE (MCG-NJU/VideoMAE) and MAE-pytorch (pengzhiliang), which have no class token."""
 
 from typing import Any
 

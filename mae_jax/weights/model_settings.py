@@ -1,0 +1,140 @@
+"""What lies beside the weights of other code: a config.json, or the arguments of a training."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from mae_jax.models import build
+from mae_jax.output import files
+from mae_jax.weights.parameter_names import Family, Fields
+
+Size = tuple[int, ...]
+
+
+class Settings(NamedTuple):
+    """What a file or a folder says of its model and of the inputs."""
+
+    fields: Fields  # of the model
+    size: Size | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    classes: list[str] | None = None
+    mask_ratio: float | None = None
+    depths: Mapping[str, int] = {}  # key of the config.json -> number of blocks
+
+
+def read(path: Path, family: Family, args: Mapping[str, Any], patch: Size) -> Settings:
+    """Return what the config.json beside the weights says, or else the arguments in the file.
+
+    Raises:
+      ValueError: a value is not possible, or the model is one that ours cannot be.
+    """
+    folder = path if path.is_dir() else path.parent
+    values = _read_json(folder / "config.json")
+    if values.get("model_type") in family.model_types:
+        return _transformers(folder, values, family, len(patch))
+    if path.is_dir() and "architecture" in values:
+        return _timm(folder, values)
+    return _arguments(args, patch)  # a single file may lie beside another model's config.json
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    return files.read_json(epath.Path(file)) if file.exists() else {}
+
+
+class _Values:
+    """Values of a JSON file, of which each must have a type that its reader expects."""
+
+    def __init__(self, file: Path, values: Mapping[str, Any]):
+        self.file, self.values = file, values
+
+    def __call__(self, name: str, *kinds: type) -> Any:
+        value = self.values.get(name)
+        if value is not None and type(value) not in kinds:
+            raise ValueError(f"{self.file}: {name} = {value!r} is not possible")
+        return value
+
+
+def _transformers(folder: Path, values: Mapping, family: Family, axes: int) -> Settings:
+    """Read the config.json of transformers, and the preprocessor_config.json beside it."""
+    if (activation := values.get("hidden_act", "gelu")) != "gelu":
+        raise ValueError(f"{folder} has the activation {activation}: only gelu can be read")
+    value = _Values(folder / "config.json", values)
+    fields: Fields = {"eps": value("layer_norm_eps", float, int)}
+    depths = {"": value("num_hidden_layers", int)}
+    fields["heads"] = value("num_attention_heads", int)
+    if (normalised := value("norm_pix_loss", bool)) is not None:
+        fields["norm_pix"] = normalised
+    elif "vit_mae" == values.get("model_type"):
+        fields["norm_pix"] = False
+    if any(name.startswith("decoder_") for name in values):
+        fields["decoder_heads"] = value("decoder_num_attention_heads", int)
+        depths["decoder_"] = value("decoder_num_hidden_layers", int)
+    side = value("image_size", int, list)
+    sides = [side] * min(axes, 2) if isinstance(side, int) else side or []
+    frames = value("num_frames", int)
+    size = tuple(([frames] if frames and axes == 3 else []) + sides)
+    images = _read_json(folder / "preprocessor_config.json")
+    labels = values.get("id2label") or {}
+    names = [str(labels[key]) for key in sorted(labels, key=int)] if _are_numbers(labels) else []
+    return Settings(
+        {name: x for name, x in fields.items() if x is not None},
+        size if len(size) == axes else None,
+        images.get("image_mean"),
+        images.get("image_std"),
+        None if all(name == f"LABEL_{i}" for i, name in enumerate(names)) else names,
+        value("mask_ratio", float),
+        {part: depth for part, depth in depths.items() if depth is not None},
+    )
+
+
+def _are_numbers(names: Any) -> bool:
+    return isinstance(names, dict) and all(str(name).isdigit() for name in names)
+
+
+def _timm(folder: Path, values: Mapping) -> Settings:
+    """Read the config.json of timm on the Hub."""
+    options = values.get("model_args") or {}
+    data = values.get("pretrained_cfg") or values
+    activation = options.get("act_layer", "gelu")
+    if activation != "gelu" or "quickgelu" in str(values["architecture"]):
+        activation = "quick_gelu" if activation == "gelu" else activation
+        raise ValueError(f"{folder} has the activation {activation}: only gelu can be read")
+    fields: Fields = {}
+    if heads := _Values(folder / "config.json", options)("num_heads", int):
+        fields["heads"] = heads
+    pooling = values.get("global_pool", options.get("global_pool"))
+    if pooling not in (None, "", "token", "avg"):
+        raise ValueError(f"{folder} has global_pool = {pooling!r}: only token and avg can be read")
+    if pooling:
+        fields["pooling"] = {"token": "cls", "avg": "mean"}[pooling]
+    size = data.get("input_size")
+    return Settings(
+        fields,
+        tuple(size[1:]) if isinstance(size, list) and len(size) == 3 else None,
+        data.get("mean"),
+        data.get("std"),
+        values.get("label_names"),
+    )
+
+
+def _arguments(args: Mapping[str, Any], patch: Size) -> Settings:
+    """Read the arguments of a training script of the reference's kind."""
+    fields: Fields = {}
+    if isinstance(args.get("norm_pix_loss"), bool):
+        fields["norm_pix"] = args["norm_pix_loss"]
+    if isinstance(args.get("global_pool"), bool):
+        fields["pooling"] = "mean" if args["global_pool"] else "cls"
+    if isinstance(heads := args.get("decoder_num_heads"), int):
+        fields["decoder_heads"] = heads
+    for name, variant in build.VARIANTS.items():
+        if name in str(args.get("model", "")).split("_"):
+            fields["heads"] = variant["heads"]
+    side, frames, axes = args.get("input_size"), args.get("num_frames"), len(patch)
+    size = None
+    if isinstance(side, int) and (axes == 2 or isinstance(frames, int)):
+        size = (frames, side, side)[-axes:] if axes in (2, 3) else None
+    ratio = args.get("mask_ratio")
+    return Settings(fields, size, mask_ratio=ratio if isinstance(ratio, float) else None)
