@@ -19,19 +19,23 @@ import safetensors.numpy
 
 import mae_jax
 from mae_jax.models.masking import Mask
+from mae_jax.weights.families import videomae
 
 GOLDEN = Path(__file__).parent / "golden" / "families"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 # What is refused, and the sentence.
 REFUSED = {
-    "crossmae_self_attention": "self_attn",
+    "crossmae_self_attention": "see each other",
     "satmae_temporal": "time stamps",
     "videomae_finetuned_first_token": "first patch",
 }
+# What only the arguments in a file say, and the sentence of a file without them.
+NEEDS_ARGS = {"crossmae_some_maps": "does not say which"}
 # The order of bands in a group is a mistake of SatMAE's loss, which compares them with other bands.
 OTHER_LOSS = ("satmae_mixed_groups", "satmae_mixed_groups_norm_pix")
 # Fields that the names of a file and the arguments in it do not tell.
 ALWAYS = ("heads", "decoder_heads", "size")
+WITHOUT_DECODER = ("audiomae_swin_decoder",)
 WITHOUT_ARGS = ("channel_groups",)
 
 
@@ -53,7 +57,7 @@ class Case:
         path = folder / (self.name + (".pth" if as_pth else ".safetensors"))
         if self.config is not None:
             path = folder / self.name
-            path.mkdir()
+            path.mkdir(exist_ok=True)
             (path / "config.json").write_text(str(self.config))
             safetensors.numpy.save_file(self.state, path / "model.safetensors")
         elif as_pth:
@@ -71,13 +75,17 @@ class Case:
     def load(self, path: Path, **more) -> tuple[Any, dict]:
         """Load the file with what its code does not write into it."""
         given = {name: self.fields[name] for name in ALWAYS if name in self.fields}
+        if self.name in WITHOUT_DECODER:
+            del given["decoder_heads"]
         options = self.fields.get("options", {})
         if options.get("global_pool") == "avg" and options.get("fc_norm") is False:
             given["pooling"] = "norm_mean"
+        if self.fields.get("norm_pix") is False and (
+            path.suffix == ".safetensors" or not self.args
+        ):
+            given["norm_pix"] = False
         if path.suffix == ".safetensors":
             given |= {name: self.fields[name] for name in WITHOUT_ARGS if name in self.fields}
-            if self.fields.get("norm_pix") is False:
-                given["norm_pix"] = False
         return mae_jax.load(path, **given | more)
 
     def differences(self, model: Any, params: dict) -> dict[str, float]:
@@ -112,13 +120,13 @@ class Case:
         }
 
     def _in_their_terms(self, out, n: int) -> dict[str, Any]:
-        prediction, ours = np.asarray(out.prediction), {}
+        prediction = np.asarray(out.prediction)
         if self.name.startswith("satmae_") and "groups" in self.name:
             return self._of_groups(prediction, n) | (
                 {} if self.name in OTHER_LOSS else {"loss": out.loss}
             )
-        if self.fields.get("norm_pix") is False and "mean" in self.fields:  # VideoMAE's own pixels
-            mean, std = (np.float32(self.fields[name]) for name in ("mean", "std"))
+        if self.name in ("videomae_pixels", "VideoMAEForPreTraining pixels"):
+            mean, std = np.float32(videomae.MEAN), np.float32(videomae.STD)
             prediction = (prediction.reshape(*prediction.shape[:2], -1, 3) * std + mean).reshape(
                 prediction.shape
             )
@@ -148,6 +156,93 @@ class Case:
         return {"prediction": np.concatenate(ours)}
 
 
+class FromTransformers(Case):
+    """A tiny model of transformers with random parameters, and what it computes."""
+
+    def __init__(self, name: str):  # pyright: ignore[reportMissingSuperCall]
+        import torch
+        import transformers
+
+        video, options, fields = TRANSFORMERS[name]
+        class_name = name.partition(" ")[0]
+        sizes = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=3)
+        sizes |= dict(intermediate_size=48, image_size=16, patch_size=4)
+        if video:
+            sizes |= dict(num_frames=4, tubelet_size=2)
+        if "PreTraining" in name:
+            sizes |= dict(decoder_hidden_size=16, decoder_num_hidden_layers=2)
+            sizes |= dict(decoder_num_attention_heads=2, decoder_intermediate_size=80)
+        model_class = getattr(transformers, class_name)
+        torch.manual_seed(0)
+        self.name, self.fields = name, fields
+        self.model = model_class(model_class.config_class(**sizes | options)).eval()
+        with torch.no_grad():
+            for key, x in self.model.named_parameters():
+                noise = torch.randn(x.shape)
+                if x.requires_grad:
+                    x.copy_(noise * 0.2 + (1 if "norm" in key and key.endswith("weight") else 0))
+            self.arrays = {n: x.numpy() for n, x in self._run(torch).items()}
+
+    def _run(self, torch) -> dict[str, Any]:
+        """Return the arrays of `Case`."""
+        video = TRANSFORMERS[self.name][0]
+        inputs = torch.randn((2, 4, 16, 16, 3) if video else (2, 16, 16, 3))
+        pixels = inputs.movedim(-1, 2 if video else 1)
+        if self.name.startswith("VideoMAEForPreTraining"):
+            masked = torch.rand(2, 32).argsort(1) < 24
+            out = self.model(pixels, bool_masked_pos=masked)
+            index = torch.arange(32).expand(2, -1)
+            arrays = dict(loss=out.loss, prediction=out.logits)
+            arrays |= dict(
+                visible=index[~masked].reshape(2, -1), masked=index[masked].reshape(2, -1)
+            )
+        elif self.name.startswith("ViTMAEForPreTraining"):
+            out = self.model(pixels, noise=torch.rand(2, 16))
+            visible, masked = ((out.mask == x).nonzero()[:, 1].reshape(2, -1) for x in (0, 1))
+            prediction = torch.stack([x[i] for x, i in zip(out.logits, masked, strict=True)])
+            arrays = dict(loss=out.loss, prediction=prediction, visible=visible, masked=masked)
+        elif "Classification" in self.name:
+            arrays = dict(logits=self.model(pixels).logits)
+        else:
+            order = dict(noise=torch.arange(16.0).expand(2, -1)) if "ViTMAE" in self.name else {}
+            arrays = dict(features=self.model(pixels, **order).last_hidden_state)
+        return arrays | dict(inputs=inputs)
+
+    def save(self, folder: Path, as_pth: bool) -> Path:
+        path = folder / self.name.replace(" ", "_")
+        if "sharded" in self.name:
+            self.model.save_pretrained(path, max_shard_size="20kB")
+        elif "bin" in self.name:
+            import torch
+
+            self.model.config.save_pretrained(path)
+            torch.save(self.model.state_dict(), path / "pytorch_model.bin")
+        else:
+            self.model.save_pretrained(path)
+        return path
+
+    def load(self, path: Path, **more) -> tuple[Any, dict]:
+        return mae_jax.load(path, **self.fields | more)
+
+
+# Is it of video, options of its config, and what has to be said when it is loaded.
+TRANSFORMERS: dict[str, tuple[bool, dict, dict]] = {
+    "ViTMAEForPreTraining": (False, dict(norm_pix_loss=True), {}),
+    "ViTMAEForPreTraining sharded": (False, {}, {}),
+    "ViTMAEForPreTraining bin": (False, {}, {}),
+    "ViTMAEModel": (False, dict(mask_ratio=0.0), {}),
+    "ViTModel": (False, {}, {}),
+    "ViTModel without biases": (False, dict(qkv_bias=False), {}),
+    "ViTForImageClassification": (False, dict(num_labels=5), {}),
+    "PixioModel": (False, dict(mlp_ratio=2), {}),
+    "VideoMAEForPreTraining": (True, dict(use_mean_pooling=False), {}),
+    "VideoMAEForPreTraining without norm": (True, {}, {}),
+    "VideoMAEForPreTraining pixels": (True, dict(norm_pix_loss=False), {}),
+    "VideoMAEModel": (True, dict(use_mean_pooling=False), {}),
+    "VideoMAEForVideoClassification": (True, dict(num_labels=5), {}),
+}
+
+
 def _feature(model, params, inputs):
     """What the head of a classifier gets."""
     headless = model.clone(classes=0)
@@ -156,8 +251,8 @@ def _feature(model, params, inputs):
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        for name in NAMES:
-            case = Case(name)
+        for case in [*map(Case, NAMES), *map(FromTransformers, TRANSFORMERS)]:
+            name = case.name
             try:
                 model, params = case.load(case.save(Path(folder), as_pth=True))
             except ValueError as error:

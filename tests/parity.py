@@ -11,9 +11,9 @@ import numpy as np
 from flax import traverse_util
 
 from mae_jax.models import build, patches, positions
-from mae_jax.weights import parameter_names
+from mae_jax.weights import families, parameter_names
 
-NAMES = parameter_names.FAMILIES["huggingface"].names
+NAMES = families.FAMILIES["huggingface"].names
 POSITIONS = {part: NAMES[f"{part}/positions"] for part in ("encoder", "decoder")}
 
 
@@ -23,7 +23,7 @@ def params_from_huggingface(state: Mapping[str, np.ndarray], grid: Sequence[int]
     Raises:
       ValueError: the positions are others.
     """
-    flat = parameter_names.from_format(state, "huggingface")
+    flat = parameter_names.from_format(state, families.FAMILIES["huggingface"])
     for part in POSITIONS:
         if (table := flat.pop(f"{part}/positions", None)) is not None:
             fixed = positions.sincos(grid, table.shape[1])

@@ -9,7 +9,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from mae_jax.models import build
-from mae_jax.weights import checkpoint_info, load, parameter_names
+from mae_jax.weights import checkpoint_info, families, load, parameter_names
 from mae_jax.weights import export as exports
 from mae_jax.weights.checkpoint_info import CheckpointInfo
 
@@ -61,7 +61,9 @@ def equal(a, b) -> None:
 def reference_state(name: str, params, size=(16, 16)) -> dict[str, np.ndarray]:
     """The state dict of the reference, with its tables of positions."""
     tables = checkpoint_info.fixed_positions(info(*MODELS[name]), size)
-    return parameter_names.to_format(tables | flatten(params), "reference", TINY["patch"])
+    return parameter_names.to_format(
+        tables | flatten(params), families.FAMILIES["reference"], TINY["patch"]
+    )
 
 
 def save(path, state) -> Path:

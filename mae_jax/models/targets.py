@@ -203,9 +203,13 @@ def by_patch(x, members, channels):
 
 
 def by_channel(x, members, channels):
-    """Return the mean and `sqrt(variance) + 1e-6` of each channel of a token, as VideoMAE does."""
+    """Return the mean and the standard deviation of each channel of a token, as VideoMAE does.
+
+    VideoMAE adds 1e-6 to the deviation of pixels in [0, 1]. In normalised inputs this is 1e-6
+    divided by the deviation of the data, which is .226 on ImageNet.
+    """
     values = x.reshape(*x.shape[:-1], -1, channels)
-    center, scale = values.mean(-2), values.std(-2, ddof=1) + 1e-6
+    center, scale = values.mean(-2), values.std(-2, ddof=1) + 1e-6 / 0.226
     repeats = values.shape[-2]
     return tuple(jnp.tile(y, repeats) for y in (center, scale))
 

@@ -44,16 +44,20 @@ def find(
     patch, channels = shapes[0][2:], sum(shape[1] for shape in shapes)
     settings = model_settings.read(path, family, file.args, patch)
     known = Known(path, patch, channels, file.args, {**settings.fields, **given})
-    params, adapted = family.adapt(family.ours(tensors), known)
-    params = {name: x for name, x in folding.fold(params).items() if not left_out(name)}
+    kept = lambda params: {name: x for name, x in params.items() if not left_out(name)}
+    params, adapted = family.adapt(kept(family.ours(tensors)), known)
+    params = kept(folding.fold(params))
     try:
         kind, inferred = _infer_model(params, patch, family)
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing in {path}") from None
     _check(path, kind, inferred, settings, adapted, given)
-    fields = inferred | {n: x for n, x in settings.fields.items() if x is not None} | adapted
+    fields = inferred | settings.fields | given | adapted
     fields = {name: x for name, x in fields.items() if name in build.FIELDS[kind]}
-    params, fields, grid = _place_positions(known, params, kind, fields, settings.size, size)
+    tables = ["encoder/positions", "decoder/positions"][: 2 if kind == "MaskedAutoencoder" else 1]
+    tables = [name for name in tables if not left_out(name)]
+    sizes = settings.size, size
+    params, fields, grid = _place_positions(known, params, tables, fields, *sizes)
     inputs = settings.size
     if grid:
         inputs = tuple(side * p for side, p in zip(grid, patch, strict=True))
@@ -100,7 +104,8 @@ def _infer_model(params: Tensors, patch: tuple[int, ...], family: Family) -> tup
     fields |= dict(heads=HEADS.get(width), cls_tokens=count("encoder/cls"))
     fields["register_tokens"] = count("encoder/registers")
     if any(name.startswith("decoder/") for name in params):
-        width = params["decoder/mask_token"].shape[-1]
+        names = ("decoder/mask_token", "decoder/norm/scale", "decoder/norm/bias")
+        width = params[next((n for n in names if n in params), names[0])].shape[-1]
         decoder = trunk("decoder", width) | dict(heads=family.decoder_heads.get(width))
         return "MaskedAutoencoder", fields | {f"decoder_{n}": x for n, x in decoder.items()}
     pooling = "mean"
@@ -152,7 +157,7 @@ def _check(
 def _place_positions(
     known: Known,
     params: Tensors,
-    kind: str,
+    wanted: Sequence[str],
     fields: Fields,
     *sizes: Sequence[int] | None,
 ) -> tuple[Tensors, Fields, tuple[int, ...] | None]:
@@ -162,63 +167,60 @@ def _place_positions(
     their rounding cannot be told from training.
 
     Args:
+      wanted: the names of the tables that the model has.
       sizes: the sizes of inputs that the file and the caller know. A square grid is tried after
         the first size.
     """
-    parts = {"encoder": ""} | ({"decoder": "decoder_"} if kind == "MaskedAutoencoder" else {})
-    names = [f"{part}/positions" for part in parts]
-    stored = [name for name in names if name in params]
     if fields.get("separable_positions"):
         return params, fields, _separable_grid(params, known.patch, sizes)
+    stored = [name for name in wanted if name in params]
+    # A missing table may be a learned one.
+    fields = {"learned_positions": len(stored) < len(wanted)} | fields
     if not stored:
-        # A missing table may be a learned one.
-        return params, {"learned_positions": True} | fields, None
-    params, fields = dict(params), dict(fields)
-    fields["learned_positions"] = fields.get("learned_positions", False) or len(stored) < len(names)
-    grid = None
-    tables = {}
+        return params, fields, None
+    params, tables, grid = dict(params), {}, None
     for name in stored:
-        part = parts[name.split("/")[0]]
-        if (channels := params[name].shape[-1]) != (width := fields[f"{part}width"]):
+        width = fields["decoder_width" if name.startswith("decoder") else "width"]
+        if (channels := params[name].shape[-1]) != width:
             raise ValueError(
-                f"{known.path} has positions of {channels} channels for tokens of {width}: the rest "
-                "may be time stamps, as in the temporal models of SatMAE, which this project does "
-                "not have"
+                f"{known.path} has positions of {channels} channels for tokens of {width}: the "
+                "others may be time stamps, as in the temporal models of SatMAE, which this "
+                "project does not have"
             )
-        table, groups = params[name].read(), len(fields.get("channel_groups") or [0])
-        grid, rows = _grid_of(known, len(table), groups, fields, grid, *sizes)
+        table = params[name].read()
+        grid, rows = _grid_of(known, len(table), fields, *sizes)
+        sizes = (tuple(side * p for side, p in zip(grid, known.patch, strict=True)),)
         tables[name] = _with_cls_rows(params, table, rows, fields)
-    fixed = None if fields["learned_positions"] else _formula(tables, fields, parts, grid)
-    if fixed:
-        fields["position_formula"] = fixed
+    formula = None if fields["learned_positions"] else _formula(tables, fields, grid or ())
+    if formula:
+        fields["position_formula"] = formula
         return {n: x for n, x in params.items() if n not in tables}, fields, grid
     fields["learned_positions"] = True
     return params | {n: Tensor(x.shape, x) for n, x in tables.items()}, fields, grid
 
 
 def _grid_of(
-    known: Known,
-    length: int,
-    groups: int,
-    fields: Fields,
-    found: tuple[int, ...] | None,
-    *sizes: Sequence[int] | None,
+    known: Known, length: int, fields: Fields, *sizes: Sequence[int] | None
 ) -> tuple[tuple[int, ...], int]:
-    """Return the grid of a table of `length` rows, and how many of these are not of patches."""
-    axes = len(known.patch)
-    registers = fields["register_tokens"]
-    for other in dict.fromkeys((fields["cls_tokens"] + registers, fields["cls_tokens"], 0)):
-        n = (length - other) // groups
+    """Return the grid of a table of `length` rows, and how many of these are not of patches.
+
+    Class tokens and registers may have no rows. Without a size, a table without rows of the class
+    tokens is not looked for, unless there are registers: 25 rows can be 1 and 4 x 6.
+    """
+    axes, groups = len(known.patch), len(fields.get("channel_groups") or [0])
+    cls, registers = fields["cls_tokens"], fields["register_tokens"]
+    for others in dict.fromkeys((cls + registers, cls, 0)):
+        n = (length - others) // groups
         grids = [patches.grid_of(size, known.patch) for size in sizes if size]
-        grids.insert(1 if sizes and sizes[0] else 0, (round(max(n, 0) ** (1 / axes)),) * axes)
-        grids = [found] if found else grids
+        if registers or others == cls:
+            square = (round(max(n, 0) ** (1 / axes)),) * axes
+            grids.insert(1 if sizes[0] else 0, square)
         for grid in grids:
-            if math.prod(grid) * groups == length - other:
-                return grid, other
+            if math.prod(grid) * groups == length - others:
+                return grid, others
     raise ValueError(
-        f"{known.path} has a table of {length} positions, with {fields['cls_tokens']} class "
-        f"token(s) and {registers} register(s), which is no square grid: give size=, that of its "
-        "inputs"
+        f"{known.path} has {length - cls - registers} positions, which are no square grid: give "
+        f"size=, that of its inputs (it has {cls} class token(s) and {registers} register(s))"
     )
 
 
@@ -238,25 +240,18 @@ def _with_cls_rows(params: Tensors, table: np.ndarray, rows: int, fields: Fields
     return np.concatenate([zeros, table])
 
 
-def _formula(
-    tables: Mapping[str, np.ndarray],
-    fields: Fields,
-    parts: Mapping[str, str],
-    grid: tuple[int, ...] | None,
-) -> str | None:
+def _formula(tables: Mapping[str, np.ndarray], fields: Fields, grid: tuple[int, ...]) -> str | None:
     """Return the formula of `positions.FORMULAS` that all tables equal, if there is one."""
-    for formula in positions.FORMULAS:
-        f = fields | dict(position_formula=formula, learned_positions=False)
-        equal = []
-        for name, table in tables.items():
-            part = parts[name.split("/")[0]]
-            fixed = positions.Fixed(
-                f[f"{part}width"], f["cls_tokens"], positions.FORMULAS[formula]
-            ).start(grid or ())["positions"]
-            # Not all code computes in float64.
-            equal.append(table.dtype.itemsize > 2 and np.abs(table - fixed).max() < 1e-5)
-        if all(equal):
-            return formula
+    for name, formula in positions.FORMULAS.items():
+        fixed = lambda x, formula=formula: positions.Fixed(
+            x.shape[1], fields["cls_tokens"], formula
+        )
+        # Not all code computes in float64.
+        if all(
+            x.dtype.itemsize > 2 and np.abs(x - fixed(x).start(grid)["positions"]).max() < 1e-5
+            for x in tables.values()
+        ):
+            return name
     return None
 
 

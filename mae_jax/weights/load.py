@@ -139,6 +139,7 @@ def find(
             family = families.FAMILIES[families.MODEL_TYPES.get(model_type, source)]
             own_size = None if inputs["patch"] else size  # `size` is a multiple of `patch`
             info = foreign_checkpoint.find(Path(place), file, family, left_out, own_size, fields)
+            fields |= {n: x for n, x in info.fields.items() if n in fields}  # read with these
     info = _leave_out(info._replace(without=without), left_out)
     info = adapt_inputs.adapt(info, adapt, **inputs)
     if unknown := fields.keys() - build.FIELDS[info.kind]:

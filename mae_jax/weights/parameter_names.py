@@ -125,7 +125,9 @@ def _unpack(module: str, leaf: str, x: np.ndarray, name: str) -> dict[str, np.nd
         return {f"{module}/{leaf}": x}
     parts = PACKED[last]
     if x.shape[-1] % len(parts):
-        raise ValueError(f"{name} is {list(x.T.shape)}: not {', '.join(parts)}")
+        raise ValueError(
+            f"{name} is {list(x.T.shape)}: not {', '.join(parts[:-1])} and {parts[-1]}"
+        )
     shares = np.split(x, len(parts), axis=-1)
     return {f"{attention}/{part}/{leaf}": y for part, y in zip(parts, shares, strict=True)}
 

@@ -113,7 +113,7 @@ def _scalar(dtype: Any, data: Any = b"") -> int | float | bool | Inert:
 
 
 def plain_values(arguments: Any) -> dict[str, Any]:
-    """Return the strings, numbers, None and short lists of these in a dict or a namespace."""
+    """Return the strings, numbers, None and short lists of these or of lists of these."""
     values = arguments.state if isinstance(arguments, Inert) else arguments
     return {
         name: value
@@ -122,6 +122,7 @@ def plain_values(arguments: Any) -> dict[str, Any]:
     }
 
 
-def _is_short_list(value: Any) -> bool:
-    is_list = type(value) in (list, tuple) and len(value) <= LONGEST
-    return is_list and all(type(item) in PLAIN for item in value)
+def _is_short_list(value: Any, deepest: int = 2) -> bool:
+    if type(value) not in (list, tuple) or len(value) > LONGEST or not deepest:
+        return False
+    return all(type(item) in PLAIN or _is_short_list(item, deepest - 1) for item in value)

@@ -11,7 +11,7 @@ import tiny_models
 from tiny_models import equal, flatten, reference_state, save
 
 import mae_jax
-from mae_jax.weights import export, load, parameter_names
+from mae_jax.weights import export, families, load, parameter_names
 
 HEADS = dict(heads=3, decoder_heads=2)
 
@@ -53,12 +53,13 @@ def test_a_missing_table_is_named(whole, tmp_path):
 
 def test_a_family_is_an_entry_of_the_table(whole, tmp_path, monkeypatch):
     """Its own names and spellings, and what its files do not say."""
-    reference = parameter_names.FAMILIES["reference"]
+    reference = families.FAMILIES["reference"]
     names = {ours: f"net.{theirs}" for ours, theirs in reference.names.items()}
     aliases = ((r"^module\.", "net."),)
-    family = parameter_names.Family(names, ("net.blocks.",), aliases, eps=1e-5)
-    monkeypatch.setitem(parameter_names.FAMILIES, "new", family)
-    state = parameter_names.to_format(flatten(whole[0]), "new", (4, 4))
+    marks = (r"^net\.blocks\.",)
+    family = parameter_names.Family("new", names, marks, aliases=aliases, eps=1e-5)
+    monkeypatch.setitem(families.FAMILIES, "new", family)
+    state = parameter_names.to_format(flatten(whole[0]), families.FAMILIES["new"], (4, 4))
     tables = {
         name: x for name, x in reference_state("autoencoder", whole[0]).items() if "pos" in name
     }

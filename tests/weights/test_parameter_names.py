@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny_models import equal, flatten, model, random_params
 
-from mae_jax.weights import parameter_names
+from mae_jax.weights import families, parameter_names
 
 
 def as_transformers_5(name: str, where: str) -> str:
@@ -20,7 +20,7 @@ def as_transformers_5(name: str, where: str) -> str:
 
 
 def from_any_format(state):
-    return parameter_names.from_format(state, parameter_names.checkpoint_format(state))
+    return parameter_names.from_format(state, families.FAMILIES[families.recognise(state)])
 
 
 @pytest.mark.parametrize("where", ["hub", "in_memory", "saved_by_5", "encoder"])
@@ -28,13 +28,13 @@ def test_every_naming_of_hugging_face_is_read_alike(where):
     flat = flatten(random_params(model("learned")))
     if where == "encoder":  # the files of a ViTMAEModel, which have no `vit.`
         flat = {name: x for name, x in flat.items() if name.startswith("encoder/")}
-        state = parameter_names.to_format(flat, "huggingface", (4, 4))
+        state = parameter_names.to_format(flat, families.FAMILIES["huggingface"], (4, 4))
         state = {name.removeprefix("vit."): x for name, x in state.items()}
         in_memory = {as_transformers_5("vit." + n, "in_memory")[4:]: x for n, x in state.items()}
         assert "layers.1.attention.q_proj.weight" in in_memory
         equal(from_any_format(in_memory), flat)
     else:
-        state = parameter_names.to_format(flat, "huggingface", (4, 4))
+        state = parameter_names.to_format(flat, families.FAMILIES["huggingface"], (4, 4))
     if where in ("in_memory", "saved_by_5"):
         state = {as_transformers_5(name, where): x for name, x in state.items()}
     expected = {
@@ -49,7 +49,7 @@ def test_every_naming_of_hugging_face_is_read_alike(where):
 
 def test_the_reference_has_one_matrix_for_query_key_and_value():
     flat = flatten(random_params(model("autoencoder")))
-    state = parameter_names.to_format(flat, "reference", (4, 4))
+    state = parameter_names.to_format(flat, families.FAMILIES["reference"], (4, 4))
     block = "encoder/block_1/attention"
     packed = state["blocks.1.attn.qkv.weight"]
     assert packed.shape == (72, 24)
@@ -59,4 +59,6 @@ def test_the_reference_has_one_matrix_for_query_key_and_value():
     kernel = flat["encoder/embedding/kernel"].reshape(4, 4, 3, 24)
     assert state["patch_embed.proj.weight"][7, 2, 1, 3] == kernel[1, 3, 2, 7]
     with pytest.raises(ValueError, match="not query, key and value"):
-        parameter_names.from_format({"blocks.0.attn.qkv.bias": np.zeros(7)}, "reference")
+        parameter_names.from_format(
+            {"blocks.0.attn.qkv.bias": np.zeros(7)}, families.FAMILIES["reference"]
+        )

@@ -10,6 +10,13 @@ from mae_jax.weights.parameter_names import Family, Fields, Known, Tensors, with
 def adapt(params: Tensors, known: Known) -> tuple[Tensors, Fields]:
     """Give maps that are not used a weight of zero, so that all maps have one."""
     fields = dict(decoder="cross", final_norm=False)
+    if "decoder/mask_token" not in params:
+        return params, {}
+    if any(".self_attn." in name for name in params):
+        raise ValueError(
+            f"{known.path} is of a CrossMAE with self_attn, whose mask tokens also see each other: "
+            "give without='decoder/.*|decoder_blocks.*' for its encoder"
+        )
     if not (weights := params.pop("decoder/maps/kernel", None)):
         raise ValueError(
             f"{known.path} is of a CrossMAE without weight_fm, whose decoder sees the last feature "

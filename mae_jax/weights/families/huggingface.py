@@ -47,7 +47,7 @@ _ALIASES = (
 
 def without_pooler(params: Tensors, known: Known) -> tuple[Tensors, Fields]:
     """Leave out the pooler of a `ViTModel`, a layer that nothing in a checkpoint has trained."""
-    pooler = [name for name in params if name.startswith("vit.pooler.")]
+    pooler = [name for name in params if name.removeprefix("vit.").startswith("pooler.")]
     if pooler:
         _log.info("%s: its pooler is left out", known.path)
     return {name: x for name, x in params.items() if name not in pooler}, {}

@@ -46,7 +46,8 @@ def adapt(params: Tensors, known: Known) -> tuple[Tensors, Fields]:
             heads = [params.pop(f"decoder/head_{i}/{leaf}") for i in range(len(sizes))]
             join = lambda *parts: _channels_last(parts, depth)
             params[f"decoder/head/{leaf}"] = tensor_files.compute(join, *heads)
-        fields["norm_pix"] = "patch"
+        normalised = known.fields.get("norm_pix", True)
+        fields["norm_pix"] = "patch" if normalised is True else normalised
     return params, fields
 
 

@@ -29,7 +29,7 @@ def adapt(params: Tensors, known: Known) -> tuple[Tensors, Fields]:
     if "decoder/mask_token" in params:
         normalised: Any = known.args.get("normlize_target", True)
         normalised = known.fields.get("norm_pix", normalised)
-        fields["norm_pix"] = "channel" if normalised else False
+        fields["norm_pix"] = "channel" if normalised is True else normalised
         if not normalised and known.channels == len(MEAN):
             _predict_normalised_pixels(params)
     elif "encoder/norm/scale" in params and "head/kernel" in params:
