@@ -92,7 +92,7 @@ def test_golden(path):
 
 def test_golden_files_cover_the_model():
     models, images, *_ = zip(*map(golden, GOLDEN), strict=True)
-    kinds = {(model.patch[0], model.target.norm) for model in models}
+    kinds = {(model.patch[0], bool(model.target.norm)) for model in models}
     assert kinds == {(patch, norm_pix) for patch in (4, 8) for norm_pix in (False, True)}
     sizes = [x.shape[1:] for x in images]
     assert {channels for *_, channels in sizes} == {1, 3}
