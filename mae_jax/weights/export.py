@@ -12,7 +12,14 @@ from etils import epath
 from flax import traverse_util
 
 from mae_jax.models import build
-from mae_jax.weights import checkpoint_info, exported_file, families, load, parameter_names
+from mae_jax.weights import (
+    checkpoint_info,
+    exported_file,
+    families,
+    load,
+    parameter_names,
+    tensor_files,
+)
 from mae_jax.weights.checkpoint_info import CheckpointInfo
 
 FORMATS = {".pth": "reference", ".safetensors": "mae_jax", "": "huggingface"}
@@ -129,7 +136,7 @@ def _report(info: CheckpointInfo, target: Path, target_format: str, params: dict
         f"depth {fields['depth']}{size}\n"
         f"wrote {target} ({target_format}): {count / 1e6:.1f} M parameters in {len(arrays)} "
         f"arrays{note}\n"
-        f"SHA-256 {load.sha256_of(epath.Path(file))} of {file.name}"
+        f"SHA-256 {tensor_files.sha256_of(epath.Path(file))} of {file.name}"
     )
 
 

@@ -1,6 +1,5 @@
 """Loading of models and their parameters: see `load`."""
 
-import hashlib
 import math
 import os
 import re
@@ -23,6 +22,7 @@ from mae_jax.weights import (
     exported_file,
     families,
     foreign_checkpoint,
+    hub,
     prefixes,
     resize_positions,
     tensor_files,
@@ -31,7 +31,7 @@ from mae_jax.weights.checkpoint_info import CheckpointInfo
 
 ACCEPTED = (
     "a work directory (DIR or DIR:STEP), a .pth file of the reference, a folder or a file of "
-    "Hugging Face's ViTMAE, or a .safetensors file of mae_jax"
+    "Hugging Face's ViTMAE, a .safetensors file of mae_jax, or hf:ORG/NAME on the Hugging Face Hub"
 )
 
 
@@ -52,7 +52,8 @@ def load(
     Args:
       path: a work directory (the newest checkpoint, or that of `DIR:STEP`; the moving average if
         the run kept one); a `.pth` of the reference (encoder, full or fine-tuned); a folder or a
-        `.safetensors` of Hugging Face's ViTMAE; or a `.safetensors` of `mae_jax.convert`.
+        `.safetensors` of Hugging Face's ViTMAE; a `.safetensors` of `mae_jax.convert`; or such a
+        folder or file on the Hugging Face Hub, `hf:ORG/NAME[/FILE][@REVISION]`, see `hub`.
       without: a regular expression over whole names, such as "decoder/.*": parameters that match
         are left out, and may be missing. An autoencoder without its decoder is a `Classifier`
         without a head.
@@ -98,17 +99,11 @@ def find(
     Raises:
       ValueError: as `load`.
     """
-    text, left_out = str(path), _matcher(without)
+    left_out = _matcher(without)
     fields = {name: value for name, value in fields.items() if value is not None}
     inputs: dict[str, Any] = {name: fields.pop(name, None) for name in ("channels", "patch")}
-    place, step = epath.Path(text), None
-    if not place.exists() and (match := re.fullmatch(r"(.+):(\d+)", text)):
-        place, step = epath.Path(match[1]), int(match[2])
-    if not place.exists():
-        raise ValueError(f"there is no {text!r}: what can be read is {ACCEPTED}")
-    if "://" not in text and not (os.path.isdir(place) or os.path.isfile(place)):  # a pipe, say
-        raise ValueError(f"{text!r} is neither a file nor a folder: what can be read is {ACCEPTED}")
-    if sha256 and (digest := sha256_of(place)) != sha256.lower():
+    place, step, name = _locate(str(path))
+    if sha256 and (digest := tensor_files.sha256_of(place)) != sha256.lower():
         raise ValueError(f"{place} has the SHA-256 {digest}, not {sha256}: it is another file")
     settings = place / "config.json"
     settings = files.read_json(settings) if settings.exists() else {}
@@ -140,11 +135,30 @@ def find(
             own_size = None if inputs["patch"] else size  # `size` is a multiple of `patch`
             info = foreign_checkpoint.find(Path(place), file, family, left_out, own_size, fields)
             fields |= {n: x for n, x in info.fields.items() if n in fields}  # read with these
-    info = _leave_out(info._replace(without=without), left_out)
+    info = _leave_out(info._replace(without=without, path=name or info.path), left_out)
     info = adapt_inputs.adapt(info, adapt, **inputs)
     if unknown := fields.keys() - build.FIELDS[info.kind]:
         raise ValueError(f"{_listed(unknown)} is no field of the {info.kind} in {place}")
     return info._replace(fields=info.fields | fields)
+
+
+def _locate(text: str) -> tuple[epath.Path, int | None, str]:
+    """Return the file or the folder at a path, the step behind a colon, and the name on the Hub.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if hub.is_address(text):
+        path, address = hub.download(text)
+        return epath.Path(path), None, str(address)
+    place, step = epath.Path(text), None
+    if not place.exists() and (match := re.fullmatch(r"(.+):(\d+)", text)):
+        place, step = epath.Path(match[1]), int(match[2])
+    if not place.exists():
+        raise ValueError(f"there is no {text!r}: what can be read is {ACCEPTED}")
+    if "://" not in text and not (os.path.isdir(place) or os.path.isfile(place)):  # a pipe, say
+        raise ValueError(f"{text!r} is neither a file nor a folder: what can be read is {ACCEPTED}")
+    return place, step, ""
 
 
 def _check_fields(info: CheckpointInfo, fields: Mapping[str, Any]) -> None:
@@ -261,11 +275,3 @@ def _resize_positions(info: CheckpointInfo, name: str, leaf, size: Sequence[int]
 def _listed(items: Iterable[str], most: int = 20) -> str:
     items = sorted(items)
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if items[most:] else "")
-
-
-def sha256_of(path: epath.Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: sha256= is of a single file")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]

@@ -1,5 +1,6 @@
 """Files of named arrays: `.safetensors`, PyTorch's `.pth`, and Hugging Face's folders of these."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
+from etils import epath
 
 from mae_jax.weights import torch_pickle
 
 READABLE = {"BOOL", "BF16", "F16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32"}
 IN_FOLDER = ("model.safetensors", "pytorch_model.bin")  # or NAME.index.json and its parts
+INDEX = ".index.json"
 
 
 class Tensor(NamedTuple):
@@ -93,19 +96,35 @@ def open_tensors(path: Path, key: str = "") -> TensorFile:
     return TensorFile(tensors, file.metadata() or {}, {})
 
 
+def sha256_of(path: epath.Path) -> str:
+    """Return the SHA-256, in hexadecimal, of a file or of the only file of weights of a folder."""
+    if path.is_dir():
+        weights = _files_of(Path(path))
+        if len(weights) > 1:
+            raise ValueError(f"{path} has several files of weights: sha256= is of a single file")
+        path = epath.Path(weights[0])
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
+
+
 def _files_of(folder: Path) -> list[Path]:
     """Return the files of the first name in `IN_FOLDER` that the folder has."""
     for name in IN_FOLDER:
         if (folder / name).is_file():
             return [folder / name]
-        index = folder / f"{name}.index.json"
+        index = folder / f"{name}{INDEX}"
         if index.is_file():
-            try:
-                parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-                files = [folder / Path(part).name for part in parts]
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
-                raise ValueError(f"{index} is damaged") from error
+            files = [folder / part for part in parts(index)]
             if absent := [file.name for file in files if not file.is_file()]:
                 raise ValueError(f"{index} names {', '.join(absent)}, which {folder} does not have")
             return files
     raise ValueError(f"{folder} holds neither {' nor '.join(IN_FOLDER)}")
+
+
+def parts(index: Path) -> list[str]:
+    """Return the names of the files that an index names, which lie beside it."""
+    try:
+        names = set(json.loads(index.read_text())["weight_map"].values())
+        return sorted({Path(name).name for name in names})
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{index} is damaged") from error
