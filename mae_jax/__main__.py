@@ -8,6 +8,7 @@ COMMANDS = {
     "evaluate": "evaluate any checkpoint on any data",
     "predict": "write the predictions of a classifier for any data",
     "convert": "write a checkpoint for PyTorch or Hugging Face, and back",
+    "export": "write a model for other runtimes: ONNX or StableHLO",
     "plan": "estimate the memory and the hours of a run",
     "data.prepare": "pack pictures into array_record shards",
 }

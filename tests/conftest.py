@@ -35,14 +35,22 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+OPTIONAL = {"parity": ("torch", "transformers"), "onnx": ("onnx", "onnxruntime")}
+EXTRAS = {"parity": "parity", "onnx": "export"}
+
+
 def pytest_collection_modifyitems(items):
-    """Skip the tests marked `parity` where PyTorch or transformers is not installed."""
-    if all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
-        return
-    skip = pytest.mark.skip(reason="needs the extra [parity]: pip install -e '.[test,parity]'")
-    for item in items:
-        if item.get_closest_marker("parity"):
-            item.add_marker(skip)
+    """Skip the tests whose mark names packages that are not installed."""
+    for mark, packages in OPTIONAL.items():
+        if all(importlib.util.find_spec(name) for name in packages):
+            continue
+        extra = EXTRAS[mark]
+        skip = pytest.mark.skip(
+            reason=f"needs the extra [{extra}]: pip install -e '.[test,{extra}]'"
+        )
+        for item in items:
+            if item.get_closest_marker(mark):
+                item.add_marker(skip)
 
 
 @pytest.fixture

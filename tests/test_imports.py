@@ -7,10 +7,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [  # from the top down: a subpackage imports from the layers below its own
-    ["train", "evaluate", "predict", "convert", "plan", "__main__"],
+    ["train", "evaluate", "predict", "convert", "export", "plan", "__main__"],
     ["planning"],
     ["training"],
-    ["tasks"],
+    ["tasks", "exchange"],
     ["evaluators"],
     ["weights"],
     ["models", "data"],

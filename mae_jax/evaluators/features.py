@@ -80,11 +80,18 @@ class Extractor:
             columns = [pixels.reshape(len(inputs), -1)] * len(self.wanted)
         else:
             _, maps = self.model.apply(variables, inputs, method="encode")
-            columns = [_feature(self.model, variables["params"], maps, x) for x in self.wanted]
+            columns = [pool(self.model, variables["params"], maps, x) for x in self.wanted]
         return columns, batch["label"], batch["index"], batch["valid"]
 
 
-def _feature(model, params, maps, feature: Feature) -> Float[jax.Array, "b d"]:
+def pool(
+    model: Any, params: dict, maps: Sequence[jax.Array], feature: Feature
+) -> Float[jax.Array, "b d"]:
+    """Return a feature of the feature maps of `model.encode`, in float32.
+
+    Raises:
+      ValueError: the pooling needs a class token, and the model has none.
+    """
     trunk = model.encoder.trunk
     tokens = maps[1 + feature.block % trunk.depth]  # maps[0] is before the first block
 

@@ -1,0 +1,65 @@
+"""Raw inputs, as a user of an exported file has them, and the normalised inputs of a network."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Shaped
+
+from mae_jax.data.augment import batch as augment
+from mae_jax.weights.checkpoint_info import CheckpointInfo
+
+BYTES = ("image", "video")  # the modalities whose values are uint8
+
+
+class RawInputs(NamedTuple):
+    """The dtype of raw inputs, and how they are normalised: inside, if mean and std are known."""
+
+    dtype: type
+    mean: tuple[float, ...]  # per channel, of uint8 / 255 or of the floats; () = unknown
+    std: tuple[float, ...]
+
+    def __str__(self) -> str:
+        if self.dtype is jnp.int32:
+            return "whole numbers below the vocabulary size"
+        if not self.mean:
+            return "normalised values, because mean and std are unknown (give --mean and --std)"
+        scaled = "x / 255" if self.dtype is jnp.uint8 else "x"
+        return f"raw values x; the file computes ({scaled} - mean) / std itself"
+
+    def normalize(self, x: Shaped[Array, "b *size c"]) -> Shaped[Array, "b *size c"]:
+        """Return raw inputs as the network takes them."""
+        return augment.normalize(x, self.mean, self.std) if self.mean else x
+
+    def restore(self, x: Shaped[Array, "b *size c"]) -> Shaped[Array, "b *size c"]:
+        """Invert `normalize`, but for rounding and clipping to uint8: floats stay floats."""
+        if not self.mean:
+            return x
+        scale = 255 if self.dtype is jnp.uint8 else 1
+        row = lambda values: scale * jnp.array(values).reshape((1,) * (x.ndim - 1) + (-1,))
+        return x * row(self.std) + row(self.mean)
+
+
+def of(
+    info: CheckpointInfo, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> RawInputs:
+    """Return the raw inputs of a checkpoint; `mean` and `std` replace those that it knows.
+
+    Raises:
+      ValueError: only one of both is known, or one has not a number for each channel.
+    """
+    if info.fields.get("vocab_size"):
+        return RawInputs(jnp.int32, (), ())
+    given = {"mean": tuple(mean or info.mean or ()), "std": tuple(std or info.std or ())}
+    for name, values in given.items():
+        if len(values) != info.channels and any(given.values()):
+            raise ValueError(
+                f"{name} = {values} has {len(values)} values, and the model has {info.channels} "
+                f"channel(s): give --{name} with one number for each"
+            )
+    if not all(x > 0 for x in given["std"]):
+        raise ValueError(f"std = {given['std']} must be above 0: give another --std")
+    data = (info.config or {}).get("data", {})
+    default = "image" if len(info.fields["patch"]) == 2 else ""  # files of other projects
+    is_bytes = data.get("modality", default) in BYTES and given["mean"]
+    return RawInputs(jnp.uint8 if is_bytes else jnp.float32, **given)
