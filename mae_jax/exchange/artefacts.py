@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax import export as jax_export
 
-from mae_jax.exchange import check, computation
+from mae_jax.exchange import check, computation, onnx_graph
 from mae_jax.exchange.computation import INSTALL, Computation
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -79,8 +79,6 @@ def write_onnx(path: Path, made: Computation) -> None:
     """Write an ONNX model with the description as `metadata_props`, each value as JSON."""
     try:
         import onnx  # pyright: ignore[reportMissingImports]
-
-        from mae_jax.exchange import onnx_graph
     except ImportError as error:
         raise ImportError(f"an .onnx file is written by the package onnx: {INSTALL}") from error
     model = onnx_graph.translate(made.function, made.params, made.inputs)

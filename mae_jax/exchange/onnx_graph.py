@@ -6,13 +6,11 @@ and thus no reconstruction, and its newest versions exclude the orbax that this 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import onnx
 from jax.extend import core
-from onnx import helper
 
 from mae_jax.exchange import onnx_rules
 
@@ -24,8 +22,8 @@ def translate(
     function: Callable[..., Mapping[str, jax.Array]],
     params: Any,
     inputs: Mapping[str, jax.ShapeDtypeStruct],
-) -> onnx.ModelProto:
-    """Return a model that computes `function(params, *inputs)`, with the names of its outputs.
+) -> Any:
+    """Return an `onnx.ModelProto` of `function(params, *inputs)`, which returns outputs by name.
 
     Args:
       params: a pytree of arrays, which become initializers named by their paths.
@@ -34,31 +32,48 @@ def translate(
     Raises:
       ValueError: the function uses a primitive in a way that has no rule.
     """
-    closed, results = jax.make_jaxpr(function, return_shape=True)(params, *inputs.values())
+    closed, outputs = jax.make_jaxpr(function, return_shape=True)(params, *inputs.values())
     flat = jax.tree_util.tree_flatten_with_path(params)[0]
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
     arrays = [np.asarray(x) for _, x in flat]
     graph = Graph(next(iter(inputs)), dict(zip(map(id, arrays), names, strict=True)))
-    values = graph.run(closed.jaxpr, closed.consts, [*arrays, *inputs])
-    for name, value in zip(sorted(results), values, strict=True):  # jax sorts the keys of a dict
-        graph.nodes.append(helper.make_node("Identity", [graph.name(value)], [name]))
+    results = graph.run(closed.jaxpr, closed.consts, [*arrays, *inputs])
+    for name, result in zip(sorted(outputs), results, strict=True):  # as jax sorts a dict
+        graph.nodes.append(Node("Identity", [graph.name(result)], [name], {}))
+    return _model(graph, inputs, outputs)
+
+
+def _model(graph: "Graph", inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
+    from onnx import helper, numpy_helper  # pyright: ignore[reportMissingImports]
+
+    def value_info(name, x):
+        shape = ["batch", *x.shape[1:]]
+        return helper.make_tensor_value_info(name, onnx_rules.dtype_number(x.dtype), shape)
+
     opset = helper.make_opsetid("", OPSET)
     return helper.make_model(
         helper.make_graph(
-            graph.nodes,
+            [
+                helper.make_node(x.operator, x.inputs, x.outputs, **x.attributes)
+                for x in graph.nodes
+            ],
             "mae_jax",
-            [_value_info(name, x) for name, x in inputs.items()],
-            [_value_info(name, x) for name, x in results.items()],
-            [*graph.initializers.values()],
+            [value_info(name, x) for name, x in inputs.items()],
+            [value_info(name, x) for name, x in outputs.items()],
+            [numpy_helper.from_array(x, name) for name, x in graph.initializers.items()],
         ),
         opset_imports=[opset],
         ir_version=helper.find_min_ir_version_for([opset]),  # older runtimes refuse the newest
     )
 
 
-def _value_info(name: str, x: jax.ShapeDtypeStruct) -> onnx.ValueInfoProto:
-    dtype = helper.np_dtype_to_tensor_dtype(np.dtype(x.dtype))
-    return helper.make_tensor_value_info(name, dtype, ["batch", *x.shape[1:]])
+class Node(NamedTuple):
+    """An operator of ONNX with the names of its inputs and outputs."""
+
+    operator: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, Any]
 
 
 class Graph:
@@ -71,26 +86,23 @@ class Graph:
 
     def __init__(self, batched: str, names: dict[int, str]):
         self.batched, self.names = batched, names
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: dict[str, onnx.TensorProto] = {}
-        self._alive: list[np.ndarray] = []  # while an array lives, no other has its `id`
+        self.nodes: list[Node] = []
+        self.initializers: dict[str, np.ndarray] = {}  # kept, so that no other array has their `id`
 
     def add(self, operator: str, *inputs: Value, results: int = 1, **attributes: Any) -> Any:
         """Append a node, and return the name of its result, or a list of several."""
         name = f"{operator.lower()}_{len(self.nodes)}"
         outputs = [name, *(f"{name}_{i}" for i in range(1, results))]
         names = [self.name(x) for x in inputs]
-        self.nodes.append(helper.make_node(operator, names, outputs, name, **attributes))
+        self.nodes.append(Node(operator, names, outputs, attributes))
         return name if results == 1 else outputs
 
     def name(self, value: Value) -> str:
         """Return the name of a value; a constant becomes an initializer."""
         if isinstance(value, str):
             return value
-        self._alive.append(value)
         name = self.names.setdefault(id(value), f"constant_{len(self.initializers)}")
-        if name not in self.initializers:
-            self.initializers[name] = onnx.numpy_helper.from_array(value, name)
+        self.initializers[name] = value
         return name
 
     def size(self, size: Any) -> Value:

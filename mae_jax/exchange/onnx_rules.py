@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import helper
 
-INT64 = helper.np_dtype_to_tensor_dtype(np.dtype(np.int64))
+DTYPES = dict(float32=1, uint8=2, int32=6, int64=7, bool=9)  # `onnx.TensorProto.DataType`
+
+
+def dtype_number(dtype: Any) -> int:
+    return DTYPES[np.dtype(dtype).name]
 
 
 def operator(name: str, *more: np.ndarray, **attributes: Any) -> Callable:
@@ -55,7 +58,7 @@ def broadcast_in_dim(graph, equation, x, *_):
 
 def iota(graph, equation):
     shape, axis = equation.outvars[0].aval.shape, equation.params["dimension"]
-    dtype = helper.np_dtype_to_tensor_dtype(np.dtype(equation.params["dtype"]))
+    dtype = dtype_number(equation.params["dtype"])
     count = graph.add("Squeeze", graph.size(shape[axis]))
     numbers = graph.add("Range", np.array(0), count, np.array(1))
     column = [shape[i] if i == axis else 1 for i in range(len(shape))]
@@ -66,12 +69,12 @@ def iota(graph, equation):
 def dim_as_value(graph, equation):
     size = graph.add("Squeeze", graph.size(equation.params["dim"]))
     dtype = equation.outvars[0].aval.dtype
-    return graph.add("Cast", size, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+    return graph.add("Cast", size, to=dtype_number(dtype))
 
 
 def cast(graph, equation, x, *_):
     dtype = np.dtype(equation.params["new_dtype"])
-    return graph.add("Cast", x, to=helper.np_dtype_to_tensor_dtype(dtype))
+    return graph.add("Cast", x, to=dtype_number(dtype))
 
 
 def transpose(graph, equation, x):
@@ -135,7 +138,7 @@ def gather(graph, equation, x, index):
         return graph.add("Gather", x, graph.add("Squeeze", index, np.array([-1])), axis=axis)
     if samples != (0,) or numbers.start_indices_batching_dims != (0,) or axis != 1:
         refuse(equation)
-    return graph.add("GatherND", x, graph.add("Cast", index, to=INT64), batch_dims=1)
+    return graph.add("GatherND", x, graph.add("Cast", index, to=DTYPES["int64"]), batch_dims=1)
 
 
 def scatter(graph, equation, x, index, updates):
@@ -144,7 +147,7 @@ def scatter(graph, equation, x, index, updates):
     places = tuple(range(equation.invars[1].aval.shape[-1]))
     if not places == numbers.inserted_window_dims == numbers.scatter_dims_to_operand_dims:
         refuse(equation)
-    return graph.add("ScatterND", x, graph.add("Cast", index, to=INT64), updates)
+    return graph.add("ScatterND", x, graph.add("Cast", index, to=DTYPES["int64"]), updates)
 
 
 def sort(graph, equation, keys, *others):
@@ -161,7 +164,7 @@ def argmax(graph, equation, x):
     (axis,) = equation.params["axes"]
     index = graph.add("ArgMax", x, axis=axis, keepdims=0)
     dtype = np.dtype(equation.params["index_dtype"])
-    return graph.add("Cast", index, to=helper.np_dtype_to_tensor_dtype(dtype))
+    return graph.add("Cast", index, to=dtype_number(dtype))
 
 
 def stack(graph, equation, *inputs):

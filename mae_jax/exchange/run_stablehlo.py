@@ -2,14 +2,20 @@
 
 import sys
 
-sys.modules |= dict.fromkeys(("mae_jax", "flax"))  # their import fails
 
-import numpy as np  # noqa: E402
-from jax import export  # noqa: E402
+def main(path: str, *files: str) -> None:
+    """Write the outputs for each .npz file of inputs to the .npz file after it."""
+    import numpy as np
+    from jax import export
 
-with open(sys.argv[1], "rb") as file:
-    exported = export.deserialize(bytearray(file.read()))
-for source, target in zip(sys.argv[2::2], sys.argv[3::2], strict=True):
-    with np.load(source) as arrays:
-        results = exported.call(*(arrays[name] for name in arrays.files))
-    np.savez(target, **{name: np.asarray(x) for name, x in results.items()})
+    with open(path, "rb") as file:
+        exported = export.deserialize(bytearray(file.read()))
+    for source, target in zip(files[::2], files[1::2], strict=True):
+        with np.load(source) as arrays:
+            results = exported.call(*(arrays[name] for name in arrays.files))
+        np.savez(target, **{name: np.asarray(x) for name, x in results.items()})
+
+
+if __name__ == "__main__":
+    sys.modules |= dict.fromkeys(("mae_jax", "flax"))  # their import would fail
+    main(*sys.argv[1:])

@@ -202,8 +202,6 @@ def test_probabilities_of_classes_that_do_not_exclude_each_other(tmp_path):
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(name, options, says, tmp_path, monkeypatch, capsys):
-    for module in [x for x in sys.modules if x.startswith("mae_jax.exchange.onnx_")]:
-        monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "onnx", None)  # not installed
     (tmp_path / "learned.onnx").touch()
     if name == "nowhere":
