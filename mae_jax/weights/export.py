@@ -42,7 +42,8 @@ def export(
     Args:
       target_format: "reference", "huggingface" or "mae_jax"; by default the format is that of the
         suffix of `target`.
-      source, size, options: as in `load.load`; the options are `without` and fields of the model.
+      source, size, options: as in `load.load`; the options are `without`, `key`, `prefix`
+        and fields of the model.
 
     Returns:
       Lines that say what was read and written, with the SHA-256 of the parameters' file.

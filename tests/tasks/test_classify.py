@@ -267,6 +267,7 @@ def test_bad_classes_end_in_one_sentence(tmp_path, pretraining):
     # and so none of them rules the next start, which comes as far as its checkpoint
     with pytest.raises(UserError, match="nothing"):
         train(config(**{"init.checkpoint": "nothing"}), tmp_path / "c")
+    init = {"init.checkpoint": str(pretraining[0])}
     for key, value, sentence in [
         ("model.width", 96, "model.width: 48 in the checkpoint, 96 in the config"),
         ("model.heads", 4, "model.heads: 3 in the checkpoint, 4 in the config"),
@@ -277,15 +278,16 @@ def test_bad_classes_end_in_one_sentence(tmp_path, pretraining):
         ),
     ]:
         with pytest.raises(UserError, match=f"is another model: {sentence}"):
-            other = {"init.checkpoint": str(pretraining[0]), key: value}
-            train(config(**other), tmp_path / "g")
+            train(config(**init, **{key: value}), tmp_path / "g")
+    for name in ("key", "prefix"):
+        with pytest.raises(UserError, match="is a work directory: leave key= and prefix= out"):
+            train(config(**init, **{f"init.{name}": "model"}), tmp_path / "g")
     with pytest.raises(UserError, match="drops encoder/norm, which model.pooling"):
         config(**{"init.checkpoint": "x", "model.pooling": "cls"})
     with pytest.raises(UserError, match="clip is an option of adamw: use 0 with lars"):
         config("linear_probe_quickstart", **{"optimizer.clip": 1.0})
     with pytest.raises(UserError, match="decoder/"):
-        wanted = {"init.checkpoint": str(pretraining[0]), "init.without": "head/.*|norm/.*"}
-        train(config(**wanted), tmp_path / "h")
+        train(config(**init, **{"init.without": "head/.*|norm/.*"}), tmp_path / "h")
 
 
 def test_a_run_starts_from_a_checkpoint_for_other_inputs(pretraining):
