@@ -84,15 +84,16 @@ class DType(Inert):
 def table() -> dict[str, Any]:
     """Return the stand-ins by the names of what they stand in for.
 
-    A pickle may set attributes of what it is given. So the classes and functions are made anew.
+    A pickle may set attributes of functions, but not of classes with `__setstate__`. So the
+    functions are made anew.
     """
     stand_ins: dict[str, Any] = {
-        f"{module}.{name}": type(name, (base,), {})
+        f"{module}.{name}": base
         for base, modules in ((Inert, INERT), (Dictionary, DICTIONARIES))
         for module, names in modules.items()
         for name in names.split()
     }
-    stand_ins["numpy.dtype"] = type("dtype", (DType,), {})
+    stand_ins["numpy.dtype"] = DType
     stand_ins["_codecs.encode"] = lambda *arguments: _encode(*arguments)
     for core in ("core", "_core"):
         stand_ins[f"numpy.{core}.multiarray.scalar"] = lambda *arguments: _scalar(*arguments)

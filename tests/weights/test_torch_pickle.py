@@ -169,7 +169,8 @@ def test_a_small_file_takes_little_memory(tmp_path):
         torch_pickle._view(tensor, np.zeros(4, np.uint8), 1000)
 
 
-LIST, PAIRS = b"](" + b"K\x01" * 2000 + b"e", b"](" + b"K\x01K\x02\x86" * 2000 + b"e"
+LIST = b"](" + b"K\x01" * 2000 + b"e"
+PAIRS = b"](" + b"".join(b"I%d\nN\x86" % i for i in range(2000)) + b"e"
 DICT = b"}(" + b"".join(b"I%d\nN" % i for i in range(2000)) + b"u"
 TEXT = b"X\x00\x00\x01\x00" + b"x" * 2**16
 CALL, BUILD = b"h\x01h\x00\x85R", b"h\x01)Rh\x00b"
