@@ -66,6 +66,20 @@ def test_what_belongs_to_the_names_of_a_family_stays(rest, lines):
     assert remove([f"model.{name}" for name in names]) == names  # not `model.encoder.`
 
 
+def test_the_shortest_prefix_that_helps_is_removed(lines):
+    """What is under another known prefix in it, half of the network, is no alternative."""
+
+    def recognise(names):
+        if not any(name.startswith(("blocks.", "encoder.blocks.")) for name in names):
+            raise ValueError("unknown names")
+
+    names = ["encoder.blocks.0.weight", "decoder.blocks.0.weight"]
+    tensors = {f"model.{name}": 0 for name in names}
+    assert [*prefixes.remove(Path("x.pth"), tensors, recognise)] == names
+    ((_, line),) = lines()
+    assert line == "x.pth: model. removed from the names of 2 tensors"
+
+
 def test_tensors_beside_a_network_are_named(lines):
     others = ["criterion.weight", "head.weight", "head.bias", "temperature"]
     assert remove([*others, *(f"model.{name}" for name in NAMES)]) == [*NAMES]
