@@ -25,7 +25,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--from", dest="source", required=True, metavar="PATH[:STEP]")
     add("--to", dest="target", required=True, metavar="PATH")
-    add("--format", dest="target_format", choices=sorted(export.WRITERS), default="")
+    add("--format", dest="target_format", choices=export.FORMATS, default="")
     add("--overwrite", action="store_true", help="replace an existing file or model")
     add("--without", default="", metavar="EXPRESSION", help="parameters to leave out: 'decoder/.*'")
     add("--key", default="", help="which of several networks in a .pth file: model_ema")

@@ -72,21 +72,23 @@ class Case:
             safetensors.numpy.save_file(self.state, path)
         return path
 
-    def load(self, path: Path, **more) -> tuple[Any, dict]:
-        """Load the file with what its code does not write into it."""
+    def given(self, suffix: str) -> dict[str, Any]:
+        """Return what its code does not write into a file."""
         given = {name: self.fields[name] for name in ALWAYS if name in self.fields}
         if self.name in WITHOUT_DECODER:
             del given["decoder_heads"]
         options = self.fields.get("options", {})
         if options.get("global_pool") == "avg" and options.get("fc_norm") is False:
             given["pooling"] = "norm_mean"
-        if self.fields.get("norm_pix") is False and (
-            path.suffix == ".safetensors" or not self.args
-        ):
+        has_args = suffix == ".pth" and self.args
+        if self.fields.get("norm_pix") is False and not has_args:
             given["norm_pix"] = False
-        if path.suffix == ".safetensors":
+        if suffix == ".safetensors":
             given |= {name: self.fields[name] for name in WITHOUT_ARGS if name in self.fields}
-        return mae_jax.load(path, **given | more)
+        return given
+
+    def load(self, path: Path, **more) -> tuple[Any, dict]:
+        return mae_jax.load(path, **self.given(path.suffix) | more)
 
     def differences(self, model: Any, params: dict) -> dict[str, float]:
         """Return the largest difference of each array, as a share of its largest value."""

@@ -95,8 +95,8 @@ def pool(
     trunk = model.encoder.trunk
     tokens = maps[1 + feature.block % trunk.depth]  # maps[0] is before the first block
 
-    def norm(x, scale_and_bias) -> Any:
-        return layers.Norm(trunk.eps, trunk.ops).apply({"params": scale_and_bias}, x)
+    def norm(x, scale_and_bias, eps=trunk.eps) -> Any:
+        return layers.Norm(eps, trunk.ops).apply({"params": scale_and_bias}, x)
 
     if feature.norm and "norm" in params["encoder"]:
         tokens = norm(tokens, params["encoder"]["norm"])
@@ -107,7 +107,7 @@ def pool(
     names = parts if feature.pooling == "both" else [feature.pooling]
     parts = [parts[name].mean(1) for name in names]
     if feature.norm and "norm" in params:  # a classifier's, after pooling
-        parts = [norm(x, params["norm"]) for x in parts]
+        parts = [norm(x, params["norm"], model.norm_eps) for x in parts]
     return jnp.concatenate([x.astype(jnp.float32) for x in parts], axis=-1)
 
 

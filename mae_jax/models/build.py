@@ -34,7 +34,7 @@ _MISSING = dict(learned_positions=False, dtype="float32", attention="reference")
 SPEED = frozenset({"attention", "remat", "scan"})  # of the machine, not of the network
 # The names that describe a network.
 FIELDS = {kind: {*section.model_fields, *_PAPER} - SPEED for kind, section in SECTIONS.items()}
-FIELDS["Classifier"] |= {"classes"}
+FIELDS["Classifier"] |= {"classes", "norm_eps"}
 
 
 def model(kind: str, fields: Mapping[str, Any], *, custom_gradients: bool = False) -> Any:
@@ -71,7 +71,8 @@ def classifier(
     f = completed("Classifier", fields)
     encoder = _encoder(f, _operations(f, custom_gradients), f["pooling"] != "mean")
     count: int = f.get("classes", 0) if classes is None else classes
-    return Classifier(encoder, count, f["pooling"], f["batch_norm"], f["head_std"])
+    norm_eps: float = f.get("norm_eps") or f["eps"]
+    return Classifier(encoder, count, f["pooling"], f["batch_norm"], f["head_std"], norm_eps)
 
 
 def mask_sampler(mask: Mapping[str, Any], model: mae.MaskedAutoencoder, size) -> MaskSampler:

@@ -30,12 +30,25 @@ class CheckpointInfo(NamedTuple):
     std: list[float] | None = None
     config: Mapping | None = None  # of a work directory, or the part that an exported file has
     without: str = ""  # an expression over the names of parameters that may be missing
+    positions: str = "interpolate"  # or "compute": fixed tables of inputs of another size
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """Return the grid of tokens of inputs of `size`, as `model.grid` does."""
         groups = self.fields.get("channel_groups")
         grid = patches.grid_of(size, self.fields["patch"])
         return (len(groups), *grid) if groups else grid
+
+    def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> "CheckpointInfo":
+        """Return the checkpoint with more parameters."""
+
+        def read(wanted: Abstract) -> dict[str, jax.Array]:
+            rest = {name: leaf for name, leaf in wanted.items() if name not in arrays}
+            own = {n: place(arrays[n], leaf) for n, leaf in wanted.items() if n in arrays}
+            return own | self.read(rest)
+
+        return self._replace(
+            shapes=self.shapes | {n: x.shape for n, x in arrays.items()}, read=read
+        )
 
     @property
     def model(self) -> Any:

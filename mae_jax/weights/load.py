@@ -1,5 +1,6 @@
 """Loading of models and their parameters: see `load`."""
 
+import logging
 import math
 import os
 import re
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from flax import traverse_util
 from jax.sharding import Mesh
@@ -29,9 +31,11 @@ from mae_jax.weights import (
 )
 from mae_jax.weights.checkpoint_info import CheckpointInfo
 
+_log = logging.getLogger(__name__)
+POSITIONS = ("interpolate", "compute")
 ACCEPTED = (
-    "a work directory (DIR or DIR:STEP), a .pth file of the reference, a folder or a file of "
-    "Hugging Face's ViTMAE, a .safetensors file of mae_jax, or hf:ORG/NAME on the Hugging Face Hub"
+    "a work directory (DIR or DIR:STEP), a .pth file or a .safetensors file, a folder of Hugging "
+    "Face's transformers or of timm, or hf:ORG/NAME on the Hugging Face Hub"
 )
 
 
@@ -45,20 +49,21 @@ def load(
     key: str = "",
     prefix: str = "",
     adapt: str | Sequence[str] = (),
+    positions: str = "interpolate",
     **fields: Any,
 ) -> tuple[Any, dict]:
     """Return the model at `path` and its parameters, for `model.apply({"params": params}, ...)`.
 
     Args:
       path: a work directory (the newest checkpoint, or that of `DIR:STEP`; the moving average if
-        the run kept one); a `.pth` of the reference (encoder, full or fine-tuned); a folder or a
-        `.safetensors` of Hugging Face's ViTMAE; a `.safetensors` of `mae_jax.convert`; or such a
-        folder or file on the Hugging Face Hub, `hf:ORG/NAME[/FILE][@REVISION]`, see `hub`.
+        the run kept one); a `.safetensors` of `mae_jax.convert`; a file or a folder of other code,
+        pre-trained or fine-tuned: of one of the `families`; or such a folder or file on the Hugging
+        Face Hub, `hf:ORG/NAME[/FILE][@REVISION]`, see `hub`.
       without: a regular expression over whole names, such as "decoder/.*": parameters that match
         are left out, and may be missing. An autoencoder without its decoder is a `Classifier`
         without a head.
-      size: the size of the inputs. Fixed positions suit any size; learned ones are resized
-        (bicubic).
+      size: the size of the inputs. If it is not that of the checkpoint, positions are interpolated
+        (bicubic) and the model has them as parameters.
       mesh: the devices on which each parameter is placed in shares, as in training; by default
         the default device.
       sha256: the digest of the file, as `mae_jax.convert` prints it; other files are refused.
@@ -69,16 +74,18 @@ def load(
       adapt: what changes the weights for the arguments `channels` or `patch`, if these are not the
         checkpoint's: "mean" or "repeat" (channels), "resize" (patch, which keeps the number of
         patches unless `size` is given), or one of each. See `adapt_inputs`.
+      positions: "interpolate" or "compute": what becomes of fixed positions at another `size`. The
+        reference, timm and transformers interpolate; computed ones suit inputs of any size.
       fields: fields of the model (see `models.build`) that the file does not say. A work directory
-        and a file of mae_jax say all of them, of which only `dtype` may differ. A reference file
-        says neither `norm_pix` (assumed to be True) nor, except for the published sizes, `heads`
-        and `decoder_heads`, and neither does a Hugging Face file without a config.json beside it.
+        and a file of mae_jax say all of them, of which only `dtype` may differ. A file of other
+        code without its config.json or arguments says neither `norm_pix` (True is assumed, with a
+        warning) nor, except for the published sizes, `heads` and `decoder_heads`.
 
     Raises:
       ValueError: nothing of that kind is at `path`, the file is damaged or not to be trusted, or
         parameters, which the message names, are missing, left over or of other shapes.
     """
-    choice = dict(key=key, prefix=prefix, adapt=adapt)
+    choice = dict(key=key, prefix=prefix, adapt=adapt, positions=positions)
     info = find(path, without=without, size=size, sha256=sha256, **choice, **fields)
     return info.model, parameters(info, size=size, mesh=mesh)
 
@@ -92,6 +99,7 @@ def find(
     key: str = "",
     prefix: str = "",
     adapt: str | Sequence[str] = (),
+    positions: str = "interpolate",
     **fields: Any,
 ) -> CheckpointInfo:
     """Return the checkpoint at `path` before its parameters are read, see `load`.
@@ -100,6 +108,8 @@ def find(
       ValueError: as `load`.
     """
     left_out = _matcher(without)
+    if positions not in POSITIONS:
+        raise ValueError(f"positions = {positions!r} must be {' or '.join(map(repr, POSITIONS))}")
     fields = {name: value for name, value in fields.items() if value is not None}
     inputs: dict[str, Any] = {name: fields.pop(name, None) for name in ("channels", "patch")}
     place, step, name = _locate(str(path))
@@ -135,8 +145,9 @@ def find(
             own_size = None if inputs["patch"] else size  # `size` is a multiple of `patch`
             info = foreign_checkpoint.find(Path(place), file, family, left_out, own_size, fields)
             fields |= {n: x for n, x in info.fields.items() if n in fields}  # read with these
-    info = _leave_out(info._replace(without=without, path=name or info.path), left_out)
-    info = adapt_inputs.adapt(info, adapt, **inputs)
+    info = info._replace(without=without, positions=positions, path=name or info.path)
+    info = _leave_out(info, left_out)
+    info = _interpolated(adapt_inputs.adapt(info, adapt, **inputs), size)
     if unknown := fields.keys() - build.FIELDS[info.kind]:
         raise ValueError(f"{_listed(unknown)} is no field of the {info.kind} in {place}")
     return info._replace(fields=info.fields | fields)
@@ -186,8 +197,10 @@ def _leave_out(info: CheckpointInfo, left_out: Callable[[str], Any]) -> Checkpoi
     shapes = {name: shape for name, shape in info.shapes.items() if not left_out(name)}
     parts, fields = {name.split("/")[0] for name in shapes}, info.fields
     if info.kind == "MaskedAutoencoder" and "decoder" not in parts:
+        pooling = "cls" if fields.get("cls_tokens", 1) else "norm_mean"
+        pooling = pooling if fields.get("final_norm", True) else "mean"
         fields = {name: fields[name] for name in fields if name in build.FIELDS["Classifier"]}
-        info = info._replace(kind="Classifier", fields=fields | dict(classes=0, pooling="cls"))
+        info = info._replace(kind="Classifier", fields=fields | dict(classes=0, pooling=pooling))
     elif info.kind == "Classifier" and "head" not in parts:
         info = info._replace(fields=fields | dict(classes=0))
     if info.fields.get("learned_positions"):
@@ -195,7 +208,33 @@ def _leave_out(info: CheckpointInfo, left_out: Callable[[str], Any]) -> Checkpoi
         if missing := [name for name in tables.keys() - shapes.keys() if not left_out(name)]:
             way = "give without= to start with the fixed ones"
             raise ValueError(f"{_listed(missing)} missing in {info.path}: {way}")
-    return info._replace(shapes=shapes)
+    info = info._replace(shapes=shapes)
+    is_bare = {"norm/scale", "encoder/norm/scale"}.isdisjoint(shapes)
+    if info.kind == "Classifier" and not fields.get("classes") and is_bare:
+        return _with_new_norm(info, left_out)
+    return info
+
+
+def _with_new_norm(info: CheckpointInfo, left_out: Callable[[str], Any]) -> CheckpointInfo:
+    """Give an encoder without a final norm, such as CrossMAE's, a new one behind its pooling."""
+    _log.info("%s has no final norm: its pooled feature gets a new one", info.path)
+    width = info.fields["width"]
+    norm = {"norm/scale": np.ones(width), "norm/bias": np.zeros(width)}
+    return info.with_arrays({name: x for name, x in norm.items() if not left_out(name)})
+
+
+def _interpolated(info: CheckpointInfo, size: Sequence[int] | None) -> CheckpointInfo:
+    """Return a checkpoint whose fixed tables become learned ones, if `size` is another one."""
+    is_fixed = not info.fields.get("learned_positions") and info.positions == "interpolate"
+    if not (is_fixed and size and info.size and tuple(size) != info.size):
+        return info
+    tables = checkpoint_info.fixed_positions(info, info.size)
+    if any(map(_matcher(info.without), tables)):
+        return info
+    _log.info(
+        "%s: its positions are interpolated from inputs of %s to %s", info.path, info.size, size
+    )
+    return info.with_arrays(tables)._replace(fields=info.fields | dict(learned_positions=True))
 
 
 def parameters(
@@ -226,7 +265,8 @@ def fit(info: CheckpointInfo, wanted: Mapping, *, size: Sequence[int] | None = N
     """Return the parameters that both sides have, read and placed as the nested `wanted` says.
 
     Learned positions of another grid are resized to that of `size` (by default the file's). If
-    the file has fixed positions, learned ones start from these, or are left out without a `size`.
+    the file has fixed positions, learned ones start from these, resized too unless
+    `info.positions` is "compute", or are left out without a `size`.
 
     Raises:
       ValueError: one side lacks parameters that `info.without` does not match, or parameters have
@@ -258,18 +298,29 @@ def fit(info: CheckpointInfo, wanted: Mapping, *, size: Sequence[int] | None = N
     same = both.difference(resized)
     arrays = info.read({name: leaf for name, leaf in flat.items() if name in same})
     arrays |= {name: _resize_positions(info, name, flat[name], size or ()) for name in resized}
-    fixed = checkpoint_info.fixed_positions(info, size) if size else {}
-    for name in fixed:
+    own_size = info.size if info.positions == "interpolate" else None
+    fixed = checkpoint_info.fixed_positions(info, own_size or size) if size else {}
+    for name, table in fixed.items():
         if name in flat and name not in arrays:
-            arrays[name] = checkpoint_info.place(fixed[name], flat[name])
+            if own_size:
+                table = _resized(info, name, table, size or ())
+            arrays[name] = checkpoint_info.place(table, flat[name])
     return traverse_util.unflatten_dict(arrays, sep="/")
 
 
 def _resize_positions(info: CheckpointInfo, name: str, leaf, size: Sequence[int]) -> jax.Array:
     """Return a learned table of positions for inputs of `size`, placed as `leaf`."""
     table = checkpoint_info.read_whole(info, name, leaf)
+    return checkpoint_info.place(_resized(info, name, table, size), leaf)
+
+
+def _resized(info: CheckpointInfo, name: str, table: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Return a table of positions of the file's inputs for inputs of `size`."""
     old, new = (info.grid(sides) for sides in (info.size or (), size))
-    return checkpoint_info.place(resize_positions.resize_named(name, table, old, new), leaf)
+    rows = info.fields.get("cls_tokens", 1)
+    if name.startswith("decoder/") and info.fields.get("decoder") == "own_cls":
+        rows = 1
+    return resize_positions.resize_named(name, table, old, new, rows)
 
 
 def _listed(items: Iterable[str], most: int = 20) -> str:

@@ -1,8 +1,19 @@
 """Models of other code compute what that code computes, or are refused in one sentence."""
 
+import json
+
+import numpy as np
 import pytest
+import safetensors.numpy
+import tiny_models
 from families import NAMES, NEEDS_ARGS, REFUSED, TRANSFORMERS, Case, FromTransformers
 
+import mae_jax
+from mae_jax.models import positions
+from mae_jax.weights import export
+
+# Their scales and missing biases are folded into other parameters.
+FOLDED = ("timm_layer_scale", "timm_no_qkv_bias")
 TENSORS = [name for name in NAMES if name not in {**REFUSED, **NEEDS_ARGS}]
 
 
@@ -56,3 +67,59 @@ def test_a_model_computes_what_transformers_computes(name, tmp_path):
     case = FromTransformers(name)
     differences = case.differences(*case.load(case.save(tmp_path, as_pth=False)))
     assert differences and max(differences.values()) < 1e-5, differences
+
+
+@pytest.mark.parametrize("name", [n for n in TENSORS if n.startswith("timm") and n not in FOLDED])
+def test_a_file_of_timm_is_written_back(name, tmp_path):
+    """Bit for bit, but for the rows of registers, which lie in the registers."""
+    case = Case(name)
+    path, given = case.save(tmp_path, as_pth=False), dict(case.given(".safetensors"))
+    export.export(str(path), tmp_path / "back", target_format="timm", **given)
+    state = safetensors.numpy.load_file(tmp_path / "back" / "model.safetensors")
+    assert state.keys() == case.state.keys()
+    if "registers" not in name:
+        for key, x in case.state.items():
+            np.testing.assert_array_equal(state[key], x)
+    model, params = mae_jax.load(tmp_path / "back")
+    assert max(case.differences(model, params).values()) < 1e-5
+    if case.config is not None:
+        settings = json.loads((tmp_path / "back" / "config.json").read_text())
+        assert settings["model_args"].items() >= json.loads(str(case.config))["model_args"].items()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("classes", [0, 5])
+def test_transformers_reads_a_vit(classes, tmp_path):
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    fields = tiny_models.TINY | dict(pooling="cls", classes=classes, learned_positions=True)
+    path = tiny_models.export(tmp_path / "x.safetensors", "Classifier", fields)
+    export.export(str(path), tmp_path / "vit", target_format="vit")
+    name = "ViTForImageClassification" if classes else "ViTModel"
+    theirs = getattr(transformers, name).from_pretrained(tmp_path / "vit").eval()
+    inputs = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    out = theirs(torch.from_numpy(inputs).movedim(-1, 1))
+    expected = out.logits if classes else out.last_hidden_state[:, 0]
+    for place in (path, tmp_path / "vit"):
+        model, params = mae_jax.load(place)
+        ours = model.apply({"params": params}, inputs)
+        np.testing.assert_allclose(ours, expected.detach(), atol=1e-5)
+
+
+@pytest.mark.parity
+def test_positions_at_another_size_are_those_of_transformers(tmp_path):
+    """Fixed ones as well, in the encoder; `compute` gives what the formula gives."""
+    torch = pytest.importorskip("torch")
+    case = FromTransformers("ViTMAEModel")
+    table = positions.Fixed(24).start((4, 4))["positions"]
+    case.model.embeddings.position_embeddings.data[0] = torch.from_numpy(table)
+    path = case.save(tmp_path, as_pth=False)
+    inputs = torch.randn(2, 24, 24, 3)
+    options = dict(interpolate_pos_encoding=True, noise=torch.arange(36.0).expand(2, -1))
+    expected = case.model(inputs.movedim(-1, 1), **options).last_hidden_state.detach().numpy()
+    encode = lambda model, params: model.apply({"params": params}, inputs.numpy(), method="encode")
+    ours, _ = encode(*mae_jax.load(path, size=(24, 24)))
+    np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max())
+    model, params = mae_jax.load(path, size=(24, 24), positions="compute")
+    assert "positions" not in params["encoder"]
+    computed, _ = encode(model, params)
+    assert np.abs(computed - expected).max() > 0.01 * np.abs(expected).max()

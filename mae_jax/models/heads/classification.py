@@ -23,11 +23,12 @@ class Classifier(EncoderModel):
     pooling: str = "mean"
     batch_norm: bool = False
     head_std: float = 2e-5  # of the initial head
+    norm_eps: float = 1e-6  # of the norm after the pooling
 
     def setup(self):
         trunk = self.encoder.trunk
         if self.pooling == "mean":
-            self.norm = layers.Norm(trunk.eps, trunk.ops)
+            self.norm = layers.Norm(self.norm_eps, trunk.ops)
         if self.batch_norm:
             self.feature_norm = nn.BatchNorm(
                 epsilon=1e-6, use_bias=False, use_scale=False, momentum=0.9, dtype=jnp.float32
