@@ -53,7 +53,8 @@ def find(
         raise ValueError(f"{error.args[0]} is missing in {path}") from None
     _check(path, kind, inferred, settings, adapted, given)
     fields = inferred | settings.fields | given | adapted
-    fields = {name: x for name, x in fields.items() if name in build.FIELDS[kind]}
+    names = build.FIELDS[kind] - ({"learned_positions"} - adapted.keys())
+    fields = {name: x for name, x in fields.items() if name in names}
     tables = ["encoder/positions", "decoder/positions"][: 2 if kind == "MaskedAutoencoder" else 1]
     tables = [name for name in tables if not left_out(name)]
     sizes = settings.size, size

@@ -50,13 +50,12 @@ def foreign_arrays(info: CheckpointInfo, arrays: Arrays, target: Format) -> Arra
     Raises:
       ValueError: the format has no such model, or the size of the tables is unknown.
     """
-    other = {n: info.fields[n] for n in target.limits if n in info.fields}
-    other = [f"{n} = {x}" for n, x in other.items() if x not in target.limits[n]]
-    if other:
-        way = "--format=timm or --format=vit" if "pooling" in "".join(other) else "a .safetensors"
+    if other := _differing(info, target):
+        ways = [n for n, x in FORMATS.items() if x is not target and not _differing(info, x)]
+        ways = ["a .safetensors file", *(f"--format={name}" for name in ways)]
         raise ValueError(
             f"{info.path} is a model with {', '.join(other)}, which {target.title} does not have: "
-            f"write {way}"
+            f"write {' or '.join(ways)}"
         )
     if info.kind not in target.kinds:
         raise ValueError(
@@ -77,6 +76,12 @@ def foreign_arrays(info: CheckpointInfo, arrays: Arrays, target: Format) -> Arra
         )
     arrays = checkpoint_info.fixed_positions(info, size) | arrays
     return parameter_names.to_format(arrays, families.FAMILIES[target.family], patch)
+
+
+def _differing(info: CheckpointInfo, target: Format) -> list[str]:
+    """Return the fields of a model that a format cannot express."""
+    fields = {name: info.fields[name] for name in target.limits if name in info.fields}
+    return [f"{name} = {x}" for name, x in fields.items() if x not in target.limits[name]]
 
 
 def write_reference(path: Path, info: CheckpointInfo, arrays: Arrays) -> None:

@@ -141,10 +141,12 @@ def find(
             _check_fields(info, fields)
         else:
             file = file._replace(tensors=tensors)
-            family = families.FAMILIES[families.MODEL_TYPES.get(model_type, source)]
+            family = families.FAMILIES[source]
             own_size = None if inputs["patch"] else size  # `size` is a multiple of `patch`
             info = foreign_checkpoint.find(Path(place), file, family, left_out, own_size, fields)
-            fields |= {n: x for n, x in info.fields.items() if n in fields}  # read with these
+            # It is read with these, but whether its positions are trained from now on is open.
+            known = fields.keys() & info.fields.keys() - {"learned_positions"}
+            fields |= {field: info.fields[field] for field in known}
     info = info._replace(without=without, positions=positions, path=name or info.path)
     info = _leave_out(info, left_out)
     info = _interpolated(adapt_inputs.adapt(info, adapt, **inputs), size)

@@ -111,8 +111,11 @@ def test_a_pretrained_encoder_in_a_classifier(whole):
     expected = dict(whole[0]["encoder"])
     del expected["norm"]
     equal(given, {"encoder": expected})
-    start = checkpoint_info.fixed_positions(info, (24, 32))["encoder/positions"]
-    equal(load.fit(info, wanted, size=(24, 32)), {"encoder": expected | {"positions": start}})
+    stored, start = (checkpoint_info.fixed_positions(info, x) for x in ((16, 16), (24, 32)))
+    table = resize_positions.resize(stored["encoder/positions"], (4, 4), (6, 8))
+    equal(load.fit(info, wanted, size=(24, 32)), {"encoder": expected | {"positions": table}})
+    computed, table = info._replace(positions="compute"), start["encoder/positions"]
+    equal(load.fit(computed, wanted, size=(24, 32)), {"encoder": expected | {"positions": table}})
     with pytest.raises(ValueError, match="head/bias, head/kernel missing.*decoder/.*left"):
         load.fit(load.find(whole[1], without="norm/.*"), wanted)
 
@@ -140,7 +143,8 @@ def learned(tmp_path_factory):
 
 def test_positions_learned_from_now_on(whole):
     """A model with learned positions from a file with fixed ones starts as these."""
-    _, params = mae_jax.load(whole[1], learned_positions=True, size=(8, 16), **HEADS)
+    options = dict(learned_positions=True, positions="compute", size=(8, 16)) | HEADS
+    _, params = mae_jax.load(whole[1], **options)
     tables = checkpoint_info.fixed_positions(tiny_models.info(*MODELS["autoencoder"]), (8, 16))
     for part in ("encoder", "decoder"):
         np.testing.assert_array_equal(params[part]["positions"], tables[f"{part}/positions"])

@@ -25,7 +25,7 @@ FAMILIES = {
     "huggingface": huggingface.FAMILY,
     "reference": reference.FAMILY,
 }
-MODEL_TYPES = {name: key for key, family in FAMILIES.items() for name in family.model_types}
+MODEL_TYPES = {name for family in FAMILIES.values() for name in family.model_types}
 
 
 def recognise(names: Iterable[str]) -> str:
