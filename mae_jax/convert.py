@@ -3,6 +3,7 @@
 `mae_jax.load` documents what can be read and what the options mean. The suffix of --to, or
 --format, says what is written: NAME.pth is a file of the reference, NAME.safetensors one of this
 project, and a folder is for Hugging Face's `ViTMAEForPreTraining.from_pretrained(folder)`.
+hf:ORG/NAME is a repository of the Hugging Face Hub, with a card that is made of the run's files.
 """
 
 import argparse
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 
 from mae_jax.config import command_line, errors
 from mae_jax.output import console
-from mae_jax.weights import export
+from mae_jax.weights import export, publish
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -26,6 +27,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--from", dest="source", required=True, metavar="PATH[:STEP]")
     add("--to", dest="target", required=True, metavar="PATH")
     add("--format", dest="target_format", choices=export.FORMATS, default="")
+    add("--card", action="store_true", help="write README.md into the folder, also over another")
+    add("--license", default="", help="for the card: an identifier of the Hub, cc-by-nc-4.0")
+    add("--private", action="store_true", help="make the new repository private")
     add("--overwrite", action="store_true", help="replace an existing file or model")
     add("--without", default="", metavar="EXPRESSION", help="parameters to leave out: 'decoder/.*'")
     add("--key", default="", help="which of several networks in a .pth file: model_ema")
@@ -43,7 +47,7 @@ def main() -> None:
     """Run the command line; a user's mistake ends in one sentence and exit status 2."""
     console.install()
     with errors.exits():
-        print(export.export(**vars(parse(sys.argv[1:]))))
+        print(publish.convert(**vars(parse(sys.argv[1:]))))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
+        if self.path.startswith("/api/models/"):
+            return self.describe()
         match = re.fullmatch(r"/(org/[\w-]+)/resolve/([^/]+)/(.+)", self.path)
         if not match or match[1] not in self.server.repositories:
             status, code = ERRORS.get(match[1] if match else "", (404, "RepoNotFound"))
@@ -61,6 +63,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def describe(self) -> None:
+        """Answer with the files of the newest commit of a repository."""
+        name = "/".join(self.path.split("/")[3:5])
+        if name not in self.server.repositories:
+            status, code = ERRORS.get(name, (404, "RepoNotFound"))
+            return self.answer(status, X_Error_Code=code)
+        files = self.server.repositories[name][-1]
+        siblings = [{"rfilename": file} for file in files]
+        private = self.server.private.get(name, False)
+        reply: object = {"id": name, "sha": "0" * 40, "private": private, "siblings": siblings}
+        if "/tree/" in self.path:
+            entry = lambda file: {"type": "file", "path": file, "size": 1, "oid": "0" * 40}
+            reply = [*map(entry, files)]
+        self.answer(200, json.dumps(reply).encode(), Content_Type="application/json")
+
     def do_POST(self) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -72,7 +89,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if name in self.server.repositories:
                 return self.answer(409, json.dumps(reply).encode())
             self.server.repositories[name] = [{}]
-            self.server.private[name] = request.get("private", False)
+            visibility = "private" if request.get("private") else request.get("visibility")
+            self.server.private[name] = visibility == "private"
         elif "/preupload/" in self.path:
             files = json.loads(body)["files"]
             reply = {
@@ -83,8 +101,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             files = [json.loads(line) for line in body.splitlines()]
             new = {f["value"]["path"]: f["value"]["content"] for f in files if f["key"] == "file"}
             new = {path: base64.b64decode(content) for path, content in new.items()}
+            gone = {f["value"]["path"] for f in files if f["key"] == "deletedFile"}
             commits = self.server.repositories[name]
-            commits.append(commits[-1] | new)
+            old = {file: content for file, content in commits[-1].items() if file not in gone}
+            commits.append(old | new)
             oid = f"{len(commits) - 1:040x}"
             reply = {"commitOid": oid, "commitUrl": f"{self.server.url}/{name}/commit/{oid}"}
         self.answer(200, json.dumps(reply).encode(), Content_Type="application/json")

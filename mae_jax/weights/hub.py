@@ -5,6 +5,7 @@ and the endpoint are those of `huggingface_hub`. With HF_HUB_OFFLINE=1 only the 
 """
 
 import contextlib
+import fnmatch
 import logging
 import re
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from mae_jax.weights import tensor_files
 
 _log = logging.getLogger(__name__)
 DESCRIPTIONS = ("config.json", "preprocessor_config.json")
+# The files of a model, which an upload replaces; the others of a repository stay.
+MODEL = (*DESCRIPTIONS, "model*.safetensors", "pytorch_model*.bin", "*.index.json")
 
 
 class Address(NamedTuple):
@@ -76,6 +79,49 @@ def download(text: str) -> Download:
         _log.info("%s: SHA-256 %s of %s", address, _verified(file), file.name)
     whole = not address.file and (settings or len(files) > 1)
     return Download(weights.parent if whole else weights, address)
+
+
+class Contents(NamedTuple):
+    """What a repository holds before an upload."""
+
+    files: frozenset[str] = frozenset()
+    private: bool | None = None  # None: there is no repository yet
+
+    @property
+    def has_model(self) -> bool:
+        return any(fnmatch.filter(self.files, pattern) for pattern in MODEL)
+
+
+def contents(address: Address) -> Contents:
+    """Return what a repository holds; ValueError if the Hub does not tell."""
+    hub, revision = client(), address.revision or None
+    with one_sentence(address):
+        try:
+            info = hub.HfApi().model_info(address.repository, revision=revision)
+        except hub.errors.GatedRepoError:
+            raise
+        except hub.errors.RepositoryNotFoundError:
+            return Contents()
+    return Contents(frozenset(x.rfilename for x in info.siblings or ()), bool(info.private))
+
+
+def upload(folder: Path, address: Address, private: bool = False) -> str:
+    """Upload the files of a folder in place of a model, and return the commit.
+
+    A repository is made if there is none. Its other files stay.
+    """
+    hub, revision = client(), address.revision or None
+    with one_sentence(address):
+        api = hub.HfApi()
+        api.create_repo(address.repository, private=private or None, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=address.repository,
+            folder_path=folder,
+            revision=revision,
+            commit_message="Model written by mae_jax",
+            delete_patterns=list(MODEL),
+        )
+    return commit.oid
 
 
 def client() -> ModuleType:
