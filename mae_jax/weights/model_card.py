@@ -14,6 +14,7 @@ from etils import epath
 
 import mae_jax
 from mae_jax.models import build
+from mae_jax.output import files
 from mae_jax.weights.checkpoint_info import CheckpointInfo
 
 ROWS = 8  # of the table of losses
@@ -38,7 +39,13 @@ TRANSFORMERS = """\
 ```python
 from transformers import {kind}
 
-model = {kind}.from_pretrained("{place}")
+model = {kind}.from_pretrained("{name}")
+```"""
+TIMM = """\
+```python
+import timm
+
+model = timm.create_model("{name}", pretrained=True)
 ```"""
 
 
@@ -52,32 +59,25 @@ class Run(NamedTuple):
     is_last: bool  # no record is of a later step
 
 
-def write(
-    folder: Path, info: CheckpointInfo, place: str, architecture: str = "", license: str = ""
-):
-    """Write the card of the model in `folder` there, and the picture of the curve if there is one.
+def write(folder: Path, info: CheckpointInfo, place: str, license: str = "") -> None:
+    """Write README.md into `folder`, and the picture of the curve if there is one.
 
     Args:
-      info: the checkpoint of which `folder` has the weights.
+      folder: holds the weights, under the names of any format.
+      info: the checkpoint that they are from.
       place: what the reader gives to `mae_jax.load`, such as hf:ORG/NAME.
-      architecture: the class of transformers that reads the folder, or "".
       license: an identifier of the Hub, such as cc-by-nc-4.0.
     """
-    run = _read_run(info)
-    metadata = {"library_name": "transformers" if architecture else "mae_jax"}
-    metadata |= {"license": license} if license else {}
+    run, (library, reader) = _read_run(info), _reader(folder, place)
+    metadata = {"library_name": library} | ({"license": license} if license else {})
     metadata |= {"tags": ["masked-autoencoder", "jax"]}
     front = [f"{key}: {json.dumps(value)}" for key, value in metadata.items()]
     call = CLASSIFY if info.fields.get("classes") else ENCODE
-    use = [MAE_JAX.format(place=place, call=call)]
-    if architecture:
-        name = place.removeprefix("hf:").partition("@")[0]
-        use.append(TRANSFORMERS.format(kind=architecture, place=name))
     parts = {
         "": "\n".join(["---", *front, "---"]),
         f"# {place.rpartition('/')[2]}": _summary(info),
         "## License": LICENSE,
-        "## Use": "\n\n".join(use),
+        "## Use": f"{MAE_JAX.format(place=place, call=call)}\n\n{reader}".strip(),
         "## Inputs": _inputs(info),
     }
     if run:
@@ -88,6 +88,17 @@ def write(
         }
     text = "\n\n".join(f"{title}\n\n{part}".strip() for title, part in parts.items() if part)
     (folder / "README.md").write_text(text + "\n")
+
+
+def _reader(folder: Path, place: str) -> tuple[str, str]:
+    """Return the library whose format a folder has, and the code with which it reads the folder."""
+    file, name = epath.Path(folder) / "config.json", place.removeprefix("hf:").partition("@")[0]
+    settings = files.read_json(file) if file.exists() else {}
+    if kinds := settings.get("architectures"):
+        return "transformers", TRANSFORMERS.format(kind=kinds[0], name=name)
+    if "architecture" in settings:
+        return "timm", TIMM.format(name=f"{'hf-hub' if name != place else 'local-dir'}:{name}")
+    return "mae_jax", ""
 
 
 def _read_run(info: CheckpointInfo) -> Run | None:

@@ -4,11 +4,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from etils import epath
+from mae_jax.weights import export, foreign_formats, hub, load, model_card
 
-from mae_jax.output import files
-from mae_jax.weights import export, hub, load, model_card
-
+FORMATS = ("mae_jax", *(name for name, x in foreign_formats.FORMATS.items() if x.is_folder))
 CONVERSION = ("target_format", "overwrite")  # options of `export.export` that `load.find` has not
 
 
@@ -42,7 +40,7 @@ def convert(
         raise ValueError(f"--private is for repositories: {target} is not hf:ORG/NAME")
     if license and not card:
         raise ValueError(f"--license={license} is for a card: add --card")
-    if card and Path(target).suffix in export.FORMATS and Path(target).suffix:
+    if card and Path(target).suffix in export.SUFFIXES and Path(target).suffix:
         raise ValueError(f"--card is for folders: {target} is a file")
     lines = export.export(source, target, **options)
     if card:
@@ -54,9 +52,9 @@ def _upload(
     source: str, target: str, card: bool, private: bool, license: str, options: dict[str, Any]
 ) -> str:
     """Write a model to a temporary folder, and upload this."""
-    address, target_format = hub.parse(target), options.get("target_format")
-    if address.file or target_format == "reference":
-        raise ValueError(f"{target} must be hf:ORG/NAME, with --format=huggingface or mae_jax")
+    address, target_format = hub.parse(target), options.get("target_format") or "huggingface"
+    if address.file or target_format not in FORMATS:
+        raise ValueError(f"{target} must be hf:ORG/NAME, with --format={' or '.join(FORMATS)}")
     there = hub.contents(address)
     if there.private is False and private:
         raise ValueError(f"{address} exists and is public: leave --private out")
@@ -79,7 +77,6 @@ def _write_card(
     folder: Path, source: str, place: str, license: str, options: dict[str, Any]
 ) -> None:
     options = {name: value for name, value in options.items() if name not in CONVERSION}
-    info, settings = load.find(source, **options), epath.Path(folder) / "config.json"
+    info = load.find(source, **options)
     info = info._replace(size=tuple(options.get("size") or info.size or ()) or None)
-    architectures = files.read_json(settings).get("architectures") if settings.exists() else None
-    model_card.write(folder, info, place, (architectures or [""])[0], license)
+    model_card.write(folder, info, place, license)

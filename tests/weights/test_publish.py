@@ -4,7 +4,7 @@ import json
 
 import pytest
 import tiny_models
-from tiny_models import MODELS, equal
+from tiny_models import MODELS, TINY, equal
 
 import mae_jax
 from mae_jax.weights import model_card, publish
@@ -35,6 +35,18 @@ def test_an_uploaded_model_is_loaded_again(server, ours):
     assert "## Training" not in card  # it is not of a run
 
 
+def test_the_card_names_the_library_that_reads_the_format(tmp_path):
+    fields = TINY | dict(classes=5, pooling="cls")
+    classifier = tiny_models.export(tmp_path / "x.safetensors", "Classifier", fields)
+    for name, says in [
+        ("vit", 'ViTForImageClassification.from_pretrained("vit")'),
+        ("timm", 'timm.create_model("local-dir:timm", pretrained=True)'),
+    ]:
+        publish.convert(str(classifier), str(tmp_path / name), target_format=name, card=True)
+        card = (tmp_path / name / "README.md").read_text()
+        assert says in card and "logits = model.apply" in card and "classifier of 5 classes" in card
+
+
 def test_an_upload_replaces_only_the_model(server, ours):
     publish.convert(str(ours), "hf:org/new")
     server.repositories["org/new"].append(server.repositories["org/new"][-1] | {"mine": b"1"})
@@ -57,13 +69,13 @@ def test_an_upload_replaces_only_the_model(server, ours):
 
 def test_what_cannot_be_uploaded_is_said_before_anything_is_made(server, ours, tmp_path):
     for target, options, says in [
-        ("hf:org/new/x.safetensors", {}, "must be hf:ORG/NAME, with --format=huggingface or"),
+        ("hf:org/new/x.safetensors", {}, "must be hf:ORG/NAME, with --format=mae_jax or hug"),
         ("hf:org/new", dict(target_format="reference"), "must be hf:ORG/NAME"),
         ("hf:org/gated", {}, "hf:org/gated is gated"),
         (str(tmp_path / "x"), dict(private=True), "--private is for repositories"),
         (str(tmp_path / "x"), dict(license="mit"), "--license=mit is for a card: add --card"),
         (str(tmp_path / "x.pth"), dict(card=True), "--card is for folders"),
-        ("hf:org/new", dict(size=(16, 24)), "square patches and inputs alone"),
+        ("hf:org/new", dict(size=(16, 24)), "square inputs alone"),
     ]:
         with pytest.raises(ValueError, match=says):
             publish.convert(str(ours), target, **options)
