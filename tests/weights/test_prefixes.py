@@ -4,10 +4,12 @@ import json
 import logging
 from pathlib import Path
 
+import families
 import pytest
 import tiny_models
 
 import mae_jax
+from mae_jax.weights import families as recognition
 from mae_jax.weights import load, prefixes
 
 HEADS = dict(heads=3, decoder_heads=2)
@@ -135,6 +137,18 @@ def test_a_file_with_a_prefix_is_loaded(prefix, whole, tmp_path, lines):
     assert load.find(path, prefix=prefix).shapes == load.find(whole[1]).shapes
     with pytest.raises(ValueError, match="no names under the prefix 'teacher.', but"):
         load.find(path, prefix="teacher.")
+
+
+@pytest.mark.parametrize("name", families.NAMES)
+def test_the_names_of_every_family_are_found_under_a_prefix(name):
+    """Also `encoder.`, with which some families' own names begin."""
+    names = list(families.Case(name).state)
+    key = recognition.recognise(names)
+    for prefix in ("", "module.", "backbone.", "model.net.", "encoder.", "model.encoder."):
+        if (key, prefix[-8:]) == ("videomae", "encoder."):
+            continue  # the files of its own encoder alone
+        tensors = {prefix + name: 0 for name in names}
+        assert list(prefixes.remove(Path("x.pth"), tensors, recognition.recognise)) == names, prefix
 
 
 def test_the_parts_of_a_folder_have_prefixes_too(whole, tmp_path):

@@ -66,7 +66,7 @@ def adapt_video(params: Tensors, known: Known) -> tuple[Tensors, Fields]:
 FAMILY = Family(
     "Hugging Face",
     with_blocks(_NAMES, _BLOCK, encoder="vit.encoder.layer", decoder="decoder.decoder_layers"),
-    marks=(r"^vit\.e",),
+    marks=(r"^vit\.(embeddings|encoder\.layer)\.",),
     adapt=without_pooler,
     aliases=_ALIASES,
     model_types=("vit_mae", "vit", "pixio"),
@@ -75,7 +75,7 @@ FAMILY = Family(
 VIDEO = Family(
     "Hugging Face's VideoMAE",
     FAMILY.names,
-    marks=(r"\.attention\.attention\.q_bias$", r"^videomae\."),
+    marks=(r"^vit\.encoder\.layer\.\d+\.attention\.attention\.q_bias$", r"^videomae\."),
     adapt=adapt_video,
     aliases=(
         (r"^encoder_to_decoder\.", "decoder.decoder_embed."),

@@ -15,7 +15,7 @@ def adapt(params: Tensors, known: Known) -> tuple[Tensors, Fields]:
 FAMILY = Family(
     "lightly",
     reference.FAMILY.names,
-    marks=(r"^backbone\.vit\.",),
+    marks=(r"^backbone\.vit\.(blocks|patch_embed)\.",),
     adapt=adapt,
     aliases=(
         (r"^backbone\.vit\.", ""),
