@@ -3,6 +3,8 @@
 `mae_jax.load` documents what can be read and what the options mean. The suffix of --to, or
 --format, says what is written: NAME.pth is a file of the reference, NAME.safetensors one of this
 project, and a folder is for Hugging Face's `ViTMAEForPreTraining.from_pretrained(folder)`.
+--format=vit writes a folder for its `ViTModel` or `ViTForImageClassification`, and --format=timm
+one for `timm.create_model("local-dir:FOLDER")`.
 hf:ORG/NAME is a repository of the Hugging Face Hub, with a card that is made of the run's files.
 """
 
@@ -12,7 +14,7 @@ from collections.abc import Sequence
 
 from mae_jax.config import command_line, errors
 from mae_jax.output import console
-from mae_jax.weights import export, publish
+from mae_jax.weights import export, load, publish
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -34,6 +36,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--without", default="", metavar="EXPRESSION", help="parameters to leave out: 'decoder/.*'")
     add("--key", default="", help="which of several networks in a .pth file: model_ema")
     add("--prefix", default="", help="which of several networks in one state dict: teacher.")
+    add("--positions", choices=load.POSITIONS, default="interpolate", help="fixed ones, at --size")
     size = "size of the inputs; learned positions are resized"
     add("--size", type=command_line.numbers(int), metavar="H,W", help=size)
     add("--heads", type=int, help="heads of the encoder, if the file does not tell their number")

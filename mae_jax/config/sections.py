@@ -100,6 +100,9 @@ class Init(Section):
     """What changes the checkpoint's embedding and the decoder's head for another number of
     `data.channels` ("mean" of the checkpoint's channels, or "repeat" them) or another `model.patch`
     ("resize" by the pseudo-inverse, as FlexiViT). "" refuses checkpoints in which these differ."""
+    positions: Literal["interpolate", "compute"] = "interpolate"
+    """What learned positions start as if `data.size` is not that of a checkpoint with fixed ones:
+    its positions interpolated, as in the reference, or those of the formula."""
 
 
 class Model(Section):

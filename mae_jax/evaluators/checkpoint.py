@@ -32,6 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--without", default="", help="names of parameters to leave out, such as 'decoder/.*'")
     add("--key", default="", help="which of several networks in a .pth file: model_ema")
     add("--prefix", default="", help="which of several networks in one state dict: teacher.")
+    add("--positions", choices=load.POSITIONS, default="interpolate", help="fixed ones, at --size")
     add("--heads", type=int, help="where a file does not say it")
     add("--size", type=numbers(int), help="H,W; default: as trained")
     add("--mean", type=numbers(float), help="per channel, of pixels in [0, 1]")
@@ -53,7 +54,7 @@ def find(options: argparse.Namespace) -> tuple[CheckpointInfo, Context]:
     """
     _check(options)
     image_io.configure_libraries()
-    names = ("heads", "decoder_heads", "norm_pix", "without", "size", "key", "prefix")
+    names = ("heads", "decoder_heads", "norm_pix", "without", "size", "key", "prefix", "positions")
     given = {name: value for name, value in vars(options).items() if name in names}
     info = load.find(options.checkpoint, **given)
     return info, make_context(info, options, device_mesh.make_mesh())

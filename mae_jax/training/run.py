@@ -187,7 +187,7 @@ def _load_parameters(config, abstract: dict) -> dict:
     """Return the parameters of `init.checkpoint`, with the shardings of `abstract`."""
     if not config.init.checkpoint:
         return {}
-    choice = {name: config.init[name] for name in ("without", "key", "prefix")}
+    choice = {name: config.init[name] for name in ("without", "key", "prefix", "positions")}
     checkpoint = load.find(config.init.checkpoint, **choice)
     if config.init.adapt:
         inputs = dict(channels=config.data.channels, patch=config.model.patch)
@@ -206,7 +206,16 @@ def _load_parameters(config, abstract: dict) -> dict:
         raise ValueError(
             f"init.checkpoint = {checkpoint.path} is another model: {'; '.join(different)}"
         )
-    return load.fit(checkpoint, abstract, size=config.data.size)
+    size = tuple(config.data.size)
+    if not config.model.learned_positions and checkpoint.size not in (None, size):
+        _log.warning(
+            "positions are computed for inputs of %s, while those of %s are for %s: with "
+            "model.learned_positions=True they would start as the latter, interpolated",
+            size,
+            checkpoint.path,
+            checkpoint.size,
+        )
+    return load.fit(checkpoint, abstract, size=size)
 
 
 def _banner(trainer: Trainer) -> str:

@@ -69,6 +69,8 @@ def _transformers(folder: Path, values: Mapping, family: Family, axes: int) -> S
         fields["norm_pix"] = normalised
     elif "vit_mae" == values.get("model_type"):
         fields["norm_pix"] = False
+    if values.get("model_type") == "vit":
+        fields["pooling"] = "cls"
     if any(name.startswith("decoder_") for name in values):
         fields["decoder_heads"] = value("decoder_num_attention_heads", int)
         depths["decoder_"] = value("decoder_num_hidden_layers", int)
