@@ -43,6 +43,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--decoder-heads", type=int, help="heads of the decoder")
     add("--norm-pix", action=argparse.BooleanOptionalAction, help="normalised patches as targets")
     add("--eps", type=float, help="epsilon of the LayerNorms")
+    field = "of the model, where a file does not say it: pooling=norm_mean"
+    add("--field", type=command_line.assignment, action="append", default=[], help=field)
     return parser.parse_args(argv)
 
 
@@ -50,7 +52,8 @@ def main() -> None:
     """Run the command line; a user's mistake ends in one sentence and exit status 2."""
     console.install()
     with errors.exits():
-        print(publish.convert(**vars(parse(sys.argv[1:]))))
+        options = vars(parse(sys.argv[1:]))
+        print(publish.convert(**options | dict(options.pop("field"))))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     for part in ("", "decoder-"):
         add(f"--{part}heads", type=int, help="where a file does not say it")
     add("--norm-pix", action=flag, help="normalised patches as targets")
+    field = "of the model, where a file does not say it: pooling=norm_mean"
+    add("--field", type=command_line.assignment, action="append", default=[], help=field)
     return parser.parse_args(argv)
 
 
@@ -46,6 +48,7 @@ def main() -> None:
     console.install()
     with errors.exits():
         options = vars(parse(sys.argv[1:]))
+        options |= dict(options.pop("field"))
         print(artefacts.export(options.pop("checkpoint"), options.pop("target"), **options))
 
 

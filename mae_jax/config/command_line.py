@@ -8,6 +8,7 @@ stops at the first mistake and infers the type of a value from the config file.
 
 import argparse
 import ast
+import ast
 import collections
 import difflib
 import re
@@ -43,6 +44,17 @@ def numbers(kind: type) -> Callable[[str], tuple]:
             ) from None
 
     return parse
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """Return the name and the value of an argument such as `pooling=norm_mean`."""
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} should be NAME=VALUE, as pooling=norm_mean")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):  # a word
+        return name, value
 
 
 def parse(arguments: Sequence[str], rules: Sequence[schema.Rule] = ()) -> tuple[schema.Config, str]:

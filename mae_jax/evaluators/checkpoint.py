@@ -34,6 +34,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--prefix", default="", help="which of several networks in one state dict: teacher.")
     add("--positions", choices=load.POSITIONS, default="interpolate", help="fixed ones, at --size")
     add("--heads", type=int, help="where a file does not say it")
+    field = "of the model, where a file does not say it: pooling=norm_mean"
+    add("--field", type=command_line.assignment, action="append", default=[], help=field)
     add("--size", type=numbers(int), help="H,W; default: as trained")
     add("--mean", type=numbers(float), help="per channel, of pixels in [0, 1]")
     add("--std", type=numbers(float))
@@ -56,7 +58,7 @@ def find(options: argparse.Namespace) -> tuple[CheckpointInfo, Context]:
     image_io.configure_libraries()
     names = ("heads", "decoder_heads", "norm_pix", "without", "size", "key", "prefix", "positions")
     given = {name: value for name, value in vars(options).items() if name in names}
-    info = load.find(options.checkpoint, **given)
+    info = load.find(options.checkpoint, **given | dict(options.field))
     return info, make_context(info, options, device_mesh.make_mesh())
 
 
