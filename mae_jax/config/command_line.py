@@ -8,7 +8,6 @@ stops at the first mistake and infers the type of a value from the config file.
 
 import argparse
 import ast
-import ast
 import collections
 import difflib
 import re

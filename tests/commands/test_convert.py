@@ -35,7 +35,7 @@ def run(monkeypatch, *arguments) -> None:
         (["--from=OURS", "--to=DIR/x", "--format=onnx"], "invalid choice: 'onnx'"),
         (["--from=OURS", "--to=OURS"], "exists already: give another --to, or --overwrite"),
         (["--from=OURS:7", "--to=DIR/x"], "is no work directory, so it has no step 7"),
-        (["--from=OURS", "--to=DIR/x", "--size=16,24"], "square patches and inputs alone"),
+        (["--from=OURS", "--to=DIR/x", "--size=16,24"], "knows square inputs alone"),
         (["--from=OURS", "--to=DIR/x", "--size=15,15"], "not a multiple of patch"),
         (["--from=OURS", "--to=DIR/x", "--size=big"], "argument --size"),
         (["--from=OURS", "--to=DIR/x", "--heads=5"], "not 5: leave heads out"),
