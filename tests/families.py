@@ -254,13 +254,17 @@ def _feature(model, params, inputs):
 # Rows of the table: the code, the beginning of the names of its cases, and what is read of it.
 CODE = {
     "MAE (facebookresearch/mae)": ("mae_", "pre-trained, fine-tuned, linear probe"),
-    "transformers: ViTMAE, ViT, Pixio": ("ViT,Pixio", "folders, also sharded and `.bin`"),
-    "transformers: VideoMAE": ("VideoMAE", "pre-trained, encoder, fine-tuned"),
+    "transformers: ViTMAE, ViT, Pixio, VideoMAE": (
+        "ViT,Pixio,VideoMAE",
+        "pre-trained, encoder, fine-tuned; sharded, `.bin`",
+    ),
     "timm": ("timm_", "any pooling, class token or not, registers, layer scale, Hub folder"),
     "lightly": ("lightly", "both of its MAE examples"),
     "MAE-ST": ("mae_st_", "pre-trained, fine-tuned"),
-    "VideoMAE (MCG-NJU)": ("videomae_", "pre-trained, fine-tuned by the mean"),
-    "MAE-pytorch": ("mae_pytorch", "pre-trained, fine-tuned"),
+    "VideoMAE (MCG-NJU), MAE-pytorch": (
+        "videomae_,mae_pytorch",
+        "pre-trained, fine-tuned by the mean",
+    ),
     "CrossMAE": ("crossmae", "pre-trained with weighted maps, fine-tuned"),
     "AudioMAE": ("audiomae_", "global decoder, fine-tuned; of a Swin decoder the encoder"),
     "SatMAE": ("satmae_", "bands, channel groups, fine-tuned"),
