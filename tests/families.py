@@ -258,8 +258,10 @@ CODE = {
         "ViT,Pixio,VideoMAE",
         "pre-trained, encoder, fine-tuned; sharded, `.bin`",
     ),
-    "timm": ("timm_", "any pooling, class token or not, registers, layer scale, Hub folder"),
-    "lightly": ("lightly", "both of its MAE examples"),
+    "timm, lightly": (
+        "timm_,lightly",
+        "any pooling, class tokens, registers, layer scale, Hub folder",
+    ),
     "MAE-ST": ("mae_st_", "pre-trained, fine-tuned"),
     "VideoMAE (MCG-NJU), MAE-pytorch": (
         "videomae_,mae_pytorch",
