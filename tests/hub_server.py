@@ -24,6 +24,7 @@ class Hub(http.server.ThreadingHTTPServer):
         self.repositories: dict[str, list[dict[str, bytes]]] = {}
         self.requests: list[str] = []  # method and path of each
         self.private: dict[str, bool] = {}
+        self.may_write = True
         self.cut = 0  # bytes that bodies lack at their end, as of a broken connection
 
     @property
@@ -82,6 +83,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.requests.append(f"{self.command} {self.path}")
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         reply: dict = {}
+        if not self.server.may_write:
+            return self.answer(401, b'{"error": "Invalid username or password."}')
         if self.path == "/api/repos/create":
             request = json.loads(body)
             name = f"{request['organization']}/{request['name']}"

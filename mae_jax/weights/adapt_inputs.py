@@ -78,6 +78,8 @@ def adapt(
       ValueError: a kind is unknown, or missing where a number differs, or does not suit the model.
     """
     by_patch, by_channels = _chosen([kinds] if isinstance(kinds, str) else kinds)
+    if (by_patch or by_channels) and not (patch or channels):
+        raise ValueError(f"adapt = {kinds!r} needs channels= or patch=, of the inputs from now on")
     old = (*info.fields["patch"], info.channels)
     new = (*(patch or old[:-1]), channels or info.channels)
     if new == old:

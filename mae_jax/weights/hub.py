@@ -20,7 +20,7 @@ from mae_jax.weights import tensor_files
 _log = logging.getLogger(__name__)
 DESCRIPTIONS = ("config.json", "preprocessor_config.json")
 # The files of a model, which an upload replaces; the others of a repository stay.
-MODEL = (*DESCRIPTIONS, "model*.safetensors", "pytorch_model*.bin", "*.index.json")
+MODEL = (*DESCRIPTIONS, "model*.safetensors*", "pytorch_model*.bin*")
 
 
 class Address(NamedTuple):
@@ -157,6 +157,10 @@ def _sentence(error: Exception, address: Address, file: str) -> str:
         return f"{constants.ENDPOINT} has no model {repository} for you: {way}"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{repository} has no revision {address.revision!r}"
+    response = getattr(error, "response", None)
+    if response is not None and response.status_code in (401, 403):
+        way = "log in with `hf auth login`, with a token that may do this"
+        return f"{constants.ENDPOINT} refuses this for {repository}: {way} ({reason})"
     if not isinstance(error, errors.LocalEntryNotFoundError):
         return f"{address} cannot be transferred: {reason}"
     lacks = f"{file} of {address} is not in the cache {constants.HF_HUB_CACHE}"

@@ -148,6 +148,7 @@ def test_what_differs_is_refused_with_the_option_that_allows_it(learned, tmp_pat
         (dict(channels=4, adapt="rotate"), r"adapt = \['rotate'\] must be 'mean' or 'repeat'"),
         (dict(channels=4, adapt=("mean", "repeat")), "or one of each"),
         (dict(patch=(8, 8, 8), adapt="resize"), "has patches of 2 axes, not 3"),
+        (dict(adapt="mean"), "adapt = 'mean' needs channels= or patch="),
     ]:
         with pytest.raises(ValueError, match=says):
             mae_jax.load(path, **options)

@@ -35,7 +35,8 @@ def requests(server) -> list[str]:
     return [request for request in server.requests if "/resolve/" in request]
 
 
-def test_only_weights_and_their_descriptions_are_downloaded(server, model, caplog):
+def test_only_weights_and_their_descriptions_are_downloaded(server, model, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("mae_jax"), "propagate", True)  # as before any command
     files, params = model
     others = {"modeling.py": b"raise SystemExit", "pytorch_model.bin": b"x", "README.md": b"#"}
     server.repositories["org/mae"] = [files | others]
@@ -107,6 +108,7 @@ def shards(weights: bytes) -> dict[str, bytes]:
         ("hf:mae", "'hf:mae' is not hf:ORG/NAME, hf:ORG/NAME/FILE, or one of them @REVISION"),
         ("hf:org/mae/", "is not hf:ORG/NAME"),
         ("hf:org/mae--x..y", "hf:org/mae--x..y cannot be transferred: HFValidationError: "),
+        ("hf:org/mae/../../../../x", "cannot be transferred: ValueError: "),
         ("hf:org/nothing", "has no model org/nothing for you: check the name, or log in with"),
         ("hf:org/private", "has no model org/private for you"),
         ("hf:org/gated", "hf:org/gated is gated: accept its terms at http://127.0.0.1:"),

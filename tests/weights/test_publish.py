@@ -1,12 +1,15 @@
 """Uploads and cards: what they hold, what they replace, and what they keep to themselves."""
 
 import json
+import logging
+import sys
 
 import pytest
 import tiny_models
 from tiny_models import MODELS, TINY, equal
 
 import mae_jax
+from mae_jax import convert as command
 from mae_jax.weights import model_card, publish
 
 
@@ -17,8 +20,12 @@ def ours(tmp_path):
     )
 
 
-def test_an_uploaded_model_is_loaded_again(server, ours):
-    lines = publish.convert(str(ours), "hf:org/new", private=True, license="cc-by-nc-4.0")
+def test_an_uploaded_model_is_loaded_again(server, ours, monkeypatch, capsys):
+    monkeypatch.setattr(logging.getLogger("mae_jax"), "propagate", True)  # a command changes it
+    arguments = ["--to=hf:org/new", "--private", "--license=cc-by-nc-4.0"]
+    monkeypatch.setattr(sys, "argv", ["convert", f"--from={ours}", *arguments])
+    command.main()
+    lines = capsys.readouterr().out
     assert server.private["org/new"]
     files = server.repositories["org/new"][-1]
     assert files.keys() == {
@@ -79,6 +86,9 @@ def test_what_cannot_be_uploaded_is_said_before_anything_is_made(server, ours, t
     ]:
         with pytest.raises(ValueError, match=says):
             publish.convert(str(ours), target, **options)
+    server.may_write = False
+    with pytest.raises(ValueError, match="refuses this for org/new: log in with `hf auth login`"):
+        publish.convert(str(ours), "hf:org/new")
     assert not server.repositories and not (tmp_path / "x").exists()
 
 
