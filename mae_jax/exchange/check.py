@@ -58,7 +58,7 @@ def _differences(path: Path, made: Computation, function: Callable) -> list[str]
             inputs = random_inputs(made, batch, seed=batch)
             expected.append(jax.tree.map(np.asarray, function(*inputs.values())))
             pairs += [Path(folder) / f"{batch}.npz", Path(folder) / f"{batch}_out.npz"]
-            np.savez(pairs[-2], **inputs)
+            np.savez(pairs[-2], allow_pickle=False, **inputs)
         _run(path, pairs)
         for output in pairs[1::2]:
             with np.load(output) as arrays:

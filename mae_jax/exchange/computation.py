@@ -117,7 +117,8 @@ def make(
 def _encode(x: _Subject):
     model, is_classifier = x.model, x.info.kind == "Classifier"
     own = "cls" if is_classifier and model.pooling == "cls" else "mean"
-    feature = features.Feature(pooling=x.pooling or own)
+    has_norm = model.encoder.final_norm or (is_classifier and model.pooling == "mean")
+    feature = features.Feature(pooling=x.pooling or own, norm=has_norm)
 
     def function(params, inputs):
         normalised = x.raw.normalize(inputs)

@@ -36,7 +36,8 @@ def translate(
     flat = jax.tree_util.tree_flatten_with_path(params)[0]
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
     arrays = [np.asarray(x) for _, x in flat]
-    graph = Graph(next(iter(inputs)), dict(zip(map(id, arrays), names, strict=True)))
+    batched, first = next(iter(inputs.items()))
+    graph = Graph(batched, first.shape[0], dict(zip(map(id, arrays), names, strict=True)))
     results = graph.run(closed.jaxpr, closed.consts, [*arrays, *inputs])
     for name, result in zip(sorted(outputs), results, strict=True):  # as jax sorts a dict
         graph.nodes.append(Node("Identity", [graph.name(result)], [name], {}))
@@ -80,12 +81,12 @@ class Graph:
     """The nodes and constants of a graph that grows.
 
     Args:
-      batched: the name of an input, whose first axis is the batch.
+      batched: the name of an input, whose first axis has the symbolic size `batch`.
       names: of constants, by `id`; others are numbered.
     """
 
-    def __init__(self, batched: str, names: dict[int, str]):
-        self.batched, self.names = batched, names
+    def __init__(self, batched: str, batch: Any, names: dict[int, str]):
+        self.batched, self.batch, self.names = batched, batch, names
         self.nodes: list[Node] = []
         self.initializers: dict[str, np.ndarray] = {}  # kept, so that no other array has their `id`
 
@@ -109,6 +110,8 @@ class Graph:
         """Return the size of an axis as a vector of one number, known early or at run time."""
         if isinstance(size, int):
             return np.array([size], np.int64)
+        if size != self.batch:
+            raise ValueError(f"a size of {size} has no rule for ONNX: write a .stablehlo")
         return self.add("Shape", self.batched, start=0, end=1)
 
     def run(self, jaxpr: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Value]) -> list[Value]:
@@ -116,8 +119,8 @@ class Graph:
         values = dict(zip(jaxpr.invars, inputs, strict=True))
         values |= zip(jaxpr.constvars, map(np.asarray, consts), strict=True)
 
-        def read(x) -> Value:
-            return np.asarray(x.val, x.aval.dtype) if isinstance(x, core.Literal) else values[x]
+        def read(x: Any) -> Value:
+            return np.asarray(x.val, x.aval.dtype) if _is_literal(x) else values[x]
 
         for equation in _needed(jaxpr):
             results = self._apply(equation, [read(x) for x in equation.invars])
@@ -127,10 +130,10 @@ class Graph:
     def _apply(self, equation: core.JaxprEqn, inputs: Sequence[Value]) -> Sequence[Value]:
         """Append the nodes of an equation, or compute it now if it depends on constants alone."""
         primitive, params = equation.primitive, equation.params
-        sizes = [size for x in equation.outvars for size in x.aval.shape] + [params.get("dim", 0)]
-        if all(isinstance(x, np.ndarray) for x in inputs) and all(
-            isinstance(x, int) for x in sizes
-        ):
+        avals: list[Any] = [x.aval for x in equation.outvars]
+        sizes = [size for aval in avals for size in aval.shape] + [params.get("dim", 0)]
+        is_known = all(isinstance(x, np.ndarray) for x in inputs)
+        if is_known and all(isinstance(size, int) for size in sizes):
             results = primitive.bind(*inputs, **params)
             return [np.asarray(x) for x in (results if primitive.multiple_results else [results])]
         for inner in params.values():
@@ -144,10 +147,14 @@ class Graph:
 
 def _needed(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
     """Return the equations that the results depend on, in their order."""
-    variables = lambda atoms: {x for x in atoms if not isinstance(x, core.Literal)}
+    variables = lambda atoms: {x for x in atoms if not _is_literal(x)}
     needed, equations = variables(jaxpr.outvars), []
     for equation in reversed(jaxpr.eqns):
         if needed.intersection(equation.outvars):
             equations.append(equation)
             needed |= variables(equation.invars)
     return equations[::-1]
+
+
+def _is_literal(x: Any) -> bool:
+    return isinstance(x, core.Literal)

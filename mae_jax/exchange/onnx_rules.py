@@ -173,6 +173,11 @@ def stack(graph, equation, *inputs):
     return graph.add("Concat", *columns, axis=equation.params["axis"])
 
 
+def unstack(graph, equation, x):
+    axis = equation.params["axis"]
+    return [graph.add("Gather", x, np.array(i), axis=axis) for i in range(len(equation.outvars))]
+
+
 def refuse(equation):
     raise ValueError(f"{equation.primitive} has no rule for ONNX in this form: write a .stablehlo")
 
@@ -215,6 +220,7 @@ RULES: dict[str, Callable] = {
         "Concat", *xs, axis=equation.params["dimension"]
     ),
     "stack": stack,
+    "unstack": unstack,
     "transpose": transpose,
     "iota": iota,
     "dim_as_value": dim_as_value,

@@ -1,6 +1,7 @@
 """Run an artefact without mae_jax: python -I run_stablehlo.py FILE [IN.npz OUT.npz ...]"""
 
 import sys
+from typing import Any
 
 
 def main(path: str, *files: str) -> None:
@@ -12,8 +13,8 @@ def main(path: str, *files: str) -> None:
         exported = export.deserialize(bytearray(file.read()))
     for source, target in zip(files[::2], files[1::2], strict=True):
         with np.load(source) as arrays:
-            results = exported.call(*(arrays[name] for name in arrays.files))
-        np.savez(target, **{name: np.asarray(x) for name, x in results.items()})
+            results: Any = exported.call(*(arrays[name] for name in arrays.files))
+        np.savez(target, allow_pickle=False, **{name: np.asarray(x) for name, x in results.items()})
 
 
 if __name__ == "__main__":
