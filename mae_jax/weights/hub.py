@@ -48,7 +48,8 @@ def is_address(text: str) -> bool:
 
 def parse(text: str) -> Address:
     """Return the parts of an address; raise ValueError if the text has another form."""
-    if not (match := re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:/([^@]+))?(?:@(.+))?", text)):
+    match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:/([^@/][^@]*))?(?:@(.+))?", text)
+    if not match or ".." in (match[2] or "").split("/"):
         raise ValueError(f"{text!r} is not hf:ORG/NAME, hf:ORG/NAME/FILE, or one of them @REVISION")
     return Address(match[1], match[2] or "", match[3] or "")
 
