@@ -210,8 +210,7 @@ def by_channel(x, members, channels):
     """
     values = x.reshape(*x.shape[:-1], -1, channels)
     center, scale = values.mean(-2), values.std(-2, ddof=1) + 1e-6 / 0.226
-    repeats = values.shape[-2]
-    return tuple(jnp.tile(y, repeats) for y in (center, scale))
+    return jnp.tile(center, values.shape[-2]), jnp.tile(scale, values.shape[-2])
 
 
 # What `norm_pix` of a config may be, beside False.

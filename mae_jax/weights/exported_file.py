@@ -34,7 +34,7 @@ def describe(info: CheckpointInfo) -> dict[str, str]:
             for name, entry in config.get("evaluators", {}).items()
         }
         description["config"] = kept | {"data": data, "evaluators": evaluators}
-    return {"format": "mae_jax", "mae_jax": json.dumps(description)}
+    return {"mae_jax": json.dumps(description)}  # one key, as safetensors shuffles several
 
 
 def find(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> CheckpointInfo:

@@ -14,7 +14,8 @@ def fold(params: Tensors) -> Tensors:
 
 
 def _fold_scales(params: Tensors) -> Tensors:
-    params, multiply = dict(params), lambda x, scale: np.float32(x) * np.float32(scale)
+    params = dict(params)
+    multiply = lambda *factors: np.multiply(*factors, dtype=np.float32)
     for name in [name for name in params if name.rpartition("/")[2] in BRANCHES]:
         block, _, branch = name.rpartition("/")
         scale = params.pop(name)

@@ -173,7 +173,7 @@ def _transformers_config(info: CheckpointInfo, kind: str, architecture: str) -> 
     return {
         "architectures": [architecture],
         "model_type": kind,
-        "image_size": (info.size or ())[0],
+        "image_size": info.size[0] if info.size else None,
         "patch_size": info.fields["patch"][0],
         "num_channels": info.channels,
         "hidden_act": "gelu",

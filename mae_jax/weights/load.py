@@ -194,35 +194,27 @@ def _matcher(without: str) -> Callable[[str], Any]:
 def _leave_out(info: CheckpointInfo, left_out: Callable[[str], Any]) -> CheckpointInfo:
     """Return the checkpoint without some parameters; refuse one that lacks learned positions.
 
-    An autoencoder without its decoder becomes a classifier without a head.
+    An autoencoder without its decoder becomes a classifier without a head. If its encoder has no
+    final norm, it gets a new one behind the pooling.
     """
-    shapes = {name: shape for name, shape in info.shapes.items() if not left_out(name)}
-    parts, fields = {name.split("/")[0] for name in shapes}, info.fields
+    info = info._replace(shapes={n: shape for n, shape in info.shapes.items() if not left_out(n)})
+    parts, fields = {name.split("/")[0] for name in info.shapes}, info.fields
     if info.kind == "MaskedAutoencoder" and "decoder" not in parts:
         pooling = "cls" if fields.get("cls_tokens", 1) else "norm_mean"
-        pooling = pooling if fields.get("final_norm", True) else "mean"
+        if not fields.get("final_norm", True):
+            pooling, width = "mean", fields["width"]
+            norm = {"norm/scale": np.ones(width), "norm/bias": np.zeros(width)}
+            info = info.with_arrays(norm)
         fields = {name: fields[name] for name in fields if name in build.FIELDS["Classifier"]}
         info = info._replace(kind="Classifier", fields=fields | dict(classes=0, pooling=pooling))
     elif info.kind == "Classifier" and "head" not in parts:
         info = info._replace(fields=fields | dict(classes=0))
     if info.fields.get("learned_positions"):
         tables = checkpoint_info.fixed_positions(info, info.fields["patch"])
-        if missing := [name for name in tables.keys() - shapes.keys() if not left_out(name)]:
+        if missing := [n for n in tables.keys() - info.shapes.keys() if not left_out(n)]:
             way = "give without= to start with the fixed ones"
             raise ValueError(f"{_listed(missing)} missing in {info.path}: {way}")
-    info = info._replace(shapes=shapes)
-    is_bare = {"norm/scale", "encoder/norm/scale"}.isdisjoint(shapes)
-    if info.kind == "Classifier" and not fields.get("classes") and is_bare:
-        return _with_new_norm(info, left_out)
     return info
-
-
-def _with_new_norm(info: CheckpointInfo, left_out: Callable[[str], Any]) -> CheckpointInfo:
-    """Give an encoder without a final norm, such as CrossMAE's, a new one behind its pooling."""
-    _log.info("%s has no final norm: its pooled feature gets a new one", info.path)
-    width = info.fields["width"]
-    norm = {"norm/scale": np.ones(width), "norm/bias": np.zeros(width)}
-    return info.with_arrays({name: x for name, x in norm.items() if not left_out(name)})
 
 
 def _interpolated(info: CheckpointInfo, size: Sequence[int] | None) -> CheckpointInfo:

@@ -25,8 +25,12 @@ class Settings(NamedTuple):
     depths: Mapping[str, int] = {}  # key of the config.json -> number of blocks
 
 
-def read(path: Path, family: Family, args: Mapping[str, Any], patch: Size) -> Settings:
+def read(path: Path, family: Family, args: Mapping[str, Any], patch: Size, width: int) -> Settings:
     """Return what the config.json beside the weights says, or else the arguments in the file.
+
+    Args:
+      args: of the command line of the training, if the file holds them.
+      patch, width: of the encoder, as the file's tensors say.
 
     Raises:
       ValueError: a value is not possible, or the model is one that ours cannot be.
@@ -37,7 +41,9 @@ def read(path: Path, family: Family, args: Mapping[str, Any], patch: Size) -> Se
         return _transformers(folder, values, family, len(patch))
     if path.is_dir() and "architecture" in values:
         return _timm(folder, values)
-    return _arguments(args, patch)  # a single file may lie beside another model's config.json
+    return _arguments(
+        args, patch, width
+    )  # a single file may lie beside another model's config.json
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -122,7 +128,7 @@ def _timm(folder: Path, values: Mapping) -> Settings:
     )
 
 
-def _arguments(args: Mapping[str, Any], patch: Size) -> Settings:
+def _arguments(args: Mapping[str, Any], patch: Size, width: int) -> Settings:
     """Read the arguments of a training script of the reference's kind."""
     fields: Fields = {}
     if isinstance(args.get("norm_pix_loss"), bool):
@@ -132,11 +138,11 @@ def _arguments(args: Mapping[str, Any], patch: Size) -> Settings:
     if isinstance(heads := args.get("decoder_num_heads"), int):
         fields["decoder_heads"] = heads
     for name, variant in build.VARIANTS.items():
-        if name in str(args.get("model", "")).split("_"):
+        if name in str(args.get("model")).split("_") and variant["width"] == width:
             fields["heads"] = variant["heads"]
-    side, frames, axes = args.get("input_size"), args.get("num_frames"), len(patch)
-    size = None
-    if isinstance(side, int) and (axes == 2 or isinstance(frames, int)):
-        size = (frames, side, side)[-axes:] if axes in (2, 3) else None
+    side, frames = args.get("input_size"), args.get("num_frames")
+    size = {2: (side, side), 3: (frames, side, side)}.get(len(patch), (None,))
+    size = tuple(number for number in size if isinstance(number, int))
     ratio = args.get("mask_ratio")
-    return Settings(fields, size, mask_ratio=ratio if isinstance(ratio, float) else None)
+    ratio = ratio if isinstance(ratio, float) else None
+    return Settings(fields, size if len(size) == len(patch) else None, mask_ratio=ratio)

@@ -123,3 +123,18 @@ def test_positions_at_another_size_are_those_of_transformers(tmp_path):
     assert "positions" not in params["encoder"]
     computed, _ = encode(model, params)
     assert np.abs(computed - expected).max() > 0.01 * np.abs(expected).max()
+
+
+def test_the_encoder_of_crossmae_alone(tmp_path):
+    """It has no final norm, so that its pooled feature gets a new one."""
+    case = Case("crossmae_self_attention")
+    path = case.save(tmp_path, as_pth=False)
+    model, params = case.load(
+        path, without="decoder/.*|decoder_blocks.*", decoder_heads=None, norm_pix=None
+    )
+    assert model.pooling == "mean" and (params["norm"]["scale"] == 1).all()
+    case = Case("mae_finetuned")
+    lacking = {n: x for n, x in case.state.items() if not n.startswith(("fc_norm", "head"))}
+    tiny_models.save(path, lacking)
+    with pytest.raises(ValueError, match="norm/bias, norm/scale missing"):
+        mae_jax.load(path, heads=3)

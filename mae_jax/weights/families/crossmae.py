@@ -1,17 +1,22 @@
 """CrossMAE (TonyLianLong/CrossMAE), with weighted feature maps."""
 
+import logging
+
 import numpy as np
 
 from mae_jax.weights import tensor_files
 from mae_jax.weights.families import reference
 from mae_jax.weights.parameter_names import Family, Fields, Known, Tensors, with_blocks
+from mae_jax.weights.tensor_files import Tensor
+
+_log = logging.getLogger(__name__)
 
 
 def adapt(params: Tensors, known: Known) -> tuple[Tensors, Fields]:
     """Give maps that are not used a weight of zero, so that all maps have one."""
     fields = dict(decoder="cross", final_norm=False)
     if "decoder/mask_token" not in params:
-        return params, {}
+        return params | _new_norm(params, known), {}
     if any(".self_attn." in name for name in params):
         raise ValueError(
             f"{known.path} is of a CrossMAE with self_attn, whose mask tokens also see each other: "
@@ -38,6 +43,14 @@ def adapt(params: Tensors, known: Known) -> tuple[Tensors, Fields]:
         return whole
 
     return params | {"decoder/maps": tensor_files.compute(every_map, weights)}, fields
+
+
+def _new_norm(params: Tensors, known: Known) -> Tensors:
+    """Return a norm behind the pooling, which the encoder has only once it is fine-tuned."""
+    _log.info("%s has no final norm: its pooled feature gets a new one", known.path)
+    width = params["encoder/embedding/bias"].shape[-1]
+    values = {"norm/scale": np.ones(width), "norm/bias": np.zeros(width)}
+    return {name: Tensor(x.shape, x) for name, x in values.items()}
 
 
 _DECODER = {

@@ -68,9 +68,9 @@ def _positions(params: Tensors, part: str, biases) -> tensor_files.Tensor:
     cls = params.pop(f"{part}/cls_channel", None)
 
     def table(places, groups, *rest):
-        places, groups = np.float32(places), np.float32(groups)
+        places, groups = np.asarray(places, np.float32), np.asarray(groups, np.float32)
         if cls:  # fine-tuned
-            first, rest = np.concatenate([places[:1], np.float32(rest[0])], 1), rest[1:]
+            first, rest = np.concatenate([places[:1], np.asarray(rest[0], np.float32)], 1), rest[1:]
         elif part == "decoder":
             first, groups = np.concatenate([places[:1], groups[-1:]], 1), groups[:-1]
         else:
@@ -78,7 +78,7 @@ def _positions(params: Tensors, part: str, biases) -> tensor_files.Tensor:
         rows = [first]
         for i, group in enumerate(groups):
             row = np.broadcast_to(group, (len(places) - 1, len(group)))
-            bias = np.float32(rest[i]) if rest else np.float32(0)
+            bias = np.asarray(rest[i], np.float32) if rest else np.zeros(1, np.float32)
             rows.append(np.concatenate([places[1:], row], 1) + bias)
         return np.concatenate(rows)
 

@@ -43,16 +43,16 @@ def adapt(params: Tensors, known: Known) -> tuple[Tensors, Fields]:
 
 def _predict_normalised_pixels(params: Tensors) -> None:
     """Change the head of pixels x so that it predicts (x - mean) / std, channels last."""
+    mean, std = (np.asarray(values, np.float32) for values in (MEAN, STD))
 
-    def rescaled(x, shift=0.0):
-        return ((np.float32(x).reshape(*x.shape[:-1], -1, 3) - shift) / np.float32(STD)).reshape(
-            x.shape
-        )
+    def rescaled(x, shift):
+        colours = np.asarray(x, np.float32).reshape(*x.shape[:-1], -1, 3)
+        return ((colours - shift) / std).reshape(x.shape)
 
-    kernel, bias = params["decoder/head/kernel"], params["decoder/head/bias"]
-    shifted = lambda x: rescaled(x, np.float32(MEAN))
-    params["decoder/head/kernel"] = tensor_files.compute(rescaled, kernel)
-    params["decoder/head/bias"] = tensor_files.compute(shifted, bias)
+    for leaf, shift in {"kernel": np.zeros_like(mean), "bias": mean}.items():
+        name = f"decoder/head/{leaf}"
+        change = lambda x, shift=shift: rescaled(x, shift)
+        params[name] = tensor_files.compute(change, params[name])
 
 
 FAMILY = Family(
