@@ -1,6 +1,7 @@
 """Files of ONNX and StableHLO: see `export`."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -55,15 +56,14 @@ def export(
         companion.unlink(missing_ok=True)
         for path in sorted(Path(folder).iterdir(), reverse=True):  # the companion first
             path.replace(target.parent / path.name)
-    return "\n".join(filter(None, [_report(target, made), checked]))
+    return "\n".join(filter(None, [_report([target, companion], made), checked]))
 
 
-def _report(target: Path, made: Computation) -> str:
+def _report(paths: list[Path], made: Computation) -> str:
     about = made.description()
-    lines = [
-        f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB): {about['what']} of "
-        f"{about['checkpoint']}, for any batch size"
-    ]
+    files = [f"{path} ({path.stat().st_size / 1e6:,.1f} MB)" for path in paths if path.exists()]
+    what = f"{about['what']} of {about['checkpoint']}, for any batch size"
+    lines = [f"wrote {' and '.join(files)}: {what}"]
     for kind in ("inputs", "outputs"):
         for name, x in about[kind].items():
             shape = " ".join(map(str, x["shape"]))
@@ -86,8 +86,11 @@ def write_onnx(path: Path, made: Computation) -> None:
     model.producer_version = made.metadata["mae_jax"]
     values = {name: json.dumps(value) for name, value in made.description().items()}
     onnx.helper.set_model_props(model, values)
-    external = dict(save_as_external_data=True, location=f"{path.name}.data")
-    onnx.save_model(model, path, **(external if _bytes(made) > MAX_BYTES else {}))
+    if _bytes(made) <= MAX_BYTES:
+        onnx.save_model(model, path)
+        return
+    onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data")
+    shutil.copymode(path, path.with_name(f"{path.name}.data"))  # onnx makes it private
 
 
 def write_stablehlo(path: Path, made: Computation) -> None:

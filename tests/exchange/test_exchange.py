@@ -24,6 +24,11 @@ MORE = {  # every tokenizer, decoder and target that has operations of its own
     "strided": TINY | DECODER | dict(target_stride=(2, 1), norm_pix=False),
 }
 ALL = MODELS | {name: ("MaskedAutoencoder", fields) for name, fields in MORE.items()}
+SHALLOW = dict(depth=1, decoder_depth=1)  # quick to compile
+ALL = {
+    name: (kind, fields | {key: n for key, n in SHALLOW.items() if key in fields})
+    for name, (kind, fields) in ALL.items()
+}
 
 
 def write(folder, name: str, **known):
@@ -49,13 +54,14 @@ def expected(source, what: str, images, noise) -> dict[str, np.ndarray]:
     row = lambda values: np.array(values, np.float32)
     x = (images / np.float32(255) - row(MEAN)) / row(STD) if images.dtype == np.uint8 else images
     if what == "predict":
-        logits = apply(x)
+        logits = jax.jit(apply)(x)
         return dict(logits=logits, probabilities=jax.nn.softmax(logits))
     if what == "encode":
-        tokens, _ = apply(x, method="encode")
+        tokens, _ = jax.jit(lambda x: apply(x, method="encode"))(x)
         return dict(tokens=tokens, feature=tokens[:, model.cls_tokens :].mean(1))
     mask = masking.from_scores(noise, max(1, noise.shape[1] // 4))
-    filled = np.asarray(model.target.to_inputs(apply(x, mask).prediction, x, mask))
+    filled = jax.jit(lambda x: model.target.to_inputs(apply(x, mask).prediction, x, mask))(x)
+    filled = np.asarray(filled)
     filled = 255 * (filled * row(STD) + row(MEAN)) if images.dtype == np.uint8 else filled
     return dict(reconstruction=filled, mask=masking.masked_map(mask))
 
@@ -81,7 +87,7 @@ def test_a_file_computes_what_the_model_computes(name, what, suffix, tmp_path):
     artefacts.export(str(source), target, what=what)
     model = build.model(*ALL[name])
     n, generator = int(np.prod(model.grid((16, 16)))), np.random.default_rng(1)
-    for batch in (1, 3):
+    for batch in (1, 3) if what != "reconstruct" else (3,):
         images = generator.integers(0, 256, (batch, 16, 16, 3)).astype(np.uint8)
         images = images.astype(np.int32) % 7 if name == "bytes" else images
         noise = generator.uniform(size=(batch, n)).astype(np.float32)
@@ -138,7 +144,8 @@ def test_large_parameters_are_beside_the_onnx_file(tmp_path, monkeypatch):
     source, target = write(tmp_path, "encoder"), tmp_path / "model.onnx"
     monkeypatch.setattr(artefacts, "MAX_BYTES", 1000)
     artefacts.export(str(source), target)
-    assert (tmp_path / "model.onnx.data").stat().st_size > target.stat().st_size / 2
+    large, small = (tmp_path / "model.onnx.data").stat(), target.stat()
+    assert large.st_size > small.st_size / 2 and large.st_mode == small.st_mode
     images = np.zeros((2, 16, 16, 3), np.uint8)
     wanted = expected(source, "encode", images, None)["tokens"]
     found = run(target, {"inputs": images})["tokens"]
