@@ -166,9 +166,10 @@ def _reconstruct(x: _Subject):
 
     (batch, *_) = x.inputs["inputs"].shape
     noise = {"noise": jax.ShapeDtypeStruct((batch, sampler.n), jnp.float32)}
+    assumed = "" if "ratio" in config else " (a mask ratio of .75 is assumed)"
     texts = {
-        "noise": f"a score for each patch: the {sampler.keep} smallest are visible; uniform random "
-        "numbers give a random mask",
+        "noise": f"a score for each patch: the {sampler.keep} smallest are visible{assumed}; "
+        "uniform random numbers give a random mask",
         "reconstruction": "the inputs with predictions for the masked patches, as floats, not "
         "clipped",
         "mask": "1 for a masked patch, 0 for a visible one",
