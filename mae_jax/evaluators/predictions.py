@@ -133,9 +133,12 @@ def _open(context: Context, options: argparse.Namespace) -> tuple[str, sources.S
     if not options.split:
         try:
             return open_split("all")
-        except ValueError:  # such as of the built-in sources
-            pass
-    return open_split(options.split or "test")
+        except ValueError as error:  # such as of the built-in sources
+            try:
+                return open_split("test")
+            except ValueError:
+                raise error from None
+    return open_split(options.split)
 
 
 def _loss_of(context: Context, source: sources.Source, options: argparse.Namespace) -> str:
@@ -172,8 +175,13 @@ def _names_of(context: Context, source: sources.Source, data: str) -> list[Any]:
 
 def distinct(names: Sequence[str]) -> list[str]:
     """Return different names: of two classes "crane" the second may become "crane (517)"."""
-    count = collections.Counter(names)
-    return [name if count[name] == 1 else f"{name} ({k})" for k, name in enumerate(names)]
+    count, result = collections.Counter(names), []
+    for k, name in enumerate(names):
+        name = name if count[name] == 1 else f"{name} ({k})"
+        while name in result or count[name] > 1:
+            name += "'"
+        result.append(name)
+    return result
 
 
 def columns_of(

@@ -41,7 +41,7 @@ def find(
         one that ours cannot be.
     """
     tensors = folding.fold_linear_probe(file.tensors)
-    shapes = [x.shape for n, x in tensors.items() if n.endswith(".weight") and len(x.shape) > 2]
+    shapes = [x.shape for name, x in tensors.items() if family.is_embedding(name)]
     if not shapes:
         raise ValueError(f"{family.names['encoder/embedding']}.weight is missing in {path}")
     patch, channels = shapes[0][2:], sum(shape[1] for shape in shapes)
@@ -54,31 +54,37 @@ def find(
         kind, inferred = _infer_model(params, patch, family)
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing in {path}") from None
-    _check(path, kind, inferred, settings, adapted, given)
-    fields = {**inferred, **settings.fields, **given, **adapted}
+    _check_depths(path, inferred, settings)
+    if settings.fields.get("pooling") == "mean" and inferred.get("pooling") == "cls":
+        inferred["pooling"] = "norm_mean"  # the norm is before the pooling
+    said = {**settings.fields, **given, **adapted}
+    fields = {**inferred, **{n: x for n, x in settings.fields.items() if n != "pooling"}}
+    fields |= {**given, **adapted}
+    if assumed := _assumptions(kind, fields, said):
+        _log.warning("%s does not say, so it is assumed: %s", path, ", ".join(assumed))
     names = build.FIELDS[kind] - ({"learned_positions"} - adapted.keys())
     fields = {name: x for name, x in fields.items() if name in names}
     tables = ["encoder/positions", "decoder/positions"][: 2 if kind == "MaskedAutoencoder" else 1]
     tables = [name for name in tables if not left_out(name)]
-    sizes = settings.size, size
-    params, fields, grid = stored_positions.place(known, params, tables, fields, *sizes)
+    place = stored_positions.place
+    params, fields, grid = place(known, params, tables, fields, settings.size, size)
     inputs = settings.size
     if grid:
         inputs = tuple(side * p for side, p in zip(grid, patch, strict=True))
     ratio = settings.mask_ratio if kind == "MaskedAutoencoder" else None
-    place = checkpoint_info.place
+    put = checkpoint_info.place
     return CheckpointInfo(
         str(path),
         kind,
         fields,
         {name: tensor.shape for name, tensor in params.items()},
-        lambda wanted: {n: place(params[n].read(), leaf) for n, leaf in wanted.items()},
+        lambda wanted: {n: put(params[n].read(), leaf) for n, leaf in wanted.items()},
         channels,
         inputs,
-        settings.classes if len(settings.classes or ()) == fields.get("classes") else None,
-        settings.mean,
-        settings.std,
-        None if ratio is None else {"mask": {"ratio": ratio}},
+        classes=settings.classes if len(settings.classes or ()) == fields.get("classes") else None,
+        mean=settings.mean,
+        std=settings.std,
+        config=None if ratio is None else {"mask": {"ratio": ratio}},
     )
 
 
@@ -119,19 +125,8 @@ def _infer_model(params: Tensors, patch: tuple[int, ...], family: Family) -> tup
     return "Classifier", fields | dict(classes=classes, pooling=pooling)
 
 
-def _check(
-    path: Path,
-    kind: str,
-    inferred: Fields,
-    settings: model_settings.Settings,
-    adapted: Fields,
-    given: Mapping[str, Any],
-) -> None:
-    """Refuse blocks that are missing, and say what is assumed where nothing says it.
-
-    The pooling of a classifier follows from its norms; where they are before the pooling, its mean
-    and its class token have the same parameters.
-    """
+def _check_depths(path: Path, inferred: Fields, settings: model_settings.Settings) -> None:
+    """Raise ValueError if the file has fewer blocks than its config.json says."""
     for part, depth in settings.depths.items():
         blocks = inferred.get(f"{part}depth", depth)
         if blocks != depth:
@@ -139,20 +134,15 @@ def _check(
                 f"{path} has {blocks} blocks where its config.json says {part}num_hidden_layers = "
                 f"{depth}: some are missing"
             )
-    pooling = settings.fields.pop("pooling", None)
-    said = {**settings.fields, **adapted, **given}
+
+
+def _assumptions(kind: str, fields: Fields, said: Mapping[str, Any]) -> list[str]:
+    """Return what is assumed of a model because nothing says it."""
+    heads = [f"{part}heads" for part in ("", "decoder_") if fields.get(f"{part}heads")]
+    found = [f"{n} = {fields[n]} (as published for this width)" for n in heads if n not in said]
     if kind == "MaskedAutoencoder" and "norm_pix" not in said:
-        _log.warning(
-            "%s does not say whether its decoder predicts normalised patches: norm_pix = True is "
-            "assumed",
-            path,
-        )
-    if kind == "Classifier" and inferred["classes"] and inferred["pooling"] == "cls":
-        if pooling == "mean":
-            settings.fields["pooling"] = "norm_mean"
-        elif pooling is None and "pooling" not in given:
-            _log.warning(
-                "%s does not say how it pools its tokens: pooling = 'cls' is assumed; give "
-                "'norm_mean' if it is the mean of the patch tokens after the norm",
-                path,
-            )
+        found.append("norm_pix = True (its decoder predicts normalised patches)")
+    if kind == "Classifier" and fields["classes"] and "pooling" not in said:
+        if fields["pooling"] == "cls":  # with the parameters of "norm_mean"
+            found.append("pooling = 'cls' (and not 'norm_mean', the mean of the patch tokens)")
+    return found

@@ -81,7 +81,10 @@ def foreign_arrays(info: CheckpointInfo, arrays: Arrays, target: Format) -> Arra
 def _differing(info: CheckpointInfo, target: Format) -> list[str]:
     """Return the fields of a model that a format cannot express."""
     fields = {name: info.fields[name] for name in target.limits if name in info.fields}
-    return [f"{name} = {x}" for name, x in fields.items() if x not in target.limits[name]]
+    other = [f"{name} = {x}" for name, x in fields.items() if x not in target.limits[name]]
+    if info.fields.get("norm_eps") not in (None, info.fields["eps"]):
+        other.append(f"norm_eps = {info.fields['norm_eps']}")
+    return other
 
 
 def write_reference(path: Path, info: CheckpointInfo, arrays: Arrays) -> None:

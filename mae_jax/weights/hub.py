@@ -115,6 +115,8 @@ def upload(folder: Path, address: Address, private: bool = False) -> str:
     with one_sentence(address):
         api = hub.HfApi()
         api.create_repo(address.repository, private=private or None, exist_ok=True)
+        if revision:
+            api.create_branch(address.repository, branch=revision, exist_ok=True)
         commit = api.upload_folder(
             repo_id=address.repository,
             folder_path=folder,

@@ -212,6 +212,8 @@ def _sides(sides: Sequence[int]) -> str:
 
 def _public(place: str) -> str:
     """Return a place without the folders of this machine: of `folder:/a/b` only `folder`."""
+    if "://" in place:  # of a bucket the last part
+        return place.rstrip("/").rpartition("/")[2]
     kind, _, rest = place.partition(":")
     if kind == "hf":
         return place

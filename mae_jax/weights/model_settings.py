@@ -37,13 +37,12 @@ def read(path: Path, family: Family, args: Mapping[str, Any], patch: Size, width
     """
     folder = path if path.is_dir() else path.parent
     values = _read_json(folder / "config.json")
-    if values.get("model_type") in family.model_types:
+    if values.get("model_type") in family.model_types and values.get("hidden_size") == width:
         return _transformers(folder, values, family, len(patch))
     if path.is_dir() and "architecture" in values:
         return _timm(folder, values)
-    return _arguments(
-        args, patch, width
-    )  # a single file may lie beside another model's config.json
+    # A single file may lie beside another model's config.json.
+    return _arguments(args, patch, width)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -85,6 +84,8 @@ def _transformers(folder: Path, values: Mapping, family: Family, axes: int) -> S
     frames = value("num_frames", int)
     size = tuple(([frames] if frames and axes == 3 else []) + sides)
     images = _read_json(folder / "preprocessor_config.json")
+    if not images.get("do_normalize", True) or images.get("rescale_factor", 1 / 255) != 1 / 255:
+        images = {}  # the statistics are not those of values from 0 to 1
     labels = values.get("id2label") or {}
     names = [str(labels[key]) for key in sorted(labels, key=int)] if _are_numbers(labels) else []
     return Settings(

@@ -73,6 +73,12 @@ class Family:
         marks = re.compile("|".join(self.marks))
         return any(marks.search(name) or marks.search(self.canonical(name)) for name in names)
 
+    def is_embedding(self, name: str) -> bool:
+        """Return whether a tensor is a convolution that embeds patches."""
+        module, _, leaf = _without_number(self.canonical(name))[0].rpartition(".")
+        own = (self.names.get("encoder/embedding"), self.names.get("encoder/embedding_#"))
+        return leaf == "weight" and module in own
+
     def ours(self, tensors: Mapping[str, Tensor]) -> Tensors:
         """Return tensors under our names and in our shapes, read only when they are needed."""
         params = {}

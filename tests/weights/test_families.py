@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tiny_models
-from families import NAMES, NEEDS_ARGS, REFUSED, TRANSFORMERS, Case, FromTransformers
+from families import (
+    NAMES,
+    NEEDS_ARGS,
+    OTHER_LOSS,
+    REFUSED,
+    TRANSFORMERS,
+    Case,
+    FromTransformers,
+)
 
 import mae_jax
 from mae_jax.models import positions
@@ -22,7 +30,10 @@ def test_a_model_computes_what_its_own_code_computes(name, tmp_path):
     case = Case(name)
     model, params = case.load(case.save(tmp_path, as_pth=False))
     differences = case.differences(model, params)
-    assert differences.keys() >= case.arrays.keys() & {"prediction", "features", "logits"}
+    compared = {"prediction", "features", "logits", "loss"}
+    if name in (*OTHER_LOSS, "videomae_pixels"):  # the loss of their own code has other units
+        compared.remove("loss")
+    assert differences.keys() >= case.arrays.keys() & compared
     assert max(differences.values()) < 1e-5, differences
 
 
@@ -80,8 +91,9 @@ def test_a_file_of_timm_is_written_back(name, tmp_path):
     if "registers" not in name:
         for key, x in case.state.items():
             np.testing.assert_array_equal(state[key], x)
-    model, params = mae_jax.load(tmp_path / "back")
-    assert max(case.differences(model, params).values()) < 1e-5
+    if "registers" in name:
+        model, params = mae_jax.load(tmp_path / "back")
+        assert max(case.differences(model, params).values()) < 1e-5
     if case.config is not None:
         settings = json.loads((tmp_path / "back" / "config.json").read_text())
         assert settings["model_args"].items() >= json.loads(str(case.config))["model_args"].items()

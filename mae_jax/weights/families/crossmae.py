@@ -14,7 +14,6 @@ _log = logging.getLogger(__name__)
 
 def adapt(params: Tensors, known: Known) -> tuple[Tensors, Fields]:
     """Give maps that are not used a weight of zero, so that all maps have one."""
-    fields = dict(decoder="cross", final_norm=False)
     if "decoder/mask_token" not in params:
         return params | _new_norm(params, known), {}
     if any(".self_attn." in name for name in params):
@@ -42,7 +41,8 @@ def adapt(params: Tensors, known: Known) -> tuple[Tensors, Fields]:
         whole[rows] = x
         return whole
 
-    return params | {"decoder/maps": tensor_files.compute(every_map, weights)}, fields
+    params = params | {"decoder/maps": tensor_files.compute(every_map, weights)}
+    return params, dict(decoder="cross", final_norm=False)
 
 
 def _new_norm(params: Tensors, known: Known) -> Tensors:

@@ -40,7 +40,7 @@ def adapt(params: Tensors, known: Known) -> tuple[Tensors, Fields]:
         params["decoder/positions"] = _positions(params, "decoder", [])
         starts = np.cumsum([0, *sizes])
         fields["target_groups"] = tuple(
-            tuple(range(start, start + n)) for start, n in zip(starts, sizes, strict=False)
+            tuple(range(start, start + n)) for start, n in zip(starts[:-1], sizes, strict=True)
         )
         for leaf in ("kernel", "bias"):
             heads = [params.pop(f"decoder/head_{i}/{leaf}") for i in range(len(sizes))]

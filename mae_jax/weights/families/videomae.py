@@ -18,6 +18,11 @@ def adapt(params: Tensors, known: Known) -> tuple[Tensors, Fields]:
     Without `normlize_target` their decoder predicts pixels in [0, 1]. The head is changed so that
     it predicts normalised pixels, as ours do.
     """
+    if "encoder/cls" in params:
+        raise ValueError(
+            f"{known.path} has q_bias and a class token: it may be a BEiT, which this project does "
+            "not have, but is no VideoMAE"
+        )
     fields: Fields = {"cls_tokens": 0, "position_formula": "interleaved"}
     if "encoder/positions" not in params:
         fields["learned_positions"] = False
