@@ -25,15 +25,15 @@ VARIANTS = {
     "huge": dict(width=1280, depth=32, heads=16),
 }
 SECTIONS = {"MaskedAutoencoder": sections.AutoencoderModel, "Classifier": sections.ClassifierModel}
-# Fields that a config does not have and in which files of other projects differ. None stands for
-# the encoder's mlp_ratio, and () for channel_groups.
-_PAPER = dict(mlp_ratio=4.0, eps=1e-6, decoder_mlp_ratio=None, target_groups=())
+# Fields that a config does not have and in which files of other projects differ. Without
+# decoder_mlp_ratio it is mlp_ratio, and without target_groups these are channel_groups.
+_OF_FILES = dict(mlp_ratio=4.0, eps=1e-6, decoder_mlp_ratio=None, target_groups=())
 DECODERS = {"self": mae.SelfDecoder, "own_cls": mae.OwnClsDecoder, "cross": CrossDecoder}
 # What a missing field of a file or of Python code means where a config has another default.
 _MISSING = dict(learned_positions=False, dtype="float32", attention="reference")
 SPEED = frozenset({"attention", "remat", "scan"})  # of the machine, not of the network
 # The names that describe a network.
-FIELDS = {kind: {*section.model_fields, *_PAPER} - SPEED for kind, section in SECTIONS.items()}
+FIELDS = {kind: {*section.model_fields, *_OF_FILES} - SPEED for kind, section in SECTIONS.items()}
 FIELDS["Classifier"] |= {"classes", "norm_eps"}
 
 
@@ -111,7 +111,7 @@ def completed(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 def with_defaults(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a network, with defaults for those that are left out, unchecked."""
     section = SECTIONS[kind].model_fields
-    f = {name: field.default for name, field in section.items()} | _PAPER | _MISSING
+    f = {name: field.default for name, field in section.items()} | _OF_FILES | _MISSING
     f |= {name: _tuples(value) for name, value in fields.items()}
     if "decoder_width" in f:
         f["decoder_mlp_ratio"] = f["decoder_mlp_ratio"] or f["mlp_ratio"]

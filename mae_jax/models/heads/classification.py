@@ -14,7 +14,7 @@ class Classifier(EncoderModel):
 
     `pooling = "mean"` averages the patch tokens of the last block and normalises the result
     (`norm`; the encoder then has no final norm); `"norm_mean"` averages the patch tokens after the
-    final norm; `"cls"` takes the class token after the final norm, the mean of several ones.
+    final norm; `"cls"` takes the class token after the final norm, or the mean of several.
     `batch_norm` standardises the feature by running statistics, without parameters of its own, for
     linear probes. With `classes = 0` there is no head, and the result is the feature.
     """
