@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from mae_jax.config import command_line, errors
 from mae_jax.output import console
-from mae_jax.weights import export, load, publish
+from mae_jax.weights import export, options, publish
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -33,18 +33,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--license", default="", help="for the card: an identifier of the Hub, cc-by-nc-4.0")
     add("--private", action="store_true", help="make the new repository private")
     add("--overwrite", action="store_true", help="replace an existing file or model")
-    add("--without", default="", metavar="EXPRESSION", help="parameters to leave out: 'decoder/.*'")
-    add("--key", default="", help="which of several networks in a .pth file: model_ema")
-    add("--prefix", default="", help="which of several networks in one state dict: teacher.")
-    add("--positions", choices=load.POSITIONS, default="interpolate", help="fixed ones, at --size")
-    size = "size of the inputs; learned positions are resized"
-    add("--size", type=command_line.numbers(int), metavar="H,W", help=size)
-    add("--heads", type=int, help="heads of the encoder, if the file does not tell their number")
-    add("--decoder-heads", type=int, help="heads of the decoder")
-    add("--norm-pix", action=argparse.BooleanOptionalAction, help="normalised patches as targets")
     add("--eps", type=float, help="epsilon of the LayerNorms")
-    field = "of the model, where a file does not say it: pooling=norm_mean"
-    add("--field", type=command_line.assignment, action="append", default=[], help=field)
+    options.add(parser)
     return parser.parse_args(argv)
 
 
@@ -52,8 +42,8 @@ def main() -> None:
     """Run the command line; a user's mistake ends in one sentence and exit status 2."""
     console.install()
     with errors.exits():
-        options = vars(parse(sys.argv[1:]))
-        print(publish.convert(**options | dict(options.pop("field"))))
+        given, others = options.separate(parse(sys.argv[1:]))
+        print(publish.convert(**others, **given))
 
 
 if __name__ == "__main__":

@@ -34,8 +34,6 @@ def parser() -> argparse.ArgumentParser:
     add("--features", type=files.writable, metavar="FILE.npz", help="for the features")
     add("--pictures", dest="pictures_to", metavar="FOLDER", help="for the reconstructions")
     add("--json", type=files.writable, metavar="FILE", help="for the metrics")
-    add("--decoder-heads", type=int, help="where a file does not say it")
-    add("--norm-pix", action=flag, default=None)
     return p
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from mae_jax.config import command_line, errors
 from mae_jax.exchange import artefacts, computation
 from mae_jax.output import console
+from mae_jax.weights import options
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -21,7 +22,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add, numbers, flag = parser.add_argument, command_line.numbers, argparse.BooleanOptionalAction
+    add, numbers = parser.add_argument, command_line.numbers
     add("--checkpoint", required=True, metavar="PATH[:STEP]")
     add("--to", dest="target", required=True, metavar="FILE.onnx|FILE.stablehlo")
     what = "default: predict if the model has classes, else encode"
@@ -30,16 +31,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     check = "run the file without this package, and compare"
     add("--check", dest="run_check", action="store_true", help=check)
     add("--overwrite", action="store_true", help="replace an existing file")
-    size = "size of the inputs; learned positions are resized"
-    add("--size", type=numbers(int), metavar="H,W", help=size)
     add("--mean", type=numbers(float), help="per channel, of pixels in [0, 1]")
     add("--std", type=numbers(float))
-    add("--without", default="", metavar="EXPRESSION", help="parameters to leave out: 'head/.*'")
-    for part in ("", "decoder-"):
-        add(f"--{part}heads", type=int, help="where a file does not say it")
-    add("--norm-pix", action=flag, help="normalised patches as targets")
-    field = "of the model, where a file does not say it: pooling=norm_mean"
-    add("--field", type=command_line.assignment, action="append", default=[], help=field)
+    options.add(parser)
     return parser.parse_args(argv)
 
 
@@ -47,9 +41,8 @@ def main() -> None:
     """Run the command line; a user's mistake ends in one sentence and exit status 2."""
     console.install()
     with errors.exits():
-        options = vars(parse(sys.argv[1:]))
-        options |= dict(options.pop("field"))
-        print(artefacts.export(options.pop("checkpoint"), options.pop("target"), **options))
+        given, others = options.separate(parse(sys.argv[1:]))
+        print(artefacts.export(others.pop("checkpoint"), others.pop("target"), **others, **given))
 
 
 if __name__ == "__main__":

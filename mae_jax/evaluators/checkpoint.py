@@ -18,6 +18,7 @@ from mae_jax.evaluators.evaluator import Context, Result
 from mae_jax.models import mae
 from mae_jax.output import files
 from mae_jax.weights import load
+from mae_jax.weights import options as load_options
 from mae_jax.weights.checkpoint_info import CheckpointInfo
 
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -29,14 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add, numbers = parser.add_argument, command_line.numbers
     add("--checkpoint", required=True, help="work directory[:STEP], file or Hugging Face folder")
     add("--data", required=True, help="photos, folder:PATH, idx:PATH, tfds:NAME, ...")
-    add("--without", default="", help="names of parameters to leave out, such as 'decoder/.*'")
-    add("--key", default="", help="which of several networks in a .pth file: model_ema")
-    add("--prefix", default="", help="which of several networks in one state dict: teacher.")
-    add("--positions", choices=load.POSITIONS, default="interpolate", help="fixed ones, at --size")
-    add("--heads", type=int, help="where a file does not say it")
-    field = "of the model, where a file does not say it: pooling=norm_mean"
-    add("--field", type=command_line.assignment, action="append", default=[], help=field)
-    add("--size", type=numbers(int), help="H,W; default: as trained")
+    load_options.add(parser)
     add("--mean", type=numbers(float), help="per channel, of pixels in [0, 1]")
     add("--std", type=numbers(float))
     add("--center-crop", type=float, help="fraction of the side that is shown")
@@ -56,9 +50,7 @@ def find(options: argparse.Namespace) -> tuple[CheckpointInfo, Context]:
     """
     _check(options)
     image_io.configure_libraries()
-    names = ("heads", "decoder_heads", "norm_pix", "without", "size", "key", "prefix", "positions")
-    given = {name: value for name, value in vars(options).items() if name in names}
-    info = load.find(options.checkpoint, **given | dict(options.field))
+    info = load.find(options.checkpoint, **load_options.given(options))
     return info, make_context(info, options, device_mesh.make_mesh())
 
 
