@@ -4,7 +4,7 @@
 --format, says what is written: NAME.pth is a file of the reference, NAME.safetensors one of this
 project, and a folder is for Hugging Face's `ViTMAEForPreTraining.from_pretrained(folder)`.
 --format=vit writes a folder for its `ViTModel` or `ViTForImageClassification`, and --format=timm
-one for `timm.create_model("local-dir:FOLDER")`.
+one for `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 hf:ORG/NAME is a repository of the Hugging Face Hub, with a card that is made of the run's files.
 """
 
@@ -43,7 +43,7 @@ def main() -> None:
     console.install()
     with errors.exits():
         given, others = options.separate(parse(sys.argv[1:]))
-        print(publish.convert(**others, **given))
+        print(publish.convert(**others | given))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def main() -> None:
     console.install()
     with errors.exits():
         given, others = options.separate(parse(sys.argv[1:]))
-        print(artefacts.export(others.pop("checkpoint"), others.pop("target"), **others, **given))
+        print(artefacts.export(others.pop("checkpoint"), others.pop("target"), **others | given))
 
 
 if __name__ == "__main__":

@@ -165,6 +165,7 @@ class FromTransformers(Case):
         import torch
         import transformers
 
+        transformers.utils.logging.disable_progress_bar()
         video, options, fields = TRANSFORMERS[name]
         class_name = name.partition(" ")[0]
         sizes = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=3)
@@ -260,7 +261,7 @@ CODE = {
     ),
     "timm, lightly": (
         "timm_,lightly",
-        "any pooling, class tokens, registers, layer scale, Hub folder",
+        "pooled by class token or average, registers, layer scale, Hub folder",
     ),
     "MAE-ST": ("mae_st_", "pre-trained, fine-tuned"),
     "VideoMAE (MCG-NJU), MAE-pytorch": (

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from mae_jax.config import sections
+from mae_jax.config import schema, sections
 from mae_jax.models import attention, byte_values, channel_groups, mae, operations, vit
 from mae_jax.models.cross_decoder import CrossDecoder
 from mae_jax.models.heads.classification import Classifier
@@ -116,6 +116,22 @@ def with_defaults(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     if "decoder_width" in f:
         f["decoder_mlp_ratio"] = f["decoder_mlp_ratio"] or f["mlp_ratio"]
     return f
+
+
+def check_values(fields: Mapping[str, Any]) -> None:
+    """Raise ValueError for names and values that no field of a network can have."""
+    needed = dict(patch=(1,), width=1, depth=1, heads=1)
+    for name, value in fields.items():
+        if name not in set().union(*FIELDS.values()):
+            raise ValueError(f"{name} is no field of a model")
+        for section in SECTIONS.values():
+            if name in section.model_fields:
+                schema.section(section, needed | {name: value})
+                break
+        else:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if name != "target_groups" and not (is_number and value >= 0):
+                raise ValueError(f"{name} = {value!r} must be a number of at least 0")
 
 
 def contradictions(f: Mapping[str, Any]) -> Iterator[str]:

@@ -55,8 +55,11 @@ def find(
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing in {path}") from None
     _check_depths(path, inferred, settings)
-    if settings.fields.get("pooling") == "mean" and inferred.get("pooling") == "cls":
+    pooling = settings.fields.get("pooling"), inferred.get("pooling")
+    if pooling == ("mean", "cls"):
         inferred["pooling"] = "norm_mean"  # the norm is before the pooling
+    if pooling == ("cls", "mean") and inferred["classes"]:
+        raise ValueError(f"{path} has a norm behind the pooling of its class token: not possible")
     said = {**settings.fields, **given, **adapted}
     fields = {**inferred, **{n: x for n, x in settings.fields.items() if n != "pooling"}}
     fields |= {**given, **adapted}
@@ -67,7 +70,15 @@ def find(
     tables = ["encoder/positions", "decoder/positions"][: 2 if kind == "MaskedAutoencoder" else 1]
     tables = [name for name in tables if not left_out(name)]
     place = stored_positions.place
-    params, fields, grid = place(known, params, tables, fields, settings.size, size)
+    try:
+        params, fields, grid = place(known, params, tables, fields, settings.size, size)
+    except ValueError as error:
+        parts = ("encoder/", "decoder/", "norm/", "head/")
+        if others := [name for name in params if not name.startswith(parts)]:
+            raise ValueError(
+                f"{path} has {', '.join(others[:3])}, which models of this project do not have"
+            ) from error
+        raise
     inputs = settings.size
     if grid:
         inputs = tuple(side * p for side, p in zip(grid, patch, strict=True))
@@ -113,7 +124,8 @@ def _infer_model(params: Tensors, patch: tuple[int, ...], family: Family) -> tup
     fields: Fields = dict(patch=patch, eps=family.eps) | trunk("encoder", width)
     fields |= dict(heads=HEADS.get(width), cls_tokens=count("encoder/cls"))
     fields["register_tokens"] = count("encoder/registers")
-    if any(name.startswith("decoder/") for name in params):
+    # DINOv2, iBOT and BEiT have a mask token in the encoder, and no decoder.
+    if any(n.startswith("decoder/") and n != "decoder/mask_token" for n in params):
         names = ("decoder/mask_token", "decoder/norm/scale", "decoder/norm/bias")
         width = params[next((n for n in names if n in params), names[0])].shape[-1]
         decoder = trunk("decoder", width) | dict(heads=family.decoder_heads.get(width))
@@ -126,13 +138,13 @@ def _infer_model(params: Tensors, patch: tuple[int, ...], family: Family) -> tup
 
 
 def _check_depths(path: Path, inferred: Fields, settings: model_settings.Settings) -> None:
-    """Raise ValueError if the file has fewer blocks than its config.json says."""
+    """Raise ValueError if the file has other blocks than its config.json or arguments say."""
     for part, depth in settings.depths.items():
         blocks = inferred.get(f"{part}depth", depth)
         if blocks != depth:
             raise ValueError(
-                f"{path} has {blocks} blocks where its config.json says {part}num_hidden_layers = "
-                f"{depth}: some are missing"
+                f"{path} has {blocks} blocks where its config.json or its arguments say "
+                f"{part}depth = {depth}: some are missing"
             )
 
 

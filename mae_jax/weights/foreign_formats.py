@@ -88,7 +88,10 @@ def _differing(info: CheckpointInfo, target: Format) -> list[str]:
 
 
 def write_reference(path: Path, info: CheckpointInfo, arrays: Arrays) -> None:
-    """Write `{"model": state_dict}`, as the reference's own scripts read it."""
+    """Write `{"model": state_dict}`, as the reference's own scripts read it.
+
+    Beside it are `args`, as in its full checkpoints, with what the tensors do not tell.
+    """
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -97,7 +100,18 @@ def write_reference(path: Path, info: CheckpointInfo, arrays: Arrays) -> None:
             "write a .safetensors file"
         ) from error
     with path.open("wb") as file:  # given a path, PyTorch raises errors other than OSError
-        torch.save({"model": {name: torch.from_numpy(x) for name, x in arrays.items()}}, file)
+        state = {name: torch.from_numpy(x) for name, x in arrays.items()}
+        torch.save({"model": state, "args": _reference_arguments(info)}, file)
+
+
+def _reference_arguments(info: CheckpointInfo) -> dict[str, Any]:
+    fields, size = info.fields, info.size or ()
+    args: dict[str, Any] = {"num_heads": fields["heads"]}
+    if info.kind == "MaskedAutoencoder":
+        args |= dict(decoder_num_heads=fields["decoder_heads"], norm_pix_loss=fields["norm_pix"])
+    if len(size) == 2 and size[0] == size[1]:
+        args["input_size"] = size[0]
+    return args
 
 
 def write_huggingface(path: Path, info: CheckpointInfo, arrays: Arrays) -> None:
@@ -132,7 +146,10 @@ def write_vit(path: Path, info: CheckpointInfo, arrays: Arrays) -> None:
 
 
 def write_timm(path: Path, info: CheckpointInfo, arrays: Arrays) -> None:
-    """Write the folder of a `VisionTransformer` that `timm.create_model("local-dir:...")` reads."""
+    """Write the folder of a `VisionTransformer`.
+
+    `timm.create_model("local-dir:...", pretrained=True)` reads it.
+    """
     fields, size, (patch, _) = info.fields, list(info.size or ()), info.fields["patch"]
     prefix = fields["cls_tokens"] + fields["register_tokens"]
     rows, table = fields["cls_tokens"], arrays["pos_embed"]

@@ -111,7 +111,11 @@ def find(
     if positions not in POSITIONS:
         raise ValueError(f"positions = {positions!r} must be {' or '.join(map(repr, POSITIONS))}")
     fields = {name: value for name, value in fields.items() if value is not None}
+    build.check_values({n: x for n, x in fields.items() if n != "channels"})
     inputs: dict[str, Any] = {name: fields.pop(name, None) for name in ("channels", "patch")}
+    size = size if size is None else _sides(size)
+    if inputs["channels"] is not None:
+        _sides([inputs["channels"]], "channels")
     place, step, name = _locate(str(path))
     if sha256 and (digest := tensor_files.sha256_of(place)) != sha256.lower():
         raise ValueError(f"{place} has the SHA-256 {digest}, not {sha256}: it is another file")
@@ -130,7 +134,8 @@ def find(
     elif place.is_dir() and not (model_type in families.MODEL_TYPES or "architecture" in settings):
         what = "has no config.json of a known kind"
         if model_type:
-            what = f"holds a model of type {model_type!r}"
+            known = ", ".join(sorted(families.MODEL_TYPES))
+            what = f"holds a model of type {model_type!r} (and not {known})"
         raise ValueError(f"{place} {what}: what can be read is {ACCEPTED}")
     else:
         file = tensor_files.open_tensors(Path(place), key)
@@ -155,6 +160,14 @@ def find(
     return info._replace(fields=info.fields | fields)
 
 
+def _sides(values: Any, name: str = "size") -> tuple[int, ...]:
+    """Return the numbers of values on each axis."""
+    is_list = isinstance(values, Sequence | np.ndarray) and not isinstance(values, str)
+    if not is_list or not all(isinstance(x, int | np.integer) and x > 0 for x in values):
+        raise ValueError(f"{name} = {values!r} must be whole numbers of at least 1")
+    return tuple(map(int, values))
+
+
 def _locate(text: str) -> tuple[epath.Path, int | None, str]:
     """Return the file or the folder at a path, the step behind a colon, and the name on the Hub.
 
@@ -164,7 +177,13 @@ def _locate(text: str) -> tuple[epath.Path, int | None, str]:
     if hub.is_address(text):
         path, address = hub.download(text)
         return epath.Path(path), None, str(address)
-    place, step = epath.Path(text), None
+    try:
+        place, step = epath.Path(text), None
+    except KeyError:  # a scheme that etils does not know
+        way = "a model of the Hub is hf:ORG/NAME, and another file is to be fetched first"
+        raise ValueError(f"{text!r} is an address that cannot be read: {way}") from None
+    if not text:
+        raise ValueError(f"the path is empty: what can be read is {ACCEPTED}")
     if not place.exists() and (match := re.fullmatch(r"(.+):(\d+)", text)):
         place, step = epath.Path(match[1]), int(match[2])
     if not place.exists():
@@ -212,8 +231,10 @@ def _leave_out(info: CheckpointInfo, left_out: Callable[[str], Any]) -> Checkpoi
     if info.fields.get("learned_positions"):
         tables = checkpoint_info.fixed_positions(info, info.fields["patch"])
         if missing := [n for n in tables.keys() - info.shapes.keys() if not left_out(n)]:
-            way = "give without= to start with the fixed ones"
-            raise ValueError(f"{_listed(missing)} missing in {info.path}: {way}")
+            raise ValueError(
+                f"{_listed(missing)} missing in {info.path}: if it is of a model with rotary or "
+                "relative positions, it cannot be read; else without= starts with fixed ones"
+            )
     return info
 
 

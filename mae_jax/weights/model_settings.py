@@ -1,5 +1,6 @@
 """What lies beside the weights of other code: a config.json, or the arguments of a training."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,16 @@ from mae_jax.output import files
 from mae_jax.weights.parameter_names import Family, Fields
 
 Size = tuple[int, ...]
+TIMM_ARCHITECTURE = (
+    r"(vit|deit3?)_(tiny|small|medium|base|large|huge|giant|gigantic)_patch\d+"
+    r"(_reg\d+)?(_gap)?(_dinov2)?(_\d+)?"
+)
+TIMM_ARGUMENTS = {"img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads"}
+TIMM_ARGUMENTS |= {"mlp_ratio", "num_classes", "global_pool", "class_token", "reg_tokens"}
+TIMM_ARGUMENTS |= {"no_embed_class", "fc_norm", "qkv_bias", "init_values", "act_layer"}
+TIMM_ARGUMENTS |= {"dynamic_img_size", "dynamic_img_pad", "weight_init", "drop_rate"}
+TIMM_ARGUMENTS |= {f"{name}_drop_rate" for name in ("pos", "patch", "proj", "attn")}
+TIMM_ARGUMENTS |= {"drop_path_rate"}
 
 
 class Settings(NamedTuple):
@@ -22,7 +33,7 @@ class Settings(NamedTuple):
     std: list[float] | None = None
     classes: list[str] | None = None
     mask_ratio: float | None = None
-    depths: Mapping[str, int] = {}  # key of the config.json -> number of blocks
+    depths: Mapping[str, int] = {}  # "" for the encoder or "decoder_" -> number of blocks
 
 
 def read(path: Path, family: Family, args: Mapping[str, Any], patch: Size, width: int) -> Settings:
@@ -104,13 +115,22 @@ def _are_numbers(names: Any) -> bool:
 
 
 def _timm(folder: Path, values: Mapping) -> Settings:
-    """Read the config.json of timm on the Hub."""
+    """Read the config.json of timm on the Hub.
+
+    Tensors do not tell rotary positions or another activation, so that only architectures and
+    arguments are accepted that are known not to have these.
+    """
     options = values.get("model_args") or {}
     data = values.get("pretrained_cfg") or values
-    activation = options.get("act_layer", "gelu")
-    if activation != "gelu" or "quickgelu" in str(values["architecture"]):
-        activation = "quick_gelu" if activation == "gelu" else activation
+    if (activation := options.get("act_layer", "gelu")) != "gelu":
         raise ValueError(f"{folder} has the activation {activation}: only gelu can be read")
+    name, others = str(values["architecture"]), sorted({*options} - TIMM_ARGUMENTS)
+    if others or not re.fullmatch(TIMM_ARCHITECTURE, name):
+        what = f"model_args {', '.join(others)}" if others else f"the architecture {name}"
+        raise ValueError(
+            f"{folder} has {what}, which may compute something else than a plain Vision "
+            "Transformer: if you know that it does not, give its model.safetensors alone"
+        )
     fields: Fields = {}
     if heads := _Values(folder / "config.json", options)("num_heads", int):
         fields["heads"] = heads
@@ -136,14 +156,19 @@ def _arguments(args: Mapping[str, Any], patch: Size, width: int) -> Settings:
         fields["norm_pix"] = args["norm_pix_loss"]
     if isinstance(args.get("global_pool"), bool):
         fields["pooling"] = "mean" if args["global_pool"] else "cls"
-    if isinstance(heads := args.get("decoder_num_heads"), int):
-        fields["decoder_heads"] = heads
+    depths = {}
     for name, variant in build.VARIANTS.items():
         if name in str(args.get("model")).split("_") and variant["width"] == width:
-            fields["heads"] = variant["heads"]
+            fields["heads"], depths[""] = variant["heads"], variant["depth"]
+    for part in ("", "decoder_"):
+        if isinstance(heads := args.get(f"{part}num_heads"), int):
+            fields[f"{part}heads"] = heads
+    if isinstance(depth := args.get("decoder_depth"), int):
+        depths["decoder_"] = depth
     side, frames = args.get("input_size"), args.get("num_frames")
     size = {2: (side, side), 3: (frames, side, side)}.get(len(patch), (None,))
     size = tuple(number for number in size if isinstance(number, int))
     ratio = args.get("mask_ratio")
-    ratio = ratio if isinstance(ratio, float) else None
-    return Settings(fields, size if len(size) == len(patch) else None, mask_ratio=ratio)
+    ratio = ratio if isinstance(ratio, float) and 0 < ratio < 1 else None
+    size = size if len(size) == len(patch) else None
+    return Settings(fields, size, mask_ratio=ratio, depths=depths)

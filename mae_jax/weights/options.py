@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from mae_jax.config import command_line
+from mae_jax.models import build
 from mae_jax.weights import load
 
 NAMES = ("without", "key", "prefix", "positions", "size", "heads", "decoder_heads", "norm_pix")
@@ -28,7 +29,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def given(options: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `load.find` that the options give."""
-    return {name: getattr(options, name) for name in NAMES} | dict(options.field)
+    fields = dict(options.field)
+    build.check_values(fields)
+    return {name: getattr(options, name) for name in NAMES} | fields
 
 
 def separate(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -111,7 +111,8 @@ def from_format(state: Mapping[str, np.ndarray], family: Family) -> dict[str, np
     for name, x in state.items():
         theirs, number = _without_number(family.canonical(name))
         module, _, leaf = theirs.rpartition(".")
-        if theirs in ours and leaf not in ("weight", "bias"):  # such as a token or a table
+        is_table = x.ndim == 3 and len(x) == 1
+        if theirs in ours and leaf not in ("weight", "bias") and (is_table or x.ndim == 1):
             params[ours[theirs].replace("#", number)] = x[0] if x.ndim == 3 else x
         elif module in ours and leaf in ("weight", "bias"):
             if leaf == "weight" and x.ndim > 2:  # a convolution [d c p q]: ours is [(p q c) d]

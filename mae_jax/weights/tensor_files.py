@@ -79,6 +79,8 @@ def open_tensors(path: Path, key: str = "") -> TensorFile:
     if start.startswith((torch_pickle.ZIP, torch_pickle.LEGACY)):
         arrays, args = torch_pickle.read(path, key)
         return TensorFile({name: Tensor(x.shape, x) for name, x in arrays.items()}, {}, args)
+    if start.startswith(b"version https"):
+        raise ValueError(f"{path} is a pointer of Git LFS, not the file: run git lfs pull")
     if start[8:9] != b"{":
         raise ValueError(f"{path} is neither a .pth file of PyTorch nor a .safetensors file")
     if key:

@@ -150,3 +150,41 @@ def test_the_encoder_of_crossmae_alone(tmp_path):
     tiny_models.save(path, lacking)
     with pytest.raises(ValueError, match="norm/bias, norm/scale missing"):
         mae_jax.load(path, heads=3)
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        (dict(architecture="vit_base_patch16_rope_reg1_gap_256"), "rope_reg1_gap_256, which may"),
+        (dict(architecture="vit_so400m_patch16_siglip_gap_256"), "siglip_gap_256, which may"),
+        (dict(model_args=dict(pool_include_prefix=True)), "model_args pool_include_prefix"),
+        (dict(model_args=dict(act_layer="quick_gelu")), "the activation quick_gelu"),
+        (dict(global_pool="max"), "global_pool = 'max': only token and avg"),
+        (dict(global_pool="token"), "a norm behind the pooling of its class token"),
+    ],
+    ids=str,
+)
+def test_folders_of_timm_that_may_compute_something_else(changes, says, tmp_path):
+    case = Case("timm_hub")
+    path = case.save(tmp_path, as_pth=False)
+    settings = json.loads(str(case.config))
+    arguments = settings["model_args"] | changes.get("model_args", {})
+    settings |= changes | dict(model_args=arguments)
+    (path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=says):
+        mae_jax.load(path)
+
+
+def test_tokens_of_other_models_are_named(tmp_path):
+    """A distillation token of DeiT, and the mask token of DINOv2."""
+    state = Case("timm_token").state
+    more = {"dist_token": np.zeros((1, 1, 24), np.float32)}
+    more["pos_embed"] = np.zeros((1, 18, 24), np.float32)
+    path = tiny_models.save(tmp_path / "x.safetensors", state | more)
+    with pytest.raises(ValueError, match="has dist_token, which models of this project do not"):
+        mae_jax.load(path, heads=3)
+    more = {"mask_token": np.zeros((1, 1, 24), np.float32)}
+    path = tiny_models.save(tmp_path / "x.safetensors", state | more)
+    with pytest.raises(ValueError, match="decoder/mask_token left over"):
+        mae_jax.load(path, heads=3)
+    assert mae_jax.load(path, heads=3, without="decoder/.*")[0].classes == 5

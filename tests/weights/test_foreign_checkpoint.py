@@ -110,7 +110,7 @@ def test_a_folder_that_contradicts_its_config(whole, tmp_path):
     last = max(int(n.split(".")[3]) for n in state if n.startswith("vit.encoder.layer."))
     there = {n: x for n, x in state.items() if f"encoder.layer.{last}." not in n}
     save(folder / "model.safetensors", there)
-    with pytest.raises(ValueError, match=f"num_hidden_layers = {last + 1}: some are missing"):
+    with pytest.raises(ValueError, match=f"depth = {last + 1}: some are missing"):
         load.find(folder)
     settings = json.loads((folder / "config.json").read_text())
     for name, value, says in (

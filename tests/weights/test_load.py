@@ -25,7 +25,9 @@ def test_what_is_nothing_known(tmp_path):
     with pytest.raises(ValueError, match="has no config.json of a known kind: what can be read is"):
         mae_jax.load(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="holds a model of type 'bert': what can be read is"):
+    with pytest.raises(
+        ValueError, match="holds a model of type 'bert' .and not pixio, .*: what can be read is"
+    ):
         mae_jax.load(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "vit_mae"}')
     with pytest.raises(ValueError, match="neither model.safetensors nor pytorch_model.bin"):
@@ -81,7 +83,7 @@ def test_another_model_size_is_said_with_both_shapes(whole):
 
 
 def test_mistaken_fields(whole):
-    with pytest.raises(ValueError, match="hedas is no field of the MaskedAutoencoder"):
+    with pytest.raises(ValueError, match="hedas is no field of a model"):
         mae_jax.load(whole[1], hedas=3)
     with pytest.raises(ValueError, match="heads = 5 does not divide width = 24"):
         mae_jax.load(whole[1], heads=5, decoder_heads=2)
@@ -175,3 +177,31 @@ def test_weights_are_those_that_were_meant(tmp_path):
         mae_jax.load(path, sha256=digest)
     with pytest.raises(ValueError, match="holds neither model.safetensors nor"):
         mae_jax.load(tmp_path, sha256=digest)
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (dict(size=32), "size = 32 must be whole numbers of at least 1"),
+        (dict(size=(32.0, 32)), "size = .32.0, 32. must be whole numbers"),
+        (dict(patch=8), "patch"),
+        (dict(patch=(0, 0)), "patch"),
+        (dict(channels="1"), "channels = ..1.. must be whole numbers"),
+        (dict(heads="x"), "heads"),
+        (dict(norm_pix="false"), "norm_pix"),
+        (dict(eps="x"), "eps = 'x' must be a number of at least 0"),
+        (dict(colour=1), "colour is no field of a model"),
+        (dict(positions="both"), "positions = 'both' must be 'interpolate' or 'compute'"),
+    ],
+    ids=str,
+)
+def test_values_that_are_not_possible(whole, options, says):
+    with pytest.raises(ValueError, match=says) as caught:
+        mae_jax.load(whole[1], **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["", "https://huggingface.co/a/b", "foo://a/b"])
+def test_addresses_that_cannot_be_read(path):
+    with pytest.raises(ValueError, match="path is empty|a model of the Hub is hf:ORG/NAME"):
+        mae_jax.load(path)

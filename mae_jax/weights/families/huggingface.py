@@ -28,6 +28,8 @@ _BLOCK = {
     "attention/v_bias": "attention.attention.v_bias",
     "attention/out": "attention.output.dense",
     "norm2": "layernorm_after",
+    "scale1": "layer_scale1.lambda1",  # DINOv2, which `folding` removes
+    "scale2": "layer_scale2.lambda1",
     "mlp/fc1": "intermediate.dense",
     "mlp/fc2": "output.dense",
 }
