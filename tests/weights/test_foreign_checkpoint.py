@@ -158,10 +158,13 @@ def test_the_arguments_of_a_training_are_used(tmp_path):
     arrays = checkpoint_info.fixed_positions(known, (32, 48)) | tiny_models.flatten(params)
     family = families.FAMILIES["reference"]
     state = parameter_names.to_format(arrays, family, (16, 16))
-    args = dict(model="mae_vit_base_patch16", norm_pix_loss=False, mask_ratio=0.6, input_size=32)
-    args |= dict(decoder_num_heads=2)
+    args = dict(norm_pix_loss=False, mask_ratio=0.6, input_size=32, decoder_num_heads=2)
     file = {"model": {n: torch.from_numpy(x) for n, x in state.items()}}
     torch.save(file | {"args": argparse.Namespace(**args)}, tmp_path / "x.pth")
     info = load.find(tmp_path / "x.pth", size=(32, 48))
     assert [info.fields[name] for name in ("heads", "decoder_heads", "norm_pix")] == [12, 2, False]
     assert info.size == (32, 48) and info.config["mask"]["ratio"] == 0.6
+    args["model"] = "mae_vit_base_patch16"  # which has twelve blocks
+    torch.save(file | {"args": argparse.Namespace(**args)}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="has 1 blocks where .* depth = 12: some are missing"):
+        load.find(tmp_path / "x.pth", size=(32, 48))
