@@ -120,7 +120,11 @@ def test_their_checkpoints_are_loaded_and_evaluated(name, runs, tmp_path):
     options[0] = f"--checkpoint={target}"
     _, again = checkpoint.evaluate(evaluate.parser().parse_args([*options, "--batch-size=8"]))
     assert again["loss"] == figures["loss"]
-    why = "square patches" if name == "video_small" else "Hugging Face's ViTMAE does not have: write a .safetensors file"
+    why = (
+        "square patches"
+        if name == "video_small"
+        else "Hugging Face's ViTMAE does not have: write a .safetensors file"
+    )
     with pytest.raises(ValueError, match=why):
         export.export(str(workdir), tmp_path / "hf")
 
