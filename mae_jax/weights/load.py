@@ -119,10 +119,7 @@ def find(
     place, step, name = _locate(str(path))
     if sha256 and (digest := tensor_files.sha256_of(place)) != sha256.lower():
         raise ValueError(f"{place} has the SHA-256 {digest}, not {sha256}: it is another file")
-    settings = place / "config.json"
-    settings = files.read_json(settings) if settings.exists() else {}
-    model_type = settings.get("model_type")
-    if place.is_dir() and ("task" in settings or (place / "checkpoints").exists()):
+    if _is_work_directory(place):
         if key or prefix:
             raise ValueError(f"{place} is a work directory: leave key= and prefix= out")
         from mae_jax.weights import run_checkpoint  # imports orbax, which other files do not need
@@ -131,33 +128,58 @@ def find(
         _check_fields(info, fields)
     elif step is not None:
         raise ValueError(f"{place} is no work directory, so it has no step {step}")
-    elif place.is_dir() and not (model_type in families.MODEL_TYPES or "architecture" in settings):
-        what = "has no config.json of a known kind"
-        if model_type:
-            known = ", ".join(sorted(families.MODEL_TYPES))
-            what = f"holds a model of type {model_type!r} (and not {known})"
-        raise ValueError(f"{place} {what}: what can be read is {ACCEPTED}")
     else:
-        file = tensor_files.open_tensors(Path(place), key)
-        tensors = prefixes.remove(Path(place), file.tensors, families.recognise, prefix)
-        source = families.recognise(tensors)
-        if source == "mae_jax":
-            info = exported_file.find(Path(place), tensors, file.metadata)
-            _check_fields(info, fields)
-        else:
-            file = file._replace(tensors=tensors)
-            family = families.FAMILIES[source]
-            own_size = None if inputs["patch"] else size  # `size` is a multiple of `patch`
-            info = foreign_checkpoint.find(Path(place), file, family, left_out, own_size, fields)
-            # It is read with these, but whether its positions are trained from now on is open.
-            known = fields.keys() & info.fields.keys() - {"learned_positions"}
-            fields |= {field: info.fields[field] for field in known}
+        own_size = None if inputs["patch"] else size  # `size` is a multiple of `patch`
+        info = _find_in_file(place, (key, prefix), left_out, own_size, fields)
+    # What the file was read with is known; whether positions are trained from now on is not.
+    known = info.fields.keys() - {"dtype", "learned_positions"}
+    fields = {field: value for field, value in fields.items() if field not in known}
     info = info._replace(without=without, positions=positions, path=name or info.path)
     info = _leave_out(info, left_out)
     info = _interpolated(adapt_inputs.adapt(info, adapt, **inputs), size)
     if unknown := fields.keys() - build.FIELDS[info.kind]:
         raise ValueError(f"{_listed(unknown)} is no field of the {info.kind} in {place}")
     return info._replace(fields=info.fields | fields)
+
+
+def _settings(place: epath.Path) -> dict[str, Any]:
+    return files.read_json(place / "config.json") if (place / "config.json").exists() else {}
+
+
+def _is_work_directory(place: epath.Path) -> bool:
+    return place.is_dir() and ("task" in _settings(place) or (place / "checkpoints").exists())
+
+
+def _find_in_file(
+    place: epath.Path,
+    choice: tuple[str, str],
+    left_out: Callable[[str], Any],
+    size: Sequence[int] | None,
+    fields: Mapping[str, Any],
+) -> CheckpointInfo:
+    """Return the model in a file or in a folder of other code.
+
+    Args:
+      choice: `key` and `prefix` of `load`.
+    """
+    settings, (key, prefix) = _settings(place) if place.is_dir() else {}, choice
+    model_type = settings.get("model_type")
+    known = model_type in families.MODEL_TYPES or "architecture" in settings
+    if place.is_dir() and not known:
+        what = "has no config.json of a known kind"
+        if model_type:
+            types = ", ".join(sorted(families.MODEL_TYPES))
+            what = f"holds a model of type {model_type!r} (and not {types})"
+        raise ValueError(f"{place} {what}: what can be read is {ACCEPTED}")
+    file = tensor_files.open_tensors(Path(place), key)
+    tensors = prefixes.remove(Path(place), file.tensors, families.recognise, prefix)
+    source = families.recognise(tensors)
+    if source == "mae_jax":
+        info = exported_file.find(Path(place), tensors, file.metadata)
+        _check_fields(info, fields)
+        return info
+    file, family = file._replace(tensors=tensors), families.FAMILIES[source]
+    return foreign_checkpoint.find(Path(place), file, family, left_out, size, fields)
 
 
 def _sides(values: Any, name: str = "size") -> tuple[int, ...]:

@@ -205,3 +205,12 @@ def test_values_that_are_not_possible(whole, options, says):
 def test_addresses_that_cannot_be_read(path):
     with pytest.raises(ValueError, match="path is empty|a model of the Hub is hf:ORG/NAME"):
         mae_jax.load(path)
+
+
+def test_the_pooling_of_an_encoder_alone_is_chosen(whole, tmp_path):
+    """An autoencoder says none."""
+    kind, fields = MODELS["autoencoder"]
+    ours = tiny_models.export(tmp_path / "ours.safetensors", kind, fields, whole[0])
+    for path, heads in ((ours, {}), (whole[1], dict(heads=3))):
+        options = dict(without="decoder/.*", pooling="norm_mean") | heads
+        assert mae_jax.load(path, **options)[0].pooling == "norm_mean"
