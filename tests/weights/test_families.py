@@ -1,6 +1,7 @@
 """Models of other code compute what that code computes, or are refused in one sentence."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +18,11 @@ from families import (
 )
 
 import mae_jax
-from mae_jax.models import positions
-from mae_jax.weights import export
+from mae_jax.config import command_line
+from mae_jax.models import build, positions
+from mae_jax.weights import export, load
+
+ROOT = Path(__file__).parents[2]
 
 # Their scales and missing biases are folded into other parameters.
 FOLDED = ("timm_layer_scale", "timm_no_qkv_bias")
@@ -188,3 +192,28 @@ def test_tokens_of_other_models_are_named(tmp_path):
     with pytest.raises(ValueError, match="decoder/mask_token left over"):
         mae_jax.load(path, heads=3)
     assert mae_jax.load(path, heads=3, without="decoder/.*")[0].classes == 5
+
+
+@pytest.mark.parametrize(
+    "config, name",
+    {
+        "vit_base": "mae_norm_pix",
+        "cross_vit_base": "crossmae",
+        "video_vit_base": "videomae_normalised",
+        "video_vit_large": "mae_st_norm_pix",
+        "audio_vit_base": "audiomae_global_decoder",
+    }.items(),
+)
+def test_the_recipe_of_a_paper_has_the_network_of_its_code(config, name, tmp_path):
+    """But for the sizes, and for AudioMAE's positions, which are those of the transposed grid."""
+    recipe = command_line.load(f"{ROOT}/configs/{config}.py")
+    case = Case(name)
+    info = load.find(case.save(tmp_path, as_pth=False), **case.given(".safetensors"))
+    ours = build.with_defaults("MaskedAutoencoder", recipe["model"])
+    theirs = build.with_defaults("MaskedAutoencoder", info.fields)
+    parts = ("", "decoder_")
+    sizes = {f"{part}{size}" for part in parts for size in ("width", "depth", "heads", "mlp_ratio")}
+    sizes |= {"patch", "dtype", "attention", "remat", "scan"}
+    sizes |= {"learned_positions"} if config == "audio_vit_base" else set()
+    fields = (ours.keys() | theirs.keys()) - sizes
+    assert {x: ours[x] for x in fields} == {x: theirs[x] for x in fields}
