@@ -1,6 +1,7 @@
 """Run a model of ONNX without mae_jax: python -I run_onnx.py FILE [IN.npz OUT.npz ...]"""
 
 import sys
+from typing import Any
 
 
 def main(path: str, *files: str) -> None:
@@ -12,7 +13,7 @@ def main(path: str, *files: str) -> None:
     names = [output.name for output in session.get_outputs()]
     for source, target in zip(files[::2], files[1::2], strict=True):
         with np.load(source) as arrays:
-            results = session.run(names, dict(arrays))
+            results: Any = session.run(names, dict(arrays))
         np.savez(target, **dict(zip(names, results, strict=True)))
 
 
