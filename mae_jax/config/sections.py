@@ -296,6 +296,37 @@ class Data(Section):
     there are more, the run saves its state and ends."""
 
 
+class Values(Data):
+    """How the numbers in files become values, for modality `image`, `volume` or `signal`."""
+
+    bands: Annotated[
+        tuple[Number, ...], Field(strict=False, title="a tuple of whole numbers of at least 0")
+    ] = ()
+    """The bands of a file that are read, in this order: (3, 2, 1) reads three, counted from 0. ()
+    reads all. `channels` is their number."""
+    channel_axis: Literal["auto", "first", "last"] = "auto"
+    """Place of the channels in arrays whose files do not say it. "auto" finds the axis with
+    `channels` values, or that many bands; an array in which both ends may be meant is refused."""
+    range: Annotated[
+        Literal["auto", "data", "dtype"]
+        | Annotated[tuple[float, float], Field(strict=False), Predicate(lambda x: x[0] < x[1])],
+        Field(title='(low, high) with low < high, "data", "dtype" or "auto"'),
+    ] = "auto"
+    """The numbers that become 0 and 1, the same for all files: (low, high), the least and the
+    greatest number of the data set ("data", measured once), or those of each file's type ("dtype":
+    65,535 of uint16 becomes 1, and floats stay). "auto" is "data" if there are pictures of more
+    than 8 bits. Pictures of 8 bits are 0 to 255 otherwise, and arrays keep their values."""
+    clip: Switch = False
+    """Replace numbers beyond `range` by its ends, as a window of CT values does."""
+    nodata: Annotated[
+        float | Literal["nan", "file", "mask"] | None,
+        Field(title='a number, "nan", "file", "mask" or None'),
+    ] = None
+    """The number that stands for missing values, beside NaN; "nan" for NaN alone; "file" for what
+    each file says of itself; "mask" if the last band is a mask that is 0 where values are missing.
+    Missing values are neither shown nor learned. None refuses files that have any."""
+
+
 class Crops(Data):
     """Random crops of pictures, for modality `image` or `video`."""
 
@@ -317,7 +348,7 @@ class Crops(Data):
     """Fraction of the shorter side that evaluations see: 224 of 256 pixels by default."""
 
 
-class ImageData(Crops):
+class ImageData(Crops, Values):
     """Pictures, of `size` (height, width)."""
 
     modality: Literal["image"] = "image"
@@ -345,7 +376,7 @@ class AudioData(Data):
     """Make each training example louder or softer by a random factor."""
 
 
-class VolumeData(Data):
+class VolumeData(Values):
     """Volumes and pictures with many channels, as arrays of any number of axes."""
 
     modality: Literal["volume"] = "volume"
