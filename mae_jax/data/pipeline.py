@@ -55,7 +55,9 @@ def training_batches(
     threads: int = 16,
     bad_examples: BadExamples | None = None,
 ) -> Iterator[Example]:
-    """Yield endless batches `{"image": [b, *size, c], "label": int32 [b]}` of a host's rows.
+    """Yield endless batches `{"image": [b, *size, c], "label": [b]}` of a host's rows.
+
+    Labels are int32 [b], or int32 [b, classes] or float32 [b, t], see `sources.Source`.
 
     Row r of global batch s, with its augmentation, is a function of (seed, s, r): `start=s` equals
     skipping s batches, the rows of a host are the same whoever reads the other rows, and `threads`
@@ -218,4 +220,5 @@ def _stack(repeats: int, examples: Sequence[Example]) -> Example:
             key: x.reshape(-1, *x.shape[2:]) if key in _OF_ROWS else np.repeat(x, repeats, axis=0)
             for key, x in batch.items()
         }
-    return {**batch, "label": batch["label"].astype(np.int32)}
+    dtype = np.float32 if batch["label"].dtype.kind == "f" else np.int32
+    return {**batch, "label": batch["label"].astype(dtype)}

@@ -40,7 +40,7 @@ def test_sources_have_the_shapes_they_say(kind):
         with pytest.raises(IndexError):
             part[count]
     with pytest.raises(ValueError, match=f"data '{kind}' has no split 'val': use train or test"):
-        sources.open_source(kind, "val", sources.KINDS[kind].modality)
+        sources.open_source(kind, "val", sources.KINDS[kind].modalities[0])
 
 
 @pytest.mark.parametrize("kind", SOURCES)

@@ -10,38 +10,52 @@ from mae_jax.data.sources.source import (
     check_split,
     fixed_choice,
     is_multilabel,
+    label_kind,
     subset,
 )
 
-__all__ = ["KINDS", "Examples", "Source", "fixed_choice", "is_multilabel", "open_source", "subset"]
+__all__ = [
+    "KINDS",
+    "Examples",
+    "Source",
+    "fixed_choice",
+    "is_multilabel",
+    "label_kind",
+    "open_source",
+    "subset",
+]
 
 
 class Kind(NamedTuple):
-    """A kind of source: `open(split)`, or `open(place, split)` if `place` names a place."""
+    """A kind of source: `open(split)`, or `open(place, split)` if `place` names a place.
 
-    modality: str
+    A kind without `modalities` may hold any of them, and its `open(place, split, modality)` is told
+    which one is read.
+    """
+
+    modalities: tuple[str, ...]
     place: str  # what stands for the place in messages; "" for a built-in set, which has none
     open: Callable[..., Source]
 
 
 KINDS = {
-    "photos": Kind("image", "", samples.photos),
-    "digits": Kind("image", "", samples.digits),
-    "synthetic": Kind("image", "", synthetic.shapes),
-    "pans": Kind("video", "", synthetic.pans),
-    "tones": Kind("audio", "", synthetic.tones),
-    "phantoms": Kind("volume", "", synthetic.phantoms),
-    "spectra": Kind("volume", "", synthetic.spectra),
-    "stdlib": Kind("text", "", text_files.stdlib),
-    "folder": Kind("image", "PATH", folders.pictures),
-    "idx": Kind("image", "PATH", records.idx),
-    "tfds": Kind("image", "NAME", records.tfds),
-    "array_record": Kind("image", "GLOB", records.array_record),
-    "video": Kind("video", "PATH", folders.videos),
-    "frames": Kind("video", "PATH", folders.frames),
-    "audio": Kind("audio", "PATH", audio_files.sounds),
-    "arrays": Kind("volume", "PATH", folders.arrays),
-    "text": Kind("text", "PATH", text_files.texts),
+    "photos": Kind(("image",), "", samples.photos),
+    "digits": Kind(("image",), "", samples.digits),
+    "synthetic": Kind(("image",), "", synthetic.shapes),
+    "pans": Kind(("video",), "", synthetic.pans),
+    "tones": Kind(("audio",), "", synthetic.tones),
+    "phantoms": Kind(("volume",), "", synthetic.phantoms),
+    "spectra": Kind(("volume",), "", synthetic.spectra),
+    "stdlib": Kind(("text",), "", text_files.stdlib),
+    "folder": Kind(("image",), "PATH", folders.pictures),
+    "idx": Kind(("image",), "PATH", records.idx),
+    "tfds": Kind(("image",), "NAME", records.tfds),
+    "array_record": Kind(("image",), "GLOB", records.array_record),
+    "video": Kind(("video",), "PATH", folders.videos),
+    "frames": Kind(("video",), "PATH", folders.frames),
+    "audio": Kind(("audio",), "PATH", audio_files.sounds),
+    "arrays": Kind(("volume",), "PATH", folders.arrays),
+    "text": Kind(("text",), "PATH", text_files.texts),
 }
 
 
@@ -60,16 +74,18 @@ def open_source(spec: str, split: str, modality: str = "image") -> Source:
     if not (kind := KINDS.get(name)):
         forms = ", ".join(f"{k}:{kind.place}" if kind.place else k for k, kind in KINDS.items())
         raise ValueError(f"unknown data {spec!r}: use one of {forms}")
-    if kind.modality != modality:
-        kinds = ", ".join(sorted(k for k, kind in KINDS.items() if kind.modality == modality))
+    if kind.modalities and modality not in kind.modalities:
+        kinds = sorted(
+            k for k, kind in KINDS.items() if modality in (kind.modalities or [modality])
+        )
         raise ValueError(
-            f"data {spec!r} is of data.modality = {kind.modality!r}, not {modality!r}, which "
-            f"{kinds} are of"
+            f"data {spec!r} is of data.modality = {' or '.join(map(repr, kind.modalities))}, not "
+            f"{modality!r}, which {', '.join(kinds)} are of"
         )
     if kind.place and not place:
         raise ValueError(f"data {spec!r} needs a place: write '{name}:{kind.place}'")
     if kind.place:
-        return kind.open(place, split)
+        return kind.open(place, split, *([] if kind.modalities else [modality]))
     if place:
         raise ValueError(f"data {spec!r}: {name!r} takes no place, write {name!r} alone")
     check_split(spec, split, ("train", "test"))

@@ -4,25 +4,29 @@ import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from mae_jax.data.bad_examples import Unreadable
 
 Example = dict[str, Any]
+LabelKind = Literal["class", "classes", "number"]
 
 
 class Source(Protocol):
     """A finite, ordered collection of examples; picklable, and safe to read from many threads.
 
-    `source[i]` is `{"image": ..., "label": int}` and never changes. The key is "image" for every
+    `source[i]` is `{"image": ..., "label": ...}` and never changes. The key is "image" for every
     modality, as in tfds and in prepared records. A picture is its encoded bytes or uint8 `[h, w]`
-    or `[h, w, c]`; the modules of `mae_jax.data.modalities` say what other modalities accept. The
-    label is -1 if it is unknown, and uint8 `[classes]` with a 1 for each class if several may be
-    true. `classes` names the labels in order, and is empty if there are none or if they have no
-    names. `name(i)` identifies example i in messages. A source that knows all labels without
-    reading may have `labels`.
+    or `[h, w, c]`; the modules of `mae_jax.data.modalities` say what other modalities accept.
+
+    The label is of one of three kinds, which an attribute `label_kind` may name: an int, -1 if it
+    is unknown ("class"); uint8 `[classes]` with a 1 for each class if several may be true
+    ("classes"); or float32 `[t]`, with NaN for those that are unknown ("number"). `classes` names
+    the labels in order, and is empty if there are none, if they have no names, or if they are
+    numbers; an attribute `targets` may name the t numbers. `name(i)` identifies example i in
+    messages. A source that knows all labels without reading may have `labels`.
     """
 
     @property
@@ -45,6 +49,8 @@ class Examples:
     title: str = ""
     names: Sequence[str] = ()
     labels: Sequence[Any] | np.ndarray | None = None
+    label_kind: LabelKind | None = None
+    targets: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.count
@@ -62,12 +68,26 @@ def check_split(spec: str, split: str, splits: Sequence[str]) -> None:
         raise ValueError(f"data {spec!r} has no split {split!r}: use {' or '.join(splits)}")
 
 
-def is_multilabel(source: Source) -> bool:
-    """Return whether an example may have several labels, as in the first readable example."""
+def label_kind(source: Source) -> LabelKind | None:
+    """Return the kind of a source's labels: its own `label_kind`, or that of its first label.
+
+    The first label is the first of `labels`, or else that of the first readable example. None
+    means that no example can be read.
+    """
+    if kind := getattr(source, "label_kind", None):
+        return kind
+    labels = getattr(source, "labels", None)
     for i in range(min(len(source), 100)):
         with contextlib.suppress(Unreadable, OSError):
-            return np.ndim(source[i]["label"]) > 0
-    return False
+            label = np.asarray(source[i]["label"] if labels is None else labels[i])
+            several = "number" if label.dtype.kind == "f" else "classes"
+            return several if label.ndim else "class"
+    return None
+
+
+def is_multilabel(source: Source) -> bool:
+    """Return whether an example may have several classes."""
+    return label_kind(source) == "classes"
 
 
 def subset(source: Source, examples: int, balanced: bool = True) -> Source:
@@ -75,7 +95,8 @@ def subset(source: Source, examples: int, balanced: bool = True) -> Source:
 
     A smaller choice is contained in every larger one. Each class has the same number of examples,
     up to one, as long as it has enough. Examples without a label come last. If the source has no
-    class names or is multi-label, or if `balanced` is False, the choice ignores labels.
+    class names, or labels of another kind than "class", or if `balanced` is False, the choice
+    ignores labels.
 
     Raises:
       ValueError: the source has fewer examples.
@@ -85,11 +106,12 @@ def subset(source: Source, examples: int, balanced: bool = True) -> Source:
     if examples > len(source):
         raise ValueError(f"data.examples = {examples}, but there are only {len(source)}: use 0")
     shuffled = np.random.default_rng(0).permutation(len(source))
-    if balanced and source.classes and not is_multilabel(source):
+    if balanced and source.classes and label_kind(source) == "class":
         shuffled = _in_rounds(source, shuffled, examples)
     chosen = np.sort(shuffled[:examples]).tolist()
     load, names = functools.partial(_load_chosen, source, chosen), [*map(source.name, chosen)]
-    return Examples(examples, load, source.classes, names=names)
+    kind, targets = label_kind(source), getattr(source, "targets", ())
+    return Examples(examples, load, source.classes, names=names, label_kind=kind, targets=targets)
 
 
 def _load_chosen(source: Source, chosen: list[int], i: int) -> Example:
