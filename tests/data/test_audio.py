@@ -460,7 +460,10 @@ def test_a_table_is_split_like_a_folder(tmp_path):
         ("file,label\na.wav\n", "1 columns instead of 2 in line 2"),
         ("file,label\na.wav,x\n./a.wav,y\n", "names 'a.wav' twice"),
         ("file,label\nb.wav,x\nc.wav,y\na.wav,z\n", "names 'b.wav' and 1 more, but there is no"),
-        ("file,label\nlabels.csv,x\n", "names 'labels.csv', but there is no such sound file"),
+        (
+            "file,label\nlabels.csv,x\n",
+            "names 'labels.csv', but there is no such file among the sounds",
+        ),
     ],
 )
 def test_mistakes_in_a_table(tmp_path, text, message):

@@ -13,7 +13,7 @@ from PIL import Image
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.image_io import crop
 from mae_jax.data.modalities import video
-from mae_jax.data.sources import folders
+from mae_jax.data.sources import folders, splits
 
 STEP = 4  # gray levels between frames, so that a lossy codec cannot mix them up
 FRAMES = 60
@@ -490,7 +490,7 @@ def test_one_in_ten_is_held_out_as_in_folders(tmp_path, kind):
     )
     assert train.classes == test.classes == ("a", "b")
     assert sorted([*train.names, *test.names]) == list(all.names)
-    assert test.names == tuple(folders.hold_out(list(all.names), "test"))
+    assert test.names == tuple(splits.hold_out(list(all.names), "test"))
     assert 3 < len(test) < 20
 
 

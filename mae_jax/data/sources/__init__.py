@@ -3,7 +3,15 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mae_jax.data.sources import audio_files, folders, records, samples, synthetic, text_files
+from mae_jax.data.sources import (
+    audio_files,
+    csv_files,
+    folders,
+    records,
+    samples,
+    synthetic,
+    text_files,
+)
 from mae_jax.data.sources.source import (
     Examples,
     Source,
@@ -56,6 +64,7 @@ KINDS = {
     "audio": Kind(("audio",), "PATH", audio_files.sounds),
     "arrays": Kind(("volume",), "PATH", folders.arrays),
     "text": Kind(("text",), "PATH", text_files.texts),
+    "csv": Kind((), "FILE", csv_files.named_files),
 }
 
 
@@ -63,7 +72,8 @@ def open_source(spec: str, split: str, modality: str = "image") -> Source:
     """Open the examples that `spec` names: a built-in set such as `photos`, or `KIND:PLACE`.
 
     Nothing is downloaded. Splits are "train" and "test"; folders also know "validation" and "all",
-    and `tfds` takes its own ("validation", "train[:10%]").
+    tables their own ones and folds ("fold:2", and "not_fold:2" for the others), and `tfds` takes
+    its own ("validation", "train[:10%]").
 
     Raises:
       ValueError: the kind, split or data set is unknown, a file is malformed, or the source is of

@@ -4,11 +4,11 @@ import functools
 import itertools
 import os
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
-from mae_jax.data.sources import folders
-from mae_jax.data.sources.source import Example, Examples, check_split
+from mae_jax.data.sources import folders, labels, splits
+from mae_jax.data.sources.source import Examples, check_split
 
 EXTENSIONS = (
     *"txt md rst tex log csv tsv json jsonl xml html yaml yml toml ini fasta fa fna faa".split(),
@@ -17,7 +17,7 @@ EXTENSIONS = (
 PIECE = 1 << 16  # bytes of the longest example; a longer file becomes several examples
 _NO_SOURCE = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
 
-Span = tuple[str, int, int, int]  # file relative to the root, first byte, end, label
+Span = tuple[str, int, int]  # file relative to the root, first byte, end
 
 
 def texts(path: str, split: str) -> Examples:
@@ -33,17 +33,15 @@ def texts(path: str, split: str) -> Examples:
     """
     spec, place = f"text:{path}", Path(path).expanduser()
     if place.is_file():
-        check_split(spec, split, folders.SPLITS)
+        check_split(spec, split, splits.SPLITS)
         size = place.stat().st_size
-        cut = size - int(size * folders.HELD_OUT)
+        cut = size - int(size * splits.HELD_OUT)
         start, stop = {"train": (0, cut), "all": (0, size)}.get(split, (cut, size))
-        spans = [(place.name, start, stop, -1)]
-        root, classes = place.parent, ()
+        root, spans, of_spans = place.parent, [(place.name, start, stop)], labels.none(1)
     else:
-        root, names, labels, classes = folders.list_files(path, split, EXTENSIONS, spec, "texts")
-        sizes = (os.path.getsize(root / name) for name in names)
-        spans = [(name, 0, n, k) for name, n, k in zip(names, sizes, labels, strict=True)]
-    source = _cut_into_pieces(root, spans, classes)
+        root, names, of_spans = folders.list_files(path, split, EXTENSIONS, spec, "texts")
+        spans = [(name, 0, os.path.getsize(root / name)) for name in names]
+    source = _cut_into_pieces(root, spans, of_spans)
     if not source.count:
         raise ValueError(f"data {spec!r} has no bytes for split {split!r}: add longer files")
     return source
@@ -66,24 +64,25 @@ def stdlib(split: str) -> Examples:
                 sizes[file.relative_to(root).as_posix()] = size
     if not sizes:
         raise FileNotFoundError(f"data 'stdlib': this Python has no .py files in {str(root)!r}")
-    chosen = folders.hold_out(sorted(sizes), split)
-    return _cut_into_pieces(root, ((name, 0, sizes[name], -1) for name in chosen), ())
+    chosen = splits.hold_out(sorted(sizes), split)
+    spans = [(name, 0, sizes[name]) for name in chosen]
+    return _cut_into_pieces(root, spans, labels.none(len(spans)))
 
 
-def _cut_into_pieces(root: Path, spans: Iterable[Span], classes: tuple[str, ...]) -> Examples:
+def _cut_into_pieces(root: Path, spans: Sequence[Span], of_spans: labels.Labels) -> Examples:
     """Cut each span into the fewest equal pieces allowed, which are the examples."""
-    pieces = []
-    for name, start, stop, label in spans:
+    pieces, rows = [], []
+    for row, (name, start, stop) in enumerate(spans):
         count = -(-(stop - start) // PIECE)
         edges = [start + (stop - start) * k // max(1, count) for k in range(count + 1)]
-        pieces += [(name, *ends, label) for ends in itertools.pairwise(edges)]
-    names = [f"{name}[{start}:{stop}]" for name, start, stop, _ in pieces]
-    load, labels = functools.partial(_read, root, pieces), tuple(piece[3] for piece in pieces)
-    return Examples(len(pieces), load, classes, names=names, labels=labels)
+        pieces += [(name, *ends) for ends in itertools.pairwise(edges)]
+        rows += [row] * count
+    names = [f"{name}[{start}:{stop}]" for name, start, stop in pieces]
+    return labels.labelled(functools.partial(_read, root, pieces), of_spans.of(rows), names)
 
 
-def _read(root: Path, pieces: list[Span], i: int) -> Example:
-    name, start, stop, label = pieces[i]
+def _read(root: Path, pieces: list[Span], i: int) -> bytes:
+    name, start, stop = pieces[i]
     with open(root / name, "rb") as file:
         file.seek(start)
-        return {"image": file.read(stop - start), "label": label}
+        return file.read(stop - start)

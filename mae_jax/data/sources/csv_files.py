@@ -1,0 +1,48 @@
+"""Files that a table names, of any modality."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mae_jax.data.sources import folders, labels, tables
+from mae_jax.data.sources.source import Examples
+
+
+def named_files(place: str, split: str, modality: str) -> Examples:
+    """Open the files of a table `FILE`, see `tables.read_csv`, whose names are relative to it.
+
+    `FILE::COLUMN` chooses one of several columns of labels. An example has what the folders of the
+    modality give of a file: of a picture its bytes, of a text its bytes, of a folder of frames the
+    paths of the frames, and else the path, which may be `PATH::KEY`.
+
+    Raises:
+      FileNotFoundError: the table, or files that it names for this split, do not exist.
+      ValueError: the table has another form, or no such split.
+    """
+    path, column = tables.split_place(place)
+    if not path.is_file():
+        raise FileNotFoundError(f"data 'csv:{place}': there is no file {str(path)!r}")
+    table = tables.read_csv(path)
+    rows, of_table = table.rows(split), table.read_labels(column)
+    if not rows:
+        raise ValueError(f"data 'csv:{place}' names no files of split {split!r}: use 'all'")
+    names = [table.names[row] for row in rows]
+    exists = lambda name: (path.parent / name.partition("::")[0]).exists()
+    if missing := [name for name in names if not exists(name)]:
+        rest = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise FileNotFoundError(
+            f"data 'csv:{place}' names {missing[0]!r}{rest}, but there is no such file in "
+            f"{str(path.parent)!r}: correct the name or drop its line"
+        )
+    load = functools.partial(_load, path.parent, names, modality)
+    return labels.labelled(load, (of_table or labels.none(len(table.names))).of(rows), names)
+
+
+def _load(root: Path, names: Sequence[str], modality: str, i: int) -> Any:
+    path = root / names[i]
+    if modality == "video" and path.is_dir():
+        return folders.frames_in_order(path)
+    if modality == "text" or modality == "image" and folders.is_picture(path):
+        return path.read_bytes()
+    return str(path)
