@@ -73,7 +73,8 @@ def with_argument(config: ConfigDict, arg: str) -> ConfigDict:
     return config
 
 
-SYNTHETIC = dict(image="synthetic", video="pans", audio="tones", volume="phantoms", text="stdlib")
+SYNTHETIC = dict(image="synthetic", video="pans", audio="tones", volume="phantoms")
+SYNTHETIC |= dict(signal="beats", text="stdlib")
 
 
 def debug(config: ConfigDict) -> ConfigDict:
@@ -88,6 +89,7 @@ def debug(config: ConfigDict) -> ConfigDict:
     data.update(
         train=dict(source="spectra" if many_bands else SYNTHETIC[modality], split="train"),
         size=tuple(4 * side for side in config.model.patch),
+        channels=2 if modality == "signal" else data.channels,
         threads=2,
         examples=0 if modality == "image" else 64,
     )

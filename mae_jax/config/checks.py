@@ -12,8 +12,10 @@ AXES = {  # number and meaning of the axes of `data.size`; a volume may have any
     "image": (2, "(height, width)"),
     "video": (3, "(frames, height, width)"),
     "audio": (2, "(frames, mels)"),
+    "signal": (1, "(length,)"),
     "text": (1, "(bytes,)"),
 }
+TIMED = ("video", "audio", "signal")  # examples have views along time
 
 
 def size(config) -> Iterator[str]:
@@ -53,7 +55,7 @@ def evaluators(config) -> Iterator[str]:
     for name, entry in config.evaluators.items():
         if entry.type == "custom":  # a custom evaluator defines its own options
             continue
-        for key, kinds in (("clips", ("video", "audio")), ("crops", ("video",))):
+        for key, kinds in (("clips", TIMED), ("crops", ("video",))):
             if entry.get(key, 1) > 1 and config.data.modality not in kinds:
                 yield f"evaluators.{name}.{key} needs {' or '.join(kinds)}: use 1"
 

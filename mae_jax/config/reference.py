@@ -28,7 +28,7 @@ PAGE = {  # prefix of keys -> the classes whose own keys the page lists
     "mask.": (sections.Mask,),
     "optimizer.": (sections.Optimizer, sections.ClassifierOptimizer),
     "regularize.": (sections.Regularize,),
-    "data.": (sections.Data, sections.Crops, *sections.MODALITIES.values()),
+    "data.": (sections.Data, sections.Values, sections.Crops, *sections.MODALITIES.values()),
     "data.train.": (sections.TrainingSource,),
     "mesh.": (sections.Mesh,),
     "recovery.": (sections.Recovery,),

@@ -262,8 +262,8 @@ class TrainingSource(Section):
 
     source: Text
     """Source of the examples: `folder:PATH`, `tfds:NAME`, `array_record:PATH`, `idx:PATH`,
-    `arrays:PATH`, `video:PATH`, `frames:PATH`, `audio:PATH`, `text:PATH`, or the name of a
-    synthetic source such as `photos`."""
+    `arrays:PATH`, `video:PATH`, `frames:PATH`, `audio:PATH`, `ts:PATH`, `text:PATH`, or the name of
+    a synthetic source such as `photos`."""
     split: Text = "train"
     """The part of the source to train on."""
 
@@ -272,11 +272,12 @@ class Data(Section):
     """Keys of every kind of input."""
 
     train: TrainingSource
-    modality: Literal["image", "video", "audio", "volume", "text"] = "image"
+    modality: Literal["image", "video", "audio", "volume", "signal", "text"] = "image"
     """Kind of the input. It decides how examples are read, and which further keys exist."""
     size: Counts
     """Size of the network's input along each axis, a multiple of `model.patch`: (height, width);
-    (frames, height, width) of video; (frames, mels) of audio; (bytes,) of text."""
+    (frames, height, width) of video; (frames, mels) of audio; (length,) of signals; (bytes,) of
+    text."""
     channels: Count = 3
     """Number of channels of the input."""
     examples: Number = 0
@@ -390,6 +391,18 @@ class VolumeData(Values):
     """Mirror half of the training crops along the last axis."""
 
 
+class SignalData(Values):
+    """Signals, of `size` (length,): series, spectra and recordings with channels."""
+
+    modality: Literal["signal"] = "signal"
+    zoom: Annotated[
+        Range,
+        Predicate(lambda x: 0.01 <= x[0] <= x[1] <= 100),
+        Field(title="(smallest, largest) factor from .01 to 100"),
+    ] = (1.0, 1.0)
+    """A training window takes `size` times a random factor of this range: above 1 it shows more."""
+
+
 class TextData(Data):
     """Bytes, of `size` (bytes,)."""
 
@@ -399,7 +412,12 @@ class TextData(Data):
 
 
 MODALITIES: dict[str, type[Data]] = dict(
-    image=ImageData, video=VideoData, audio=AudioData, volume=VolumeData, text=TextData
+    image=ImageData,
+    video=VideoData,
+    audio=AudioData,
+    volume=VolumeData,
+    signal=SignalData,
+    text=TextData,
 )
 
 
@@ -528,7 +546,7 @@ class Classification(HeldOutEvaluator):
     tasks = ("classify",)
     type: Literal["classification"]
     clips: Count = 1
-    """Views along the time of a video or a sound, whose predictions are averaged."""
+    """Views along the time of a video, a sound or a signal, whose predictions are averaged."""
     crops: Annotated[Literal[1, 3], Field(title="1 or 3")] = 1
     """Crops of each clip of a video, whose predictions are averaged: 1 or 3."""
 
@@ -616,7 +634,8 @@ class Config(Section):
     """Number of parts of a batch that a step computes one after the other: the same result in less
     memory. It divides `batch_size`."""
     data: Annotated[
-        ImageData | VideoData | AudioData | VolumeData | TextData, Field(discriminator="modality")
+        ImageData | VideoData | AudioData | VolumeData | SignalData | TextData,
+        Field(discriminator="modality"),
     ]
     """The inputs."""
     mesh: Mesh = Mesh()

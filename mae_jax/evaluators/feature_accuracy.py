@@ -40,7 +40,8 @@ class FeatureAccuracy(Evaluator):
         standardize = self.section["standardize"]
         networks: dict[str, dict | None] = {"trained encoder": variables}
         if untrained is not None:
-            networks = {"raw pixels": None, "untrained encoder": untrained} | networks
+            raw = f"raw {'values' if len(self.context.transform.size) == 1 else 'pixels'}"
+            networks = {raw: None, "untrained encoder": untrained} | networks
         metrics, rows = {}, [["accuracy of frozen features", *self.titles]]
         notes: dict[str, list[str]] = {}  # the rows that each note is about
         for label, network in networks.items():  # the trained encoder comes last

@@ -63,7 +63,8 @@ class Extractor:
     ) -> Table:
         """Return the features of at most `examples` examples of a source; 0 means all.
 
-        Without variables a feature is the input, scaled down to sides of at most 32.
+        Without variables a feature is the input, scaled down to sides of at most 32; an input with
+        one axis to at most 1,024 steps.
         """
         batches = held_out.batches(source, self.transform, examples, batch_size, self.mesh)
         rows = [jax.tree.map(np.asarray, self._features(variables, batch)) for batch in batches]
@@ -74,7 +75,8 @@ class Extractor:
     def _features_of_batch(self, variables, batch):
         inputs = self.transform.normalize(batch["image"])
         if variables is None:
-            small = (min(side, 32) for side in self.transform.size)
+            most = 32 if len(self.transform.size) > 1 else 1024
+            small = (min(side, most) for side in self.transform.size)
             shape = (len(inputs), *small, inputs.shape[-1])
             pixels = jax.image.resize(inputs.astype(jnp.float32), shape, "linear")
             columns = [pixels.reshape(len(inputs), -1)] * len(self.wanted)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -20,7 +21,7 @@ def reconstruction(
     """Draw the inputs of a masked autoencoder, their visible part and their reconstruction.
 
     Clips and volumes are strips of up to eight slices, sounds are spectrograms with time to the
-    right, and bytes are text with wrong predictions in red.
+    right, signals are curves, and bytes are text with wrong predictions in red.
 
     Args:
       original, reconstructed: `[b, *size, c]` normalised values; bytes as they are.
@@ -29,8 +30,10 @@ def reconstruction(
     """
     if modality == "text":
         return _texts(original[..., 0], masked[..., 0], reconstructed[..., 0])
-    if modality in ("image", "video"):
+    if modality in ("image", "video", "signal"):
         original, reconstructed = ((x * np.array(std) + mean) for x in (original, reconstructed))
+        if modality == "signal":
+            return _signals(original, masked, reconstructed)
     else:  # values of any range: stretch those of each example and channel
         axes = tuple(range(1, original.ndim - 1))
         low, high = original.min(axes, keepdims=True), original.max(axes, keepdims=True)
@@ -118,6 +121,41 @@ def _texts(original: np.ndarray, masked: np.ndarray, reconstructed: np.ndarray) 
     return page
 
 
+def _signals(
+    original: np.ndarray, masked: np.ndarray, reconstructed: np.ndarray, most: int = 4
+) -> Image.Image:
+    """Draw signals `[b, n, c]` as curves, with masked parts shaded and their reconstruction in red.
+
+    A row is a signal, and a column a channel; of more than `most` channels, `most` evenly spread.
+    """
+    from matplotlib.figure import Figure
+
+    b, n, c = original.shape
+    shown = np.linspace(0, c - 1, min(most, c)).round().astype(int)
+    size = max(8, 4 * len(shown)), 1.6 * b + 0.6
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    axes = figure.subplots(b, len(shown), sharex=True, squeeze=False)
+    time = np.arange(n)
+    for row, column in np.ndindex(axes.shape):
+        axis, index = axes[row, column], (row, slice(None), shown[column])
+        hidden = masked[index]
+        # A value beside a masked part belongs to both lines, so that they meet.
+        near = hidden | np.roll(hidden, 1) & (time > 0) | np.roll(hidden, -1) & (time < n - 1)
+        guess = np.where(hidden, reconstructed[index], original[index])
+        shade = dict(transform=axis.get_xaxis_transform(), color="0.9", step="mid")
+        axis.fill_between(time, 0, 1, where=hidden, label="masked", linewidth=0, **shade)
+        axis.plot(time, original[index], color="0.65", linewidth=1, label="original")
+        axis.plot(
+            time, np.where(hidden, np.nan, original[index]), "k", linewidth=1, label="visible"
+        )
+        axis.plot(time, np.where(near, guess, np.nan), "r", linewidth=1, label="reconstruction")
+        axis.margins(x=0)
+        if row == 0 and c > 1:
+            axis.set_title(f"channel {shown[column]}", fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return _image(figure)
+
+
 def curve(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     title: str,
@@ -137,6 +175,10 @@ def curve(
         axes.set_xscale("log")
     axes.grid(alpha=0.3)
     axes.legend()
+    return _image(figure)
+
+
+def _image(figure: Any) -> Image.Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return Image.open(buffer)

@@ -200,7 +200,8 @@ def training_source(config):
         source = sources.open_source(data.train.source, data.train.split, data.modality)
         return sources.subset(source, data.examples)
     except (ValueError, OSError, ImportError) as error:
-        synthetic = dict(video="pans", audio="tones", volume="phantoms", text="stdlib")
+        synthetic = dict(video="pans", audio="tones", volume="phantoms", signal="beats")
+        synthetic |= dict(text="stdlib")
         name = synthetic.get(data.modality, "synthetic")
         raise ValueError(
             f"{error}; synthetic examples will do with --config.data.train.source={name}"

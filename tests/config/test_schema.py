@@ -195,7 +195,11 @@ MISTAKES = [  # config, changes, sentence: the value and a way out
     ("quickstart", {"optimizer.warmup_epochs": 1e3}, "is not shorter than epochs = 11"),
     ("finetune_video_small", {"regularize.randaugment": 9}, "randaugment needs pictures .*: use 0"),
     ("finetune_quickstart", {"loss": "binary"}, "label_smoothing needs one class .*: use 0"),
-    ("finetune_quickstart", {"evaluators.classification.clips": 2}, "needs video or audio: use 1"),
+    (
+        "finetune_quickstart",
+        {"evaluators.classification.clips": 2},
+        "needs video or audio or signal: use 1",
+    ),
     ("linear_probe_quickstart", {"optimizer.clip": 1.0}, "is an option of adamw: use 0 with lars"),
     (
         "linear_probe_quickstart",

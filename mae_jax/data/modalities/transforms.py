@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mae_jax.data.modalities import audio, image, text, video, volume
+from mae_jax.data.modalities import audio, image, signal, text, video, volume
 
 Example = dict[str, Any]
 
@@ -36,6 +36,7 @@ MODALITIES: dict[str, Modality] = {
     "video": video,  # uint8 clips
     "audio": audio,  # log-mel spectrograms
     "volume": volume,  # arrays with any number of axes and channels
+    "signal": signal,  # arrays with one axis, of time or wavelength, and channels
     "text": text,  # bytes, as int32 because they are categories
 }
 

@@ -72,8 +72,8 @@ def train_views(
     for _ in range(data["repeats"]):
         factor = np.exp(rng.uniform(*np.log(data["zoom"])))
         sides = [max(1, round(side * factor)) for side in size]
-        starts = rng.integers(0, _free(array, sides), endpoint=True)
-        yield resize.linear(_crop(array, starts, sides), size)
+        starts = rng.integers(0, free(array, sides), endpoint=True)
+        yield resize.linear(crop(array, starts, sides), size)
 
 
 def eval_views(
@@ -82,10 +82,10 @@ def eval_views(
     """Yield the middle of an array without resizing, [*size, c]; otherwise as `train_views`."""
     size = data["size"]
     array = decode(array, len(size), data["channels"])
-    yield _crop(array, np.array(_free(array, size)) // 2, size)
+    yield crop(array, np.array(free(array, size)) // 2, size)
 
 
-def _free(array: np.ndarray, sides: Sequence[int]) -> list[int]:
+def free(array: np.ndarray, sides: Sequence[int]) -> list[int]:
     return [max(0, n - side) for n, side in zip(array.shape[:-1], sides, strict=True)]
 
 
@@ -119,7 +119,7 @@ def _from_archive(archive: np.lib.npyio.NpzFile) -> np.ndarray:
         raise Unreadable(f"the .npz file holds {held}: save one array, or call it 'image'")
 
 
-def _crop(array: np.ndarray, starts: np.ndarray, sides: Sequence[int]) -> np.ndarray:
+def crop(array: np.ndarray, starts: np.ndarray, sides: Sequence[int]) -> np.ndarray:
     """Copy `sides` from `starts` on, as uint8 or float32, continued by the edge values."""
     cut = tuple(slice(start, start + side) for start, side in zip(starts, sides, strict=True))
     with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 become infinite

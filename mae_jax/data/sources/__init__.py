@@ -9,6 +9,7 @@ from mae_jax.data.sources import (
     folders,
     records,
     samples,
+    series,
     synthetic,
     text_files,
 )
@@ -54,6 +55,7 @@ KINDS = {
     "tones": Kind(("audio",), "", synthetic.tones),
     "phantoms": Kind(("volume",), "", synthetic.phantoms),
     "spectra": Kind(("volume",), "", synthetic.spectra),
+    "beats": Kind(("signal",), "", synthetic.beats),
     "stdlib": Kind(("text",), "", text_files.stdlib),
     "folder": Kind(("image",), "PATH", folders.pictures),
     "idx": Kind(("image",), "PATH", records.idx),
@@ -62,7 +64,8 @@ KINDS = {
     "video": Kind(("video",), "PATH", folders.videos),
     "frames": Kind(("video",), "PATH", folders.frames),
     "audio": Kind(("audio",), "PATH", audio_files.sounds),
-    "arrays": Kind(("volume",), "PATH", folders.arrays),
+    "arrays": Kind(("volume", "signal"), "PATH", folders.arrays),
+    "ts": Kind(("signal",), "PATH", series.ts),
     "text": Kind(("text",), "PATH", text_files.texts),
     "csv": Kind((), "FILE", csv_files.named_files),
 }

@@ -1,4 +1,4 @@
-"""Synthetic pictures, clips, sounds and volumes: small, labelled, without a download.
+"""Synthetic pictures, clips, sounds, volumes and signals: small, labelled, without a download.
 
 Example i is drawn by a generator seeded with (split, i), so the splits share no seed. Examples made
 from the photographs of `samples` use the left 70 % of each for training and the rest for testing.
@@ -240,3 +240,55 @@ def _spectrum(rng: np.random.Generator, split: str, i: int) -> Example:
     shares = weights / weights.sum(-1, keepdims=True)  # [48 48 4]
     picture = shares @ materials() + rng.normal(0, 0.01, (_SIDE, _SIDE, _BANDS))
     return {"image": picture.astype(np.float32), "label": label}
+
+
+RHYTHMS = ("regular", "irregular", "premature", "dropped")
+_SECONDS, _HERTZ = 4, 128
+# The waves P, Q, R, S and T of a heart beat: seconds after R, width in seconds, millivolts, and the
+# direction of its dipole in degrees. A lead sees the cosine of the angle between itself and that.
+_WAVES = np.array(
+    [
+        (-0.17, 0.025, 0.15, 50),
+        (-0.03, 0.010, -0.15, 20),
+        (0.0, 0.012, 1.2, 55),
+        (0.03, 0.010, -0.35, 90),
+        (0.26, 0.045, 0.35, 45),
+    ]
+)
+
+
+def beats(split: str) -> Examples:
+    """Open heart beats float32 [512, 2]: 4 s of two leads, 0 and 90 degrees, in millivolts.
+
+    A beat is a sum of five Gaussians, as in ECGSYN (McSharry et al. 2003). Signal i has rhythm
+    i % 4: "regular"; "irregular", at random intervals and without P waves; "premature", where one
+    beat is early, wide and without a P wave, and a pause follows; or "dropped", where one P wave
+    has no beat. Rate (60 to 100 a minute), level and axis of the heart are random. Noise of 0.03
+    and a slow wave of up to 0.1 are added.
+    """
+    return _synthetic("beats", split, (600, 150), RHYTHMS, _rhythm)
+
+
+def _rhythm(rng: np.random.Generator, split: str, i: int) -> Example:
+    rhythm, interval = RHYTHMS[i % len(RHYTHMS)], 60 / rng.uniform(60, 100)
+    spread = 0.4 if rhythm == "irregular" else 0.02
+    steps = interval * rng.uniform(1 - spread, 1 + spread, 12)
+    onset = -interval * rng.random()
+    odd = int(np.searchsorted(onset + steps.cumsum(), 1.0)) + int(rng.integers(2))  # in the middle
+    if rhythm == "premature":
+        steps[odd : odd + 2] *= 0.6, 1.4
+    t, signal = np.arange(_SECONDS * _HERTZ) / _HERTZ, np.zeros((_SECONDS * _HERTZ, 2))
+    level, axis = rng.uniform(0.7, 1.3), rng.uniform(-30, 30)
+    for k, at in enumerate(onset + steps.cumsum()):
+        start, width, height, angle = _WAVES.T.copy()
+        if rhythm == "irregular" or rhythm == "premature" and k == odd:
+            height[0] = 0
+        if rhythm == "dropped" and k == odd:
+            height[1:] = 0
+        if rhythm == "premature" and k == odd:
+            width[1:4], height[4] = 2.5 * width[1:4], -height[4]
+        leads = level * height * np.cos(np.radians(angle + axis - [[0], [90]]))  # [2 5]
+        signal += np.exp(-0.5 * ((t[:, None] - at - start) / width) ** 2) @ leads.T
+    drift = 0.1 * rng.random() * np.sin(2 * np.pi * (0.3 * t + rng.random()))
+    signal += drift[:, None] + rng.normal(0, 0.03, signal.shape)
+    return {"image": signal.astype(np.float32), "label": i % len(RHYTHMS)}

@@ -1,0 +1,32 @@
+"""Signals: windows [length, c] of arrays with one axis of time or wavelength, and channels."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from mae_jax.data.modalities import volume
+
+
+def train_views(
+    signal: volume.Array, data: Mapping[str, Any], rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Yield random windows of a signal [time, c], resampled by `data.zoom`: `volume.train_views`.
+
+    A signal shorter than a window is continued on both sides by its first and its last values.
+    """
+    return volume.train_views(signal, data, rng)
+
+
+def eval_views(
+    signal: volume.Array, data: Mapping[str, Any], clips: int = 1, crops: int = 1
+) -> Iterator[np.ndarray]:
+    """Yield `clips` windows, evenly spread from the start to the end; or the middle.
+
+    The windows are not resampled, and are otherwise as in `train_views`.
+    """
+    size = data["size"]
+    array = volume.decode(signal, 1, data["channels"])
+    free = np.array(volume.free(array, size))
+    for share in np.linspace(0, 1, clips) if clips > 1 else [0.5]:
+        yield volume.crop(array, np.floor(free * share).astype(int), size)
