@@ -1,4 +1,9 @@
-"""Train: python -m mae_jax.train --config=configs/NAME.py --workdir=DIR [--config.key=value ...]"""
+"""Train: python -m mae_jax.train --config=configs/NAME.py --workdir=DIR [--config.key=value ...]
+
+The same command continues a run. Two options change a run that has begun:
+  --extend=EPOCHS     train for more epochs, EPOCHS in all
+  --relocate=OLD=NEW  read from the place NEW what was read from OLD
+"""
 
 # ruff: noqa: E402
 if __name__ == "__main__":  # a signal during the imports ends the process: nothing is lost
@@ -38,12 +43,13 @@ def main() -> None:
     checkpoints.ignore_late_errors()
     log = logging.getLogger("mae_jax")
     try:
-        config, workdir = command_line.parse(sys.argv[1:], rules.RULES)
+        changes, arguments = command_line.parse_changes(sys.argv[1:])
+        config, workdir = command_line.parse(arguments, rules.RULES)
         with user_errors():
             processes.start_processes(config.recovery.heartbeat_timeout)
         if jax.process_index():
             log.setLevel(logging.WARNING)  # the first process logs for all
-        train(config, workdir, own_process=True)
+        train(config, workdir, **changes, own_process=True)
     except UserError as error:
         log.error("error: %s", error)
         processes.leave(2)

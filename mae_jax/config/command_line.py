@@ -10,6 +10,7 @@ import argparse
 import ast
 import collections
 import difflib
+import math
 import re
 import runpy
 import sys
@@ -20,7 +21,7 @@ from typing import Any, NoReturn
 from mae_jax.config import find, nested, old_keys, schema
 from mae_jax.config.errors import UserError, user_errors
 
-OPTIONS = ("--config", "--workdir")
+OPTIONS = ("--config", "--workdir", "--extend", "--relocate")
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,6 +57,33 @@ def assignment(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def epochs(text: str) -> float:
+    """Return the number of an argument such as `--extend=100`."""
+    try:
+        if 0 < (value := float(text)) < math.inf:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} should be the number of all epochs, such as 100")
+
+
+def relocation(text: str) -> tuple[str, str]:
+    """Return both places of an argument such as `--relocate=/old/place=/new/place`."""
+    before, *rest = (place.rstrip("/") for place in text.split("="))
+    if len(rest) != 1 or not (before and rest[0]) or before == rest[0]:
+        raise argparse.ArgumentTypeError(f"{text!r} should be OLD=NEW, two places of files")
+    return before, rest[0]
+
+
+def parse_changes(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the arguments `extend` and `relocate` of `train`, and all other arguments."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--extend", type=epochs)
+    parser.add_argument("--relocate", type=relocation, action="append", default=[])
+    options, rest = parser.parse_known_args(arguments)
+    return dict(extend=options.extend, relocate=dict(options.relocate)), rest
+
+
 def parse(arguments: Sequence[str], rules: Sequence[schema.Rule] = ()) -> tuple[schema.Config, str]:
     """Parse `--config=PATH[:ARGUMENT] --workdir=DIR [--config.key=value ...]`.
 
@@ -66,7 +94,7 @@ def parse(arguments: Sequence[str], rules: Sequence[schema.Rule] = ()) -> tuple[
       UserError: every problem of the arguments and of the config.
     """
     parser = Parser(add_help=False, allow_abbrev=False)
-    for option in OPTIONS:
+    for option in OPTIONS[:2]:
         parser.add_argument(option)
     options, changes = parser.parse_known_args(arguments)
     if not options.config:

@@ -24,6 +24,26 @@ def cosine_schedule(
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, end_value=final)
 
 
+def extended(
+    schedule: optax.Schedule, longer: optax.Schedule, step: int, rise: int
+) -> optax.Schedule:
+    """Return `schedule` up to `step` and `longer` after it, without a jump between them.
+
+    Their difference at `step` is closed linearly within `rise` steps. A cosine that had ended rises
+    again, to its value in the longer run: re-warming, as in Ibrahim et al., arXiv 2403.08763. If
+    both are the same up to `step`, as in the warm-up, `longer` is returned.
+    """
+    gap, until = longer(step) - schedule(step), jnp.arange(step)
+    if gap == 0 and (schedule(until) == longer(until)).all():
+        return longer
+
+    def value(count):
+        left = 1 - jnp.clip((count - step) / rise, 0, 1)
+        return jnp.where(count <= step, schedule(count), longer(count) - gap * left)
+
+    return value
+
+
 def make_optimizer(
     options: Mapping[str, Any], schedule: optax.Schedule, decayed: Collection[str], depth: int
 ) -> optax.GradientTransformation:

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mae_jax import evaluators, tasks
-from mae_jax.config import nested, schema
+from mae_jax.config import changes, nested, schema
 from mae_jax.config.errors import user_errors
 from mae_jax.data import image_io, sources
 from mae_jax.data.bad_examples import Unreadable
@@ -39,10 +39,21 @@ WAYS = {
 }
 
 
-def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> TrainState:
+def train(
+    config,
+    workdir: epath.PathLike,
+    *,
+    extend: float | None = None,
+    relocate: Mapping[str, str] | None = None,
+    own_process: bool = False,
+) -> TrainState:
     """Train as `config` says, writing to `workdir`; continue if that holds a checkpoint.
 
     Args:
+      extend: the number of all epochs, more than a run that has begun has. Its state and the order
+        of its data stay, and its learning rate moves to the schedule of the longer run. A run that
+        has as many already goes on, so the same call may be repeated.
+      relocate: new places of data and of `init.checkpoint`, by their places when the run began.
       own_process: the process does nothing else, so a signal may end it at any time.
 
     Returns:
@@ -57,14 +68,18 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
         stop = stack.enter_context(preemption.handled(own_process))
         stack.enter_context(user_errors(Unreadable))
         with stop.exits_at_once():  # nothing is trained yet
-            run, config = open_run(config, workdir)
+            run = RunDirectory(workdir)
             with user_errors():
+                if (extend is not None or relocate) and not run.has_begun:
+                    raise ValueError(f"{run} holds no run to extend or relocate: check --workdir")
                 stack.enter_context(run.locked())
+                config = open_run(config, run, extend, relocate or {})
             trainer, untrained = make_trainer(config, run, stop)
             stack.callback(trainer.close)
             trainer.resume()
             with user_errors(OSError):
                 run.write_config(config)  # no problem was found: the directory is this run's
+                run.write_changes()
         if trainer.is_finished:
             _log.info("%s is finished:\n\n%s", run, run.report.read_text())
             return trainer.state
@@ -75,19 +90,25 @@ def train(config, workdir: epath.PathLike, *, own_process: bool = False) -> Trai
     return state
 
 
-def open_run(config, workdir: epath.PathLike) -> tuple[RunDirectory, schema.Config]:
+def open_run(
+    config, run: RunDirectory, extend: float | None, relocate: Mapping[str, str]
+) -> schema.Config:
     """Open a work directory that is new or belongs to a run of this config, in all processes.
 
     In the config that is returned, `model.dtype` is not "auto": it is the precision with which the
-    run began, or that of this backend.
+    run began, or that of this backend. The config has the changes of the run, earlier and new ones.
     """
-    run = RunDirectory(workdir)
-    with user_errors():
-        _refuse_other_processes(f"{run} {schema.to_json(config)}")
-        resolved = schema.resolved(config, jax.default_backend(), run.stored_config())
-        config = schema.validate(resolved, rules.RULES)  # the precision may exclude an attention
-        run.check_config(config)
-    return run, config
+    run.changes, newest = changes.read(run.path), run.newest_step()
+    request = f"{extend} {sorted(relocate.items())} {run.changes} {newest}"
+    _refuse_other_processes(f"{run} {schema.to_json(config)} {request}")
+    config = schema.resolved(config, jax.default_backend(), run.stored_config())
+    config = schema.validate(run.changes.applied(config), rules.RULES)  # the precision may exclude
+    run.check_config(config)  # an attention
+    for before, now in relocate.items():
+        run.changes = run.changes.relocate(config, before, now)
+    if extend is not None:
+        run.changes = run.changes.extend(config, extend, newest)
+    return schema.validate(run.changes.applied(config), rules.RULES)
 
 
 def make_trainer(
@@ -97,14 +118,14 @@ def make_trainer(
     image_io.configure_libraries()
     init_key, step_key, _ = jax.random.split(jax.random.key(config.seed), 3)
     with user_errors():  # the devices, the data and the evaluators must exist and fit
-        mesh, source = _open_devices_and_data(config, run.draws_balanced)
+        mesh, source = _open_devices_and_data(config, run)
         mean, std = run.statistics(source, config.data)
         task = tasks.build(config, source, mean, std)
         mask_key = evaluators.key_of(config.seed)
         extra = {"mask": config.get("mask"), "loss": config.get("loss"), "classes": source.classes}
         context = evaluators.Context(task.model, config.data, mean, std, mesh, mask_key, **extra)
         entries = evaluators.build(config.evaluators, context)
-        schedule, total = make_schedule(config, len(source), task.rate)
+        schedule, total = make_schedule(config, len(source), task.rate, run.changes.extended)
         program = make_program(config, task, mesh, schedule, step_key)
         host = jax.process_index()
         bad_examples = run.path / f"unreadable{f'.{host}' if host else ''}.txt"
@@ -121,23 +142,43 @@ def make_trainer(
     return trainer, lambda: program.init_variables(init_key)
 
 
-def make_schedule(config, examples: int, rate: float) -> tuple[optax.Schedule, int]:
+def make_schedule(
+    config, examples: int, rate: float, extended: Sequence[changes.Extension] = ()
+) -> tuple[optax.Schedule, int]:
     """Return the learning rate of each step, `rate` times the config's, and the number of steps.
 
     An epoch is as many full batches as the data hold. An int32 must count the steps (ValueError).
+    From the step of each extension on, the learning rate moves to the cosine of the longer run. It
+    takes the steps of the warm-up for this, or a tenth of those that remain if these are fewer.
     """
     options = config.optimizer
     steps_per_epoch = max(1, examples * config.data.repeats // config.batch_size)
-    total = max(1, round(min(config.epochs * steps_per_epoch, 2**31)))
-    if total == 2**31:
-        raise ValueError(f"epochs = {config.epochs} are more than 2,147,483,647 steps: use fewer")
-    schedule = optimizer.cosine_schedule(
-        options.base_learning_rate * rate,
-        config.batch_size,
-        total,
-        min(round(options.warmup_epochs * steps_per_epoch), total - 1),
-        options.get("final_learning_rate", 0.0),
-    )
+    warmup = round(options.warmup_epochs * steps_per_epoch)
+
+    def cosine(epochs: float) -> tuple[optax.Schedule, int]:
+        total = max(1, round(min(epochs * steps_per_epoch, 2**31)))
+        if total == 2**31:
+            raise ValueError(f"epochs = {epochs} are more than 2,147,483,647 steps: use fewer")
+        schedule = optimizer.cosine_schedule(
+            options.base_learning_rate * rate,
+            config.batch_size,
+            total,
+            min(warmup, total - 1),
+            options.get("final_learning_rate", 0.0),
+        )
+        return schedule, total
+
+    schedule, total = cosine(extended[0].before if extended else config.epochs)
+    for change in extended:
+        before, (longer, total) = schedule, cosine(change.now)
+        rise = max(1, min(warmup, (total - change.step) // 10))
+        schedule, end = optimizer.extended(before, longer, change.step, rise), change.step + rise
+        text = (
+            "extended from %g to %g epochs: the learning rate was %.3g at step %d, is on the "
+            "cosine of the longer run from step %d (%.3g) on, and ends at %.3g"
+        )
+        rates = float(before(change.step)), change.step, end, float(schedule(end))
+        _log.info(text, change.before, change.now, *rates, float(schedule(total)))
     return schedule, total
 
 
@@ -152,13 +193,16 @@ def _refuse_other_processes(command: str) -> None:
             )
 
 
-def _open_devices_and_data(config, balanced: bool) -> tuple[Mesh, sources.Source]:
+def _open_devices_and_data(config, run: RunDirectory) -> tuple[Mesh, sources.Source]:
     """Open the devices and the training data of a config; raise ValueError with all problems."""
     problems = []
 
     def attempt(make: Callable, *arguments, **options) -> Any:
         try:
             return make(*arguments, **options)
+        except FileNotFoundError as error:
+            way_out = "; if the data moved, give --relocate=OLD=NEW" if run.has_begun else ""
+            problems.append(f"{error}{way_out}")
         except (ValueError, OSError, ImportError) as error:
             problems.append(str(error))
 
@@ -169,7 +213,7 @@ def _open_devices_and_data(config, balanced: bool) -> tuple[Mesh, sources.Source
     attempt(attention.check, config.model.attention, jax.default_backend())
     source = attempt(sources.open_source, data.train.source, data.train.split, data.modality)
     if source is not None:
-        source = attempt(sources.subset, source, data.examples, balanced)
+        source = attempt(sources.subset, source, data.examples, run.draws_balanced)
     if problems:
         raise ValueError("; ".join(problems))
     return mesh, source  # pyright: ignore[reportReturnType]

@@ -9,14 +9,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import orbax.checkpoint as ocp
 from etils import epath
 
-from mae_jax.config import schema
+from mae_jax.config import changes, schema
 from mae_jax.data import statistics
+from mae_jax.data.sources import identity
 from mae_jax.output import files
 from mae_jax.training import metric_writer
 
 _log = logging.getLogger(__name__)
+WAYS = {  # to change a key of a run that has begun
+    "epochs": " (--extend=EPOCHS trains for more)",
+    "data.train.source": " (--relocate=OLD=NEW says that the data moved)",
+    "init.checkpoint": " (--relocate=OLD=NEW says that the file moved)",
+}
 
 
 class RunDirectory:
@@ -26,6 +33,7 @@ class RunDirectory:
         self.is_local = "://" not in str(path)
         self.path = epath.Path(os.path.abspath(path) if self.is_local else path)
         self.config = self.path / "config.json"
+        self.changes = changes.Changes()  # since the run began
         self.measured = self.path / "statistics.json"
         self.checkpoints = self.path / "checkpoints"
         self.rewind = self.path / "rewind.json"
@@ -47,6 +55,23 @@ class RunDirectory:
         if jax.process_index() == 0 and not self.has_begun:
             self.rewind.unlink(missing_ok=True)  # left by a run whose config was removed
             files.write_whole(self.config, schema.to_json(config))
+
+    def newest_step(self) -> int:
+        """Return the step of the newest checkpoint, good or not, or 0."""
+        folder = self.checkpoints
+        return max(ocp.utils.checkpoint_steps(folder) if folder.exists() else [], default=0)
+
+    def write_changes(self) -> None:
+        """Write `changes.json` if it differs; the report of fewer epochs gets another name.
+
+        A run that is killed between the two has changed nothing, and makes its report again.
+        """
+        if jax.process_index() or self.changes == (stored := changes.read(self.path)):
+            return
+        if new := self.changes.extended[len(stored.extended) :]:
+            if self.report.exists():
+                self.report.replace(self.report.with_name(f"report_{new[0].step:08}.txt"))
+        files.write_whole(self.path / changes.FILE, self.changes.model_dump_json(indent=2) + "\n")
 
     def stored_rewind(self) -> dict[str, Any]:
         """Return the newest rewind: its target `step`, and the counts of a `Recovery` after it."""
@@ -70,9 +95,11 @@ class RunDirectory:
                 f"{self} has lost its checkpoints/: put them back, or remove config.json there, "
                 "too, to begin again"
             )
-        if different := schema.differences(self.stored_config() or {}, config):
+        stored = self.changes.applied(self.stored_config() or {})
+        if different := schema.differences(stored, config):
+            listed = "; ".join(text + WAYS.get(text.partition(":")[0], "") for text in different)
             raise ValueError(
-                f"{self} belongs to another config ({'; '.join(different)}): give another "
+                f"{self} belongs to another config ({listed}): give another "
                 "--workdir, or the same values"
             )
 
@@ -143,7 +170,7 @@ class RunDirectory:
         """
         if not self.has_begun:
             stored: dict[str, Any] = {"examples": len(source), "classes": list(source.classes)}
-            stored["balanced"] = True
+            stored |= {"balanced": True, "checksum": identity.checksum(source)}
             if "auto" in (data.mean, data.std):
                 stored["mean"], stored["std"] = statistics.mean_std(source, data)
             stored |= {name: list(data[name]) for name in ("mean", "std") if data[name] != "auto"}
@@ -172,4 +199,12 @@ class RunDirectory:
             )
         if stored.get("classes", list(source.classes)) != list(source.classes):
             raise ValueError(f"{data.train.source!r} has other classes than {ending}")
+        if "checksum" not in stored and self.changes.relocated:
+            text = "%s, of an earlier version, has no checksum: only the %d examples were counted"
+            _log.warning(text, self.measured, len(source))
+        elif stored.get("checksum", checksum := identity.checksum(source)) != checksum:
+            raise ValueError(
+                f"the names or labels of the examples of {data.train.source!r} are not those "
+                f"{ending}"
+            )
         return tuple(stored["mean"]), tuple(stored["std"])

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -66,6 +66,7 @@ class Trainer:
         """Restore the newest checkpoint, or make the state at step 0, and continue its records."""
         self.state, metadata = self.restore()
         start = int(self.state.step)
+        self.check_epochs(metadata.get("config", self.config))
         primary = jax.process_index() == 0
         self.writer = MetricWriter(self.run.path, start, primary, self.run.is_local)
         self.progress.rewind(start)
@@ -78,6 +79,16 @@ class Trainer:
             listed = lambda versions: ", ".join(map(" ".join, versions.items()))
             text = "%s was saved by %s and continues with %s: last bits of results may change"
             _log.warning(text, self.run, listed(before), listed(VERSIONS))
+
+    def check_epochs(self, saved: Mapping[str, Any]) -> None:
+        """Raise UserError if the run of the restored checkpoint had more epochs."""
+        epochs = self.run.changes.applied(saved)["epochs"]
+        if epochs > self.config.epochs:
+            raise UserError(
+                f"{self.run} was trained for {epochs:g} epochs in all, and its config.json and "
+                f"changes.json say {self.config.epochs:g}: put back the changes.json, or the "
+                "config.json, that it had"
+            )
 
     @property
     def is_finished(self) -> bool:

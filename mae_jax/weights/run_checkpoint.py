@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
-from mae_jax.config import schema
+from mae_jax.config import changes, schema
 from mae_jax.models import build
 from mae_jax.output import files
 from mae_jax.weights import checkpoint_info, fingerprint
@@ -42,9 +42,11 @@ def find(path: epath.Path, step: int | None = None) -> CheckpointInfo:
         raise ValueError(f"{path} has no step {step}: it has {', '.join(map(str, sorted(steps)))}")
     others = sorted({*steps} - {step})
     saved = _open_state(folder / str(step), others)
-    config, different = schema.completed(stored, str(path / "config.json")), []
+    changed = changes.read(path)
+    config = schema.completed(changed.applied(stored), str(path / "config.json"))
+    different = []
     if saved.config is not None and saved.config != stored:
-        different = schema.differences(saved.config, config)
+        different = schema.differences(changed.applied(saved.config), config)
     if different:
         raise ValueError(
             f"{path / 'config.json'} is not that of checkpoint {step} ({'; '.join(different)}): "
