@@ -9,7 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
+from mae_jax.data.bad_examples import Unreadable
+
 Part = tuple[slice, ...]  # a slice for each axis of an array, without steps
+_MOST_BYTES = 2**30  # of what a file is read by at once
 
 
 class Frame(NamedTuple):
@@ -72,3 +75,36 @@ def of(values: np.ndarray) -> Array:
 
 def _take(values: np.ndarray, part: Part) -> np.ndarray:
     return values[part]
+
+
+def item(array: Array, i: int) -> Array:
+    """Return item `i` of the first axis, of an array whose file says nothing of its axes."""
+    valid = array.valid and functools.partial(_read_item, array.valid, i)
+    read = functools.partial(_read_item, array.read, i)
+    return Array(array.shape[1:], array.dtype, read, nodata=array.nodata, valid=valid)
+
+
+def _read_item(read: Callable[[Part], np.ndarray], i: int, part: Part) -> np.ndarray:
+    return read((slice(i, i + 1), *part))[0]
+
+
+def check(shape: Sequence[int], dtype: np.dtype) -> None:
+    """Raise `Unreadable` unless an array has real numbers, and at least one of them."""
+    if dtype.kind not in "biuf":
+        raise Unreadable(f"an array of {dtype} holds no real numbers: save it as float32")
+    if 0 in shape:
+        raise Unreadable(f"an array of shape {tuple(shape)} is empty: remove it")
+
+
+def check_bytes(noun: str, shape: Sequence[int], dtype: np.dtype, way_out: str) -> None:
+    """Raise `Unreadable` if `noun` of an array takes more than 1 GiB of memory at once."""
+    if (count := math.prod(shape) * dtype.itemsize) > _MOST_BYTES:
+        raise Unreadable(
+            f"{noun} of shape {tuple(shape)} takes {count} bytes at once, above 1 GiB: {way_out}"
+        )
+
+
+def lengths(part: Part, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of a part of an array."""
+    cuts = zip(part, shape, strict=True)
+    return tuple(len(range(*cut.indices(side))) for cut, side in cuts)

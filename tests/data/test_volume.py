@@ -6,7 +6,7 @@ import pytest
 
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.modalities import volume
-from mae_jax.data.sources import folders
+from mae_jax.data.sources import array_files
 
 
 def numbers(*shape, dtype=np.float32):
@@ -37,7 +37,7 @@ def test_files_follow_the_rules_of_folders(tmp_path):
     (tmp_path / "val/well").mkdir()
     np.savez(tmp_path / "val/well/d.npz", numbers(4, 4))
     (tmp_path / "train/ill/notes.txt").write_text("no array")
-    train, test = (folders.arrays(str(tmp_path), split) for split in ("train", "test"))
+    train, test = (array_files.open_files("arrays", str(tmp_path), split) for split in ("train", "test"))
     assert (train.names, train.labels) == (("train/ill/a.npy", "train/well/b.NPY"), (0, 1))
     assert (test.names, test.labels) == (("val/ill/c.npy", "val/well/d.npz"), (0, 1))
     assert train.classes == test.classes == ("ill", "well")
@@ -50,12 +50,12 @@ def test_files_follow_the_rules_of_folders(tmp_path):
 
 def test_files_mistakes(tmp_path):
     with pytest.raises(FileNotFoundError, match="no arrays in .*would end in npy, npz"):
-        folders.arrays(str(tmp_path), "train")
+        array_files.open_files("arrays", str(tmp_path), "train")
     save(tmp_path / "a.npy")
     with pytest.raises(ValueError, match="too few arrays for split 'test'"):
-        folders.arrays(str(tmp_path), "test")
+        array_files.open_files("arrays", str(tmp_path), "test")
     with pytest.raises(ValueError, match="no split 'dev'"):
-        folders.arrays(str(tmp_path), "dev")
+        array_files.open_files("arrays", str(tmp_path), "dev")
 
 
 @pytest.mark.parametrize("dtype", ["u1", "<i2", ">i4", "f2", "<f8", "?"])

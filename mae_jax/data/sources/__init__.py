@@ -1,9 +1,11 @@
 """Collections of examples and how to open them by name: `open_source(spec, split)`."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 from mae_jax.data.sources import (
+    array_files,
     audio_files,
     csv_files,
     folders,
@@ -47,6 +49,10 @@ class Kind(NamedTuple):
     open: Callable[..., Source]
 
 
+def _arrays(name: str, *modalities: str) -> Kind:
+    return Kind(modalities, "PATH", functools.partial(array_files.open_files, name))
+
+
 KINDS = {
     "photos": Kind(("image",), "", samples.photos),
     "digits": Kind(("image",), "", samples.digits),
@@ -64,7 +70,12 @@ KINDS = {
     "video": Kind(("video",), "PATH", folders.videos),
     "frames": Kind(("video",), "PATH", folders.frames),
     "audio": Kind(("audio",), "PATH", audio_files.sounds),
-    "arrays": Kind(("volume", "signal"), "PATH", folders.arrays),
+    "arrays": _arrays("arrays", "volume", "image", "signal"),
+    "geotiff": _arrays("geotiff", "image", "volume"),
+    "hdf5": _arrays("hdf5", "volume", "image", "signal"),
+    "zarr": _arrays("zarr", "volume", "image", "signal"),
+    "npy": _arrays("npy", "volume", "image", "signal"),
+    "npz": _arrays("npz", "volume", "image", "signal"),
     "ts": Kind(("signal",), "PATH", series.ts),
     "text": Kind(("text",), "PATH", text_files.texts),
     "csv": Kind((), "FILE", csv_files.named_files),

@@ -1,4 +1,4 @@
-"""Files in folders, one example each: pictures, arrays, videos and folders of frames."""
+"""Files in folders, one example each: pictures, videos and folders of frames."""
 
 import collections
 import functools
@@ -48,11 +48,6 @@ def pictures(path: str, split: str) -> Examples:
     """
     listing = list_files(path, split, PICTURES, f"folder:{path}", "pictures")
     return from_listing(listing, Path.read_bytes)
-
-
-def arrays(path: str, split: str) -> Examples:
-    """Open the `.npy` and `.npz` files under `path`, as in `pictures`; an example has the path."""
-    return from_listing(list_files(path, split, ("npy", "npz"), f"arrays:{path}", "arrays"), str)
 
 
 def videos(path: str, split: str) -> Examples:
@@ -237,7 +232,7 @@ def find_files(
 
 
 def _walk(root: Path, part: str, above: frozenset[str]) -> Iterator[str]:
-    """Yield the files under `root/part` that are not hidden.
+    """Yield the files under `root/part` that are not hidden, of which a Zarr store is one.
 
     `above` are the real paths of the folders that contain `part`; links to them are not followed.
     """
@@ -247,7 +242,9 @@ def _walk(root: Path, part: str, above: frozenset[str]) -> Iterator[str]:
             if entry.name.startswith("."):
                 continue
             name = f"{part}/{entry.name}" if part else entry.name
-            if _holds(entry.is_dir):
+            if entry.name.lower().endswith(".zarr"):
+                yield name
+            elif _holds(entry.is_dir):
                 if os.path.realpath(entry.path) not in above:
                     yield from _walk(root, name, above)
             elif _holds(entry.is_file):

@@ -1,0 +1,181 @@
+"""GeoTIFF files: rasterio reads one picture with any bands, `tiff` reads plain files and stacks."""
+
+import contextlib
+import functools
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from mae_jax.data import arrays
+from mae_jax.data.array_io import keys, packing, tiff
+from mae_jax.data.bad_examples import Unreadable
+from mae_jax.output import files
+
+# GDAL reads the file alone: no file beside it (.aux.xml, .tfw, .msk, .ovr), and it writes none.
+_ALONE = dict(
+    GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",
+    GDAL_PAM_ENABLED="NO",
+    GDAL_GEOREF_SOURCES="INTERNAL",
+)
+
+
+def open_array(path: str) -> arrays.Array:
+    """Open a TIFF file as [h, w, bands], or a stack of pages as [pages, h, w, bands].
+
+    Scale and offset of the bands are applied. What the file calls nodata, and its mask, say which
+    values are missing. A band that the file calls alpha is a mask, and so none of the bands: values
+    are missing where it is 0. The spacing is in units of the coordinate reference system, which are
+    metres or degrees. Files beside it, such as `.aux.xml`, `.tfw` and `.msk`, are not read. Numbers
+    of a color map stay numbers. Without rasterio the file is read by `tiff.open_array`.
+
+    Raises:
+      Unreadable: the file is of another kind or damaged, or its bands are no real numbers.
+      OSError: the file does not exist.
+    """
+    place, key = keys.split(path)
+    if key:
+        raise Unreadable(f"a TIFF file has no key {key!r}: give the file alone")
+    try:
+        import rasterio as _
+    except ImportError:
+        return tiff.open_array(place)
+    with _open(place) as dataset:
+        if not dataset.subdatasets:
+            return _describe(place, dataset)
+    return tiff.open_array(place)
+
+
+def write(
+    path: str,
+    values: Float[np.ndarray, "h w c"],
+    frame: arrays.Frame | None,
+    nodata: float | None = None,
+) -> None:
+    """Write float32 bands as a GeoTIFF in tiles, deflated, with the transform and CRS of `frame`.
+
+    `nodata` is the number that stands for missing values, which may be NaN.
+
+    Raises:
+      ValueError: `values` has other axes, or the frame is not that of two sides.
+      ImportError: rasterio is not installed.
+    """
+    if values.ndim != 3 or frame and frame.affine.shape != (3, 3):
+        raise ValueError(f"values of shape {values.shape} are no bands [h, w, c] of a map: cut it")
+    try:
+        import rasterio
+    except ImportError as error:
+        raise ImportError("GeoTIFFs need rasterio: pip install 'mae_jax[geotiff]'") from error
+    height, width, count = values.shape
+    profile: dict[str, Any] = dict(driver="GTiff", dtype="float32", nodata=nodata)
+    profile |= dict(height=height, width=width, count=count, bigtiff="if_safer")
+    profile |= dict(tiled=True, blockxsize=256, blockysize=256, compress="deflate", predictor=3)
+    profile |= dict(interleave="band", photometric="minisblack")
+    if frame:
+        affine = np.array(frame.affine, np.float64)
+        if not frame.corner:  # GDAL means the corner of the first pixel, not its centre
+            affine[:2, 2] -= affine[:2, :2] @ [0.5, 0.5]
+        (b, a, c), (e, d, f) = affine[:2].tolist()
+        profile |= dict(transform=rasterio.Affine(a, b, c, d, e, f), crs=frame.crs or None)
+    _ignore_missing_places()
+    with files.whole(path) as temporary, rasterio.Env(**_ALONE):
+        with rasterio.open(temporary, "w", **profile) as dataset:
+            for band in range(count):
+                dataset.write(values[..., band].astype(np.float32), band + 1)
+
+
+def _describe(place: str, dataset: Any) -> arrays.Array:
+    from rasterio.enums import ColorInterp, Interleaving, MaskFlags
+
+    numbers = range(1, dataset.count + 1)  # GDAL counts bands from 1
+    colors = zip(numbers, dataset.colorinterp, strict=True)
+    bands = [n for n, color in colors if color != ColorInterp.alpha] or [*numbers]
+    names = {dataset.dtypes[n - 1] for n in bands}
+    complex_name = next((name for name in names if name.startswith("complex")), None)
+    dtype = np.dtype(np.complex64 if complex_name else names.pop())
+    shape = (dataset.height, dataset.width, len(bands))
+    arrays.check(shape, dtype)
+    blocks = [math.prod(dataset.block_shapes[n - 1]) for n in bands]
+    if dataset.interleaving == Interleaving.pixel:  # one block holds all bands
+        blocks = [sum(blocks)]
+    arrays.check_bytes("a block", (max(blocks),), dtype, "write smaller tiles")
+    nodata = dict.fromkeys(dataset.nodatavals[n - 1] for n in bands)
+    if len({str(number) for number in nodata}) > 1:
+        raise Unreadable(f"its bands have different nodata values {[*nodata]}: write one for all")
+    scale, offset = (
+        np.array([of_bands[n - 1] for n in bands]) for of_bands in (dataset.scales, dataset.offsets)
+    )
+    known = tuple(number for number in nodata if number is not None)
+    packed = packing.Packing(dtype, scale, offset, known)
+    flags = {flag for n in bands for flag in dataset.mask_flag_enums[n - 1]}
+    read = functools.partial(_read, place, bands, packed)
+    valid = functools.partial(_valid, place, bands) if MaskFlags.per_dataset in flags else None
+    frame, spacing = _frame(dataset), None
+    if frame:
+        spacing = tuple(np.hypot(*frame.affine[:2, :2]).tolist())  # of a row, of a column
+    return arrays.Array(shape, packed.dtype, read, 2, packed.missing, valid, spacing, frame)
+
+
+def _frame(dataset: Any) -> arrays.Frame | None:
+    a, b, c, d, e, f = dataset.transform[:6]  # from (column, row)
+    if dataset.transform.is_identity:
+        return None
+    affine = np.array([[b, a, c], [e, d, f], [0, 0, 1]], np.float64)
+    return arrays.Frame(affine, dataset.crs.to_wkt() if dataset.crs else "")
+
+
+def _read(place: str, bands: list[int], packed: packing.Packing, part: arrays.Part) -> np.ndarray:
+    packed = packed._replace(scale=packed.scale[part[2]], offset=packed.offset[part[2]])
+    with _open(place) as dataset:
+        stored = dataset.read(bands[part[2]], window=_window(dataset, bands, part))
+    return packed.unpack(np.moveaxis(stored, 0, -1))
+
+
+def _valid(place: str, bands: list[int], part: arrays.Part) -> Bool[np.ndarray, "h w c"]:
+    with _open(place) as dataset:
+        masks = dataset.read_masks(bands[part[2]], window=_window(dataset, bands, part))
+    return np.moveaxis(masks != 0, 0, -1)
+
+
+def _window(dataset: Any, bands: list[int], part: arrays.Part) -> Any:
+    from rasterio.windows import Window
+
+    shape = (dataset.height, dataset.width, len(bands))
+    height, width, count = arrays.lengths(part, shape)
+    dtype = np.dtype(dataset.dtypes[0])
+    arrays.check_bytes("a part", (height, width, count), dtype, "cut the picture into tiles")
+    return Window(part[1].start or 0, part[0].start or 0, width, height)  # pyright: ignore
+
+
+@contextlib.contextmanager
+def _open(place: str) -> Iterator[Any]:
+    """Open a file by GDAL's driver of TIFF, which needs a dataset for each thread."""
+    import rasterio
+
+    os.stat(place)
+    _ignore_missing_places()
+    try:  # a `Path` is never taken for an address, nor for the text of a file
+        with (
+            rasterio.Env(**_ALONE),
+            rasterio.open(Path(place).absolute(), driver="GTiff") as dataset,
+        ):
+            yield dataset
+    except Unreadable:
+        raise
+    except Exception as error:
+        cause = error.__cause__ or error  # "See previous exception for details."
+        reason = str(cause).partition("\n")[0].rstrip(".")
+        raise Unreadable(f"no readable TIFF file ({reason}): save it again") from error
+
+
+def _ignore_missing_places() -> None:
+    """Silence rasterio, which warns of each picture that has no place on Earth."""
+    from rasterio.errors import NotGeoreferencedWarning
+
+    if not any(entry[2] is NotGeoreferencedWarning for entry in warnings.filters):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
