@@ -37,7 +37,9 @@ def test_files_follow_the_rules_of_folders(tmp_path):
     (tmp_path / "val/well").mkdir()
     np.savez(tmp_path / "val/well/d.npz", numbers(4, 4))
     (tmp_path / "train/ill/notes.txt").write_text("no array")
-    train, test = (array_files.open_files("arrays", str(tmp_path), split) for split in ("train", "test"))
+    train, test = (
+        array_files.open_files("arrays", str(tmp_path), split) for split in ("train", "test")
+    )
     assert (train.names, train.labels) == (("train/ill/a.npy", "train/well/b.NPY"), (0, 1))
     assert (test.names, test.labels) == (("val/ill/c.npy", "val/well/d.npz"), (0, 1))
     assert train.classes == test.classes == ("ill", "well")

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib.util
 import math
 import os
 import warnings
@@ -41,9 +42,7 @@ def open_array(path: str) -> arrays.Array:
     place, key = keys.split(path)
     if key:
         raise Unreadable(f"a TIFF file has no key {key!r}: give the file alone")
-    try:
-        import rasterio as _
-    except ImportError:
+    if importlib.util.find_spec("rasterio") is None:
         return tiff.open_array(place)
     with _open(place) as dataset:
         if not dataset.subdatasets:
@@ -104,14 +103,15 @@ def _describe(place: str, dataset: Any) -> arrays.Array:
     if dataset.interleaving == Interleaving.pixel:  # one block holds all bands
         blocks = [sum(blocks)]
     arrays.check_bytes("a block", (max(blocks),), dtype, "write smaller tiles")
-    nodata = dict.fromkeys(dataset.nodatavals[n - 1] for n in bands)
-    if len({str(number) for number in nodata}) > 1:
-        raise Unreadable(f"its bands have different nodata values {[*nodata]}: write one for all")
+    nodata = {
+        str(number): number for n in bands if (number := dataset.nodatavals[n - 1]) is not None
+    }
+    if len(nodata) > 1:
+        raise Unreadable(f"its bands have nodata values {', '.join(nodata)}: write one for all")
     scale, offset = (
         np.array([of_bands[n - 1] for n in bands]) for of_bands in (dataset.scales, dataset.offsets)
     )
-    known = tuple(number for number in nodata if number is not None)
-    packed = packing.Packing(dtype, scale, offset, known)
+    packed = packing.Packing(dtype, scale, offset, tuple(nodata.values()))
     flags = {flag for n in bands for flag in dataset.mask_flag_enums[n - 1]}
     read = functools.partial(_read, place, bands, packed)
     valid = functools.partial(_valid, place, bands) if MaskFlags.per_dataset in flags else None

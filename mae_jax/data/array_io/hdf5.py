@@ -63,7 +63,7 @@ def _open(place: str) -> Iterator[Any]:
         raise ImportError("HDF5 files need h5py: pip install 'mae_jax[hdf5]'") from error
     os.stat(place)
     try:
-        with h5py.File(place, "r", locking=False) as file:  # folders may be read-only
+        with h5py.File(place, "r") as file:
             yield file
     except Unreadable:
         raise

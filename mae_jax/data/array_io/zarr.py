@@ -35,9 +35,9 @@ def open_array(path: str) -> arrays.Array:
     """
     place, key = keys.split(path)
     array = _find(place, key)
-    shape, dtype, metadata = array.shape, array.dtype, array.metadata.to_dict()
+    shape, dtype = array.shape, array.dtype
     arrays.check(shape, dtype)
-    if unknown := sorted({*_codecs(metadata)} - _CODECS):
+    if unknown := sorted({*_codecs(array.metadata.to_dict())} - _CODECS):
         raise Unreadable(f"the array is coded by {', '.join(unknown)}: write it by zstd or blosc")
     arrays.check_bytes("a chunk", array.chunks, dtype, "write smaller chunks")
     attributes = dict(array.attrs)
