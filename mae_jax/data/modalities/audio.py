@@ -6,6 +6,7 @@ standard deviation 4.5689974, and both papers feed `(x - mean) / (2 * std)` to t
 """
 
 import functools
+import io
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,15 +22,16 @@ _EPS = 2.0**-23  # the least energy of Kaldi, the epsilon of float32
 # than the average of AudioSet; its released weights have seen such noise in the last frames.
 PADDING = math.log(_EPS)
 
-Sound = str | os.PathLike[str] | tuple[np.ndarray, float]
+Sound = str | os.PathLike[str] | bytes | tuple[np.ndarray, float]
 Choose = Callable[[int, int], tuple[int, int]]  # (samples, rate) of a sound to (start, count)
 
 
 def decode(
     sound: Sound, rate: int = RATE, choose: Choose = lambda samples, rate: (0, samples)
 ) -> np.ndarray:
-    """Decode a file, or (array [samples] or [samples, channels], its rate), to float32 [samples].
+    """Decode a sound to float32 [samples].
 
+    It is the path of a file, the content of one, or (array [samples] or [samples, channels], rate).
     The result is the mean of the channels, minus its mean over time, resampled to `rate` by a
     polyphase filter (`scipy.signal.resample_poly`). Integers are scaled to [-1, 1]. Only the
     samples that `choose` names are read, as far as they exist. A part has its own mean, and differs
@@ -157,14 +159,14 @@ def _from_array(values: np.ndarray, rate: float, choose: Choose) -> tuple[np.nda
     return samples, own_rate
 
 
-def _from_file(path: str | os.PathLike[str], choose: Choose) -> tuple[np.ndarray, int]:
+def _from_file(sound: str | os.PathLike[str] | bytes, choose: Choose) -> tuple[np.ndarray, int]:
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: there is no libsndfile
         why = "reading sound files needs soundfile: pip install 'mae_jax[audio]'"
         raise ImportError(why) from error
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(io.BytesIO(sound) if isinstance(sound, bytes) else sound) as file:
             if file.format == "RAW":  # libsndfile takes any bytes in a file named .au for RAW
                 raise Unreadable("not a readable sound: Format not recognised.")
             if file.frames >= 2**36 - 1:  # "unknown" in libsndfile and FLAC's headers

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,8 +16,8 @@ from mae_jax.data.image_io import crop, decode
 
 _MAX_PIXELS = 2**26  # of a frame; decoders keep several frames
 
-# the path of a video, the paths of its frames, or uint8 [frames, h, w] or [frames, h, w, c]
-Clip = str | tuple[str, ...] | np.ndarray
+# the path of a video or its content, the paths of its frames, or uint8 [frames, h, w(, c)]
+Clip = str | bytes | tuple[str, ...] | np.ndarray
 Read = Callable[[np.ndarray], Iterable[np.ndarray]]  # numbers of frames, ascending, to the frames
 FrameSize = tuple[int | None, int | None]
 
@@ -101,7 +102,7 @@ def _cut_frames(
 
 @contextlib.contextmanager
 def _open_clip(clip: Clip, channels: int) -> Iterator[tuple[int, Read]]:
-    if isinstance(clip, str):
+    if isinstance(clip, str | bytes):
         if channels not in (1, 3):
             raise Unreadable(f"video files give 1 or 3 channels, not {channels}: use arrays")
         with open_video(clip) as (count, read):
@@ -134,8 +135,10 @@ def import_av() -> Any:
 
 
 @contextlib.contextmanager
-def open_video(path: str) -> Iterator[tuple[int, Read]]:
+def open_video(video: str | bytes) -> Iterator[tuple[int, Read]]:
     """Yield the number of frames, and a function that reads them upright, uint8 [h, w, 3].
+
+    `video` is the path of a file, or the content of one.
 
     The packets of the file are counted, because its header may be incomplete or wrong, and kept in
     memory, because each format seeks in its own inexact way. Frames of more than 67 megapixels are
@@ -144,9 +147,11 @@ def open_video(path: str) -> Iterator[tuple[int, Read]]:
     av = import_av()
     # The path is absolute, because "a:b.mp4" would name a protocol. The only protocol is "file",
     # because a play list under the name of a video could call servers.
-    options = {"protocol_whitelist": "file"}
+    is_file = isinstance(video, str)
+    options = {"protocol_whitelist": "file" if is_file else "none"}
+    file = os.path.abspath(video) if is_file else io.BytesIO(video)
     try:
-        container = av.open(os.path.abspath(path), options=options, metadata_errors="ignore")
+        container = av.open(file, options=options, metadata_errors="ignore")
     except Exception as error:
         raise Unreadable(f"not a readable video: {_reason(error)}") from error
     with container:

@@ -9,6 +9,7 @@ from mae_jax.data.sources import (
     audio_files,
     csv_files,
     folders,
+    parquet_files,
     records,
     samples,
     series,
@@ -79,6 +80,7 @@ KINDS = {
     "ts": Kind(("signal",), "PATH", series.ts),
     "text": Kind(("text",), "PATH", text_files.texts),
     "csv": Kind((), "FILE", csv_files.named_files),
+    "parquet": Kind((), "PATH", parquet_files.rows),
 }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mae_jax.data.sources import folders, labels, tables
+from mae_jax.data.sources import folders, tables
 from mae_jax.data.sources.source import Examples
 
 
@@ -24,10 +24,7 @@ def named_files(place: str, split: str, modality: str) -> Examples:
     if not path.is_file():
         raise FileNotFoundError(f"data 'csv:{place}': there is no file {str(path)!r}")
     table = tables.read_csv(path)
-    rows, of_table = table.rows(split), table.read_labels(column)
-    if not rows:
-        raise ValueError(f"data 'csv:{place}' names no files of split {split!r}: use 'all'")
-    names = [table.names[row] for row in rows]
+    names = [table.names[row] for row in table.rows(split)]
     exists = lambda name: (path.parent / name.partition("::")[0]).exists()
     if missing := [name for name in names if not exists(name)]:
         rest = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -35,12 +32,12 @@ def named_files(place: str, split: str, modality: str) -> Examples:
             f"data 'csv:{place}' names {missing[0]!r}{rest}, but there is no such file in "
             f"{str(path.parent)!r}: correct the name or drop its line"
         )
-    load = functools.partial(_load, path.parent, names, modality)
-    return labels.labelled(load, (of_table or labels.none(len(table.names))).of(rows), names)
+    load = functools.partial(_load, path.parent, table.names, modality)
+    return tables.examples(table, split, column, load, f"csv:{place}")
 
 
-def _load(root: Path, names: Sequence[str], modality: str, i: int) -> Any:
-    path = root / names[i]
+def _load(root: Path, names: Sequence[str], modality: str, row: int) -> Any:
+    path = root / names[row]
     if modality == "video" and path.is_dir():
         return folders.frames_in_order(path)
     if modality == "text" or modality == "image" and folders.is_picture(path):

@@ -5,17 +5,18 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mae_jax.data.sources import labels, splits
+from mae_jax.data.sources.source import Examples
 
 _log = logging.getLogger(__name__)
 BESIDE = "labels.csv"
 NAMES = ("path", "file")
 KINDS = ("label", "labels", "target")  # of labels: the first that a table has is read
-_OTHERS = ("split", "group", "fold")
+SPLITS = ("split", "group", "fold")
 _KNOWN = "label, labels, target, target:NAME, split, group and fold"
 _RULE = (
     "write 'file,label' (one class each), 'file,labels' (any number, a;b;c) or 'file,target' "
@@ -129,6 +130,30 @@ class Table:
                 tell(f"{self.title}: {empty:,} of {len(values):,} examples have no {name}")
 
 
+def examples(
+    table: Table, split: str, column: str, load: Callable[[int], Any], spec: str
+) -> Examples:
+    """Return the source of the rows of a split, whose images are `load(row)`.
+
+    Args:
+      column: of the labels, see `Table.read_labels`.
+      spec: names the source in messages.
+
+    Raises:
+      ValueError: there is no such split or column, or the split is empty.
+    """
+    rows, found = table.rows(split), table.read_labels(column)
+    if not rows:
+        raise ValueError(f"data {spec!r} has no examples of split {split!r}: use 'all'")
+    names = [table.names[row] for row in rows]
+    of_rows = (found or labels.none(len(table.names))).of(rows)
+    return labels.labelled(functools.partial(_load_row, load, rows), of_rows, names)
+
+
+def _load_row(load: Callable[[int], Any], rows: Sequence[int], i: int) -> Any:
+    return load(rows[i])
+
+
 @functools.cache
 def tell(text: str) -> None:
     """Log a line once, though the splits of a source are opened one after the other."""
@@ -185,8 +210,13 @@ def beside(root: Path) -> Table | None:
     return read_csv(path) if path.is_file() else None
 
 
+def is_label(name: str) -> bool:
+    """Return whether a column of this name has labels."""
+    return name in KINDS or name.startswith("target:")
+
+
 def _is_known(name: str) -> bool:
-    return name in (*KINDS, *_OTHERS) or name.startswith("target:")
+    return name in SPLITS or is_label(name)
 
 
 def _check_header(header: list[str], title: str) -> int:
