@@ -85,7 +85,10 @@ def test_a_batch_of_numbers_is_float32(twelve):
 def test_the_choice_among_several_columns_is_told_once(twelve, caplog):
     for split in ("train", "test"):
         sources.open_source(f"folder:{twelve}", split)
-    assert caplog.text.count("labels are read from label (::labels or ::target names") == 1
+    assert (
+        caplog.text.count("labels are read from label, as labels or target is not named after ::")
+        == 1
+    )
     with pytest.raises(ValueError, match="no labels in a column 'age': it has label, labels, targ"):
         sources.open_source(f"folder:{twelve}::age", "train")
 

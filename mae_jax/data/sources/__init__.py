@@ -12,8 +12,10 @@ from mae_jax.data.sources import (
     parquet_files,
     records,
     samples,
+    saved_datasets,
     series,
     synthetic,
+    tar_shards,
     text_files,
 )
 from mae_jax.data.sources.source import (
@@ -81,6 +83,8 @@ KINDS = {
     "text": Kind(("text",), "PATH", text_files.texts),
     "csv": Kind((), "FILE", csv_files.named_files),
     "parquet": Kind((), "PATH", parquet_files.rows),
+    "webdataset": Kind((), "GLOB", tar_shards.members),
+    "hf": Kind((), "PATH", saved_datasets.saved),
 }
 
 

@@ -101,8 +101,10 @@ class Table:
         if not found:
             return None
         if len(found) > 1 and not choice:
-            others = " or ".join(f"::{name}" for name in found[1:])
-            tell(f"{self.title}: labels are read from {found[0]} ({others} names another column)")
+            others = " or ".join(found[1:])
+            tell(
+                f"{self.title}: labels are read from {found[0]}, as {others} is not named after ::"
+            )
         chosen = choice or found[0]
         columns = targets if chosen == "target" else [chosen]
         self._tell_empty(columns)
@@ -145,7 +147,7 @@ def examples(
     rows, found = table.rows(split), table.read_labels(column)
     if not rows:
         raise ValueError(f"data {spec!r} has no examples of split {split!r}: use 'all'")
-    names = [table.names[row] for row in rows]
+    names = tuple(table.names[row] for row in rows)
     of_rows = (found or labels.none(len(table.names))).of(rows)
     return labels.labelled(functools.partial(_load_row, load, rows), of_rows, names)
 
@@ -200,7 +202,7 @@ def read_csv(path: Path) -> Table:
     if not rows:
         raise ValueError(f"{title} names no files: add a line for each")
     values = dict(zip(header, zip(*rows.values(), strict=True), strict=True))
-    known = {name: _parsed(name, values[name], title) for name in header if _is_known(name)}
+    known = {name: _parsed(name, values[name], title) for name in header if is_known(name)}
     return Table(title, tuple(rows), known)
 
 
@@ -215,7 +217,8 @@ def is_label(name: str) -> bool:
     return name in KINDS or name.startswith("target:")
 
 
-def _is_known(name: str) -> bool:
+def is_known(name: str) -> bool:
+    """Return whether a column of this name has labels, or splits, groups or folds."""
     return name in SPLITS or is_label(name)
 
 
@@ -225,7 +228,7 @@ def _check_header(header: list[str], title: str) -> int:
     twice = next((name for name in header if header.count(name) > 1), None)
     if len(keys) != 1 or twice is not None:
         raise ValueError(f"{title} starts with {','.join(header)!r}: {_RULE}")
-    if unknown := [repr(name) for name in header if name not in NAMES and not _is_known(name)]:
+    if unknown := [repr(name) for name in header if name not in NAMES and not is_known(name)]:
         tell(f"{title}: the columns {', '.join(unknown)} are not read, which are none of {_KNOWN}")
     return header.index(keys[0])
 
