@@ -10,7 +10,7 @@ from mae_jax.data.bad_examples import Unreadable
 FORMATS = {
     **dict.fromkeys(("npy", "npz"), "npy"),
     **dict.fromkeys(("tif", "tiff"), "geotiff"),
-    **dict.fromkeys(("nii", "nii.gz"), "nifti"),
+    **dict.fromkeys(("nii", "nii.gz", "mgz", "mgh", "hdr"), "nifti"),
     **dict.fromkeys(("h5", "hdf5", "he5", "nc"), "hdf5"),
     "zarr": "zarr",
     "dcm": "dicom",

@@ -1,0 +1,473 @@
+"""Pictures and volumes in DICOM files, read by pydicom.
+
+Values are those that the file means: the stored ones with the rescale slope and intercept or the
+modality's look-up table applied (so CT is in Hounsfield units), or the scaling of a dose grid.
+Palettes and YCbCr become RGB. Nothing else is done: windows, overlays and color profiles are not
+applied, and the low values of MONOCHROME1 stay low, although viewers show them bright.
+
+The axes of a volume are slice, row and column. Slices are in order along their normal, the cross
+product of the directions of a row and of a column. World coordinates are millimetres to the right,
+to the front and to the top of the head (RAS+), as in NIfTI; DICOM counts to the left and the back.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int, Shaped
+
+from mae_jax.data.arrays import Array, Frame, Part
+from mae_jax.data.bad_examples import Unreadable
+
+_MAX_FRAME = 2**30  # bytes
+_MAX_DEFLATED = 2**20  # bytes of a deflated file, which can become a thousand times as many
+_UNEVEN = 0.1  # of the distance of two slices, by which rounded positions may be off
+_EQUAL = 1e-3  # up to here directions and spacings are equal
+_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")  # the first bytes of files without a preamble
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_MACROS = {  # where files of many frames say what others say once
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "ImagePositionPatient": "PlanePositionSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+    "SliceThickness": "PixelMeasuresSequence",
+    "SpacingBetweenSlices": "PixelMeasuresSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+}
+_TAGS = (
+    *_MACROS,
+    *"PatientID SeriesInstanceUID PhotometricInterpretation SamplesPerPixel Rows Columns".split(),
+    *"BitsAllocated BitsStored PixelRepresentation NumberOfFrames ModalityLUTSequence".split(),
+    *"PixelPaddingValue PixelPaddingRangeLimit ImagerPixelSpacing DoseGridScaling".split(),
+    *"GridFrameOffsetVector RedPaletteColorLookupTableDescriptor".split(),
+    *"SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence".split(),
+)
+
+
+class Scale(NamedTuple):
+    """How stored numbers become values."""
+
+    stored: np.dtype
+    dtype: np.dtype
+    has_table: bool  # a look-up table of the modality
+    factors: tuple[tuple[float, float], ...]  # slope and intercept, of each frame or of all
+    padding: tuple[float, ...]  # stored numbers of missing values: nothing, one, or two limits
+
+
+class Grid(NamedTuple):
+    """Where the pixels of a file lie; what the file does not say is empty or 0."""
+
+    orientation: tuple[float, ...]  # the directions of a row and of a column
+    spacing: tuple[float, ...]  # between rows, and between columns
+    distance: float  # between slices
+    positions: tuple[tuple[float, ...], ...]  # of the first pixel of each frame
+
+
+class Header(NamedTuple):
+    """What a file says of its pixels."""
+
+    path: str
+    patient: str  # PatientID
+    series: str  # SeriesInstanceUID
+    syntax: str  # the UID of the transfer syntax, which names the compression
+    is_regular: bool  # a frame can be read alone: the file is not deflated, and as its syntax says
+    photometric: str  # PhotometricInterpretation
+    frames: int
+    shape: tuple[int, ...]  # of a frame, [h, w] or [h, w, 3]
+    scale: Scale
+    grid: Grid
+
+
+def open_array(path: str | os.PathLike[str]) -> Array:
+    """Open a picture [h, w] or [h, w, 3], or a file of several frames [n, h, w] or [n, h, w, 3].
+
+    Frames with positions are a volume as in `open_series`. Others keep the order of the file.
+
+    Raises:
+      Unreadable: the file is no DICOM file, is damaged, or has no pixels.
+      FileNotFoundError: the file does not exist.
+      ImportError: pydicom, or the decoder of the file's compression, is not installed.
+    """
+    header = read_header(path)
+    if header.frames > 1:
+        return open_series([header])
+    read, exists = (functools.partial(f, header, 0) for f in (_read_frame, _exists))
+    return _to_array([header], header.shape, read, exists, header.grid.spacing, None)
+
+
+def open_series(headers: Sequence[Header]) -> Array:
+    """Open the slices of a series, or the frames of a file, as a volume [n, h, w] or [n, h, w, 3].
+
+    A part reads only the files of its slices.
+
+    Raises:
+      Unreadable: slices differ in size, orientation or spacing, or have no positions; or are
+        missing, uneven, or several at one position.
+    """
+    first = headers[0]
+    for other in headers[1:]:
+        pairs = [("shape", first.shape, other.shape)]
+        pairs += [
+            (name, getattr(first.grid, name), getattr(other.grid, name))
+            for name in ("orientation", "spacing")
+        ]
+        for name, one, two in pairs:
+            if len(one) != len(two) or not np.allclose(one, two, rtol=0, atol=_EQUAL):
+                raise Unreadable(
+                    f"the slices of series {first.series} differ in {name}, {one} and {two}: "
+                    "separate them"
+                )
+    order, start, step = _in_order(headers)
+    grid, spacing, frame = first.grid, (), None
+    if grid.spacing and step is not None:
+        row, column = np.reshape(grid.orientation, (2, 3))
+        down, across = grid.spacing
+        affine = np.eye(4)
+        affine[:3] = np.stack([step, column * down, row * across, start], axis=1)
+        spacing = (float(np.linalg.norm(step)), down, across)
+        frame = Frame(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, corner=False)
+    elif grid.spacing and grid.distance:
+        spacing = (grid.distance, *grid.spacing)
+    dtype = np.result_type(*{header.scale.dtype for header in headers})
+    read = functools.partial(_read_slices, _read_frame, tuple(headers), order, dtype)
+    exists = functools.partial(_read_slices, _exists, tuple(headers), order, np.dtype(bool))
+    return _to_array(headers, (len(order), *first.shape), read, exists, spacing, frame)
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Return what a file says of its pixels; errors are those of `open_array`."""
+    status = os.stat(path)
+    return _read_header(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+
+
+def _import_pydicom() -> Any:
+    try:
+        import pydicom
+    except ImportError as error:
+        raise ImportError(
+            "reading DICOM files needs pydicom: pip install 'mae_jax[dicom]'"
+        ) from error
+    return pydicom
+
+
+def _unreadable(error: Exception) -> Unreadable:
+    reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    return Unreadable(f"not a readable DICOM file ({reason}): export it again")
+
+
+@functools.lru_cache(maxsize=2**17)  # sources of several splits read the same files
+def _read_header(path: str, size: int, changed: int) -> Header:
+    pydicom = _import_pydicom()
+    try:
+        with open(path, "rb") as file:
+            _check_start(file, size)
+            data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+            encoding = {
+                (True, True): pydicom.uid.ImplicitVRLittleEndian,
+                (False, True): pydicom.uid.ExplicitVRLittleEndian,
+            }.get(data.original_encoding, pydicom.uid.ExplicitVRBigEndian)
+            syntax = pydicom.uid.UID(data.file_meta.get("TransferSyntaxUID") or encoding)
+            _check_header(data, syntax, size)
+            keyword, is_regular = _find_pixels(file, data, syntax, size)
+        return Header(
+            path=path,
+            patient=str(data.get("PatientID") or ""),
+            series=str(data.get("SeriesInstanceUID") or ""),
+            syntax=str(syntax),
+            is_regular=is_regular,
+            photometric=str(data.get("PhotometricInterpretation") or ""),
+            frames=_frames(data),
+            shape=_shape(data),
+            scale=_scale(data, keyword != "PixelData"),
+            grid=_grid(data),
+        )
+    except (Unreadable, ImportError):
+        raise
+    except Exception as error:  # pydicom raises many types on damaged files
+        raise _unreadable(error) from error
+
+
+def _check_start(file: Any, size: int) -> None:
+    """Raise an `Unreadable` if `file` is no DICOM file, or may unpack to very much."""
+    pydicom = _import_pydicom()
+    start = file.read(132)
+    if start[128:] != b"DICM" and start[:2] not in _GROUPS:
+        raise Unreadable("no DICOM file: remove it, or name it as what it is")
+    if start[128:] == b"DICM" and size > _MAX_DEFLATED:
+        meta = pydicom.filereader.read_file_meta_info(file.name)
+        if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
+            raise Unreadable("a deflated file of more than 1 MiB: decompress it")
+    file.seek(0)
+
+
+def _check_header(data: Any, syntax: Any, size: int) -> None:
+    """Raise an error unless the header speaks of pixels that a file of this size may have.
+
+    Raises:
+      Unreadable: there are none, or too many, or pydicom cannot decode them.
+      ImportError: their decoder is not installed.
+    """
+    pydicom = _import_pydicom()
+    if not data.get("Rows") or not data.get("Columns"):
+        raise Unreadable("no pixels: a report, a plan or an index is no picture")
+    try:
+        decoder = pydicom.pixels.get_decoder(syntax)
+    except NotImplementedError as error:
+        raise Unreadable(f"pydicom does not decode {syntax.name!r}: convert the file") from error
+    if not decoder.is_available:
+        raise ImportError(f"decoding {syntax.name!r} needs gdcm: pip install 'mae_jax[dicom]'")
+    frames, bits = _frames(data), _bits(data)
+    if not 0 < bits <= 8 * _MAX_FRAME or not 0 < frames <= size:
+        raise Unreadable(
+            f"the header promises {frames} frames of {bits // 8} bytes: above 1 GiB, or damaged"
+        )
+
+
+def _find_pixels(file: Any, data: Any, syntax: Any, size: int) -> tuple[str, bool]:
+    """Return the keyword of the pixels at which `file` stands, and if they are as `syntax` says.
+
+    Raises:
+      Unreadable: there are no pixels, or fewer or more than the header says.
+    """
+    pydicom = _import_pydicom()
+    if syntax == pydicom.uid.DeflatedExplicitVRLittleEndian:
+        return _PIXELS[0], False
+    order, element = "<" if syntax.is_little_endian else ">", file.read(12)
+    tag = np.frombuffer(element[:4], f"{order}u2").tolist() if len(element) == 12 else (0, 0)
+    keyword = pydicom.datadict.keyword_for_tag(tuple(tag))
+    if keyword not in _PIXELS:
+        raise Unreadable("no pixels: the file ends before them")
+    is_implicit = element[4:6] not in (b"OB", b"OW", b"OF", b"OD")  # some files err
+    if not syntax.is_encapsulated:
+        place = 4 if is_implicit else 8
+        length = int(np.frombuffer(element[place : place + 4], f"{order}u4")[0])
+        held = min(length, size - file.tell() + 8 - place)
+        bits = _bits(data)
+        needed = -(-bits * _frames(data) // 8)
+        if not needed <= held < needed + max(2, bits // 8):
+            raise Unreadable(
+                f"the header promises {needed} bytes of pixels, and the file has {held}: it is "
+                "truncated or damaged, export it again"
+            )
+    return keyword, is_implicit == syntax.is_implicit_VR
+
+
+def _frames(data: Any) -> int:
+    return int(data.get("NumberOfFrames") or 1)
+
+
+def _shape(data: Any) -> tuple[int, ...]:
+    is_palette = data.PhotometricInterpretation == "PALETTE COLOR"
+    samples = 3 if is_palette else int(data.get("SamplesPerPixel") or 1)
+    return data.Rows, data.Columns, *([samples] if samples > 1 else [])
+
+
+def _bits(data: Any) -> int:
+    """Return the number of bits that a frame has without compression."""
+    bits = data.Rows * data.Columns * int(data.get("SamplesPerPixel") or 1) * data.BitsAllocated
+    return bits * 2 // 3 if data.PhotometricInterpretation == "YBR_FULL_422" else bits
+
+
+def _scale(data: Any, is_float: bool) -> Scale:
+    from pydicom.pixels.utils import pixel_dtype
+
+    stored = pixel_dtype(data, as_float=is_float).newbyteorder("=")
+    if data.PhotometricInterpretation == "PALETTE COLOR":
+        bits = data.RedPaletteColorLookupTableDescriptor[2]
+        return Scale(stored, np.dtype(f"u{bits // 8}"), False, ((1.0, 0.0),), ())
+    if data.get("ModalityLUTSequence"):
+        return Scale(stored, np.dtype(np.uint16), True, ((1.0, 0.0),), ())
+    dose = _numbers(data.get("DoseGridScaling"), 1)
+    slopes = _of_frames(data, "RescaleSlope", 1)
+    intercepts = _of_frames(data, "RescaleIntercept", 1)
+    factors = [
+        (*(dose or slope or (1.0,)), *(intercept or (0.0,)))
+        for slope, intercept in zip(slopes, intercepts, strict=True)
+    ]
+    if any(slope == 0 for slope, _ in factors):
+        raise Unreadable("RescaleSlope = 0 would make all values equal: correct it")
+    is_scaled = any(factor != (1, 0) for factor in factors)
+    dtype = np.result_type(stored, np.float32) if is_scaled else stored
+    padding = [data.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    padding = () if padding[0] is None else tuple(x for x in padding if x is not None)
+    if stored.kind in "iu":  # unsigned bits often stand for a negative number
+        padding = tuple(np.array(padding, np.int64).astype(stored).tolist())
+    factors = factors[:1] if len({*factors}) == 1 else factors
+    return Scale(stored, dtype, False, tuple(factors), padding)
+
+
+def _grid(data: Any) -> Grid:
+    orientation = _common(_of_frames(data, "ImageOrientationPatient", 6))
+    row, column = np.reshape(orientation or [0.0] * 6, (2, 3))
+    if not np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=0.01):
+        orientation = ()
+    spacing = _common(_of_frames(data, "PixelSpacing", 2))
+    spacing = spacing or _numbers(data.get("ImagerPixelSpacing"), 2)
+    between, thick = (
+        _common(_of_frames(data, name, 1)) for name in ("SpacingBetweenSlices", "SliceThickness")
+    )
+    positions = _of_frames(data, "ImagePositionPatient", 3)
+    offsets = _numbers(data.get("GridFrameOffsetVector"), _frames(data))
+    if offsets and orientation and all(positions):
+        steps = np.subtract(offsets, offsets[0])[:, None] * np.cross(row, column)
+        positions = [tuple(place) for place in (steps + positions[0]).tolist()]
+    known = len(positions) == _frames(data) and all(positions)
+    return Grid(
+        orientation=orientation,
+        spacing=spacing if all(length > 0 for length in spacing) else (),
+        distance=abs((between or thick or (0.0,))[0]),
+        positions=tuple(positions) if known else (),
+    )
+
+
+def _of_frames(data: Any, name: str, count: int) -> list[tuple[float, ...]]:
+    """Return what the header says of each frame, or once if it says the same of all."""
+    shared = data.get("SharedFunctionalGroupsSequence") or []
+    own = data.get("PerFrameFunctionalGroupsSequence") or []
+    if own and len(own) != _frames(data):
+        raise Unreadable(f"{_frames(data)} frames, and descriptions of {len(own)}: export it again")
+    found = []
+    for groups in [[group, *shared] for group in own] or [shared]:
+        macros = [group[_MACROS[name]][0] for group in groups if group.get(_MACROS[name])]
+        values = (_numbers(place.get(name), count) for place in (*macros, data))
+        found.append(next(filter(None, values), ()))
+    return found
+
+
+def _numbers(value: Any, count: int) -> tuple[float, ...]:
+    """Return `count` finite numbers, or nothing if the element is missing, empty or malformed."""
+    if value is None or value == "":
+        return ()
+    numbers = np.atleast_1d(np.asarray(value, np.float64))
+    is_right = numbers.shape == (count,) and np.isfinite(numbers).all()
+    return tuple(numbers.tolist()) if is_right else ()
+
+
+def _common(found: list[tuple[float, ...]]) -> tuple[float, ...]:
+    """Return the numbers that all frames share, or nothing."""
+    same = all(len(x) == len(found[0]) for x in found)
+    return found[0] if same and np.allclose(found, found[0], rtol=0, atol=_EQUAL) else ()
+
+
+def _in_order(
+    headers: Sequence[Header],
+) -> tuple[Int[np.ndarray, "n"], np.ndarray | None, np.ndarray | None]:
+    """Return the order of slices along their normal, the first position, and the step to the next.
+
+    Frames of one file that have no positions, or all the same, keep their order.
+    """
+    grid, name = headers[0].grid, f"series {headers[0].series}"
+    places = np.array([place for header in headers for place in header.grid.positions])
+    unplaced = not grid.orientation or not all(header.grid.positions for header in headers)
+    if len(headers) == 1 and (unplaced or headers[0].frames > 1 and np.ptp(places, 0).max() == 0):
+        return np.arange(headers[0].frames), None, None
+    if unplaced:
+        raise Unreadable(
+            f"slices of {name} have no ImagePositionPatient or ImageOrientationPatient, so that "
+            "their order is unknown: read them as pictures"
+        )
+    normal = np.cross(grid.orientation[:3], grid.orientation[3:])
+    order = np.argsort(places @ normal, kind="stable")
+    places = places[order]
+    if len(places) == 1:
+        return order, places[0], normal * grid.distance if grid.distance else None
+    gaps = np.diff(places @ normal)
+    if gaps.min() <= _EQUAL:
+        raise Unreadable(
+            f"several slices of {name} lie at {places[gaps.argmin()].tolist()}: separate its "
+            "times, echoes or copies"
+        )
+    step = (places[-1] - places[0]) / (len(places) - 1)
+    off = places - places[0] - step * np.arange(len(places))[:, None]
+    if np.linalg.norm(off, axis=1).max() > _UNEVEN * np.linalg.norm(step):
+        raise Unreadable(
+            f"the slices of {name} lie {gaps.min():g} to {gaps.max():g} mm apart: one is missing, "
+            "or they are no volume"
+        )
+    return order, places[0], step
+
+
+def _to_array(
+    headers: Sequence[Header],
+    shape: tuple[int, ...],
+    read: Callable,
+    exists: Callable,
+    spacing: tuple[float, ...],
+    frame: Frame | None,
+) -> Array:
+    """Return an array; numbers stand for missing values if they are the same in all slices."""
+    missing = {
+        _missing(header, k) for header in headers for k in range(len(header.scale.factors))
+    }
+    ends = next(iter(missing)) if len(missing) == 1 else None
+    number = ends[:1] if ends == () or ends and ends[0] == ends[1] else None
+    return Array(
+        shape=shape,
+        dtype=np.result_type(*{header.scale.dtype for header in headers}),
+        read=read,
+        sides=len(shape) - len(headers[0].shape) + 2,
+        nodata=number or (),
+        valid=exists if number is None else None,
+        spacing=spacing or None,
+        frame=frame,
+    )
+
+
+def _missing(header: Header, k: int) -> tuple[float, ...]:
+    """Return the limits of the values that stand for missing ones in frame k, or nothing."""
+    if not header.scale.padding:
+        return ()
+    slope, intercept = _factor(header, k)
+    ends = np.array(header.scale.padding, np.float64) * slope + intercept
+    return tuple(np.array([ends.min(), ends.max()]).astype(header.scale.dtype).tolist())
+
+
+def _factor(header: Header, k: int) -> tuple[float, float]:
+    factors = header.scale.factors
+    return factors[k if len(factors) > 1 else 0]
+
+
+def _read_slices(
+    read: Callable,
+    headers: tuple[Header, ...],
+    order: Int[np.ndarray, "n"],
+    dtype: np.dtype,
+    part: Part,
+) -> Shaped[np.ndarray, "*part"]:
+    """Stack what `read` returns for the slices of a part; they are the frames of a file, or files."""
+    frames = headers[0].frames
+    slices = [read(headers[i // frames], i % frames, part[1:]) for i in order[part[0]].tolist()]
+    return np.stack(slices, dtype=dtype, casting="same_kind")
+
+
+def _read_frame(header: Header, k: int, part: Part) -> Shaped[np.ndarray, "*part"]:
+    pydicom = _import_pydicom()
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+
+    data, syntax, scale = pydicom.Dataset(), pydicom.uid.UID(header.syntax), header.scale
+    try:
+        if header.is_regular:
+            x = pixel_array(header.path, ds_out=data, index=k, transfer_syntax_uid=syntax)
+        else:
+            data = pydicom.dcmread(header.path, force=True)
+            data.file_meta.TransferSyntaxUID = syntax
+            x = pixel_array(data, index=k)
+        x = x[part[:2]]
+        if header.photometric == "PALETTE COLOR":
+            x = apply_color_lut(x, data)
+        if scale.has_table:
+            x = apply_modality_lut(x, data)
+        x = x[(..., *part[2:])]
+        slope, intercept = _factor(header, k)
+        if (slope, intercept) != (1, 0):
+            x = x.astype(np.float64) * slope + intercept
+        return np.array(x, scale.dtype)
+    except Exception as error:
+        raise _unreadable(error) from error
+
+
+def _exists(header: Header, k: int, part: Part) -> Bool[np.ndarray, "*part"]:
+    values, ends = _read_frame(header, k, part), _missing(header, k)
+    return (values < ends[0]) | (values > ends[1]) if ends else np.ones(values.shape, bool)
