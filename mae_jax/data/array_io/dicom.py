@@ -169,6 +169,7 @@ def _read_header(path: str, size: int, changed: int) -> Header:
                 (False, True): pydicom.uid.ExplicitVRLittleEndian,
             }.get(data.original_encoding, pydicom.uid.ExplicitVRBigEndian)
             syntax = pydicom.uid.UID(data.file_meta.get("TransferSyntaxUID") or encoding)
+            data.file_meta.TransferSyntaxUID = syntax
             _check_header(data, syntax, size)
             keyword, is_regular = _find_pixels(file, data, syntax, size)
         return Header(
@@ -398,9 +399,7 @@ def _to_array(
     frame: Frame | None,
 ) -> Array:
     """Return an array; numbers stand for missing values if they are the same in all slices."""
-    missing = {
-        _missing(header, k) for header in headers for k in range(len(header.scale.factors))
-    }
+    missing = {_missing(header, k) for header in headers for k in range(len(header.scale.factors))}
     ends = next(iter(missing)) if len(missing) == 1 else None
     number = ends[:1] if ends == () or ends and ends[0] == ends[1] else None
     return Array(
@@ -436,7 +435,7 @@ def _read_slices(
     dtype: np.dtype,
     part: Part,
 ) -> Shaped[np.ndarray, "*part"]:
-    """Stack what `read` returns for the slices of a part; they are the frames of a file, or files."""
+    """Stack what `read` returns for the slices of a part: frames of one file, or files."""
     frames = headers[0].frames
     slices = [read(headers[i // frames], i % frames, part[1:]) for i in order[part[0]].tolist()]
     return np.stack(slices, dtype=dtype, casting="same_kind")

@@ -19,6 +19,7 @@ ENDINGS = {  # of the files of each kind of source
     "zarr": ("zarr",),
     "npy": ("npy",),
     "npz": ("npz",),
+    "nifti": ("nii", "nii.gz", "mgz", "mgh"),
 }
 _WITH_KEYS = ("hdf5", "zarr", "npz")
 _STACKS = ("npy", "hdf5", "zarr")  # the readers of files that may hold many examples

@@ -1,6 +1,7 @@
 """Files in folders, one example each: pictures, videos and folders of frames."""
 
 import collections
+import dataclasses
 import functools
 import itertools
 import os
@@ -101,10 +102,12 @@ def list_files(
     spec: str,
     noun: str,
     find: Callable[[Path, str, tuple[str, ...]], Iterable[str]] | None = None,
+    group_of: Callable[[str], str] | None = None,
 ) -> Listing:
     """Return the files with these extensions of a split, with their labels, as in `pictures`.
 
-    `spec` and `noun` name the source and such files in messages; `find` replaces `find_files`.
+    `spec` and `noun` name the source and such files in messages; `find` replaces `find_files`. A
+    tenth of the groups of `group_of` is held out, where it is given and no table has groups.
     """
     (root, column), left_out = tables.split_place(path), []
     find = find or functools.partial(find_files, left_out=left_out)
@@ -128,11 +131,16 @@ def list_files(
         )
     classes = _class_names(root, files, parts, functools.partial(find, extensions=extensions))
     if not table:
-        files = files if parts else splits.hold_out(files, split)
+        groups = [*map(group_of, files)] if group_of else files
+        rows = range(len(files)) if parts else splits.held_out(groups, split, spec)
+        files = [files[row] for row in rows]
         if not files:
             raise ValueError(f"data {spec!r} has too few {noun} for split {split!r}: use 'all'")
         return Listing(root, tuple(files), _folder_labels(files, classes, bool(parts)))
     table = _named_files(table, files, spec, noun)
+    if group_of and "group" not in table.columns:
+        groups = [*map(group_of, table.names)]
+        table = dataclasses.replace(table, columns={**table.columns, "group": groups})
     rows = table.rows(split) if by_table or not parts else _rows_in(chosen, table)
     files = [table.names[row] for row in rows]
     if not files:
@@ -224,14 +232,14 @@ def find_files(
     The other files are appended to `left_out`.
     """
     ends = tuple(f".{extension}" for extension in extensions)
-    for file in _walk(root, part, frozenset()):
+    for file in walk(root, part):
         if file.lower().endswith(ends):
             yield file
         elif left_out is not None:
             left_out.append(file)
 
 
-def _walk(root: Path, part: str, above: frozenset[str]) -> Iterator[str]:
+def walk(root: Path, part: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
     """Yield the files under `root/part` that are not hidden, of which a Zarr store is one.
 
     `above` are the real paths of the folders that contain `part`; links to them are not followed.
@@ -246,7 +254,7 @@ def _walk(root: Path, part: str, above: frozenset[str]) -> Iterator[str]:
                 yield name
             elif _holds(entry.is_dir):
                 if os.path.realpath(entry.path) not in above:
-                    yield from _walk(root, name, above)
+                    yield from walk(root, name, above)
             elif _holds(entry.is_file):
                 yield name
 
