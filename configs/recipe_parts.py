@@ -85,9 +85,10 @@ def debug(config: ConfigDict) -> ConfigDict:
     config.optimizer.warmup_epochs = 0.25
     data = config.data
     modality = data.get("modality", "image")
-    many_bands = modality == "volume" and len(data.size) == 2
+    many_bands = "spectra" if modality == "volume" and len(data.size) == 2 else ""
+    many_bands = "mixtures" if config.task == "regress" else many_bands
     data.update(
-        train=dict(source="spectra" if many_bands else SYNTHETIC[modality], split="train"),
+        train=dict(source=many_bands or SYNTHETIC[modality], split="train"),
         size=tuple(4 * side for side in config.model.patch),
         channels=2 if modality == "signal" else data.channels,
         threads=2,
@@ -97,5 +98,6 @@ def debug(config: ConfigDict) -> ConfigDict:
     if config.task == "pretrain":
         config.evaluators = evaluators(**tiny, features=32, pictures=2, linear=True)
     else:
-        config.evaluators.classification.update(tiny)
+        for evaluator in config.evaluators.values():
+            evaluator.update(tiny)
     return config

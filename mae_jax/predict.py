@@ -1,8 +1,8 @@
-"""Predict classes: python -m mae_jax.predict --checkpoint=C --data=SOURCE --to=FILE.csv [...]
+"""Predict labels: python -m mae_jax.predict --checkpoint=C --data=SOURCE --to=FILE.csv [...]
 
 FILE.csv or FILE.parquet gets a row for each example, in the order of the source: its name, the
-predicted class, the probability of each class and, if there are labels, the label. An example that
-cannot be read has a row with a note.
+predicted class and the probability of each class, or the predicted numbers, and the labels if there
+are any. An example that cannot be read has a row with a note.
 """
 
 import argparse

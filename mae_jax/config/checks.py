@@ -43,12 +43,15 @@ def regularization(config) -> Iterator[str]:
     regularize, modality = config.regularize, config.data.modality
     if regularize.randaugment and (modality != "image" or config.data.channels not in (1, 3)):
         yield "regularize.randaugment needs pictures with 1 or 3 channels: use 0"
-    if config.loss == "binary" and regularize.label_smoothing:
-        yield "regularize.label_smoothing needs one class for each example: use 0 with binary"
     if modality == "text" or len(config.data.size) < 2:
         for name in ("mixup", "cutmix", "erase"):
-            if regularize[name]:
+            if regularize.get(name):
                 yield f"regularize.{name} needs values on two axes: use 0"
+
+
+def smoothing(config) -> Iterator[str]:
+    if config.loss == "binary" and config.regularize.label_smoothing:
+        yield "regularize.label_smoothing needs one class for each example: use 0 with binary"
 
 
 def evaluators(config) -> Iterator[str]:
@@ -75,6 +78,16 @@ def head(config) -> Iterator[str]:
         )
     if config.model.batch_norm and config.accumulation > 1:
         yield "model.batch_norm needs the whole batch at once: use accumulation=1"
+
+
+def new_head(config) -> Iterator[str]:
+    """A head of another run predicts in the units of its own targets, or classes."""
+    if config.init.checkpoint and not re.fullmatch(config.init.without, "head/kernel"):
+        yield (
+            f"init.without = {config.init.without!r} keeps the head of init.checkpoint, and task "
+            "'regress' needs a new one for its targets: use "
+            "--config.init.without='decoder/.*|encoder/norm/.*|norm/.*|head/.*'"
+        )
 
 
 def batches(config) -> Iterator[str]:
@@ -108,4 +121,5 @@ def statistics(config) -> Iterator[str]:
 
 
 RULES = (size, vocabulary, attention, evaluators, batches, schedule, statistics)
-TASK_RULES = dict(pretrain=(), classify=(regularization, optimizer, head))
+FINE_TUNING = (regularization, optimizer, head)
+TASK_RULES = dict(pretrain=(), classify=(*FINE_TUNING, smoothing), regress=(*FINE_TUNING, new_head))

@@ -1,5 +1,7 @@
 """The page of all keys: python -m mae_jax.config.reference > docs/config.md"""
 
+import functools
+import operator
 import sys
 from collections.abc import Iterator
 from typing import Literal, get_args, get_origin
@@ -22,19 +24,20 @@ value (`--config.model.patch='(8,8)'`), `--config.key` and `--noconfig.key` swit
 and `--noconfig.evaluators.NAME` removes an evaluator. An error lists every problem of a config,
 before anything is compiled."""
 PAGE = {  # prefix of keys -> the classes whose own keys the page lists
-    "": (sections.Config, sections.Classify),
+    "": (sections.Config, sections.FineTuning, sections.Classify, sections.Regress),
     "init.": (sections.Init,),
     "model.": (sections.Model, sections.AutoencoderModel, sections.ClassifierModel),
     "mask.": (sections.Mask,),
     "optimizer.": (sections.Optimizer, sections.ClassifierOptimizer),
-    "regularize.": (sections.Regularize,),
+    "regularize.": (sections.Regularize, sections.ClassifierRegularize),
     "data.": (sections.Data, sections.Values, sections.Crops, *sections.MODALITIES.values()),
     "data.train.": (sections.TrainingSource,),
     "mesh.": (sections.Mesh,),
     "recovery.": (sections.Recovery,),
     "evaluators.NAME.": (
-        *(sections.Evaluator, sections.HeldOutEvaluator, sections.FeatureEvaluator),
-        *(sections.EVALUATORS["pretrain"] | sections.EVALUATORS["classify"]).values(),
+        *(sections.Evaluator, sections.HeldOutEvaluator, sections.ViewsEvaluator),
+        sections.FeatureEvaluator,
+        *functools.reduce(operator.or_, sections.EVALUATORS.values()).values(),
     ),
     "evaluators.NAME.test.": (sections.Source,),
 }

@@ -186,7 +186,7 @@ class AutoencoderModel(Model):
 
 
 class ClassifierModel(Model):
-    """The position embeddings and the head of the encoder, of task `classify`."""
+    """The position embeddings and the head of the encoder, in task `classify` or `regress`."""
 
     learned_positions: Switch = True
     """Train the position embeddings, which start as the checkpoint's or as sines and cosines."""
@@ -197,7 +197,7 @@ class ClassifierModel(Model):
     """Put a BatchNorm without parameters before the head, as linear probing does."""
     head_std: NotNegative = 2e-5
     """Standard deviation of the head's initial weights. 0 starts with the same score for each
-    class."""
+    class, or with the mean of each target."""
 
 
 class Mask(Section):
@@ -243,7 +243,7 @@ class Optimizer(Section):
 
 
 class ClassifierOptimizer(Optimizer):
-    """AdamW or LARS for fine-tuning and linear probing, in task `classify`."""
+    """AdamW or LARS for fine-tuning and linear probing, in the tasks `classify` and `regress`."""
 
     name: Literal["adamw", "lars"] = "adamw"
     """The optimiser: "adamw" for fine-tuning, "lars" for linear probes with large batches."""
@@ -463,20 +463,25 @@ class Recovery(Section):
 
 
 class Regularize(Section):
-    """Augmentation in task `classify`. All of it is off by default."""
+    """Augmentation in the tasks `classify` and `regress`. All of it is off by default."""
 
     drop_path: BelowOne = 0.0
     """Fraction of the samples that skip the last block. It falls linearly to 0 at the first."""
     mixup: NotNegative = 0.0
     """Parameter of the Beta distribution of mixup. 0 mixes none."""
-    cutmix: NotNegative = 0.0
-    """Parameter of the Beta distribution of CutMix. With `mixup`, each is used half of the time."""
-    label_smoothing: BelowOne = 0.0
-    """Fraction of the target that is spread over all classes."""
     erase: Fraction = 0.0
     """Fraction of the pictures in which a box is replaced by noise."""
     randaugment: Annotated[float, Field(ge=0, le=10, title="a magnitude from 0 to 10")] = 0.0
     """Magnitude of two random operations on each picture, with a spread of .5. 0 applies none."""
+
+
+class ClassifierRegularize(Regularize):
+    """Further augmentation in task `classify`."""
+
+    cutmix: NotNegative = 0.0
+    """Parameter of the Beta distribution of CutMix. With `mixup`, each is used half of the time."""
+    label_smoothing: BelowOne = 0.0
+    """Fraction of the target that is spread over all classes."""
 
 
 class Source(Section):
@@ -494,13 +499,13 @@ class TrainSource(Source):
     split: Text = "train"
 
 
-EVALUATORS: dict[str, dict[str, type["Evaluator"]]] = dict(pretrain={}, classify={})
+EVALUATORS: dict[str, dict[str, type["Evaluator"]]] = dict(pretrain={}, classify={}, regress={})
 
 
 class Evaluator(Section):
     """Keys of every evaluator."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("pretrain", "classify")  # the tasks of the evaluator
+    tasks: ClassVar[tuple[str, ...]] = ("pretrain", "classify", "regress")  # of the evaluator
     usual_name: ClassVar[str] = ""  # its metrics have no prefix; "" means the type
     type: Text
     """The kind of the evaluator, see below."""
@@ -518,7 +523,8 @@ class Evaluator(Section):
 
 
 class HeldOutEvaluator(Evaluator):
-    """Keys of the evaluators of held-out examples: `reconstruction`, `classification`, `custom`."""
+    """Keys of the evaluators of held-out examples: `reconstruction`, `classification`,
+    `regression`, `custom`."""
 
     source: Text = "same"
     """As `data.train.source`; "same" is that one. "" leaves the evaluator out."""
@@ -539,16 +545,28 @@ class Reconstruction(HeldOutEvaluator):
     """Number of examples in the picture."""
 
 
-class Classification(HeldOutEvaluator):
+class ViewsEvaluator(HeldOutEvaluator):
+    """Keys of the evaluators of predictions: `classification` and `regression`."""
+
+    clips: Count = 1
+    """Views along the time of a video, a sound or a signal, whose predictions are averaged."""
+    crops: Annotated[Literal[1, 3], Field(title="1 or 3")] = 1
+    """Crops of each clip of a video, whose predictions are averaged: 1 or 3."""
+
+
+class Classification(ViewsEvaluator):
     """Accuracy of a classifier on held-out examples, or mean average precision if `loss` is
     "binary"."""
 
     tasks = ("classify",)
     type: Literal["classification"]
-    clips: Count = 1
-    """Views along the time of a video, a sound or a signal, whose predictions are averaged."""
-    crops: Annotated[Literal[1, 3], Field(title="1 or 3")] = 1
-    """Crops of each clip of a video, whose predictions are averaged: 1 or 3."""
+
+
+class Regression(ViewsEvaluator):
+    """R2, mean absolute error and root mean squared error of a regressor on held-out examples."""
+
+    tasks = ("regress",)
+    type: Literal["regression"]
 
 
 class FeatureEvaluator(Evaluator):
@@ -557,7 +575,7 @@ class FeatureEvaluator(Evaluator):
     train: TrainSource = TrainSource()
     """Labelled examples that the evaluator learns from."""
     test: Source = Source()
-    """Labelled examples that are classified."""
+    """Labelled examples that are predicted."""
     examples: Number = 20_000
     """Number of examples of each source, at most. 0 takes all."""
     block: Integer = -1
@@ -571,7 +589,8 @@ class FeatureEvaluator(Evaluator):
 
 
 class Knn(FeatureEvaluator):
-    """Accuracy of a nearest-neighbour classifier on frozen features."""
+    """Accuracy of nearest neighbours on frozen features; mean average precision if an example may
+    have several classes, and R2 and mean absolute error if its labels are numbers."""
 
     type: Literal["knn"]
     k: Annotated[
@@ -583,17 +602,19 @@ class Knn(FeatureEvaluator):
 
 
 class LinearProbe(FeatureEvaluator):
-    """Accuracy of a linear classifier on frozen features."""
+    """Accuracy of a linear classifier on frozen features; mean average precision if an example may
+    have several classes, and R2 and mean absolute error of a ridge regression if its labels are
+    numbers."""
 
     usual_name = "linear"
     type: Literal["linear_probe"]
     solver: Literal["auto", "sklearn", "lars"] = "auto"
-    """"sklearn" is logistic regression on the CPU, "lars" trains on the devices. "auto" takes
-    "sklearn", which then needs minutes, if examples times classes are at most two million."""
+    """Of classes: "sklearn" is logistic regression on the CPU, "lars" trains on the devices. "auto"
+    takes "sklearn", which then needs minutes, if examples times classes are at most two million."""
 
 
 class Sweep(Evaluator):
-    """kNN accuracy of every block, pooling and norm, on a fifth of the training examples."""
+    """The metric of `knn` for every block, pooling and norm, on a fifth of the training data."""
 
     type: Literal["sweep"]
     train: TrainSource = TrainSource()
@@ -621,8 +642,9 @@ def _one_of(types: Mapping[str, type[Evaluator]]) -> Any:
 class Config(Section):
     """Keys of every task."""
 
-    task: Literal["pretrain", "classify"]
-    """The training of a masked autoencoder, or of a classifier (fine-tuning, linear probing)."""
+    task: Literal["pretrain", "classify", "regress"]
+    """The training of a masked autoencoder, or the fine-tuning or probing of its encoder to predict
+    classes or numbers."""
     seed: Annotated[int, Field(ge=0, lt=2**32, title="a whole number from 0 up to 2**32")] = 0
     """Seed of the initial parameters, the order of the examples, the crops and the masks."""
     init: Init = Init()
@@ -660,22 +682,51 @@ class Pretrain(Config):
     """Evaluations during the run and at its end, by names of your choice."""
 
 
-class Classify(Config):
-    """Fine-tuning, partial fine-tuning and linear probing."""
+class FineTuning(Config):
+    """Fine-tuning, partial fine-tuning and linear probing, in task `classify` or `regress`."""
 
-    task: Literal["classify"]
     model: ClassifierModel
-    loss: Literal["softmax", "binary"] = "softmax"
-    """Cross-entropy over the classes, or one for each class if an example may have several."""
     trainable: Regex = ".*"
     """Regular expression over the names of the parameters that are trained; others are frozen."""
     optimizer: ClassifierOptimizer
-    regularize: Regularize = Regularize()
+
+
+class Classify(FineTuning):
+    """Prediction of the classes of an example."""
+
+    task: Literal["classify"]
+    loss: Literal["softmax", "binary"] = "softmax"
+    """Cross-entropy over the classes, or one for each class if an example may have several."""
+    class_weights: Annotated[
+        Literal["balanced"] | Annotated[tuple[Positive, ...], Field(strict=False)],
+        Field(title='"balanced", a tuple with a number above 0 for each class, or ()'),
+    ] = ()
+    """Weights in the training loss; evaluations have none. With loss "softmax": a weight for the
+    examples of each class, by which the mean over the batch is weighted; "balanced" is n /
+    (classes * n of the class). With loss "binary": a weight of examples with the class relative to
+    those without; "balanced" is their inverse ratio. () weighs all alike."""
+    regularize: ClassifierRegularize = ClassifierRegularize()
     evaluators: dict[str, _one_of(EVALUATORS["classify"])] = {}  # pyright: ignore
     """Evaluations during the run and at its end, by names of your choice."""
 
 
-TASKS: dict[str, type[Config]] = dict(pretrain=Pretrain, classify=Classify)
+class Regress(FineTuning):
+    """Prediction of one number or several, which are standardised by their mean and deviation in
+    the training examples. Mixup mixes the numbers as well."""
+
+    task: Literal["regress"]
+    loss: Literal["l2", "l1", "huber"] = "l2"
+    """Loss of a standardised error: its square, its absolute value, or half of its square up to
+    `huber_delta` and linear beyond."""
+    huber_delta: Positive = 1.0
+    """Error, in standard deviations, from which on the Huber loss is linear. Others do not use
+    it."""
+    regularize: Regularize = Regularize()
+    evaluators: dict[str, _one_of(EVALUATORS["regress"])] = {}  # pyright: ignore
+    """Evaluations during the run and at its end, by names of your choice."""
+
+
+TASKS: dict[str, type[Config]] = dict(pretrain=Pretrain, classify=Classify, regress=Regress)
 # The keys that may change when a run continues: those of speed, memory, recovery and evaluation.
 MAY_CHANGE = r"(mesh|recovery)\..*|model\.(attention|remat|scan)|optimizer\.shard|accumulation"
 MAY_CHANGE += r"|data\.(threads|max_bad_fraction)|(log|save)_every|keep|evaluators\..*"

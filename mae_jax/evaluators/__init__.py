@@ -13,7 +13,7 @@ from mae_jax.evaluators.evaluator import Context, Evaluator, HeldOutEvaluator, R
 
 __all__ = ["Context", "Evaluator", "HeldOutEvaluator", "Result", "Unsuitable"]
 _log = logging.getLogger(__name__)
-SECTIONS = sections.EVALUATORS["pretrain"] | sections.EVALUATORS["classify"]  # by type
+SECTIONS = {name: kind for kinds in sections.EVALUATORS.values() for name, kind in kinds.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -77,7 +77,7 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
         f"{'x'.join(map(str, size))} values in {len(test):,} test examples of {options.data}"
     ]
     metrics = dict(checkpoint=options.checkpoint, data=options.data, parameters=count, size=size)
-    labelled = len(test.classes) > 1 and not sources.is_multilabel(test)
+    labelled = len(test.classes) > 1 or sources.label_kind(test) == "number"
     config = info.config or {}
     for result in run_evaluators(context, variables, given, config, labelled):
         metrics |= {name.removesuffix("_trained"): x for name, x in result.metrics.items()}
@@ -96,7 +96,7 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     if options.json and jax.process_index() == 0:
         files.write_json(options.json, metrics)
     if not labelled:
-        texts.append(f"no classes that exclude each other in {options.data}, so no probes")
+        texts.append(f"no classes and no numbers in {options.data}, so no probes")
     return "\n\n".join(texts), metrics
 
 
@@ -128,6 +128,7 @@ def run_evaluators(
     Their options are those that are `given`, else those in the `config` of the run, else defaults.
     """
     task = "pretrain" if isinstance(context.model, mae.MaskedAutoencoder) else "classify"
+    task = "regress" if context.targets else task
     left_out = {"custom"}
     if given.get("solver") == "none":
         left_out.add("linear_probe")
@@ -244,4 +245,5 @@ def make_context(info: CheckpointInfo, options: argparse.Namespace, mesh: Mesh) 
     if seed is None and "seed" in config:
         key = evaluators.key_of(config["seed"])
     about: dict[str, Any] = dict(mesh=mesh, key=key, mask=mask, loss=loss, classes=info.classes)
+    about["targets"] = info.targets
     return Context(model, data, **statistics, **about)

@@ -15,7 +15,8 @@ from mae_jax.evaluators import features
 from mae_jax.evaluators.evaluator import Context, HeldOutEvaluator, Result, Unsuitable
 from mae_jax.evaluators.held_out import EvalTransform
 
-FOLLOWED = ("test_loss", "test_accuracy", "test_map")  # the metrics that `evaluate` returns
+# The metrics that `evaluate` returns.
+FOLLOWED = ("test_loss", "test_accuracy", "test_balanced_accuracy", "test_map")
 
 
 class Predictions(NamedTuple):
@@ -109,12 +110,9 @@ def scores(
     With the loss "softmax" the probabilities of an input have the sum 1; with "binary" each class
     has its own.
     """
-    has_views = inputs.ndim > len(transform.size) + 2
-    flat = inputs.reshape(-1, *inputs.shape[2:]) if has_views else inputs
-    logits: Any = model.apply(variables, transform.normalize(flat))
+    logits = outputs_of_views(model, transform, variables, inputs)
 
     def mean(log):  # averages probabilities over the views; logarithms do not underflow
-        log = log.reshape(len(inputs), -1, model.classes)
         return jax.nn.logsumexp(log, axis=1) - jnp.log(log.shape[1])
 
     if loss == "softmax":
@@ -122,6 +120,19 @@ def scores(
         return logits, jnp.exp(logits)
     logits = mean(jax.nn.log_sigmoid(logits)) - mean(jax.nn.log_sigmoid(-logits))
     return logits, jax.nn.sigmoid(logits)
+
+
+def outputs_of_views(
+    model: Any,
+    transform: EvalTransform,
+    variables: dict,
+    inputs: Shaped[jax.Array, "b *views_size c"],
+) -> Float[jax.Array, "b views k"]:
+    """Return the outputs of a model with a head for each view of each input."""
+    has_views = inputs.ndim > len(transform.size) + 2
+    flat = inputs.reshape(-1, *inputs.shape[2:]) if has_views else inputs
+    outputs: Any = model.apply(variables, transform.normalize(flat))
+    return outputs.reshape(len(inputs), -1, model.classes)
 
 
 def summary(
@@ -132,16 +143,16 @@ def summary(
 ) -> Result:
     """Return the accuracy, and precision, recall, F1 and support of each class.
 
-    With labels `[n classes]`, of which several may be true, average precisions replace these. The
-    scores are scikit-learn's, with 0 where they are undefined, and means leave out empty classes.
+    The balanced accuracy is the mean recall of the classes that have examples. With labels
+    `[n classes]`, of which several may be true, average precisions replace these. The scores are
+    scikit-learn's, with 0 where they are undefined, and means leave out empty classes.
     """
     from sklearn import metrics as sklearn
 
     metrics = {"test_loss": float(losses.mean())}
     if labels.ndim == 2:
         names, support = ("average_precision",), labels.sum(0)
-        pairs = zip(labels.T, probabilities.T, strict=True)
-        columns = [[sklearn.average_precision_score(y, p) if y.any() else 0.0 for y, p in pairs]]
+        columns = [average_precisions(labels, probabilities)]
     else:
         names, predicted = ("precision", "recall", "f1"), probabilities.argmax(-1)
         options: Any = dict(labels=range(len(classes)), zero_division=0)
@@ -155,7 +166,9 @@ def summary(
     else:
         correct = int((labels == predicted).sum())
         metrics |= {"test_accuracy": correct / len(labels)} | means
+        metrics["test_balanced_accuracy"] = means["recall"]
         head = f"accuracy {metrics['test_accuracy']:.4f} ({correct:,} of {len(labels):,})"
+        head += f", balanced accuracy {means['recall']:.4f}"
     columns["support"] = support.astype(int)
     per_class = [{name: x[i].item() for name, x in columns.items()} for i in range(len(classes))]
     rows = [["class", *(name.replace("_", " ") for name in columns)]]
@@ -164,3 +177,20 @@ def summary(
         rows.append([name, *(f"{row[score]:.3f}" for score in names), f"{row['support']:,}"])
     details = {"classes": dict(zip(classes, per_class, strict=True))}
     return Result(metrics, head, rows, details=details)
+
+
+def average_precisions(
+    labels: Int[np.ndarray, "n classes"], scores: Float[np.ndarray, "n classes"]
+) -> Float[np.ndarray, "classes"]:
+    """Return the average precision of each class, as scikit-learn, or 0 without examples."""
+    from sklearn.metrics import average_precision_score
+
+    pairs = zip(labels.T, scores.T, strict=True)
+    return np.array([average_precision_score(y, p) if y.any() else 0.0 for y, p in pairs])
+
+
+def mean_average_precision(
+    labels: Int[np.ndarray, "n classes"], scores: Float[np.ndarray, "n classes"]
+) -> float:
+    """Return the mean of the average precisions of the classes that have examples."""
+    return float(average_precisions(labels, scores)[labels.any(0)].mean())

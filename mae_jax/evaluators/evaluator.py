@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from mae_jax.data import sources
+from mae_jax.data.target_scale import TargetScale
 from mae_jax.evaluators import features, held_out
 from mae_jax.output import tables
 
@@ -57,6 +58,7 @@ class Context:
     mask: Mapping[str, Any] | None = None  # the section of a config
     loss: str | None = None  # of a classifier: "softmax", "binary", or None if it is unknown
     classes: Sequence[str] | None = None  # the names of a classifier's classes
+    targets: TargetScale | None = None  # of a regressor, in its training data
 
     KEPT = 6  # tables: two splits, each of the raw pixels, an untrained and a trained network
 

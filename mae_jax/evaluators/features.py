@@ -30,16 +30,18 @@ class Table(NamedTuple):
     """Features of the examples of a source, in its order."""
 
     features: dict[Feature, np.ndarray]  # [n, d] float32
-    labels: np.ndarray  # [n], -1 for an example without a label
+    labels: np.ndarray  # [n *k], as in `sources.Source`
     index: np.ndarray  # [n], of the examples in the source
 
     def labelled(self) -> tuple[dict[Feature, np.ndarray], np.ndarray]:
         """Return features and labels of examples with labels; raise ValueError without labels."""
-        labelled = self.labels >= 0
+        labelled = self.labels >= 0 if self.labels.ndim == 1 else ~np.isnan(self.labels).all(-1)
         if labelled.all():
             return self.features, self.labels
         if not labelled.any():
-            raise ValueError("none of the examples has a label, but the data names classes")
+            raise ValueError(
+                "none of the examples has a label, but the data name classes or targets"
+            )
         return {name: x[labelled] for name, x in self.features.items()}, self.labels[labelled]
 
 

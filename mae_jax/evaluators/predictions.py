@@ -1,4 +1,4 @@
-"""The predictions of a classifier for each example of a source, with or without labels."""
+"""The predictions of a model for each example of a source, with or without labels."""
 
 import argparse
 import collections
@@ -11,12 +11,13 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from mae_jax import evaluators
 from mae_jax.config import schema, sections
 from mae_jax.data import sources
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.sources import source as reading
 from mae_jax.distributed import partitioning
-from mae_jax.evaluators import checkpoint, classification
+from mae_jax.evaluators import checkpoint, classification, regression
 from mae_jax.evaluators.evaluator import Context, HeldOutEvaluator
 from mae_jax.output import columns, files
 from mae_jax.weights import load
@@ -28,21 +29,82 @@ class Predictions(NamedTuple):
     """The predictions for examples of a source, in its order."""
 
     index: Int[np.ndarray, "n"]  # in the source
-    labels: list[Any]  # a number that is -1 if it is unknown, or [classes] if several may be true
-    probabilities: Float[np.ndarray, "n classes"]  # NaN where an example has no prediction
+    labels: list[Any]  # as in `sources.Source`; -1 also where an example cannot be read
+    outputs: Float[np.ndarray, "n k"]  # NaN where an example has no prediction
     notes: list[str]  # why an example has no prediction, or ""
 
 
-class Predictor(HeldOutEvaluator):
-    """A classifier that predicts each example of a source once.
+class Classes(NamedTuple):
+    """What a classifier predicts: the probability of each class."""
 
-    The probabilities of an example are means over the clips and crops of the section, as in
-    `Classification`, whose accuracy is therefore that of the predictions.
+    names: Sequence[Any]
+    loss: str
+
+    type = "classification"  # of the evaluator of these predictions
+    noun = "probabilities"
+
+    def __str__(self) -> str:
+        return f"in {len(self.names):,} classes"
+
+    def outputs(self, *batch: Any) -> Float[jax.Array, "b classes"]:
+        """Return the outputs of a batch, see `classification.scores`."""
+        model, transform, variables, inputs = batch
+        return classification.scores(model, transform, self.loss, variables, inputs)[1]
+
+    def columns(self, found: Predictions, source: sources.Source) -> dict[str, Any]:
+        """Return `class`; `label` if any example has one; and `p_NAME` for each class.
+
+        Several classes of an example are joined by ";".
+        """
+        softmax, of_data = self.loss == "softmax", distinct(source.classes)
+        chosen = found.outputs.argmax(-1) if softmax else found.outputs > 0.5
+        classes = zip(chosen, found.notes, strict=True)
+        values = {"class": [None if note else _named(row, self.names) for row, note in classes]}
+        labels = [_named(label, of_data) for label in found.labels]
+        if any(label is not None for label in labels):
+            values["label"] = labels
+        return values | {f"p_{name}": found.outputs[:, k] for k, name in enumerate(self.names)}
+
+
+class Numbers(NamedTuple):
+    """What a regressor predicts: numbers in their own units."""
+
+    names: Sequence[str]
+
+    type = "regression"
+    noun = "numbers"
+
+    def __str__(self) -> str:
+        return f"with {len(self.names):,} predicted number(s) each"
+
+    def outputs(self, *batch: Any) -> Float[jax.Array, "b t"]:
+        """Return the outputs of a batch, see `regression.predicted`."""
+        return regression.predicted(*batch)
+
+    def columns(self, found: Predictions, source: sources.Source) -> dict[str, Any]:
+        """Return `predicted_NAME` for each target, and `target_NAME` if any example has it."""
+        names = distinct(self.names)
+        values = {f"predicted_{name}": found.outputs[:, k] for k, name in enumerate(names)}
+        if sources.label_kind(source) != "number":
+            return values
+        unknown = np.full(len(names), np.nan, np.float32)
+        labels = np.stack([label if np.ndim(label) else unknown for label in found.labels])
+        known = {name: x for name, x in zip(names, labels.T, strict=True) if (~np.isnan(x)).any()}
+        return values | {f"target_{name}": x for name, x in known.items()}
+
+
+class Predictor(HeldOutEvaluator):
+    """A model that predicts each example of a source once.
+
+    The predictions for an example are means over the clips and crops of the section, as in
+    `Classification` and `Regression`, whose metrics are therefore those of the predictions.
     """
 
-    def __init__(self, section: sections.Classification, context: Context, loss: str):
+    def __init__(
+        self, section: sections.ViewsEvaluator, context: Context, predicted: Classes | Numbers
+    ):
         super().__init__(section, context)
-        self.loss = loss
+        self.predicted = predicted
         self.transform = context.transform._replace(clips=section.clips, crops=section.crops)
         replicated = partitioning.replicated(self.mesh)
         self._forward = jax.jit(self._forward_batch, out_shardings=replicated)
@@ -55,24 +117,24 @@ class Predictor(HeldOutEvaluator):
         """
         index = sources.fixed_choice(len(self.source), self.section["examples"] or None)
         labels, notes = [-1] * len(index), [""] * len(index)
-        probabilities = np.full((len(index), self.model.classes), np.nan, np.float32)
+        outputs = np.full((len(index), self.model.classes), np.nan, np.float32)
         was_read = np.zeros(len(index), bool)
         for batch in self.batches():
             found = jax.tree.map(np.asarray, self._forward(variables, batch))
             valid = found["valid"]
             rows = np.searchsorted(index, found["index"][valid])
-            was_read[rows], probabilities[rows] = True, found["probabilities"][valid]
+            was_read[rows], outputs[rows] = True, found["outputs"][valid]
             for row, label in zip(rows, found["label"][valid], strict=True):
                 labels[row] = label
-        finite = np.isfinite(probabilities).all(-1)
+        finite = np.isfinite(outputs).all(-1)
         for row in np.flatnonzero(~finite):
-            probabilities[row] = np.nan
-            notes[row] = "its probabilities are not finite"
+            outputs[row] = np.nan
+            notes[row] = f"its {self.predicted.noun} are not finite"
             if not was_read[row]:
                 notes[row] = self._reason(int(index[row]))
         if not finite.any():
             raise ValueError(f"no example has a prediction; of the first: {notes[0]}")
-        return Predictions(index, labels, probabilities, notes)
+        return Predictions(index, labels, outputs, notes)
 
     def _reason(self, i: int) -> str:
         """Return why an example cannot be read."""
@@ -83,10 +145,9 @@ class Predictor(HeldOutEvaluator):
         return f"{self.source.name(i)!r} could not be read at first"
 
     def _forward_batch(self, variables, batch) -> dict[str, jax.Array]:
-        inputs = batch["image"]
-        scores = classification.scores(self.model, self.transform, self.loss, variables, inputs)
+        outputs = self.predicted.outputs(self.model, self.transform, variables, batch["image"])
         kept = {name: batch[name] for name in ("label", "valid", "index")}
-        return kept | {"probabilities": scores[1]}
+        return kept | {"outputs": outputs}
 
 
 def predict(options: argparse.Namespace) -> str:
@@ -101,30 +162,49 @@ def predict(options: argparse.Namespace) -> str:
     info, context = checkpoint.find(options)
     if not getattr(context.model, "classes", 0):
         raise ValueError(
-            f"{options.checkpoint} has no classes to predict: fine-tune it first (python -m "
-            "mae_jax.train with --config.init.checkpoint), or evaluate its features (python -m "
-            "mae_jax.evaluate)"
+            f"{options.checkpoint} has no classes to predict, and no numbers: fine-tune it first "
+            "(python -m mae_jax.train with --config.init.checkpoint), or evaluate its features "
+            "(python -m mae_jax.evaluate)"
         )
     split, source = _open(context, options)
-    loss, names = _loss_of(context, source, options), _names_of(context, source, options.data)
+    predicted = _predicted(context, source, options)
     given = dict(source=options.data, split=split)
     given |= dict(examples=options.examples, batch_size=options.batch_size)
-    entries = checkpoint.entries_of(["classification"], given, info.config or {})
+    entries = checkpoint.entries_of([predicted.type], given, info.config or {})
     entry_name, entry = next(iter(entries.items()))
     if len(entries) > 1:
         _log.info("the clips and crops are those of evaluators.%s, the run's first", entry_name)
-    predictor = Predictor(schema.section(sections.Classification, entry), context, loss)
+    section = schema.section(evaluators.SECTIONS[predicted.type], entry)
     size, mesh = context.transform.size, context.mesh
-    found = predictor.predict({"params": load.parameters(info, size=size, mesh=mesh)})
+    variables = {"params": load.parameters(info, size=size, mesh=mesh)}
+    found = Predictor(section, context, predicted).predict(variables)
     if jax.process_index() == 0:
         with files.whole(options.to) as path:
-            write(path, columns_of(found, source, names, loss))
+            write(path, columns_of(found, source, predicted))
     missing = sum(map(bool, found.notes))
     return (
-        f"{options.to}: {len(found.index):,} examples of {options.data}, split {split!r}, in "
-        f"{len(names):,} classes"
+        f"{options.to}: {len(found.index):,} examples of {options.data}, split {split!r}, "
+        f"{predicted}"
         + (f"; {missing:,} without a prediction, whose notes say why" if missing else "")
     )
+
+
+def _predicted(
+    context: Context, source: sources.Source, options: argparse.Namespace
+) -> Classes | Numbers:
+    """Return what the model of a context predicts of a source."""
+    if not context.targets:
+        loss = _loss_of(context, source, options)
+        return Classes(_names_of(context, source, options.data), loss)
+    names = context.targets.names
+    if options.loss:
+        raise ValueError(
+            f"--loss={options.loss} is for classes, but {options.checkpoint} predicts numbers: "
+            "leave --loss out"
+        )
+    if sources.label_kind(source) == "number":
+        regression.check_targets(source, names, options.data)
+    return Numbers(names)
 
 
 def _open(context: Context, options: argparse.Namespace) -> tuple[str, sources.Source]:
@@ -185,26 +265,16 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 
 def columns_of(
-    found: Predictions, source: sources.Source, names: Sequence[Any], loss: str
+    found: Predictions, source: sources.Source, predicted: Classes | Numbers
 ) -> dict[str, Any]:
     """Return the columns of a file of predictions, by their titles.
 
-    They are `name`, of an example or else its index; `class`; `label` if any example has one;
-    `p_NAME` for each class; and `note`. Several classes of an example are joined by ";".
+    They are `name`, of an example or else its index; those of what is predicted; and `note`.
     """
-    softmax, of_data = loss == "softmax", distinct(source.classes)
-    chosen = found.probabilities.argmax(-1) if softmax else found.probabilities > 0.5
-    classes = zip(chosen, found.notes, strict=True)
-    labels = [_named(label, of_data) for label in found.labels]
     files_of: Any = getattr(source, "names", ())
     as_text = lambda name: name.encode("utf-8", "backslashreplace").decode()  # may be any bytes
-    values = {
-        "name": [as_text(files_of[i]) if files_of else int(i) for i in found.index],
-        "class": [None if note else _named(row, names) for row, note in classes],
-    }
-    if any(label is not None for label in labels):
-        values["label"] = labels
-    values |= {f"p_{name}": found.probabilities[:, k] for k, name in enumerate(names)}
+    values = {"name": [as_text(files_of[i]) if files_of else int(i) for i in found.index]}
+    values |= predicted.columns(found, source)
     return values | {"note": [note or None for note in found.notes]}
 
 

@@ -7,36 +7,37 @@ import numpy as np
 
 from mae_jax.evaluators import features, knn
 from mae_jax.evaluators.evaluator import Context, Evaluator, Result
-from mae_jax.evaluators.feature_accuracy import check_classes
+from mae_jax.evaluators.feature_accuracy import check_labels
 from mae_jax.evaluators.features import Feature
 
 K = 20  # neighbours
 
 
 class Sweep(Evaluator):
-    """The kNN accuracy of every block, pooling and norm, standardised or not.
+    """The kNN metric of every block, pooling and norm, standardised or not.
 
     A fifth of the training examples, drawn by `seed`, is classified by the rest.
     """
 
     def __init__(self, section: Mapping[str, Any], context: Context):
         super().__init__(section, context)
-        check_classes(section, context)
+        kind = check_labels(section, context)
+        self.scorer = knn.SCORERS[kind](dict(k=K), context)
         self.source = context.open(section["train"])
 
     def evaluate(self, variables: dict) -> Result:
         scores = self.scores(variables)
         count = min(len(self.source), self.section["examples"] or len(self.source))
         chosen = max(scores, key=lambda pair: scores[pair])
-        title = "kNN on a held-out fifth of the training examples"
+        title = f"{self.scorer.titles[0]} on a held-out fifth of the training examples"
         rows = [[title, "standardised", "as it is"]]
         for feature in dict.fromkeys(feature for feature, _ in scores):
             pairs = ((feature, True), (feature, False))
             cells = [f"{'*' if pair == chosen else ''}{scores[pair]:.3f}" for pair in pairs]
             rows.append([f"  {feature}", *cells])
         results = [
-            feature._asdict() | {"standardize": standard, "knn_train": accuracy}
-            for (feature, standard), accuracy in scores.items()
+            feature._asdict() | {"standardize": standard, "knn_train": score}
+            for (feature, standard), score in scores.items()
         ]
         best = chosen[0]._asdict() | {"standardize": chosen[1]}
         return Result(
@@ -47,7 +48,7 @@ class Sweep(Evaluator):
         )
 
     def scores(self, variables: dict) -> dict[tuple[Feature, bool], float]:
-        """Return the accuracy of each feature, standardised or not, by ascending block."""
+        """Return the first metric of each feature, standardised or not, by ascending block."""
         scores = {}
         for norm in [True, False] if "norm" in variables["params"]["encoder"] else [False]:
             # One pass extracts all blocks, which are in memory at once.
@@ -69,6 +70,6 @@ class Sweep(Evaluator):
                     for standard in (True, False):
                         parts = x[train], x[test]
                         a, b = features.standardize(*parts) if standard else parts
-                        accuracy = knn.accuracies(a, labels[train], b, labels[test], ks=[K])[K]
-                        scores[Feature(block, pooling, norm), standard] = accuracy
+                        metrics, _ = self.scorer(a, labels[train], b, labels[test])
+                        scores[Feature(block, pooling, norm), standard] = [*metrics.values()][0]
         return dict(sorted(scores.items(), key=lambda item: item[0][0].block))

@@ -76,7 +76,8 @@ def make(
 
     Args:
       what: "encode" (tokens and a pooled feature; the default without classes), "predict" (logits
-        and probabilities; the default of a classifier) or "reconstruct".
+        and probabilities, or numbers in their own units; the default of a classifier and of a
+        regressor) or "reconstruct".
       pooling: of the feature, as in evaluations: "mean", "cls" or "both".
       mean, std: per channel, of values in [0, 1] if they are bytes; by default the checkpoint's.
       checkpoint, size, options: as in `load.load`.
@@ -107,6 +108,7 @@ def make(
         patch=info.fields["patch"],
         vocab_size=info.fields.get("vocab_size") or None,
         classes=info.classes,
+        targets=info.targets and info.targets.names,
         mean=raw.mean or None,
         std=raw.std or None,
     )
@@ -136,6 +138,8 @@ def _encode(x: _Subject):
 def _predict(x: _Subject):
     if not x.info.fields.get("classes"):
         raise ValueError(f"{x.info.path} has no classes to predict: use --what=encode")
+    if x.info.targets:
+        return _predict_numbers(x)
     names = f"{len(x.info.classes)} names" if x.info.classes else "no names"
     several = (x.info.config or {}).get("loss") == "binary"
     probability = jax.nn.sigmoid if several else jax.nn.softmax
@@ -149,6 +153,13 @@ def _predict(x: _Subject):
         "probabilities": "of each class alone" if several else "of the classes; their sum is 1",
     }
     return function, {}, texts, {}
+
+
+def _predict_numbers(x: _Subject):
+    def function(params, inputs):
+        return {"numbers": x.model.apply({"params": params}, x.raw.normalize(inputs))}
+
+    return function, {}, {"numbers": f"predictions of {', '.join(x.info.targets.names)}"}, {}
 
 
 def _reconstruct(x: _Subject):

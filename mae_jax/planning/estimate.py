@@ -25,8 +25,9 @@ import numpy as np
 
 from mae_jax import tasks
 from mae_jax.config import schema
-from mae_jax.data import sources
+from mae_jax.data import sources, target_scale
 from mae_jax.data.augment import randaugment
+from mae_jax.data.target_scale import TargetScale
 from mae_jax.distributed import device_mesh, partitioning
 from mae_jax.models import attention, build, mae, masking
 from mae_jax.planning import devices, flops, hlo, topology
@@ -42,17 +43,21 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A stand-in for a data set: its size, its classes and the kind of its labels."""
+    """A stand-in for a data set: its size, its classes or targets and the kind of its labels."""
 
     examples: int | None
     classes: tuple[str, ...]
-    multilabel: bool
+    label_kind: str | None = "class"
+    targets: TargetScale | None = None
 
     def __len__(self) -> int:
         return self.examples or 1
 
-    def __getitem__(self, i: int) -> dict:
-        return {"label": np.zeros(len(self.classes)) if self.multilabel else 0}
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels of balanced classes, as their weights do not change the step."""
+        each = np.eye(len(self.classes), dtype=np.uint8)
+        return each if self.label_kind == "classes" else each.argmax(-1)
 
 
 class TrainingStep(NamedTuple):
@@ -69,9 +74,9 @@ def find_source(config, examples: int | None) -> Source:
     """Return a stand-in for a config's training data; `examples` replaces their number.
 
     Raises:
-      ValueError: the task needs the classes, and the data are not on this machine.
+      ValueError: the task needs the labels, and the data are not on this machine.
     """
-    train, multilabel = config.data.train, False
+    train, kind, targets = config.data.train, "class", None
     count, classes = KNOWN.get(train.source, (None, 0))
     names = tuple(map(str, range(classes)))
     logging.getLogger("absl").setLevel(logging.ERROR)  # tfds warns of data that are not prepared
@@ -79,23 +84,28 @@ def find_source(config, examples: int | None) -> Source:
         source = sources.open_source(train.source, train.split, config.data.modality)
         source = sources.subset(source, config.data.examples, balanced=False)
         count, names = len(source), source.classes
-        multilabel = sources.is_multilabel(source)
+        kind = sources.label_kind(source)
+        if config.task == "regress":
+            targets = target_scale.measure(source)
     except (OSError, ImportError) as error:  # the data are not on this machine
-        if not names and config.task == "classify":
-            raise ValueError(f"the number of classes is unknown: {error}") from error
+        if config.task == "regress" or (not names and config.task == "classify"):
+            raise ValueError(f"the number of outputs is unknown: {error}") from error
     total = examples or count
     if total and config.data.examples:
         total = min(total, config.data.examples)
-    return Source(total, names, multilabel)
+    return Source(total, names, kind, targets)
 
 
 def batch_shapes(config, sharding: Any, source: Source | None = None) -> dict[str, Any]:
-    """Return the arrays of a training batch as shapes; only classification needs a `source`."""
+    """Return the arrays of a training batch as shapes; only pre-training needs no `source`."""
     dtypes = {"image": jnp.uint8, "video": jnp.uint8, "text": jnp.int32}
     dtype = dtypes.get(config.data.modality, jnp.float32)
     arrays: dict[str, Any] = {"image": ((*config.data.size, config.data.channels), dtype)}
-    if source is not None and config.task == "classify":
-        arrays["label"] = ((len(source.classes),) if source.multilabel else (), jnp.int32)
+    if source is not None and config.task != "pretrain":
+        several = (len(source.classes),) if source.label_kind == "classes" else ()
+        arrays["label"] = (several, jnp.int32)
+        if config.task == "regress":
+            arrays["label"] = ((len(source.targets.names),), jnp.float32)
         if config.regularize.randaugment:
             arrays["color"] = ((randaugment.DRAWS, 2), jnp.float32)
     return {
@@ -108,7 +118,7 @@ def make_task(config, source: Any) -> tasks.Task:
     """Return the task of a config; statistics that are "auto" become 0.5."""
     data, half = config.data, (0.5,) * config.data.channels
     mean, std = (half if values == "auto" else values for values in (data.mean, data.std))
-    return tasks.build(config, source, mean, std)
+    return tasks.build(config, source, mean, std, getattr(source, "targets", None))
 
 
 def training_step(config, source: Source, mesh) -> TrainingStep:

@@ -120,9 +120,11 @@ def make_trainer(
     with user_errors():  # the devices, the data and the evaluators must exist and fit
         mesh, source = _open_devices_and_data(config, run)
         mean, std = run.statistics(source, config.data)
-        task = tasks.build(config, source, mean, std)
+        targets = run.target_scale(source) if config.task == "regress" else None
+        task = tasks.build(config, source, mean, std, targets)
         mask_key = evaluators.key_of(config.seed)
         extra = {"mask": config.get("mask"), "loss": config.get("loss"), "classes": source.classes}
+        extra["targets"] = targets
         context = evaluators.Context(task.model, config.data, mean, std, mesh, mask_key, **extra)
         entries = evaluators.build(config.evaluators, context)
         schedule, total = make_schedule(config, len(source), task.rate, run.changes.extended)

@@ -13,8 +13,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from mae_jax.config import changes, schema
-from mae_jax.data import statistics
+from mae_jax.data import statistics, target_scale
 from mae_jax.data.sources import identity
+from mae_jax.data.target_scale import TargetScale
 from mae_jax.output import files
 from mae_jax.training import metric_writer
 
@@ -208,3 +209,25 @@ class RunDirectory:
                 f"{ending}"
             )
         return tuple(stored["mean"]), tuple(stored["std"])
+
+    def target_scale(self, source) -> TargetScale:
+        """Return the scale of the targets of a source, measured once: see `statistics`.
+
+        Raises:
+          ValueError: `statistics.json` has other targets or none, or a target has no scale.
+        """
+        if not self.has_begun:
+            scale = target_scale.measure(source)
+            if jax.process_index() == 0:
+                stored = files.read_json(self.measured) | {"targets": scale._asdict()}
+                files.write_whole(self.measured, json.dumps(stored, indent=2) + "\n")
+            return scale
+        try:
+            scale = TargetScale.of(files.read_json(self.measured)["targets"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.measured} is damaged: its targets have no scale: restore the file"
+            ) from error
+        if target_scale.names_of(source, len(scale.names)) != scale.names:
+            raise ValueError(f"the source has other targets than {scale.names} when {self} began")
+        return scale

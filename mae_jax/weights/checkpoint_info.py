@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mae_jax.config import old_keys
+from mae_jax.data.target_scale import TargetScale
 from mae_jax.models import build, patches
 
 Abstract = dict[str, jax.ShapeDtypeStruct]  # name -> shape, dtype and, maybe, sharding
@@ -30,6 +31,7 @@ class CheckpointInfo(NamedTuple):
     std: list[float] | None = None
     config: Mapping | None = None  # of a work directory, or the part that an exported file has
     without: str = ""  # an expression over the names of parameters that may be missing
+    targets: TargetScale | None = None  # of a regressor, in its training data
     positions: str = "interpolate"  # or "compute": fixed tables of inputs of another size
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
@@ -101,6 +103,11 @@ def read_whole(info: CheckpointInfo, name: str, leaf: jax.ShapeDtypeStruct) -> n
         place = NamedSharding(place.mesh, P())
     whole = jax.ShapeDtypeStruct(info.shapes[name], leaf.dtype, sharding=place)
     return np.asarray(info.read({name: whole})[name])
+
+
+def fold_scale(kernel, bias, mean, std):
+    """Return kernel and bias of a head whose outputs are `mean + std * output` of the given one."""
+    return kernel * std, bias * std + mean
 
 
 def fold_batch_norm(kernel, bias, mean, var, eps: float = 1e-6):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mae_jax.data.target_scale import TargetScale
 from mae_jax.models import build
 from mae_jax.weights import checkpoint_info
 from mae_jax.weights.checkpoint_info import CheckpointInfo
@@ -25,6 +26,8 @@ def describe(info: CheckpointInfo) -> dict[str, str]:
         "fields": {name: value for name, value in info.fields.items() if name in names},
         **{name: getattr(info, name) for name in ("size", *STATISTICS)},
     }
+    if info.targets:
+        description["targets"] = info.targets._asdict()
     config = info.config or {}  # how examples are read and masked, but not where they are
     if data := {key: value for key, value in config.get("data", {}).items() if key not in PLACES}:
         names = ("seed", "mask", "loss", "evaluate")
@@ -48,6 +51,8 @@ def find(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
         fields = checkpoint_info.read_fields(description["fields"])
         build.model(description["kind"], fields)
         size = tuple(description["size"]) if description.get("size") else None
+        targets = description.get("targets")
+        targets = TargetScale.of(targets) if targets else None
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} does not say what model it holds: export it again") from error
     embedding = tensors.get("encoder/embedding/kernel")
@@ -61,5 +66,6 @@ def find(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
         embedding.shape[0] // values if embedding else 3,
         size,
         config=description.get("config"),
+        targets=targets,
         **{name: description.get(name) for name in STATISTICS},
     )

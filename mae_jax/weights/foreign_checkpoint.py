@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mae_jax.data.target_scale import TargetScale
 from mae_jax.models import build
 from mae_jax.weights import (
     checkpoint_info,
@@ -83,7 +84,9 @@ def find(
     if grid:
         inputs = tuple(side * p for side, p in zip(grid, patch, strict=True))
     ratio = settings.mask_ratio if kind == "MaskedAutoencoder" else None
-    put = checkpoint_info.place
+    put, targets, outputs = checkpoint_info.place, settings.targets, fields.get("classes")
+    if targets and len(targets.names) != outputs:  # transformers leaves the names of two out
+        targets = TargetScale(tuple(f"target_{k}" for k in range(outputs))) if outputs else None
     return CheckpointInfo(
         str(path),
         kind,
@@ -93,6 +96,7 @@ def find(
         channels,
         inputs,
         classes=settings.classes if len(settings.classes or ()) == fields.get("classes") else None,
+        targets=targets,
         mean=settings.mean,
         std=settings.std,
         config=None if ratio is None else {"mask": {"ratio": ratio}},

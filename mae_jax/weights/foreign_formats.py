@@ -139,6 +139,9 @@ def write_vit(path: Path, info: CheckpointInfo, arrays: Arrays) -> None:
     settings = _transformers_config(info, "vit", architecture)
     if classes:
         names = info.classes or [f"LABEL_{i}" for i in range(classes)]
+        if info.targets:
+            names = info.targets.names
+            settings |= {"problem_type": "regression", "target_scale": info.targets._asdict()}
         settings["id2label"] = {str(i): name for i, name in enumerate(names)}
         settings["label2id"] = {name: i for i, name in enumerate(names)}
     _write_folder(path, arrays, settings)
@@ -184,6 +187,8 @@ def write_timm(path: Path, info: CheckpointInfo, arrays: Arrays) -> None:
         "model_args": options,
         "pretrained_cfg": data,
     }
+    if info.targets:
+        settings["target_scale"] = info.targets._asdict()
     if info.classes:
         settings["label_names"] = list(info.classes)
     _write_folder(path, arrays, settings)

@@ -249,7 +249,7 @@ def _leave_out(info: CheckpointInfo, left_out: Callable[[str], Any]) -> Checkpoi
         fields = {name: fields[name] for name in fields if name in build.FIELDS["Classifier"]}
         info = info._replace(kind="Classifier", fields=fields | dict(classes=0, pooling=pooling))
     elif info.kind == "Classifier" and "head" not in parts:
-        info = info._replace(fields=fields | dict(classes=0))
+        info = info._replace(fields=fields | dict(classes=0), targets=None)
     if info.fields.get("learned_positions"):
         tables = checkpoint_info.fixed_positions(info, info.fields["patch"])
         if missing := [n for n in tables.keys() - info.shapes.keys() if not left_out(n)]:

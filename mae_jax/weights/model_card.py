@@ -35,6 +35,7 @@ ENCODE = (
     'tokens, _ = model.apply({"params": params}, inputs, method="encode")  # [b, tokens, width]'
 )
 CLASSIFY = 'logits = model.apply({"params": params}, inputs)  # [b, classes]'
+REGRESS = 'numbers = model.apply({"params": params}, inputs)  # [b, targets], in their own units'
 TRANSFORMERS = """\
 ```python
 from transformers import {kind}
@@ -73,6 +74,7 @@ def write(folder: Path, info: CheckpointInfo, place: str, license: str = "") -> 
     metadata |= {"tags": ["masked-autoencoder", "jax"]}
     front = [f"{key}: {json.dumps(value)}" for key, value in metadata.items()]
     call = CLASSIFY if info.fields.get("classes") else ENCODE
+    call = REGRESS if info.targets else call
     parts = {
         "": "\n".join(["---", *front, "---"]),
         f"# {place.rpartition('/')[2]}": _summary(info),
@@ -125,6 +127,8 @@ def _summary(info: CheckpointInfo) -> str:
     kind = (
         f"A classifier of {classes} classes" if classes else "The encoder of a masked autoencoder"
     )
+    if info.targets:
+        kind = f"A regressor of {', '.join(info.targets.names)}"
     decoder = ""
     if info.kind == "MaskedAutoencoder":
         kind = "A masked autoencoder ([He et al. 2021](https://arxiv.org/abs/2111.06377))"

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from mae_jax.data.target_scale import TargetScale
 from mae_jax.models import build
 from mae_jax.output import files
 from mae_jax.weights.parameter_names import Family, Fields
@@ -34,6 +35,7 @@ class Settings(NamedTuple):
     classes: list[str] | None = None
     mask_ratio: float | None = None
     depths: Mapping[str, int] = {}  # "" for the encoder or "decoder_" -> number of blocks
+    targets: TargetScale | None = None  # of a regressor; of other code without its scale
 
 
 def read(path: Path, family: Family, args: Mapping[str, Any], patch: Size, width: int) -> Settings:
@@ -99,15 +101,30 @@ def _transformers(folder: Path, values: Mapping, family: Family, axes: int) -> S
         images = {}  # the statistics are not those of values from 0 to 1
     labels = values.get("id2label") or {}
     names = [str(labels[key]) for key in sorted(labels, key=int)] if _are_numbers(labels) else []
+    targets = _targets(folder, values)
+    if values.get("problem_type") == "regression" and not targets:
+        targets = TargetScale(tuple(names))
+    if targets or all(name == f"LABEL_{i}" for i, name in enumerate(names)):
+        names = None
     return Settings(
         {name: x for name, x in fields.items() if x is not None},
         size if len(size) == axes else None,
         images.get("image_mean"),
         images.get("image_std"),
-        None if all(name == f"LABEL_{i}" for i, name in enumerate(names)) else names,
+        names,
         value("mask_ratio", float),
         {part: depth for part, depth in depths.items() if depth is not None},
+        targets,
     )
+
+
+def _targets(folder: Path, values: Mapping) -> TargetScale | None:
+    """Return the targets of a regressor that this project wrote."""
+    try:
+        stored = values.get("target_scale")
+        return TargetScale.of(stored) if stored else None
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'config.json'} has a damaged target_scale") from error
 
 
 def _are_numbers(names: Any) -> bool:
@@ -146,6 +163,7 @@ def _timm(folder: Path, values: Mapping) -> Settings:
         data.get("mean"),
         data.get("std"),
         values.get("label_names"),
+        targets=_targets(folder, values),
     )
 
 

@@ -11,12 +11,13 @@ from etils import epath
 from flax import traverse_util
 
 from mae_jax.config import changes, schema
+from mae_jax.data.target_scale import TargetScale
 from mae_jax.models import build
 from mae_jax.output import files
 from mae_jax.weights import checkpoint_info, fingerprint
 from mae_jax.weights.checkpoint_info import Abstract, CheckpointInfo
 
-KINDS = {"pretrain": "MaskedAutoencoder", "classify": "Classifier"}
+KINDS = {"pretrain": "MaskedAutoencoder", "classify": "Classifier", "regress": "Classifier"}
 
 
 def find(path: epath.Path, step: int | None = None) -> CheckpointInfo:
@@ -42,6 +43,16 @@ def find(path: epath.Path, step: int | None = None) -> CheckpointInfo:
         raise ValueError(f"{path} has no step {step}: it has {', '.join(map(str, sorted(steps)))}")
     others = sorted({*steps} - {step})
     saved = _open_state(folder / str(step), others)
+    targets = None
+    if stored["task"] == "regress":
+        try:
+            targets = TargetScale.of(statistics["targets"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path / 'statistics.json'} is damaged or gone, which says the names and the unit "
+                "of the targets: restore the file"
+            ) from error
+        saved = saved._replace(scale=targets)
     changed = changes.read(path)
     config = schema.completed(changed.applied(stored), str(path / "config.json"))
     different = []
@@ -54,7 +65,7 @@ def find(path: epath.Path, step: int | None = None) -> CheckpointInfo:
         )
     kind, fields = KINDS[config["task"]], checkpoint_info.read_fields(config["model"])
     fields = {name: value for name, value in fields.items() if name in build.FIELDS[kind]}
-    if kind == "Classifier":  # its BatchNorm is folded into its head
+    if kind == "Classifier":  # its BatchNorm and the scale of targets are folded into its head
         classes = saved.arrays["params/head/bias"].shape[0]
         fields |= dict(classes=classes, batch_norm=False)
     data = {key: value for key, value in config["data"].items() if value != "auto"}
@@ -70,6 +81,7 @@ def find(path: epath.Path, step: int | None = None) -> CheckpointInfo:
         statistics.get("mean") or data.get("mean"),
         statistics.get("std") or data.get("std"),
         config,
+        targets=targets,
     )
 
 
@@ -103,6 +115,7 @@ class _SavedState(NamedTuple):
     fingerprints: dict[str, list[int]]
     config: dict[str, Any] | None  # of the run at this step
     damaged: str  # the message if arrays cannot be read
+    scale: TargetScale | None = None  # of a regressor's targets
 
     def best(self) -> dict[str, str]:
         """Return the name of the best array of each parameter: its moving average if it has one."""
@@ -110,21 +123,27 @@ class _SavedState(NamedTuple):
         return {name.partition("/")[2]: name for name in names}
 
     def read(self, wanted: Abstract) -> dict[str, jax.Array]:
-        """Return parameters by our names, placed as `wanted` says, with BatchNorm in the head."""
+        """Return parameters by our names, placed as `wanted` says, the head with what it holds.
+
+        Folded into the head are a BatchNorm before it, and the scale of the targets behind it.
+        """
         best, moments = self.best(), [name for name in self.arrays if name.startswith("stats/")]
         requests = {best[name]: leaf for name, leaf in wanted.items()}
-        folded = bool(moments) and {"head/kernel", "head/bias"} <= wanted.keys()
-        if folded:
+        with_head = {"head/kernel", "head/bias"} <= wanted.keys()
+        if with_head and moments:
             place = wanted["head/bias"].sharding  # whole on every device, like the moments
             requests |= {name: self.arrays[name].update(sharding=place) for name in moments}
         arrays = self._restore(requests) if requests else {}
         params = {name: arrays[best[name]] for name in wanted}
-        if folded:
-            mean, var = (arrays[f"stats/feature_norm/{name}"] for name in ("mean", "var"))
-            parts: Any = (params["head/kernel"], params["head/bias"], mean, var)
+        if with_head and (moments or self.scale):
+            parts: Any = [params["head/kernel"], params["head/bias"]]
+            parts += [arrays[f"stats/feature_norm/{name}"] for name in ("mean", "var") if moments]
             if all(x.is_fully_addressable for x in parts):  # the same bits on any mesh
-                parts = map(np.asarray, parts)
-            head = checkpoint_info.fold_batch_norm(*parts)
+                parts = [*map(np.asarray, parts)]
+            head = checkpoint_info.fold_batch_norm(*parts) if moments else parts
+            if self.scale:
+                units = np.float32(self.scale.mean), np.float32(self.scale.std)
+                head = checkpoint_info.fold_scale(*head, *units)
             for name, x in zip(("head/kernel", "head/bias"), head, strict=True):
                 params[name] = jax.device_put(x, params[name].sharding)
         return params

@@ -144,7 +144,7 @@ def test_a_file_is_written_whole_or_not_at_all(classifier, pictures, tmp_path, m
     [
         (["--to={folder}/p.txt"], "p.txt' must end in .csv or .parquet"),
         (["--to=/no/such/p.csv"], "--to: '/no/such/p.csv' cannot be written"),
-        (["--checkpoint={autoencoder}"], "has no classes to predict: fine-tune it first"),
+        (["--checkpoint={autoencoder}"], "has no classes to predict, and no numbers: fine-tune it"),
         (["--checkpoint={softmax}", "--loss=binary"], "was trained with loss = 'softmax': leave"),
         (["--split=other"], "has no split 'other'"),
         (["--data=phot"], "unknown data 'phot'"),

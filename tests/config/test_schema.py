@@ -140,7 +140,12 @@ MISTAKES = [  # config, changes, sentence: the value and a way out
     ("quickstart", {"model.dept": 3}, "unknown config key model.dept: did you mean model.depth?"),
     ("quickstart", {"modl.depth": 3}, "unknown config key modl.depth: did you mean model.depth?"),
     ("quickstart", {"data.stride": 3}, "data.stride is a key of data.modality = 'video' alone"),
-    ("quickstart", {"loss": "binary"}, "loss is a key of task = 'classify' alone"),
+    (
+        "finetune_multispectral_small",
+        {"init.checkpoint": "x", "init.without": "decoder/.*"},
+        "init.without = 'decoder/.*' keeps the head of init.checkpoint",
+    ),
+    ("quickstart", {"loss": "binary"}, "loss is a key of task = 'classify' or 'regress' alone"),
     ("quickstart", {"mask": 3}, "mask is no config key, but has some: mask.decode, mask.name"),
     ("quickstart", {"evaluators.knn.k": 0}, "evaluators.knn.k = 0 must be a whole number of at"),
     ("quickstart", {"evaluators.knn.k": (5, 5)}, "must be .* or a tuple of different ones"),

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score
 
 from mae_jax import evaluators
 from mae_jax.data import sources
@@ -31,15 +32,17 @@ def test_every_example_counts_once(classifier, context, batch_size, devices):
     examples = [transform(source[int(i)]) for i in sources.fixed_choice(len(source), 30)]
     images = jnp.stack([jnp.asarray(example["image"]) for example in examples])
     logits = np.asarray(jax.jit(model.apply)(variables, given.transform.normalize(images)))
-    expected = np.array([example["label"] for example in examples])
-    np.testing.assert_array_equal(found.labels, expected)
+    labels = np.array([example["label"] for example in examples])
+    np.testing.assert_array_equal(found.labels, labels)
     np.testing.assert_array_equal(found.probabilities.argmax(-1), logits.argmax(-1))
     log = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    losses = -log[np.arange(30), expected]
+    losses = -log[np.arange(30), labels]
     np.testing.assert_allclose(found.losses, losses, rtol=1e-4)
     metrics = entry.evaluate(variables).metrics
-    right = (logits.argmax(-1) == expected).mean()
+    right = (logits.argmax(-1) == labels).mean()
     expected = {"test_loss": losses.mean(), "test_accuracy": right}
+    predicted = logits.argmax(-1)
+    expected["test_balanced_accuracy"] = balanced_accuracy_score(labels, predicted)
     assert metrics == pytest.approx(expected, rel=1e-4)
 
 

@@ -112,7 +112,7 @@ def test_as_it_is_means_as_it_is(autoencoder, context):
     result = evaluators.report(made, variables)
     assert "as it is" in result.text and "standardised" not in result.text
     made = evaluators.build(sections(standardize=False, solver="lars"), context(model))
-    assert "linear (lars, standardised)" in made[1].evaluator.titles[0]
+    assert "linear (lars, standardised)" in made[1].evaluator.scorer.titles[0]
 
 
 def test_what_they_need(autoencoder, context, tmp_path):

@@ -12,6 +12,7 @@ from mae_jax.data.modalities import transforms
 from mae_jax.distributed import device_mesh
 from mae_jax.evaluators import predictions
 
+KIND = predictions.Classes("abcd", "softmax")
 BAD = 6  # an example that cannot be read
 
 
@@ -42,7 +43,7 @@ def test_every_example_once_in_the_order_of_the_source(
     mesh = device_mesh.make_mesh(*shape, devices=jax.devices()[: np.prod(shape)])
     given = context(model, mesh=mesh)
     monkeypatch.setattr(given, "open", lambda part: some)
-    found = predictions.Predictor(section(batch_size=batch_size), given, "softmax")
+    found = predictions.Predictor(section(batch_size=batch_size), given, KIND)
     found = found.predict(variables)
     np.testing.assert_array_equal(found.index, np.arange(11))
     assert found.labels == [-1 if i in (2, BAD) else i % 4 for i in range(11)]
@@ -52,12 +53,12 @@ def test_every_example_once_in_the_order_of_the_source(
     images = jnp.stack([jnp.asarray(transform(some[i])["image"]) for i in read])
     logits = jax.jit(model.apply)(variables, given.transform.normalize(images))
     expected = jax.nn.softmax(logits)
-    np.testing.assert_allclose(found.probabilities[read], expected, rtol=1e-4)
-    assert np.isnan(found.probabilities[BAD]).all()
+    np.testing.assert_allclose(found.outputs[read], expected, rtol=1e-4)
+    assert np.isnan(found.outputs[BAD]).all()
 
 
 def test_some_examples_are_those_of_an_evaluation(classifier, context):
-    found = predictions.Predictor(section(examples=7), context(classifier[0]), "softmax")
+    found = predictions.Predictor(section(examples=7), context(classifier[0]), KIND)
     found = found.predict(classifier[1])
     expected = sources.fixed_choice(len(sources.open_source("synthetic", "test")), 7)
     np.testing.assert_array_equal(found.index, expected)
@@ -67,7 +68,7 @@ def test_some_examples_are_those_of_an_evaluation(classifier, context):
 def test_what_is_not_finite_is_no_prediction(classifier, context):
     model, variables = classifier
     broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), variables)
-    predictor = predictions.Predictor(section(examples=7), context(model), "softmax")
+    predictor = predictions.Predictor(section(examples=7), context(model), KIND)
     with pytest.raises(ValueError, match="no example has a prediction; .* are not finite"):
         predictor.predict(broken)
 
@@ -77,7 +78,7 @@ def columns(names, loss, labels, classes=("cat", "dog"), files=("a", "b", "c")):
     probabilities = np.array([[0.75, 0.5625], [0.25, 0.375], [nan, nan]], np.float32)
     found = predictions.Predictions(np.arange(3), labels, probabilities, ["", "", "broken"])
     source = sources.Examples(3, load, classes, "title", names=files)
-    table = predictions.columns_of(found, source, names, loss)
+    table = predictions.columns_of(found, source, predictions.Classes(names, loss))
     return {k: list(x) if k[:2] != "p_" else x.tolist()[:2] for k, x in table.items()}
 
 

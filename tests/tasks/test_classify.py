@@ -20,7 +20,7 @@ from mae_jax.data.modalities import transforms
 from mae_jax.distributed import device_mesh, partitioning
 from mae_jax.models import build, layers
 from mae_jax.models.heads import classification
-from mae_jax.tasks import classify
+from mae_jax.tasks import classify, fine_tuning
 from mae_jax.train import train
 from mae_jax.training import metric_writer, optimizer, program, run
 from mae_jax.weights import adapt_inputs, load
@@ -313,7 +313,7 @@ def test_the_host_moves_and_the_device_colors(repeats):
     source = sources.open_source("synthetic", "train")
     order = pipeline.Order(8, 3, repeats)
     read = lambda transform: next(pipeline.training_batches(source, transform, order, threads=2))
-    batch = read(classify.transform_of(options, MEAN, 4))
+    batch = read(fine_tuning.transform_of(options, MEAN, classify.label_check(4)))
     assert batch["color"].shape == (8, 2, 2) and batch["color"].dtype == np.float32
 
     def by_hand(example, rng):
@@ -338,7 +338,7 @@ def test_the_host_moves_and_the_device_colors(repeats):
 
 
 def test_an_unreadable_label_is_refused():
-    transform = classify.transform_of(config(), (0.5,) * 3, 4)
+    transform = fine_tuning.transform_of(config(), (0.5,) * 3, classify.label_check(4))
     picture = np.zeros((40, 40, 3), np.uint8)
     for label in (-1, 4):
         with pytest.raises(Unreadable, match=f"label {label} is not one of 4"):

@@ -21,21 +21,25 @@ from mae_jax.data.sources import (
 )
 from mae_jax.data.sources.source import (
     Examples,
+    LabelKind,
     Source,
     check_split,
     fixed_choice,
     is_multilabel,
     label_kind,
+    labels_of,
     subset,
 )
 
 __all__ = [
     "KINDS",
     "Examples",
+    "LabelKind",
     "Source",
     "fixed_choice",
     "is_multilabel",
     "label_kind",
+    "labels_of",
     "open_source",
     "subset",
 ]
@@ -66,6 +70,7 @@ KINDS = {
     "phantoms": Kind(("volume",), "", synthetic.phantoms),
     "spectra": Kind(("volume",), "", synthetic.spectra),
     "beats": Kind(("signal",), "", synthetic.beats),
+    "mixtures": Kind(("volume",), "", synthetic.mixtures),
     "stdlib": Kind(("text",), "", text_files.stdlib),
     "folder": Kind(("image",), "PATH", folders.pictures),
     "idx": Kind(("image",), "PATH", records.idx),

@@ -85,6 +85,27 @@ def label_kind(source: Source) -> LabelKind | None:
     return None
 
 
+def labels_of(source: Source, read: bool = False) -> np.ndarray | None:
+    """Return the labels of all examples [n] or [n k]; None if the source does not know them.
+
+    Args:
+      read: read the examples of a source that does not know its labels. Those that cannot be read
+        are left out.
+
+    Raises:
+      Unreadable: no example can be read.
+    """
+    if (labels := getattr(source, "labels", None)) is not None or not read:
+        return None if labels is None else np.asarray(labels)
+    found = []
+    for i in range(len(source)):
+        with contextlib.suppress(Unreadable, OSError):
+            found.append(source[i]["label"])
+    if not found:
+        raise Unreadable(f"none of {len(source)} examples can be read")
+    return np.stack(found)
+
+
 def is_multilabel(source: Source) -> bool:
     """Return whether an example may have several classes."""
     return label_kind(source) == "classes"
@@ -110,8 +131,16 @@ def subset(source: Source, examples: int, balanced: bool = True) -> Source:
         shuffled = _in_rounds(source, shuffled, examples)
     chosen = np.sort(shuffled[:examples]).tolist()
     load, names = functools.partial(_load_chosen, source, chosen), [*map(source.name, chosen)]
-    kind, targets = label_kind(source), getattr(source, "targets", ())
-    return Examples(examples, load, source.classes, names=names, label_kind=kind, targets=targets)
+    labels, targets = labels_of(source), getattr(source, "targets", ())
+    return Examples(
+        examples,
+        load,
+        source.classes,
+        names=names,
+        labels=None if labels is None else labels[chosen],
+        label_kind=label_kind(source),
+        targets=targets,
+    )
 
 
 def _load_chosen(source: Source, chosen: list[int], i: int) -> Example:

@@ -4,6 +4,7 @@ Example i is drawn by a generator seeded with (split, i), so the splits share no
 from the photographs of `samples` use the left 70 % of each for training and the rest for testing.
 """
 
+import dataclasses
 import functools
 import io
 from collections.abc import Callable
@@ -219,6 +220,15 @@ def spectra(split: str) -> Examples:
     return _synthetic("spectra", split, (600, 150), _PHOTOS, _spectrum)
 
 
+SHARES = ("red", "green", "blue", "dark")
+
+
+def mixtures(split: str) -> Examples:
+    """Open the pictures of `spectra`, labelled by the mean share of each material [4]."""
+    examples = _synthetic("mixtures", split, (600, 150), (), _mixture)
+    return dataclasses.replace(examples, label_kind="number", targets=SHARES)
+
+
 def materials() -> np.ndarray:
     """Return the four materials' spectra [4, 10]: bumps on a slope, between 0 and 1."""
     rng = np.random.default_rng(80)  # the seed, of 200, whose spectra differ most
@@ -231,15 +241,24 @@ def materials() -> np.ndarray:
 
 
 def _spectrum(rng: np.random.Generator, split: str, i: int) -> Example:
-    label = i % len(_PHOTOS)
-    part = samples.photo_part(_PHOTOS[label], split)
+    return {"image": _scene(rng, split, i)[0], "label": i % len(_PHOTOS)}
+
+
+def _mixture(rng: np.random.Generator, split: str, i: int) -> Example:
+    picture, shares = _scene(rng, split, i)
+    return {"image": picture, "label": shares.mean((0, 1)).astype(np.float32)}
+
+
+def _scene(rng: np.random.Generator, split: str, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return reflectances [48 48 10] and the shares of the materials [48 48 4]."""
+    part = samples.photo_part(_PHOTOS[i % len(_PHOTOS)], split)
     y, x = rng.integers(0, np.array(part.shape[:2]) - _SIDE, endpoint=True)
     window = Image.fromarray(np.ascontiguousarray(part[y : y + _SIDE, x : x + _SIDE]))
     colors = np.asarray(window.filter(ImageFilter.BoxBlur(1))) / 255
     weights = np.exp(6 * np.concatenate([colors, 1 - colors.max(-1, keepdims=True)], axis=-1))
     shares = weights / weights.sum(-1, keepdims=True)  # [48 48 4]
     picture = shares @ materials() + rng.normal(0, 0.01, (_SIDE, _SIDE, _BANDS))
-    return {"image": picture.astype(np.float32), "label": label}
+    return picture.astype(np.float32), shares
 
 
 RHYTHMS = ("regular", "irregular", "premature", "dropped")

@@ -1,4 +1,4 @@
-"""A classifier on an encoder, as the reference fine-tunes and probes."""
+"""A classifier or a regressor on an encoder, as the reference fine-tunes and probes."""
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,9 @@ class Classifier(EncoderModel):
     final norm; `"cls"` takes the class token after the final norm, or the mean of several.
     `batch_norm` standardises the feature by running statistics, without parameters of its own, for
     linear probes. With `classes = 0` there is no head, and the result is the feature.
+
+    A regressor is a classifier of as many classes as there are numbers to predict. Their scale,
+    `target_mean` and `target_std`, turns the head's outputs into numbers in their own units.
     """
 
     classes: int = 0
@@ -24,6 +27,8 @@ class Classifier(EncoderModel):
     batch_norm: bool = False
     head_std: float = 2e-5  # of the initial head
     norm_eps: float = 1e-6  # of the norm after the pooling
+    target_mean: tuple[float, ...] = ()  # of each output; () leaves the outputs as they are
+    target_std: tuple[float, ...] = ()
 
     def setup(self):
         trunk = self.encoder.trunk
@@ -44,7 +49,7 @@ class Classifier(EncoderModel):
         drop_path_scale: Float[Array, "b depth 2"] | None = None,
         train: bool = False,
     ) -> Float[Array, "b classes"]:
-        """Return the logits of each class, float32.
+        """Return the logits of each class, or the predicted numbers, float32.
 
         With `train`, `batch_norm` standardises by the batch and updates its statistics (the
         collection `batch_stats`).
@@ -54,7 +59,10 @@ class Classifier(EncoderModel):
         x = (self.norm(x) if self.pooling == "mean" else x).astype(jnp.float32)
         if self.batch_norm:
             x = self.feature_norm(x, use_running_average=not train)
-        return self.head(x) if self.classes else x
+        x = self.head(x) if self.classes else x
+        if self.target_std:
+            x = x * jnp.array(self.target_std)[None] + jnp.array(self.target_mean)[None]
+        return x
 
     @nn.nowrap
     def pool(self, tokens: Float[Array, "b cls+n width"]) -> Float[Array, "b width"]:
