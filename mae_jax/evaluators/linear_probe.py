@@ -110,6 +110,7 @@ def ridge(
     """
     from sklearn.linear_model import Ridge
 
+    train = train.astype(np.float64)
     predictions = np.empty((len(test), train_labels.shape[1]))
     order = np.random.default_rng(seed).permutation(len(train))
     for k, labels in enumerate(train_labels.T.astype(np.float64)):

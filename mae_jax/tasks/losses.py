@@ -1,5 +1,6 @@
 """Losses of numbers of any shape, and weights under which their mean does not depend on batches."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,9 +18,7 @@ def distance(options: Mapping[str, Any]) -> Callable[[Array, Array], Array]:
     return {
         "l2": optax.squared_error,
         "l1": lambda prediction, target: jnp.abs(prediction - target),
-        "huber": lambda prediction, target: optax.huber_loss(
-            prediction, target, options["huber_delta"]
-        ),
+        "huber": functools.partial(optax.huber_loss, delta=options["huber_delta"]),
     }[options["loss"]]
 
 

@@ -126,7 +126,7 @@ def test_its_model_predicts_in_the_units_of_the_targets(run, tmp_path):
     scale = TargetScale.of(json.loads((workdir / "statistics.json").read_text())["targets"])
     statistics = json.loads((workdir / "statistics.json").read_text())
     task = tasks.build(config(), None, statistics["mean"], statistics["std"], scale)
-    x = jax.random.normal(jax.random.key(0), (2, 24, 24, 10))
+    x = jax.random.normal(jax.random.key(0), (2, 32, 32, 10))
     expected = np.asarray(task.model.apply(state.best, x))
     assert np.abs(expected - scale.mean).max() > 1e-3
     export.export(str(workdir), tmp_path / "model.safetensors")
@@ -194,8 +194,8 @@ def test_other_labels_are_refused(tmp_path, run):
     with pytest.raises(UserError, match="are no numbers, which task 'regress' needs"):
         train(config(**{"data.train.source": "spectra"}), tmp_path / "a")
     with pytest.raises(UserError, match="classes, and two or more are needed"):
-        values = {**command_line.load("configs/finetune_quickstart.py:debug").to_dict()}
-        values["data"] = config().data
+        values = dict(command_line.load("configs/finetune_quickstart.py:debug"))
+        values["data"] = dict(config().data)
         train(values | {"evaluators": {}}, tmp_path / "b")
     with pytest.raises(UserError, match="the labels of 'spectra' are no numbers"):
         train(config(**{"evaluators.regression.source": "spectra"}), tmp_path / "c")
