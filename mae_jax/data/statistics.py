@@ -1,58 +1,144 @@
-"""Mean and standard deviation of the values of a source, for normalisation."""
+"""Range, mean and standard deviation of the values of a source, for their scale and normalisation.
 
-from collections.abc import Mapping
+All are measured once, over many examples, and hold for every file.
+"""
+
+import contextlib
+import functools
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from mae_jax.data.bad_examples import Unreadable
-from mae_jax.data.image_io import decode
-from mae_jax.data.modalities import transforms
+from mae_jax.data import values
+from mae_jax.data.modalities import image, transforms
 from mae_jax.data.sources.source import Example, Source, fixed_choice, length_of, read
 
+_LEVEL = 1 / 255  # the least deviation of 8 bits
+_RELATIVE = 1e-6  # the least deviation of other values, relative to the greatest of them
+_EXACT = 1e-5  # deviations below this share of the values are lost in float32
+_TRIED = 100  # examples that decide whether pictures have 8 bits
+_BLOCK, _MOST = 2**22, 2**26  # values that are read at a time, and of one array
+_log = logging.getLogger(__name__)
 
-def mean_std(
-    source: Source, data: Mapping[str, Any], limit: int = 2000
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each channel, over all values of `limit` examples.
 
-    The examples are a fixed random choice, without unreadable examples. The values are whole
-    pictures, and the central views of other modalities; uint8 is scaled to [0, 1]. The deviation is
-    at least 1/255, so that one can divide by it.
+def measure(source: Source, data: Mapping[str, Any], limit: int = 2000) -> dict[str, Any]:
+    """Return `range`, `mean` and `std` of a source as keys of the section `data` of a config.
 
-    Args:
-      data: the section `data` of a config.
+    The examples are a fixed random choice of `limit`, without unreadable examples. The values are
+    whole pictures, and the central views of other modalities, without missing values. `mean` and
+    `std`, one number for each channel, are of values in the terms of `range`, uint8 scaled to
+    [0, 1]. `range` is measured if it is "data", or if it is "auto" and pictures have more than 8
+    bits. A deviation is at least 1/255 of 8 bits, and else at least 1e-6 of the greatest value, so
+    that one can divide by it.
 
     Raises:
-      ValueError: none of these examples can be read, or the source is empty.
+      ValueError: none of these examples can be read, a channel has no values, the source is empty,
+        or some pictures have 8 bits and others more.
     """
-    channels, central_view = data["channels"], transforms.eval_transform(data)
-
-    def values(example: Example) -> np.ndarray:
-        if data["modality"] == "image":
-            return decode.decode(example["image"], channels)
-        return central_view(example)["image"]
+    examples = fixed_choice(length_of(source), limit).tolist()
+    is_measured = data.get("range") == "data"
+    if data["modality"] == "image" and data.get("range", "auto") == "auto":
+        is_measured = _are_deep(source, examples[:_TRIED], data)
+    parts = _values_of(data, raw=is_measured)
 
     def moments(i: int) -> list[np.ndarray] | Unreadable:
-        """Return count, mean and sum of squared deviations by channel, for parts of an example."""
         try:
-            x = read(source, int(i), values).reshape(-1, channels)
+            return [_moments(x) for x in read(source, i, lambda example: [*parts(example)])]
         except Unreadable as error:
             return error
-        parts = []
-        for y in np.array_split(x, 1 + x.size // 2**22):  # large pictures are too large as float64
-            y = y.astype(np.float64) / (255 if y.dtype == np.uint8 else 1)
-            mean = y.mean(0)
-            parts.append(np.stack([np.full(channels, len(y)), mean, ((y - mean) ** 2).sum(0)]))
-        return parts
 
     with ThreadPoolExecutor(max(1, data["threads"])) as pool:
-        results = list(pool.map(moments, fixed_choice(length_of(source), limit)))
-    parts = [part for parts in results if isinstance(parts, list) for part in parts]
-    if not parts:
+        results = list(pool.map(moments, examples))
+    found = [part for parts in results if isinstance(parts, list) for part in parts]
+    if not found:
         raise Unreadable(f"none of {len(results)} examples can be read; the first: {results[0]}")
-    counts, means, squares = np.array(parts).swapaxes(0, 1)  # each [n c]
+    counts, means, squares, low, high, levels = np.array(found).swapaxes(0, 1)  # each [n c]
+    if empty := [str(c) for c in np.flatnonzero(counts.sum(0) == 0)]:
+        raise ValueError(f"all values of channel(s) {', '.join(empty)} are missing")
     mean = (counts * means).sum(0) / counts.sum(0)
     variance = (squares + counts * (means - mean) ** 2).sum(0) / counts.sum(0)
-    return tuple(mean.tolist()), tuple(np.maximum(np.sqrt(variance), 1 / 255).tolist())
+    std, scale = np.sqrt(variance), data.get("range", "auto")
+    greatest = np.maximum(np.abs(low.min(0)), np.abs(high.max(0)))
+    if is_measured:
+        scale = float(low.min()), float(high.max())
+        scale = scale if scale[0] < scale[1] else (scale[0], scale[0] + 1)
+        extent = scale[1] - scale[0]
+        mean, std, greatest = (mean - scale[0]) / extent, std / extent, 1
+    elif ((0 < std) & (std < _EXACT * greatest)).any():
+        _log.warning(
+            "values up to %g have a deviation of %g, most of whose digits float32 loses: "
+            "data.range='data' keeps them",
+            *(np.max(greatest), std.min()),
+        )
+    floor = np.maximum(levels.max(0), _RELATIVE * greatest)
+    std = np.where(std > 0, np.maximum(std, floor), np.where(floor > 0, floor, 1))
+    return dict(range=scale, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+
+def _are_deep(source: Source, examples: list[int], data: Mapping[str, Any]) -> bool:
+    """Return whether the pictures have more than 8 bits; raise ValueError if some have."""
+    kinds: dict[bool, str] = {}
+    for i in examples:
+        with contextlib.suppress(Unreadable):
+            kinds.setdefault(read(source, i, lambda x: image.is_deep(x["image"])), source.name(i))
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{kinds[True]!r} has more than 8 bits and {kinds[False]!r} has 8: set data.range to "
+            "'dtype', or to the numbers (low, high) that mean 0 and 1 in both"
+        )
+    return True in kinds
+
+
+def _values_of(data: Mapping[str, Any], raw: bool) -> Callable[[Example], Iterator[np.ndarray]]:
+    """Return a function that yields the values [n, c] of an example in parts, NaN where missing.
+
+    Args:
+      raw: of whole arrays, the numbers as they are stored, and not in the terms of `data.range`.
+    """
+    module: Any = transforms.MODALITIES[data["modality"]]
+    central_view = transforms.eval_transform(data)
+
+    def parts(example: Example) -> Iterator[np.ndarray]:
+        if not raw and data["modality"] != "image":
+            yield central_view(example)["image"].reshape(-1, data["channels"])
+            return
+        opened = module.open_values(example["image"], data)
+        for part in _blocks(opened.sides, opened.array.size):
+            x, exists = opened.raw(part)
+            if not raw:
+                x = values.scaled(x, exists, data)
+            elif exists is not None:
+                x = np.where(exists, x.astype(np.float64), np.nan)
+            yield x.reshape(-1, data["channels"])
+
+    return parts
+
+
+def _blocks(sides: Sequence[int], size: int) -> Iterator[list[slice]]:
+    """Yield blocks of rows of an array, and of one above `_MOST` values some that are spread."""
+    count = min(sides[0], 1 + size // _BLOCK)  # large arrays are too large as float64
+    edges = np.linspace(0, sides[0], count + 1).astype(int).tolist()
+    step = max(1, size // _MOST)
+    for low, high in list(itertools.pairwise(edges))[::step]:
+        yield [slice(low, high), *(slice(0, side) for side in sides[1:])]
+
+
+def _moments(x: np.ndarray) -> np.ndarray:
+    """Return count, mean, sum of squared deviations, least, greatest and floor by channel."""
+    level = _LEVEL if x.dtype == np.uint8 else 0.0
+    y = x.astype(np.float64) / (255 if level else 1)
+    missing = np.isnan(y)
+    if missing.any():
+        count = (~missing).sum(0)
+        mean = np.where(missing, 0, y).sum(0) / np.maximum(count, 1)
+        squares = np.where(missing, 0, y - mean) ** 2
+        low, high = np.where(missing, np.inf, y).min(0), np.where(missing, -np.inf, y).max(0)
+        return np.stack([count, mean, squares.sum(0), low, high, np.full(len(mean), level)])
+    mean = y.mean(0)
+    fill = functools.partial(np.full, len(mean))
+    return np.stack([fill(len(y)), mean, ((y - mean) ** 2).sum(0), y.min(0), y.max(0), fill(level)])

@@ -29,3 +29,9 @@ def open_array(path: str | os.PathLike[str]) -> Array:
     if not ends:
         raise Unreadable(f"no array: files of arrays end in {', '.join(FORMATS)}")
     return importlib.import_module(f"{__name__}.{FORMATS[ends[0]]}").open_array(str(path))
+
+
+def holds_array(path: str) -> bool:
+    """Return whether the ending of a file is that of a format of arrays."""
+    place = path.partition("::")[0].lower()
+    return place.endswith(tuple(f".{end}" for end in FORMATS))

@@ -101,8 +101,23 @@ def center_crop(
     the crop: (0, 0) is the upper left corner, and (1, 1) the lower right.
     """
     height, width = image.shape[:2]
-    unit = share * min(height / size[0], width / size[1])
-    h, w = size[0] * unit, size[1] * unit
+    h, w = _center_sides(height, width, size, share)
     y, x = (height - h) * position[0], (width - w) * position[1]
     box = (max(0, x), max(0, y), min(width, x + w), min(height, y + h))
     return resize.pillow_bicubic(image, size, box)
+
+
+def center_box(
+    height: int, width: int, size: tuple[int, int], share: float
+) -> tuple[int, int, int, int]:
+    """Return the box y, x, h, w of `center_crop`, in whole pixels."""
+    h, w = (max(1, round(side)) for side in _center_sides(height, width, size, share))
+    h, w = min(h, height), min(w, width)
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _center_sides(
+    height: int, width: int, size: tuple[int, int], share: float
+) -> tuple[float, float]:
+    unit = share * min(height / size[0], width / size[1])
+    return size[0] * unit, size[1] * unit

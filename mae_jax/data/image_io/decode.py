@@ -1,4 +1,4 @@
-"""Pictures as uint8 arrays [h, w, c]: one way to decode all formats within bounded memory."""
+"""Pictures as arrays [h, w, c]: one way to decode all formats within bounded memory."""
 
 import contextlib
 import functools
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mae_jax.data.bad_examples import Unreadable
-from mae_jax.data.image_io import jpeg
+from mae_jax.data.image_io import deep, jpeg
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -28,10 +28,8 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
     """Decode encoded bytes, or an array [h, w] or [h, w, c], to uint8 [h, w, channels].
 
     Of a file the first frame is taken, upright by its EXIF orientation. Color is converted to gray
-    (luma) and gray to color; transparent pixels become white unless `channels` is 4. More than
-    eight bits are scaled, not cut: 0..65535 to 0..255, floats from [0, 1], and values outside of
-    these ranges from their own minimum..maximum. Arrays may have any number of channels if
-    `channels` is the same; 1, 3 and 4 channels are converted like files.
+    (luma) and gray to color; transparent pixels become white unless `channels` is 4. Arrays may
+    have any number of channels if `channels` is the same; gray and color are converted like files.
 
     Memory is bounded whatever a file claims: pictures of more than 179 megapixels (twice Pillow's
     `MAX_IMAGE_PIXELS`) are refused, and threads wait for each other rather than hold more than 268
@@ -39,21 +37,32 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
     are not opened.
 
     Raises:
-      Unreadable: the picture cannot be read, or its channels do not fit.
+      Unreadable: the picture cannot be read, has more than 8 bits, or its channels do not fit.
     """
     if isinstance(image, np.ndarray):
-        if image.dtype.kind != "f" and image.dtype not in (np.bool, np.uint8, np.uint16):
-            raise Unreadable(f"{image.dtype} values are no picture: give uint8, uint16 or float")
-        pixels = _as_pixels(image)
-        if pixels.shape[-1] != channels and not {pixels.shape[-1], channels} <= MODES.keys():
-            raise Unreadable(f"an array of shape {image.shape} does not have {channels} channels")
-        return convert_channels(pixels, channels)
+        if image.dtype not in (np.bool, np.uint8):
+            raise Unreadable(f"{image.dtype} values are no picture of 8 bits: set data.range")
+        pixels = bands(image) * (255 if image.dtype == np.bool else 1)
+        if pixels.shape[-1] != channels and not {pixels.shape[-1], channels} <= {1, 3}:
+            own = pixels.shape[-1]
+            ways = f"data.channels={own}" + f" or data.bands={tuple(range(channels))}" * (
+                channels < own
+            )
+            raise Unreadable(
+                f"an array of shape {image.shape} does not have {channels} channels: set {ways}"
+            )
+        return convert_channels(pixels.astype(np.uint8, copy=False), channels)
     if channels not in MODES:
         raise Unreadable(f"picture files give 1, 3 or 4 channels, not {channels}: use arrays")
     header = jpeg.read_header(image)
     pixels = jpeg.decode(image, header) if header else None
     if pixels is not None:
         return convert_channels(pixels, channels)
+    if deep.is_deep(image):
+        raise Unreadable(
+            "the picture has more than 8 bits, or other bands than colors: set data.range, or "
+            "data.channels or data.bands to those it has"
+        )
     try:
         with Image.open(io.BytesIO(image), formats=_formats()) as picture:
             if jpeg.is_endless(image, picture.height * picture.width):
@@ -65,6 +74,45 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
         raise Unreadable("not a picture in a known format") from error
     except Exception as error:  # Pillow's plugins raise nearly every type on damaged files
         raise Unreadable(f"not a readable picture: {error}") from error
+
+
+def bands(image: bytes | np.ndarray) -> np.ndarray:
+    """Return all bands of encoded bytes or of an array, [h, w, c], of the type that they have.
+
+    Raises:
+      Unreadable: the picture cannot be read, or the array is none.
+    """
+    if isinstance(image, np.ndarray):
+        if image.ndim not in (2, 3) or image.size == 0:
+            raise Unreadable(f"an array of shape {image.shape} is no [h, w] or [h, w, c] picture")
+        return image[..., None] if image.ndim == 2 else image
+    if deep.is_deep(image):
+        return _upright(deep.decode(image), _orientation(image))
+    try:
+        with Image.open(io.BytesIO(image), formats=_formats()) as picture:
+            gray = picture.mode in ("1", "L", "I;16")
+            channels = 4 if picture.has_transparency_data else 1 if gray else 3
+    except Exception:  # `decode` has the reason
+        channels = 3
+    return decode(image, channels)
+
+
+def _orientation(image: bytes) -> int:
+    """Return the EXIF orientation of a file, or 1 if it has none."""
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(image)) as picture:
+        return int(picture.getexif().get(jpeg.ORIENTATION, 1))
+    return 1
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Return pixels [h, w, c] turned as Pillow turns pictures of an EXIF orientation."""
+    if orientation in (5, 7):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7):
+        pixels = pixels[::-1]
+    return np.rot90(pixels, {6: 3, 8: 1}.get(orientation, 0))
 
 
 def convert_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
@@ -109,7 +157,7 @@ def _from_pillow(picture: Image.Image, channels: int) -> np.ndarray:
     # ImageOps.exif_transpose writes the EXIF block again, and fails on unusual blocks.
     orientation = picture.getexif().get(jpeg.ORIENTATION, 1)
     if picture.mode[0] in "IF":  # Pillow would saturate 16-bit, 32-bit and float values
-        picture = Image.fromarray(_as_pixels(_to_array(picture))[..., 0])
+        raise Unreadable(f"the picture has values of Pillow's mode {picture.mode}: use arrays")
     if orientation in range(2, 9):
         picture = picture.transpose(Image.Transpose[_TURNS[int(orientation) - 2]])
     return _to_array(picture, lambda strip: _convert(strip, channels))
@@ -138,28 +186,3 @@ def _convert(picture: Image.Image, channels: int) -> np.ndarray:
         picture = Image.alpha_composite(white, picture).convert("RGB")
     pixels = np.asarray(picture.convert(MODES[channels]))
     return pixels.reshape(*pixels.shape[:2], channels)
-
-
-def _as_pixels(values: np.ndarray) -> np.ndarray:
-    """Scale numbers [h, w] or [h, w, c] to uint8 [h, w, c]."""
-    if values.ndim not in (2, 3) or values.size == 0:
-        raise Unreadable(f"an array of shape {values.shape} is no [h, w] or [h, w, c] picture")
-    if values.ndim == 2:
-        values = values[..., None]
-    if values.dtype == np.uint8:
-        return values
-    top = 1 if values.dtype.kind in "bf" else 65535
-    rows = max(1, _STRIP // values[0].size)
-    strips = [slice(y, y + rows) for y in range(0, len(values), rows)]
-
-    def finite(strip: slice) -> np.ndarray:
-        return np.nan_to_num(values[strip].astype(np.float64), posinf=top, neginf=0)
-
-    low = min(finite(strip).min() for strip in strips)
-    high = max(finite(strip).max() for strip in strips)
-    if low >= 0 and high <= top:
-        low, high = 0, top
-    pixels = np.empty(values.shape, np.uint8)
-    for strip in strips:
-        pixels[strip] = np.rint((finite(strip) - low) * (255 / (high - low or 1)))
-    return pixels

@@ -48,10 +48,15 @@ def linear(values: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Resize `values` [*sides, c] to [*size, c] like Pillow's BILINEAR, for any number of axes.
 
     The weights are a triangle as wide as two samples of the coarser grid. uint8 is rounded; other
-    values are float32.
+    values are float32. NaN is a missing value: it has no weight, and a result with less than half
+    of its weight is missing.
     """
     if values.shape[:-1] == tuple(size):
         return values
+    if values.dtype != np.uint8 and (missing := np.isnan(values)).any():
+        weight = linear((~missing).astype(np.float32), size)
+        known = linear(np.where(missing, np.float32(0), values), size)
+        return np.where(weight < 0.5, np.float32(np.nan), known / np.maximum(weight, 0.5))
     dtype = values.dtype
     for axis, (old, new) in enumerate(zip(values.shape[:-1], size, strict=True)):
         step = old / new

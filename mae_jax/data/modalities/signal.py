@@ -7,13 +7,16 @@ import numpy as np
 
 from mae_jax.data.modalities import volume
 
+open_values = volume.open_values
+
 
 def train_views(
     signal: volume.Array, data: Mapping[str, Any], rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
     """Yield random windows of a signal [time, c], resampled by `data.zoom`: `volume.train_views`.
 
-    A signal shorter than a window is continued on both sides by its first and its last values.
+    A signal shorter than a window is continued on both sides: by missing values if `data.nodata` is
+    set, else by its first and its last values.
     """
     return volume.train_views(signal, data, rng)
 
@@ -26,7 +29,7 @@ def eval_views(
     The windows are not resampled, and are otherwise as in `train_views`.
     """
     size = data["size"]
-    array = volume.decode(signal, 1, data["channels"])
-    free = np.array(volume.free(array, size))
+    opened = open_values(signal, data)
+    free = np.array(volume.free(opened, size))
     for share in np.linspace(0, 1, clips) if clips > 1 else [0.5]:
-        yield volume.crop(array, np.floor(free * share).astype(int), size)
+        yield volume.crop(opened, np.floor(free * share).astype(int), size)

@@ -1,0 +1,106 @@
+"""Pictures of more than 8 bits, of floats, or of other bands than colors: as they are stored.
+
+Pillow opens many of them and silently drops bits or bands.
+"""
+
+import io
+import re
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from mae_jax.data.bad_examples import Unreadable
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_MAX_BYTES = 2**31  # of a decoded picture
+_COLORS = {0, 1, 2, 3, 5, 6}  # photometric interpretations: gray, RGB, palette, CMYK, YCbCr
+_SIZ = b"\xff\x4f\xff\x51"  # the first markers of a JPEG 2000 code stream
+
+
+def is_deep(data: bytes) -> bool:
+    """Return whether an encoded picture is one of this module; False for all unknown bytes."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data[24:25] == b"\x10"
+    if data.startswith(_TIFF):
+        return _is_deep_tiff(data)
+    if match := re.match(rb"P[2356]\s(?:\s*#[^\n]*\n)*\s*\d+\s+\d+\s+(\d+)\s", data[:1024]):
+        return int(match[1]) > 255
+    start = data.find(_SIZ, 0, 1024)
+    if start >= 0 and len(data) > start + 42:
+        return (data[start + 42] & 0x7F) + 1 > 8
+    return data.startswith((b"Pf", b"PF"))
+
+
+def decode(data: bytes) -> np.ndarray:
+    """Return the pixels of such a picture, [h, w, c] of its own type, without its orientation.
+
+    Raises:
+      Unreadable: the file is damaged, compressed by something unknown, or too large.
+    """
+    try:
+        pixels = _tiff(data) if data.startswith(_TIFF) else _other(data)
+    except Unreadable:
+        raise
+    except Exception as error:  # tifffile and Pillow raise nearly every type on damaged files
+        reason = " ".join(str(error).split())[:100]
+        raise Unreadable(f"not a readable picture: {reason}") from error
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _is_deep_tiff(data: bytes) -> bool:
+    import tifffile  # the import takes a moment
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page: Any = file.pages[0]
+            bits, extra = page.bitspersample, tuple(page.extrasamples)
+            colors = page.samplesperpixel - len(extra)
+            plain = page.photometric in _COLORS and colors in (1, 3, 4) and page.sampleformat == 1
+            # 1 and 2 are transparency; others are bands of another meaning, or of none.
+            return not (plain and bits <= 8 and extra in ((), (1,), (2,)))
+    except Exception:  # `decode` has the reason
+        return False
+
+
+def _tiff(data: bytes) -> np.ndarray:
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page: Any = file.pages[0]
+        _check_size(page.size * (page.dtype.itemsize if page.dtype else 1))
+        try:
+            pixels = page.asarray()
+        except ValueError as error:
+            if "imagecodecs" not in str(error) or page.samplesperpixel > 4:
+                raise
+            return _by_opencv(data)  # it knows more compressions
+        if page.axes.startswith("S"):
+            pixels = np.moveaxis(pixels, 0, -1)
+        if pixels.ndim not in (2, 3):
+            raise Unreadable(f"a TIFF page of shape {pixels.shape} is no [h, w] or [h, w, c]")
+        return pixels
+
+
+def _other(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as picture:  # refuses more than 179 megapixels
+        _check_size(picture.height * picture.width * 8)
+        if data.startswith((b"Pf", b"PF")):
+            return np.asarray(picture)
+    return _by_opencv(data)
+
+
+def _by_opencv(data: bytes) -> np.ndarray:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise Unreadable("not a readable picture: OpenCV cannot decode it")
+    if pixels.ndim == 3 and pixels.shape[-1] in (3, 4):
+        order = [2, 1, 0, 3][: pixels.shape[-1]]
+        pixels = pixels[..., order]
+    return pixels
+
+
+def _check_size(size: int) -> None:
+    if size > _MAX_BYTES:
+        raise Unreadable(f"a picture of {size} bytes: above 2 GiB, cut it into tiles")

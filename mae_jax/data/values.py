@@ -1,0 +1,221 @@
+"""The values of arrays as a network sees them: bands, missing values and one scale for all files.
+
+The keys are those of the section `Values` of a config. Nothing here looks at one file to decide how
+its numbers are scaled.
+"""
+
+import functools
+import logging
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from mae_jax.data.arrays import Array
+from mae_jax.data.bad_examples import Unreadable
+
+_EXACT = 2**24  # the whole numbers up to which float32 holds each
+_log = logging.getLogger(__name__)
+
+
+class Values(NamedTuple):
+    """The chosen bands of an array, [*sides, c]."""
+
+    array: Array
+    sides: tuple[int, ...]
+    channel_axis: int | None  # of the array as it is stored
+    bands: tuple[int, ...]
+    has_mask: bool  # the last band says which values exist
+    data: Mapping[str, Any]  # the section of a config, with `range` measured
+
+    def raw(self, part: Sequence[slice]) -> tuple[Shaped[np.ndarray, "*part c"], Any]:
+        """Return the numbers of a part as they are stored, and where they exist.
+
+        The second is Bool [*part, c or 1], or None if all values exist.
+
+        Raises:
+          Unreadable: values are missing and `data.nodata` is None, or are infinite.
+        """
+        x = self._bands(self.array.read(self._stored(part)))
+        exists = x == x if x.dtype.kind == "f" else None  # False where it is NaN
+        nodata = self.data.get("nodata")
+        numbers = self.array.nodata + ((nodata,) if isinstance(nodata, int | float) else ())
+        for number in numbers:
+            if (equal := _equal(x, number)) is not None:
+                exists = ~equal if exists is None else exists & ~equal
+        if self.has_mask:
+            mask = self.array.read(self._stored(part, last=True))
+            mask = np.moveaxis(mask, self.channel_axis, -1) != 0  # pyright: ignore
+            exists = mask if exists is None else exists & mask
+        if self.array.valid is not None:
+            mask = self.array.valid(self._stored(part))
+            mask = self._bands(mask) if mask.ndim == len(self.array.shape) else mask[..., None]
+            exists = mask if exists is None else exists & mask
+        if exists is not None and exists.all():
+            exists = None
+        if exists is not None and nodata is None:
+            declared = f" or {', '.join(map(str, numbers))}" if numbers else ""
+            raise Unreadable(
+                f"the array has missing values (NaN{declared} or a mask): set data.nodata to the "
+                "number that stands for them, to 'nan' or to 'file'"
+            )
+        return x, exists
+
+    def read(self, part: Sequence[slice]) -> Shaped[np.ndarray, "*part c"]:
+        """Return a part as uint8, or as float32 in the terms of `data.range`; NaN is missing.
+
+        Raises:
+          Unreadable: as `raw`, or float32 cannot hold the numbers.
+        """
+        return scaled(*self.raw(part), self.data)
+
+    def _stored(self, part: Sequence[slice], last: bool = False) -> tuple[slice, ...]:
+        """Return the part of the stored array that holds the bands, or its last one."""
+        if self.channel_axis is None:
+            return tuple(part)
+        count = self.array.shape[self.channel_axis]
+        low, high = (count - 1, count) if last else (min(self.bands), max(self.bands) + 1)
+        part = list(part)
+        part.insert(self.channel_axis % len(self.array.shape), slice(low, high))
+        return tuple(part)
+
+    def _bands(self, x: np.ndarray) -> np.ndarray:
+        if self.channel_axis is None:
+            return x[..., None]
+        x, low = np.moveaxis(x, self.channel_axis, -1), min(self.bands)
+        chosen = [band - low for band in self.bands]
+        return x if chosen == list(range(x.shape[-1])) else x[..., chosen]
+
+
+def of(array: Array, sides: int, data: Mapping[str, Any]) -> Values:
+    """Choose the bands of an array with a number of sides, and perhaps an axis of channels.
+
+    Raises:
+      Unreadable: the array has other axes or bands, or no real numbers, or is empty.
+    """
+    shape = array.shape
+    if array.dtype.kind not in "biuf":
+        raise Unreadable(f"an array of {array.dtype} holds no real numbers: save it as float32")
+    if 0 in shape:
+        raise Unreadable(f"an array of shape {shape} is empty: remove it")
+    if len(shape) not in (sides, sides + 1) or array.sides not in (None, sides):
+        raise Unreadable(
+            f"an array of shape {shape} has {array.sides or len(shape)} axes, not {sides} and one "
+            "for channels: save it like that, or choose a size of another length"
+        )
+    has_mask = data.get("nodata") == "mask"
+    axis = _channel_axis(array, sides, data) if len(shape) > sides else None
+    count = 1 if axis is None else shape[axis]
+    bands = tuple(data.get("bands") or range(count - has_mask))
+    wrong, channels = f"an array of shape {shape}", data["channels"]
+    if axis is None and has_mask:
+        raise Unreadable(f"{wrong} has no last band for data.nodata='mask': use another one")
+    if max(bands, default=0) >= count - has_mask:
+        raise Unreadable(f"{wrong} has no band {max(bands)}: choose data.bands below {count}")
+    if len(bands) != channels and axis is None:
+        raise Unreadable(f"{wrong} has no axis for {channels} channels: set data.channels=1")
+    if len(bands) != channels:
+        first = tuple(range(channels))
+        choice = f" or data.bands={first}" if channels < count else ""
+        raise Unreadable(
+            f"{wrong} has {count} channels, not {channels}: set data.channels={len(bands)}{choice}"
+        )
+    lengths = tuple(n for i, n in enumerate(shape) if axis is None or i != axis % len(shape))
+    return Values(array, lengths, axis, bands, has_mask, data)
+
+
+def _channel_axis(array: Array, sides: int, data: Mapping[str, Any]) -> int:
+    """Return which end of the axes the channels are at."""
+    shape, choice = array.shape, data.get("channel_axis", "auto")
+    if array.sides is not None or choice == "last":
+        return -1
+    if choice == "first":
+        return 0
+    if bands := data.get("bands"):
+        first, last = (max(bands) < shape[axis] for axis in (0, -1))
+    else:
+        wanted = data["channels"] + (data.get("nodata") == "mask")
+        first, last = (shape[axis] == wanted for axis in (0, -1))
+    like_first = sides > 1 and shape[0] < min(shape[1:]) and len({*shape[1:]}) == 1
+    if last and (like_first or first):
+        raise Unreadable(
+            f"an array of shape {shape} may have its channels first or last: set "
+            "data.channel_axis='first' or 'last'"
+        )
+    if first:
+        _tell_of_turning(shape[0], shape)
+        return 0
+    if like_first and not last:
+        raise Unreadable(
+            f"an array of shape {shape} has its channels first, and {shape[0]} of them: set "
+            f"data.channels={shape[0]}, or choose data.bands"
+        )
+    return -1
+
+
+@functools.cache
+def _tell_of_turning(channels: int, shape: tuple[int, ...]) -> None:
+    text = "arrays such as one of shape %s have their %d channels first, and are turned"
+    _log.info(text, shape, channels)
+
+
+def _equal(x: np.ndarray, number: float) -> np.ndarray | None:
+    """Return where values of an array are a number, or None if its type cannot hold that."""
+    if number != number:
+        return None
+    if x.dtype.kind in "iu":
+        limits = np.iinfo(x.dtype)
+        if number != int(number) or not limits.min <= number <= limits.max:
+            return None
+        return x == int(number)
+    with np.errstate(over="ignore"):
+        return x == x.dtype.type(number)
+
+
+def scaled(
+    x: Shaped[np.ndarray, "*part c"], exists: Bool[np.ndarray, "..."] | None, data: Mapping
+) -> Shaped[np.ndarray, "*part c"]:
+    """Return stored numbers as uint8, or as float32 in the terms of `data.range`; NaN is missing.
+
+    uint8 stays if `data.range` is "auto" and nothing can be missing; the devices divide it by 255.
+
+    Raises:
+      Unreadable: a number is infinite, or float32 cannot hold it.
+    """
+    scale = data.get("range", "auto")
+    if scale == "auto" and x.dtype == np.uint8 and data.get("nodata") is None:
+        return np.array(x)
+    limits = _limits(x.dtype) if isinstance(scale, str) else scale
+    if scale == "auto" and x.dtype.kind in "iu" and x.dtype != np.uint8:
+        if x.dtype.itemsize > 2 and np.abs(x.astype(np.float64)).max() > _EXACT:
+            raise Unreadable(
+                f"numbers up to {np.abs(x.astype(np.float64)).max():.0f} lose digits as float32: "
+                "set data.range"
+            )
+        limits = None
+    with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 become infinite
+        if limits is None:
+            y = x.astype(np.float32)
+        elif x.dtype == np.uint8 and limits == (0, 255):
+            y = x.astype(np.float32) / np.float32(255)  # as the devices do
+        else:
+            low, high = limits
+            y = ((x.astype(np.float64) - low) / (high - low)).astype(np.float32)
+    if data.get("clip"):
+        y = y.clip(*(0, 1) if limits else (-np.inf, np.inf))
+    if exists is not None:
+        y = np.where(exists, y, np.float32(np.nan))
+    finite = np.isfinite(y)
+    if not finite.all() and not (finite if exists is None else finite | ~exists).all():
+        raise Unreadable("the array has infinite values, or values beyond float32: replace them")
+    return y
+
+
+def _limits(dtype: np.dtype) -> tuple[float, float] | None:
+    """Return the smallest and the greatest number of a type of whole numbers."""
+    if dtype.kind not in "iu":
+        return None
+    limits = np.iinfo(dtype)
+    return operator.attrgetter("min", "max")(limits)
