@@ -120,6 +120,15 @@ def statistics(config) -> Iterator[str]:
         yield f"data.std = {data.std} must be above 0"
 
 
-RULES = (size, vocabulary, attention, evaluators, batches, schedule, statistics)
+def values(config) -> Iterator[str]:
+    data = config.data
+    bands, channels = data.get("bands", ()), data.channels
+    if bands and len(bands) != channels:
+        yield f"data.channels = {channels} must be the number of data.bands = {bands}: {len(bands)}"
+    if data.get("clip") and isinstance(data.range, str):
+        yield f"data.clip needs numbers, not data.range = {data.range!r}: use (low, high)"
+
+
+RULES = (size, vocabulary, values, attention, evaluators, batches, schedule, statistics)
 FINE_TUNING = (regularization, optimizer, head)
 TASK_RULES = dict(pretrain=(), classify=(*FINE_TUNING, smoothing), regress=(*FINE_TUNING, new_head))

@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data import values
+from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.modalities import image, transforms
 from mae_jax.data.sources.source import Example, Source, fixed_choice, length_of, read
 
 _LEVEL = 1 / 255  # the least deviation of 8 bits
 _RELATIVE = 1e-6  # the least deviation of other values, relative to the greatest of them
 _EXACT = 1e-5  # deviations below this share of the values are lost in float32
-_TRIED = 100  # examples that decide whether pictures have 8 bits
+_TRIED = 32  # examples that decide whether pictures have 8 bits
 _BLOCK, _MOST = 2**22, 2**26  # values that are read at a time, and of one array
 _log = logging.getLogger(__name__)
 
@@ -41,9 +41,9 @@ def measure(source: Source, data: Mapping[str, Any], limit: int = 2000) -> dict[
         or some pictures have 8 bits and others more.
     """
     examples = fixed_choice(length_of(source), limit).tolist()
-    is_measured = data.get("range") == "data"
-    if data["modality"] == "image" and data.get("range", "auto") == "auto":
-        is_measured = _are_deep(source, examples[:_TRIED], data)
+    is_measured = measures_range(source, data)
+    if is_measured:
+        data = {**data, "range": "data"}
     parts = _values_of(data, raw=is_measured)
 
     def moments(i: int) -> list[np.ndarray] | Unreadable:
@@ -80,18 +80,26 @@ def measure(source: Source, data: Mapping[str, Any], limit: int = 2000) -> dict[
     return dict(range=scale, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
-def _are_deep(source: Source, examples: list[int], data: Mapping[str, Any]) -> bool:
-    """Return whether the pictures have more than 8 bits; raise ValueError if some have."""
+def measures_range(source: Source, data: Mapping[str, Any]) -> bool:
+    """Return whether `data.range` is measured: it is "data", or "auto" for more than 8 bits.
+
+    Raises:
+      ValueError: some pictures have 8 bits and others more.
+    """
+    scale = data.get("range", "auto")
+    if scale != "auto" or data["modality"] != "image":
+        return scale == "data"
     kinds: dict[bool, str] = {}
-    for i in examples:
+    for i in fixed_choice(length_of(source), _TRIED).tolist():
         with contextlib.suppress(Unreadable):
-            kinds.setdefault(read(source, i, lambda x: image.is_deep(x["image"])), source.name(i))
+            has_8_bits = read(source, i, lambda example: image.has_8_bits(example["image"]))
+            kinds.setdefault(has_8_bits, source.name(i))
     if len(kinds) > 1:
         raise ValueError(
-            f"{kinds[True]!r} has more than 8 bits and {kinds[False]!r} has 8: set data.range to "
+            f"{kinds[False]!r} has more than 8 bits and {kinds[True]!r} has 8: set data.range to "
             "'dtype', or to the numbers (low, high) that mean 0 and 1 in both"
         )
-    return True in kinds
+    return False in kinds
 
 
 def _values_of(data: Mapping[str, Any], raw: bool) -> Callable[[Example], Iterator[np.ndarray]]:

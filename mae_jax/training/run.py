@@ -119,13 +119,15 @@ def make_trainer(
     init_key, step_key, _ = jax.random.split(jax.random.key(config.seed), 3)
     with user_errors():  # the devices, the data and the evaluators must exist and fit
         mesh, source = _open_devices_and_data(config, run)
-        mean, std = run.statistics(source, config.data)
+        data = run.measured(source, config.data)
+        measured = config.model_copy(update={"data": data})  # `config` stays as it is stored
         targets = run.target_scale(source) if config.task == "regress" else None
-        task = tasks.build(config, source, mean, std, targets)
+        task = tasks.build(measured, source, data.mean, data.std, targets)
         mask_key = evaluators.key_of(config.seed)
         extra = {"mask": config.get("mask"), "loss": config.get("loss"), "classes": source.classes}
         extra["targets"] = targets
-        context = evaluators.Context(task.model, config.data, mean, std, mesh, mask_key, **extra)
+        about = (data.mean, data.std, mesh, mask_key)
+        context = evaluators.Context(task.model, data, *about, **extra)
         entries = evaluators.build(config.evaluators, context)
         schedule, total = make_schedule(config, len(source), task.rate, run.changes.extended)
         program = make_program(config, task, mesh, schedule, step_key)

@@ -35,7 +35,7 @@ class RunDirectory:
         self.path = epath.Path(os.path.abspath(path) if self.is_local else path)
         self.config = self.path / "config.json"
         self.changes = changes.Changes()  # since the run began
-        self.measured = self.path / "statistics.json"
+        self.measured_file = self.path / "statistics.json"
         self.checkpoints = self.path / "checkpoints"
         self.rewind = self.path / "rewind.json"
         self.report = self.path / "report.txt"
@@ -157,40 +157,46 @@ class RunDirectory:
     @property
     def draws_balanced(self) -> bool:
         """Whether `data.examples` is balanced over classes, which it was not in version 0.1."""
-        began = self.has_begun and self.measured.exists()
-        return not began or files.read_json(self.measured).get("balanced", False)
+        began = self.has_begun and self.measured_file.exists()
+        return not began or files.read_json(self.measured_file).get("balanced", False)
 
-    def statistics(self, source, data) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return the mean and deviation of each channel: the config's, or measured if "auto".
+    def measured(self, source, data) -> Any:
+        """Return the section `data` of the run with its range, means and deviations as numbers.
 
-        `statistics.json` keeps both, with the names of the classes and the number of training
+        `statistics.json` keeps these, with the names of the classes and the number of training
         examples, which must not change: the schedule and the order depend on the number.
 
         Raises:
           ValueError: the file is gone or damaged, or the source is another one.
         """
+        keys = [name for name in ("range", "mean", "std") if name in data]
         if not self.has_begun:
             stored: dict[str, Any] = {"examples": len(source), "classes": list(source.classes)}
             stored |= {"balanced": True, "checksum": identity.checksum(source)}
-            if "auto" in (data.mean, data.std):
-                stored["mean"], stored["std"] = statistics.mean_std(source, data)
-            stored |= {name: list(data[name]) for name in ("mean", "std") if data[name] != "auto"}
+            found = {name: data[name] for name in keys}
+            if "auto" in (data.mean, data.std) or statistics.measures_range(source, data):
+                measured = statistics.measure(source, data)
+                given = {n: x for n, x in found.items() if n != "range" and x != "auto"}
+                found = {name: measured[name] for name in keys} | given
+            stored |= {n: x if isinstance(x, str) else list(x) for n, x in found.items()}
             if jax.process_index() == 0:
                 self.path.mkdir(parents=True, exist_ok=True)
-                files.write_whole(self.measured, json.dumps(stored, indent=2) + "\n")
-            return tuple(stored["mean"]), tuple(stored["std"])
-        if not self.measured.exists():
+                files.write_whole(self.measured_file, json.dumps(stored, indent=2) + "\n")
+            return _with(data, stored, keys)
+        if not self.measured_file.exists():
             raise ValueError(
-                f"{self.measured} is gone, which says how the inputs were normalised: put it back, "
-                "or give another --workdir"
+                f"{self.measured_file} is gone, which says how the inputs were normalised: put it "
+                "back, or give another --workdir"
             )
-        stored = files.read_json(self.measured)
-        for name in ("examples", "mean", "std"):
+        stored = files.read_json(self.measured_file)
+        if "range" in keys:
+            stored.setdefault("range", "auto")  # of runs of earlier versions
+        for name in ("examples", *keys):
             value = stored.get(name)
-            configured = "auto" if name == "examples" else data[name]
-            if value is None or (configured != "auto" and list(value) != list(configured)):
+            free = name == "examples" or data[name] in ("auto", "data")
+            if value is None or not (free or value in (data[name], list(data[name]))):
                 raise ValueError(
-                    f"{self.measured} is damaged: its {name} is {value}: restore the file"
+                    f"{self.measured_file} is damaged: its {name} is {value}: restore the file"
                 )
         ending = f"when {self} began: give another --workdir"
         if stored["examples"] != len(source):
@@ -202,13 +208,13 @@ class RunDirectory:
             raise ValueError(f"{data.train.source!r} has other classes than {ending}")
         if "checksum" not in stored and self.changes.relocated:
             text = "%s, of an earlier version, has no checksum: only the %d examples were counted"
-            _log.warning(text, self.measured, len(source))
+            _log.warning(text, self.measured_file, len(source))
         elif stored.get("checksum", checksum := identity.checksum(source)) != checksum:
             raise ValueError(
                 f"the names or labels of the examples of {data.train.source!r} are not those "
                 f"{ending}"
             )
-        return tuple(stored["mean"]), tuple(stored["std"])
+        return _with(data, stored, keys)
 
     def target_scale(self, source) -> TargetScale:
         """Return the scale of the targets of a source, measured once: see `statistics`.
@@ -219,15 +225,22 @@ class RunDirectory:
         if not self.has_begun:
             scale = target_scale.measure(source)
             if jax.process_index() == 0:
-                stored = files.read_json(self.measured) | {"targets": scale._asdict()}
-                files.write_whole(self.measured, json.dumps(stored, indent=2) + "\n")
+                stored = files.read_json(self.measured_file) | {"targets": scale._asdict()}
+                files.write_whole(self.measured_file, json.dumps(stored, indent=2) + "\n")
             return scale
         try:
-            scale = TargetScale.of(files.read_json(self.measured)["targets"])
+            scale = TargetScale.of(files.read_json(self.measured_file)["targets"])
         except (KeyError, TypeError) as error:
             raise ValueError(
-                f"{self.measured} is damaged: its targets have no scale: restore the file"
+                f"{self.measured_file} is damaged: its targets have no scale: restore the file"
             ) from error
         if target_scale.names_of(source, len(scale.names)) != scale.names:
             raise ValueError(f"the source has other targets than {scale.names} when {self} began")
         return scale
+
+
+def _with(data: Any, stored: dict[str, Any], keys: list[str]) -> Any:
+    """Return a section with other values of its keys."""
+    values = {name: stored[name] for name in keys}
+    tuples = {name: x if isinstance(x, str) else tuple(x) for name, x in values.items()}
+    return data.model_copy(update=tuples)

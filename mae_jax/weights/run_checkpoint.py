@@ -68,6 +68,8 @@ def find(path: epath.Path, step: int | None = None) -> CheckpointInfo:
     if kind == "Classifier":  # its BatchNorm and the scale of targets are folded into its head
         classes = saved.arrays["params/head/bias"].shape[0]
         fields |= dict(classes=classes, batch_norm=False)
+    if "range" in statistics:  # measured, so that other data are seen alike
+        config["data"]["range"] = statistics["range"]
     data = {key: value for key, value in config["data"].items() if value != "auto"}
     return CheckpointInfo(
         f"{path}:{step}",

@@ -4,14 +4,16 @@ import subprocess
 import sys
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 import simplejpeg
+import tifffile
 from PIL import Image, ImageOps
 
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.image_io import crop as cropping
-from mae_jax.data.image_io import decode, jpeg
+from mae_jax.data.image_io import decode, deep, jpeg
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -75,37 +77,81 @@ def test_half_transparent_is_mixed_with_white():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
-def test_sixteen_bits_are_scaled_not_saturated(kind):
-    values = np.array([[0, 257, 30000, 65535]], np.uint16)
-    data = encoded(Image.fromarray(values), kind)
-    assert decode.decode(data, 1)[0, :, 0].tolist() == [0, 1, 117, 255]
-    assert decode.decode(data, 3)[0, 2].tolist() == [117] * 3
-    assert decode.decode(values, 1)[0, :, 0].tolist() == [0, 1, 117, 255]
+@pytest.mark.parametrize("bands", [1, 3])
+def test_sixteen_bits_keep_their_levels_and_are_never_taken_for_eight(kind, bands):
+    values = np.random.default_rng(0).integers(0, 4096, (9, 7, bands), np.uint16)
+    if kind == "TIFF":
+        out = io.BytesIO()
+        tifffile.imwrite(out, values)
+        data = out.getvalue()
+    else:
+        order = values[..., ::-1]  # OpenCV's
+        data = cv2.imencode({"PNG": ".png"}.get(kind, ".pgm" if bands == 1 else ".ppm"), order)[
+            1
+        ].tobytes()
+    found = decode.bands(data)
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, values)
+    with pytest.raises(Unreadable, match="more than 8 bits.*set data.range"):
+        decode.decode(data, bands)
+    with pytest.raises(Unreadable, match="uint16 values are no picture of 8 bits: set data.range"):
+        decode.decode(values, bands)
+
+
+def test_sixteen_bits_of_jpeg_2000():
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    data = encoded(Image.fromarray(values), "JPEG2000")
+    np.testing.assert_array_equal(decode.bands(data)[..., 0], values)
+    assert not deep.is_deep(encoded(Image.fromarray(noise(8, 8)), "JPEG2000"))
 
 
 def test_big_endian_sixteen_bits():
-    header = encoded(Image.fromarray(np.array([[513]], np.uint16)), "TIFF")
-    assert header[:2] == b"II"
     picture = Image.new("I;16B", (1, 1))
     picture.putpixel((0, 0), 257 * 7)
-    assert decode.decode(encoded(picture, "TIFF"), 1).item() == 7
+    assert decode.bands(encoded(picture, "TIFF")).item() == 257 * 7
 
 
-def test_thirty_two_bits_use_their_own_range():
-    values = np.array([[-100_000, 0, 100_000]], np.int32)
-    data = encoded(Image.fromarray(values), "TIFF")
-    assert decode.decode(data, 1).ravel().tolist() == [0, 128, 255]
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_thirty_two_bits_are_as_stored(dtype):
+    values = np.array([[-100_000, 0, 100_000]], dtype)
+    np.testing.assert_array_equal(
+        decode.bands(encoded(Image.fromarray(values), "TIFF"))[..., 0], values
+    )
 
 
-def test_floats_are_shares_or_use_their_own_range():
-    for values, expected in [([0, 0.5, 1], [0, 128, 255]), ([-2, 0, 6], [0, 64, 255])]:
-        values = np.array([values], np.float32)
-        assert decode.decode(values, 1).ravel().tolist() == expected
-        data = encoded(Image.fromarray(values), "TIFF")
-        assert decode.decode(data, 1).ravel().tolist() == expected
-    odd = np.array([[np.nan, np.inf, -np.inf, 0.2]], np.float32)
-    assert decode.decode(odd, 1).ravel().tolist() == [0, 255, 0, 51]
-    assert decode.decode(np.full((1, 1), 7.0), 1).item() == 0
+@pytest.mark.parametrize("extra", [0, 1, 2])
+def test_a_fourth_band_is_transparency_only_if_the_file_says_so(extra):
+    values, out = noise(5, 6, 4), io.BytesIO()
+    tifffile.imwrite(out, values, photometric="rgb", extrasamples=[extra])
+    data, says_so = out.getvalue(), extra > 0
+    if extra != 1:  # the colors were multiplied by it
+        np.testing.assert_array_equal(decode.bands(data), values)
+    assert deep.is_deep(data) != says_so
+    if says_so:
+        assert decode.decode(data, 3).shape == (5, 6, 3)
+    else:
+        with pytest.raises(Unreadable, match="other bands than colors: set .*data.channels"):
+            decode.decode(data, 3)
+
+
+def test_many_bands_and_planes():
+    values, out = noise(5, 6, 7), io.BytesIO()
+    tifffile.imwrite(out, values, photometric="minisblack", planarconfig="contig")
+    np.testing.assert_array_equal(decode.bands(out.getvalue()), values)
+    out = io.BytesIO()
+    planes = np.moveaxis(values, -1, 0)
+    tifffile.imwrite(out, planes, photometric="minisblack", planarconfig="separate")
+    np.testing.assert_array_equal(decode.bands(out.getvalue()), values)
+
+
+def test_damaged_deep_pictures():
+    out = io.BytesIO()
+    values = noise(64, 64, 7).astype(np.uint16)
+    tifffile.imwrite(out, values, photometric="minisblack", planarconfig="contig")
+    png = cv2.imencode(".png", noise(64, 64).astype(np.uint16))[1].tobytes()
+    for data in (out.getvalue()[:3000], png[:200], png[:26], b"Pf\n-1 -1\n", b"P6 9 9 65535\n"):
+        with pytest.raises(Unreadable, match="^not a |no "):
+            decode.bands(data)
 
 
 def test_one_bit():
@@ -138,7 +184,18 @@ def test_exif_orientation_of_sixteen_bits():
     exif = Image.Exif()
     exif[0x0112] = 3
     data = encoded(Image.fromarray(np.array([[0, 65535]], np.uint16)), exif=exif)
-    assert decode.decode(data, 1).ravel().tolist() == [255, 0]
+    assert decode.bands(data).ravel().tolist() == [65535, 0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_that_of_pillow(orientation):
+    exif, values = Image.Exif(), noise(4, 6)
+    exif[0x0112] = orientation
+    upright = ImageOps.exif_transpose(
+        Image.open(io.BytesIO(encoded(Image.fromarray(values), exif=exif)))
+    )
+    data = encoded(Image.fromarray(values.astype(np.uint16)), exif=exif)
+    np.testing.assert_array_equal(decode.bands(data)[..., 0], np.asarray(upright))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
@@ -148,10 +205,10 @@ def test_arrays_of_the_right_channels_pass_unchanged(channels):
 
 
 def test_arrays_change_channels_like_files():
-    gray, color, alpha = noise(5, 6), noise(5, 6, 3), noise(5, 6, 4)
+    gray, color = noise(5, 6), noise(5, 6, 3)
     np.testing.assert_array_equal(decode.decode(gray, 3), np.repeat(gray[..., None], 3, -1))
-    for values in (gray, color, alpha):
-        for channels in (1, 3, 4):
+    for values in (gray, color):
+        for channels in (1, 3):
             from_file = decode.decode(encoded(Image.fromarray(values)), channels)
             np.testing.assert_array_equal(decode.decode(values, channels), from_file)
 
@@ -161,6 +218,7 @@ def test_arrays_change_channels_like_files():
     [
         (noise(5, 6, 2), 3),
         (noise(5, 6, 3), 5),
+        (noise(5, 6, 4), 3),  # nothing says that the fourth is transparency
         (noise(5, 6, 3, 1), 3),
         (noise(5), 1),
         (noise(0, 5), 1),
@@ -503,17 +561,15 @@ def test_the_smallest_and_the_longest_pictures(shape, kind):
         np.testing.assert_allclose(view, np.broadcast_to((200, 100, 50), (32, 40, 3)), atol=2)
 
 
-@pytest.mark.parametrize("mode", ["P", "RGBA", "I;16", "F", "L"])
+@pytest.mark.parametrize("mode", ["P", "RGBA", "L"])
 def test_large_pictures_are_converted_in_strips_like_small_ones(mode, monkeypatch):
     plane = smooth(50, 30, 1)[..., 0]
     picture = {
-        "I;16": lambda: Image.fromarray(plane.astype(np.uint16) * 257),
-        "F": lambda: Image.fromarray(plane.astype(np.float32) - 90),
         "RGBA": lambda: Image.fromarray(np.dstack([plane, plane.T.reshape(50, 30), plane, plane])),
     }.get(mode, lambda: Image.fromarray(plane).convert(mode))()
     exif = Image.Exif()
     exif[0x0112] = 6
-    data = encoded(picture, "TIFF" if mode == "F" else "PNG", exif=exif)
+    data = encoded(picture, exif=exif)
     whole = [decode.decode(data, channels) for channels in (1, 3, 4)]
     monkeypatch.setattr(decode, "_STRIP", 100)
     for channels, expected in zip((1, 3, 4), whole, strict=True):

@@ -288,7 +288,8 @@ def test_statistics_make_values_zero_mean_and_unit_variance(name):
     source = sources.open_source(data.train.source, "train", data.modality)
     if data.modality == "text":
         return
-    mean, std = statistics.mean_std(source, data, limit=20)
+    measured = statistics.measure(source, data, limit=20)
+    mean, std = measured["mean"], measured["std"]
     chosen = sources.fixed_choice(len(source), 20)
     middle = transforms.eval_transform(data)
     x = np.stack([middle({**source[int(i)]})["image"] for i in chosen])

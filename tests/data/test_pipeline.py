@@ -342,12 +342,17 @@ def test_nothing_readable_is_one_sentence():
     with pytest.raises(Unreadable, match="none of 5 examples can be read; the first: cannot"):
         list(pipeline.evaluation_batches(source, keep, batch_size=2, threads=3))
     with pytest.raises(Unreadable, match="none of 5 examples can be read; the first: cannot"):
-        statistics.mean_std(source, pixels(1))
+        statistics.measure(source, pixels(1))
+
+
+def mean_std(*arguments, **options):
+    measured = statistics.measure(*arguments, **options)
+    return measured["mean"], measured["std"]
 
 
 def test_mean_and_deviation_leave_unreadable_examples_out():
     values = np.delete(np.arange(20), [3, 6]) / 255
-    mean, std = statistics.mean_std(Damaged(20, (3, 6)), pixels(1))
+    mean, std = mean_std(Damaged(20, (3, 6)), pixels(1))
     np.testing.assert_allclose((mean, std), ([values.mean()], [values.std()]), rtol=1e-12)
 
 
@@ -400,22 +405,22 @@ def test_a_broken_picture_is_named(tmp_path):
         next(pipeline.evaluation_batches(source, transforms.eval_transform(IMAGE), batch_size=1))
     (tmp_path / "cat" / "broken.jpg").unlink()
     with pytest.raises(ValueError, match="cannot read 'cat/broken.jpg': .*No such file"):
-        statistics.mean_std(source, pixels(3))
+        mean_std(source, pixels(3))
 
 
 def test_mean_and_deviation_are_those_of_all_pixels():
     source = sources.open_source("synthetic", "train")
     pictures = [decode.decode(source[i]["image"], 3) for i in range(len(source))]
     values = np.stack(pictures).reshape(-1, 3) / 255
-    mean, std = statistics.mean_std(source, pixels(3))
+    mean, std = mean_std(source, pixels(3))
     assert all(isinstance(value, float) for value in (*mean, *std))
     np.testing.assert_allclose(mean, values.mean(0), rtol=1e-12)
     np.testing.assert_allclose(std, values.std(0), rtol=1e-12)
-    few = statistics.mean_std(source, pixels(3), limit=10)
-    assert few != (mean, std) and few == statistics.mean_std(source, pixels(3), limit=10)
-    gray, _ = statistics.mean_std(source, pixels(1), limit=10)
+    few = mean_std(source, pixels(3), limit=10)
+    assert few != (mean, std) and few == mean_std(source, pixels(3), limit=10)
+    gray, _ = mean_std(source, pixels(1), limit=10)
     assert len(gray) == 1
 
 
 def test_a_constant_channel_can_be_divided_by():
-    assert statistics.mean_std(Numbers(1), pixels(1)) == ((0.0,), (1 / 255,))
+    assert mean_std(Numbers(1), pixels(1)) == ((0.0,), (1 / 255,))

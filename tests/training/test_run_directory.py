@@ -21,7 +21,7 @@ class Source:
         return 3
 
     def __getitem__(self, i):
-        return {"image": np.full((2, 2, 1), i, np.float32), "label": 0}
+        return {"image": np.full((2, 2, 3), i, np.uint8), "label": 0}
 
     def name(self, i):
         return str(i)
@@ -36,7 +36,7 @@ def config(**changes) -> schema.Config:
 def run(tmp_path):
     """The directory of a run that has saved."""
     run = RunDirectory(tmp_path / "run")
-    run.statistics(Source(), config().data)
+    run.measured(Source(), config().data)
     (run.checkpoints / "4").mkdir(parents=True)
     (run.path / "metrics.jsonl").write_text('{"step": 8, "loss": 1.0}\n')
     run.write_config(config())
@@ -46,7 +46,7 @@ def run(tmp_path):
 def check(run, config):
     """All that is asked before a run goes on without a checkpoint that can be used."""
     run.check_config(config)
-    run.statistics(Source(), config.data)
+    run.measured(Source(), config.data)
     if not any(run.checkpoints.iterdir()):
         run.check_unlost(first_save=4)
 
@@ -89,7 +89,7 @@ def test_other_data_are_refused(run):
     ]:
         other = type("Other", (Source,), {name: value})
         with pytest.raises(ValueError, match=words):
-            run.statistics(other(), config().data)
+            run.measured(other(), config().data)
 
 
 def test_precision_is_that_of_the_start(run):

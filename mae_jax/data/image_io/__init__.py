@@ -1,5 +1,7 @@
 """Pictures: decoding, cropping and resizing on the host."""
 
+from typing import Any
+
 
 def configure_libraries() -> None:
     """Set up Pillow and OpenCV for this process; commands call it before they read data.
@@ -11,4 +13,6 @@ def configure_libraries() -> None:
     from PIL import Image
 
     cv2.setNumThreads(1)
+    logs: Any = cv2.utils.logging
+    logs.setLogLevel(logs.LOG_LEVEL_SILENT)  # damaged files are reported by their names
     Image.core.set_block_size(2**26)

@@ -42,16 +42,15 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
     if isinstance(image, np.ndarray):
         if image.dtype not in (np.bool, np.uint8):
             raise Unreadable(f"{image.dtype} values are no picture of 8 bits: set data.range")
-        pixels = bands(image) * (255 if image.dtype == np.bool else 1)
+        pixels = bands(image)
+        if image.dtype == np.bool:
+            pixels = pixels * np.uint8(255)
         if pixels.shape[-1] != channels and not {pixels.shape[-1], channels} <= {1, 3}:
-            own = pixels.shape[-1]
-            ways = f"data.channels={own}" + f" or data.bands={tuple(range(channels))}" * (
-                channels < own
-            )
             raise Unreadable(
-                f"an array of shape {image.shape} does not have {channels} channels: set {ways}"
+                f"an array of shape {image.shape} does not have {channels} channels: set "
+                "data.channels to those it has, or data.bands to some of them"
             )
-        return convert_channels(pixels.astype(np.uint8, copy=False), channels)
+        return convert_channels(pixels, channels)
     if channels not in MODES:
         raise Unreadable(f"picture files give 1, 3 or 4 channels, not {channels}: use arrays")
     header = jpeg.read_header(image)

@@ -3,7 +3,9 @@
 Pillow opens many of them and silently drops bits or bands.
 """
 
+import functools
 import io
+import logging
 import re
 from typing import Any
 
@@ -13,6 +15,7 @@ from PIL import Image
 
 from mae_jax.data.bad_examples import Unreadable
 
+_log = logging.getLogger(__name__)
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MAX_BYTES = 2**31  # of a decoded picture
 _COLORS = {0, 1, 2, 3, 5, 6}  # photometric interpretations: gray, RGB, palette, CMYK, YCbCr
@@ -76,11 +79,18 @@ def _tiff(data: bytes) -> np.ndarray:
             if "imagecodecs" not in str(error) or page.samplesperpixel > 4:
                 raise
             return _by_opencv(data)  # it knows more compressions
+        if len(file.pages) > 1:
+            _tell_of_pages(len(file.pages))
         if page.axes.startswith("S"):
             pixels = np.moveaxis(pixels, 0, -1)
         if pixels.ndim not in (2, 3):
             raise Unreadable(f"a TIFF page of shape {pixels.shape} is no [h, w] or [h, w, c]")
         return pixels
+
+
+@functools.cache
+def _tell_of_pages(count: int) -> None:
+    _log.warning("of a TIFF with %d pages only the first is read: use arrays for stacks", count)
 
 
 def _other(data: bytes) -> np.ndarray:

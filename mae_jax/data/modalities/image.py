@@ -27,7 +27,7 @@ def train_views(
     """
     image = _content(image)
     size, scale, ratio = (tuple(data[key]) for key in ("size", "crop_scale", "crop_ratio"))
-    if _is_plain(data) and not isinstance(image, arrays.Array):
+    if _is_plain(data) and not isinstance(image, arrays.Array) and not _is_deep(image):
         channels, count = data["channels"], data["repeats"]
         yield from crop.random_crops(image, channels, size, scale, ratio, rng, count)
         return
@@ -59,7 +59,7 @@ def open_values(image: Picture, data: Mapping[str, Any]) -> values.Values:
     """
     image = _content(image)
     if not isinstance(image, arrays.Array):
-        is_color = not data.get("bands") and not is_deep(image)
+        is_color = not data.get("bands") and not _is_deep(image) and has_8_bits(image)
         whole = decode.decode(image, data["channels"]) if is_color else decode.bands(image)
         image = arrays.of(whole)
     if data.get("range", "auto") == "auto" and image.dtype != np.uint8:
@@ -70,12 +70,16 @@ def open_values(image: Picture, data: Mapping[str, Any]) -> values.Values:
     return values.of(image, 2, data)
 
 
-def is_deep(image: Picture) -> bool:
-    """Return whether a picture has more than 8 bits, or other bands than colors."""
+def has_8_bits(image: Picture) -> bool:
+    """Return whether the values of a picture are bytes."""
     image = _content(image)
     if isinstance(image, bytes):
-        return deep.is_deep(image)
-    return image.dtype not in (np.uint8, np.bool)
+        return not deep.is_deep(image) or decode.bands(image).dtype == np.uint8
+    return image.dtype in (np.uint8, np.bool)
+
+
+def _is_deep(image: bytes | np.ndarray) -> bool:
+    return isinstance(image, bytes) and deep.is_deep(image)
 
 
 def _content(image: Picture) -> bytes | np.ndarray | arrays.Array:
