@@ -68,9 +68,9 @@ class Array:
         return tuple(slice(0, side) for side in self.shape)
 
 
-def of(values: np.ndarray) -> Array:
+def of(values: np.ndarray, sides: int | None = None) -> Array:
     """Return an array in memory."""
-    return Array(values.shape, values.dtype, functools.partial(_take, values))
+    return Array(values.shape, values.dtype, functools.partial(_take, values), sides)
 
 
 def _take(values: np.ndarray, part: Part) -> np.ndarray:

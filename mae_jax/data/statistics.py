@@ -69,9 +69,9 @@ def measure(source: Source, data: Mapping[str, Any], limit: int = 2000) -> dict[
         scale = scale if scale[0] < scale[1] else (scale[0], scale[0] + 1)
         extent = scale[1] - scale[0]
         mean, std, greatest = (mean - scale[0]) / extent, std / extent, 1
-    elif ((0 < std) & (std < _EXACT * greatest)).any():
+    elif (std[levels.max(0) == 0] < _EXACT * greatest[levels.max(0) == 0]).any():
         _log.warning(
-            "values up to %g have a deviation of %g, most of whose digits float32 loses: "
+            "values up to %g have a deviation of %g, of which float32 holds few digits: "
             "data.range='data' keeps them",
             *(np.max(greatest), std.min()),
         )

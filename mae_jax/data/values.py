@@ -199,7 +199,7 @@ def scaled(
         if limits is None:
             y = x.astype(np.float32)
         elif x.dtype == np.uint8 and limits == (0, 255):
-            y = x.astype(np.float32) / np.float32(255)  # as the devices do
+            y = x.astype(np.float32) / np.float32(255)
         else:
             low, high = limits
             y = ((x.astype(np.float64) - low) / (high - low)).astype(np.float32)

@@ -61,7 +61,7 @@ def open_values(image: Picture, data: Mapping[str, Any]) -> values.Values:
     if not isinstance(image, arrays.Array):
         is_color = not data.get("bands") and not _is_deep(image) and has_8_bits(image)
         whole = decode.decode(image, data["channels"]) if is_color else decode.bands(image)
-        image = arrays.of(whole)
+        image = arrays.of(whole, sides=2)
     if data.get("range", "auto") == "auto" and image.dtype != np.uint8:
         raise Unreadable(
             f"the picture has values of {image.dtype}, where others have 8 bits: set data.range to "
