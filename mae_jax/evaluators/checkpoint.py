@@ -1,7 +1,7 @@
 """The evaluation of a checkpoint, by the evaluators that suit its model and the data."""
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--mean", type=numbers(float), help="per channel, of pixels in [0, 1]")
     add("--std", type=numbers(float))
     add("--center-crop", type=float, help="fraction of the side that is shown")
+    field = "how numbers become values: range=(0,4095), nodata=-9999, bands=(3,2,1), ..."
+    add("--data-field", type=command_line.assignment, action="append", default=[], help=field)
     add("--examples", type=int, default=0, help="of each split, at most; 0 = all")
     add("--batch-size", type=int, default=256)
     add("--threads", type=int, default=16)
@@ -207,6 +209,19 @@ def save_features(context: Context, variables: dict, feature: Values, given: Val
             np.savez(file, **arrays)
 
 
+def _values(given: Sequence[tuple[str, Any]], data: Values) -> dict[str, Any]:
+    """Return the keys of the section `data` that options give, after a check."""
+    kind, known = sections.MODALITIES[data["modality"]], {*sections.Values.model_fields}
+    known &= kind.model_fields.keys() - sections.Data.model_fields.keys()
+    for name, value in given:
+        if name not in known:
+            keys = ", ".join(sorted(known)) or "none"
+            raise ValueError(f"--data-field={name}={value} is none of {data['modality']}'s: {keys}")
+    needed = dict(train=dict(source=""), size=data["size"])
+    section = schema.section(kind, needed | dict(given)) if given else {}
+    return {name: section[name] for name, _ in given}
+
+
 def make_context(info: CheckpointInfo, options: argparse.Namespace, mesh: Mesh) -> Context:
     """The model of a checkpoint, and how examples are shown to it.
 
@@ -219,6 +234,7 @@ def make_context(info: CheckpointInfo, options: argparse.Namespace, mesh: Mesh) 
     data = dict(config.get("data", {"modality": "image", "repeats": 1}))
     data |= {"size": options.size or info.size or data.get("size", (224, 224))}
     data |= {"channels": info.channels, "threads": options.threads}
+    data |= _values(options.data_field, data)
     if data["modality"] in ("image", "video"):
         data["center_crop"] = options.center_crop or data.get("center_crop", 0.875)
     if options.size and len(options.size) != len(model.patch):
