@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Shaped
 
+from mae_jax.data import arrays
 from mae_jax.data.arrays import Array
 from mae_jax.data.bad_examples import Unreadable
 
@@ -38,7 +39,7 @@ class Values(NamedTuple):
         Raises:
           Unreadable: values are missing and `data.nodata` is None, or are infinite.
         """
-        x = self._bands(self.array.read(self._stored(part)))
+        x = self._bands(np.asarray(self.array.read(self._stored(part))))
         exists = x == x if x.dtype.kind == "f" else None  # False where it is NaN
         nodata = self.data.get("nodata")
         numbers = self.array.nodata + ((nodata,) if isinstance(nodata, int | float) else ())
@@ -96,10 +97,7 @@ def of(array: Array, sides: int, data: Mapping[str, Any]) -> Values:
       Unreadable: the array has other axes or bands, or no real numbers, or is empty.
     """
     shape = array.shape
-    if array.dtype.kind not in "biuf":
-        raise Unreadable(f"an array of {array.dtype} holds no real numbers: save it as float32")
-    if 0 in shape:
-        raise Unreadable(f"an array of shape {shape} is empty: remove it")
+    arrays.check(shape, array.dtype)
     if len(shape) not in (sides, sides + 1) or array.sides not in (None, sides):
         raise Unreadable(
             f"an array of shape {shape} has {array.sides or len(shape)} axes, not {sides} and one "
