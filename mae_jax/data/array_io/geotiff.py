@@ -19,7 +19,7 @@ from mae_jax.data.bad_examples import Unreadable
 from mae_jax.output import files
 
 # GDAL reads the file alone: no file beside it (.aux.xml, .tfw, .msk, .ovr), and it writes none.
-_ALONE = dict(
+_ALONE: Any = dict(
     GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",
     GDAL_PAM_ENABLED="NO",
     GDAL_GEOREF_SOURCES="INTERNAL",
@@ -130,10 +130,9 @@ def _frame(dataset: Any) -> arrays.Frame | None:
 
 
 def _read(place: str, bands: list[int], packed: packing.Packing, part: arrays.Part) -> np.ndarray:
-    packed = packed._replace(scale=packed.scale[part[2]], offset=packed.offset[part[2]])
     with _open(place) as dataset:
         stored = dataset.read(bands[part[2]], window=_window(dataset, bands, part))
-    return packed.unpack(np.moveaxis(stored, 0, -1))
+    return packed.of_channels(part[2]).unpack(np.moveaxis(stored, 0, -1))
 
 
 def _valid(place: str, bands: list[int], part: arrays.Part) -> Bool[np.ndarray, "h w c"]:

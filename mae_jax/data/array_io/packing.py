@@ -39,6 +39,11 @@ class Packing(NamedTuple):
         """The real numbers that stand for missing ones."""
         return self.nodata if self.is_plain else (np.nan,) * bool(self.nodata)
 
+    def of_channels(self, part: slice) -> "Packing":
+        """Return the packing of a part of the channels, each of which has a scale of its own."""
+        scale, offset = np.atleast_1d(self.scale), np.atleast_1d(self.offset)
+        return self._replace(scale=scale[part], offset=offset[part])
+
     def unpack(self, stored: np.ndarray) -> np.ndarray:
         """Return the real numbers of stored ones [..., c]."""
         stored = np.asarray(stored).view(self.stored)
