@@ -1,3 +1,6 @@
+import concurrent.futures
+import gc
+import os
 import pickle
 
 import h5py
@@ -145,3 +148,29 @@ def test_a_store_of_one_array(tmp_path):
     zarr_io.write(str(tmp_path / "a.zarr"), VALUES, {})
     source = sources.open_source(f"zarr:{tmp_path}/a.zarr", "all")
     np.testing.assert_array_equal(read(source, 7), VALUES[7])
+
+
+def open_files(folder):
+    links = (os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd"))
+    return [link for link in links if os.path.realpath(link).startswith(str(folder))]
+
+
+@pytest.mark.skipif(
+    not os.path.isdir("/proc/self/fd"), reason="the system does not list open files"
+)
+@pytest.mark.parametrize("file", ["a.h5::g/x", "a.zarr::g/x", "a.npy", "a.tif", "stack.tif"])
+def test_threads_read_the_same_array_and_no_file_stays_open(stacks, file):
+    values = VALUES if file != "a.tif" else np.moveaxis(VALUES, 0, -1)
+    tifffile.imwrite(stacks / "stack.tif", VALUES, compression="zlib", photometric="minisblack")
+    tifffile.imwrite(stacks / "a.tif", VALUES, planarconfig="separate", photometric="minisblack")
+    array = array_io.open_array(f"{stacks}/{file}")
+
+    def check(i):
+        part = (slice(i % 3, i % 3 + 1), *array.whole[1:])
+        return np.array_equal(array.read(part), values[part])
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(check, range(60)))
+    del array, check
+    gc.collect()
+    assert not open_files(stacks)

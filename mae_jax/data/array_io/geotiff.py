@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mae_jax.data import arrays
-from mae_jax.data.array_io import keys, packing, tiff
+from mae_jax.data.array_io import keys, packing, per_thread, tiff
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.output import files
 
@@ -44,10 +44,10 @@ def open_array(path: str) -> arrays.Array:
         raise Unreadable(f"a TIFF file has no key {key!r}: give the file alone")
     if importlib.util.find_spec("rasterio") is None:
         return tiff.open_array(place)
-    with _open(place) as dataset:
-        if not dataset.subdatasets:
-            return _describe(place, dataset)
-    return tiff.open_array(place)
+    opened = per_thread.PerThread(functools.partial(_open, place))
+    dataset = opened.get()
+    with _gdal():
+        return tiff.open_array(place) if dataset.subdatasets else _describe(opened)
 
 
 def write(
@@ -88,9 +88,10 @@ def write(
                 dataset.write(values[..., band].astype(np.float32), band + 1)
 
 
-def _describe(place: str, dataset: Any) -> arrays.Array:
+def _describe(opened: per_thread.PerThread) -> arrays.Array:
     from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 
+    dataset = opened.get()
     numbers = range(1, dataset.count + 1)  # GDAL counts bands from 1
     colors = zip(numbers, dataset.colorinterp, strict=True)
     bands = [n for n, color in colors if color != ColorInterp.alpha] or [*numbers]
@@ -113,8 +114,8 @@ def _describe(place: str, dataset: Any) -> arrays.Array:
     )
     packed = packing.Packing(dtype, scale, offset, tuple(nodata.values()))
     flags = {flag for n in bands for flag in dataset.mask_flag_enums[n - 1]}
-    read = functools.partial(_read, place, bands, packed)
-    valid = functools.partial(_valid, place, bands) if MaskFlags.per_dataset in flags else None
+    read = functools.partial(_read, opened, bands, packed)
+    valid = functools.partial(_valid, opened, bands) if MaskFlags.per_dataset in flags else None
     frame, spacing = _frame(dataset), None
     if frame:
         spacing = tuple(np.hypot(*frame.affine[:2, :2]).tolist())  # of a row, of a column
@@ -129,14 +130,20 @@ def _frame(dataset: Any) -> arrays.Frame | None:
     return arrays.Frame(affine, dataset.crs.to_wkt() if dataset.crs else "")
 
 
-def _read(place: str, bands: list[int], packed: packing.Packing, part: arrays.Part) -> np.ndarray:
-    with _open(place) as dataset:
+def _read(
+    opened: per_thread.PerThread, bands: list[int], packed: packing.Packing, part: arrays.Part
+) -> np.ndarray:
+    dataset = opened.get()
+    with _gdal():
         stored = dataset.read(bands[part[2]], window=_window(dataset, bands, part))
     return packed.of_channels(part[2]).unpack(np.moveaxis(stored, 0, -1))
 
 
-def _valid(place: str, bands: list[int], part: arrays.Part) -> Bool[np.ndarray, "h w c"]:
-    with _open(place) as dataset:
+def _valid(
+    opened: per_thread.PerThread, bands: list[int], part: arrays.Part
+) -> Bool[np.ndarray, "h w c"]:
+    dataset = opened.get()
+    with _gdal():
         masks = dataset.read_masks(bands[part[2]], window=_window(dataset, bands, part))
     return np.moveaxis(masks != 0, 0, -1)
 
@@ -151,20 +158,25 @@ def _window(dataset: Any, bands: list[int], part: arrays.Part) -> Any:
     return Window(part[1].start or 0, part[0].start or 0, width, height)  # pyright: ignore
 
 
-@contextlib.contextmanager
-def _open(place: str) -> Iterator[Any]:
-    """Open a file by GDAL's driver of TIFF, which needs a dataset for each thread."""
+def _open(place: str) -> Any:
+    """Open a file by GDAL's driver of TIFF; threads must not share what it returns."""
     import rasterio
 
     os.stat(place)
     _ignore_missing_places()
-    try:  # a `Path` is never taken for an address, nor for the text of a file
-        with (
-            rasterio.Env(**_ALONE),
-            rasterio.open(Path(place).absolute(), driver="GTiff") as dataset,
-        ):
-            yield dataset
-    except Unreadable:
+    with _gdal():  # a `Path` is never taken for an address, nor for the text of a file
+        return rasterio.open(Path(place).absolute(), driver="GTiff")
+
+
+@contextlib.contextmanager
+def _gdal() -> Iterator[None]:
+    """Set GDAL's options for this thread, and raise `Unreadable` instead of its errors."""
+    import rasterio
+
+    try:
+        with rasterio.Env(**_ALONE):
+            yield
+    except (Unreadable, FileNotFoundError):
         raise
     except Exception as error:
         cause = error.__cause__ or error  # "See previous exception for details."

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mae_jax.data import arrays
-from mae_jax.data.array_io import keys, packing
+from mae_jax.data.array_io import keys, packing, per_thread
 from mae_jax.data.bad_examples import Unreadable
 
 _MAX_LINKS = 16  # soft links on the way to an array
@@ -29,45 +29,58 @@ def open_array(path: str) -> arrays.Array:
       ImportError: h5py is not installed.
     """
     place, key = keys.split(path)
-    with _open(place) as file:
+    with _told(), _open(place) as file:
         key = key or keys.only(_numbers(file))
-        dataset = _find(file, key)
+    opened = per_thread.PerThread(functools.partial(_open_dataset, place, key))
+    _, dataset = opened.get()
+    with _told():
         shape, dtype = dataset.shape or (), dataset.dtype
         arrays.check(shape if dataset.shape is not None else (0,), dtype)
         if dataset.chunks:
             arrays.check_bytes("a chunk", dataset.chunks, dtype, "write smaller chunks")
         packed = packing.from_attributes(dataset.attrs, dtype)
-    read = functools.partial(_read, place, key, packed)
+    read = functools.partial(_read, opened, packed)
     return arrays.Array(shape, packed.dtype, read, nodata=packed.missing)
 
 
 def list_keys(place: str) -> tuple[str, ...]:
     """Return the keys of the arrays of numbers in a file."""
-    with _open(place) as file:
+    with _told(), _open(place) as file:
         return tuple(_numbers(file))
 
 
-def _read(place: str, key: str, packed: packing.Packing, part: arrays.Part) -> np.ndarray:
-    with _open(place) as file:
-        dataset = _find(file, key)
+def _read(opened: per_thread.PerThread, packed: packing.Packing, part: arrays.Part) -> np.ndarray:
+    _, dataset = opened.get()
+    with _told():
         shape = arrays.lengths(part, dataset.shape)
         arrays.check_bytes("a part", shape, dataset.dtype, "split the array")
         return packed.unpack(dataset[part])
 
 
-@contextlib.contextmanager
-def _open(place: str) -> Iterator[Any]:
+def _open(place: str) -> Any:
     try:
         import h5py
     except ImportError as error:
         raise ImportError("HDF5 files need h5py: pip install 'mae_jax[hdf5]'") from error
     os.stat(place)
+    return h5py.File(place, "r")
+
+
+def _open_dataset(place: str, key: str) -> tuple[Any, Any]:
+    """Return an open file, which its array needs, and the array at `key`."""
+    with _told():
+        file = _open(place)
+        return file, _find(file, key)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Raise `Unreadable` instead of the many types that h5py raises on damaged files."""
     try:
-        with h5py.File(place, "r") as file:
-            yield file
-    except Unreadable:
+        yield
+    except (Unreadable, FileNotFoundError, ImportError):
         raise
-    except Exception as error:  # h5py raises many types on damaged files
+    except Exception as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise Unreadable(
             f"no readable HDF5 file ({reason}): save it again, netCDF-3 as netCDF-4"
