@@ -235,6 +235,8 @@ def make_context(info: CheckpointInfo, options: argparse.Namespace, mesh: Mesh) 
     data |= {"size": options.size or info.size or data.get("size", (224, 224))}
     data |= {"channels": info.channels, "threads": options.threads}
     data |= _values(options.data_field, data)
+    # "same" names the user's data: those of a checkpoint may be code, as in python:MODULE:FACTORY.
+    data["train"] = {"source": options.data, "split": "train"}
     if data["modality"] in ("image", "video"):
         data["center_crop"] = options.center_crop or data.get("center_crop", 0.875)
     if options.size and len(options.size) != len(model.patch):

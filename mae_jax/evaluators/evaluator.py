@@ -59,6 +59,7 @@ class Context:
     loss: str | None = None  # of a classifier: "softmax", "binary", or None if it is unknown
     classes: Sequence[str] | None = None  # the names of a classifier's classes
     targets: TargetScale | None = None  # of a regressor, in its training data
+    given: Mapping[str, sources.Source] | None = None  # by split, see `sources.open_source`
 
     KEPT = 6  # tables: two splits, each of the raw pixels, an untrained and a trained network
 
@@ -72,7 +73,7 @@ class Context:
         """Open the `source` and `split` of a section."""
         key = part["source"], part["split"]
         if key not in self._sources:
-            self._sources[key] = held_out.open_part(part, self.data)
+            self._sources[key] = held_out.open_part(part, self.data, self.given)
         return self._sources[key]
 
     def table(

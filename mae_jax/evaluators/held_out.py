@@ -35,8 +35,15 @@ class EvalTransform(NamedTuple):
         return augment.normalize(inputs, self.mean, self.std)
 
 
-def open_part(part: Mapping[str, str], data: Mapping[str, Any]) -> sources.Source:
-    """Open a `source` and its `split`; the source "same" is that of `data.train`."""
+def open_part(
+    part: Mapping[str, str],
+    data: Mapping[str, Any],
+    given: Mapping[str, sources.Source] | None = None,
+) -> sources.Source:
+    """Open a `source` and its `split`; the source "same" is that of `data.train`.
+
+    `given` are sources by split, see `sources.open_source`.
+    """
     spec = part["source"]
     if spec == "same":
         spec = data["train"]["source"]
@@ -45,7 +52,7 @@ def open_part(part: Mapping[str, str], data: Mapping[str, Any]) -> sources.Sourc
                 f"{spec!r} names the same records for every split: write {{split}} where the file "
                 'names differ, or name the other sources too ("" = none)'
             )
-    return sources.open_source(spec, part["split"], data["modality"])
+    return sources.open_source(spec, part["split"], data["modality"], given)
 
 
 def batches(

@@ -45,6 +45,7 @@ def train(
     *,
     extend: float | None = None,
     relocate: Mapping[str, str] | None = None,
+    source: sources.Source | Mapping[str, sources.Source] | None = None,
     own_process: bool = False,
 ) -> TrainState:
     """Train as `config` says, writing to `workdir`; continue if that holds a checkpoint.
@@ -54,6 +55,10 @@ def train(
         of its data stay, and its learning rate moves to the schedule of the longer run. A run that
         has as many already goes on, so the same call may be repeated.
       relocate: new places of data and of `init.checkpoint`, by their places when the run began.
+      source: the examples, or those of each split, such as {"train": ..., "test": ...}. They take
+        the place of `data.train.source`, which config.json stores as "argument", and of the source
+        "same" of evaluators. To continue such a run, give the same examples again; their number
+        and their classes are compared.
       own_process: the process does nothing else, so a signal may end it at any time.
 
     Returns:
@@ -63,6 +68,9 @@ def train(
       UserError: one sentence about a mistake that the user can mend.
       SystemExit: after SIGTERM (status 42) or Ctrl-C (130), when the state is saved.
     """
+    if source is not None:
+        config = nested.plain(config)
+        nested.put(config, "data.train.source", sources.ARGUMENT)
     config = schema.validate(config, rules.RULES)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(preemption.handled(own_process))
@@ -74,7 +82,8 @@ def train(
                     raise ValueError(f"{run} holds no run to extend or relocate: check --workdir")
                 stack.enter_context(run.locked())
                 config = open_run(config, run, extend, relocate or {})
-            trainer, untrained = make_trainer(config, run, stop)
+                given = {} if source is None else sources.given(source, config.data.train.split)
+            trainer, untrained = make_trainer(config, run, stop, given)
             stack.callback(trainer.close)
             trainer.resume()
             with user_errors(OSError):
@@ -112,20 +121,26 @@ def open_run(
 
 
 def make_trainer(
-    config, run: RunDirectory, stop: preemption.StopSignal
+    config,
+    run: RunDirectory,
+    stop: preemption.StopSignal,
+    given: Mapping[str, sources.Source] | None = None,
 ) -> tuple[Trainer, Callable[[], dict]]:
-    """Make the trainer of a config, and a function for the variables of an untrained model."""
+    """Make the trainer of a config, and a function for the variables of an untrained model.
+
+    `given` are sources by split, see `sources.open_source`.
+    """
     image_io.configure_libraries()
     init_key, step_key, _ = jax.random.split(jax.random.key(config.seed), 3)
     with user_errors():  # the devices, the data and the evaluators must exist and fit
-        mesh, source = _open_devices_and_data(config, run)
+        mesh, source = _open_devices_and_data(config, run, given)
         data = run.measured(source, config.data)
         measured = config.model_copy(update={"data": data})  # `config` stays as it is stored
         targets = run.target_scale(source) if config.task == "regress" else None
         task = tasks.build(measured, source, data.mean, data.std, targets)
         mask_key = evaluators.key_of(config.seed)
         extra = {"mask": config.get("mask"), "loss": config.get("loss"), "classes": source.classes}
-        extra["targets"] = targets
+        extra |= {"targets": targets, "given": given}
         about = (data.mean, data.std, mesh, mask_key)
         context = evaluators.Context(task.model, data, *about, **extra)
         entries = evaluators.build(config.evaluators, context)
@@ -197,7 +212,7 @@ def _refuse_other_processes(command: str) -> None:
             )
 
 
-def _open_devices_and_data(config, run: RunDirectory) -> tuple[Mesh, sources.Source]:
+def _open_devices_and_data(config, run: RunDirectory, given) -> tuple[Mesh, sources.Source]:
     """Open the devices and the training data of a config; raise ValueError with all problems."""
     problems = []
 
@@ -215,7 +230,8 @@ def _open_devices_and_data(config, run: RunDirectory) -> tuple[Mesh, sources.Sou
     if mesh:
         attempt(device_mesh.check_batch, config.batch_size, config.accumulation, mesh)
     attempt(attention.check, config.model.attention, jax.default_backend())
-    source = attempt(sources.open_source, data.train.source, data.train.split, data.modality)
+    train = data.train
+    source = attempt(sources.open_source, train.source, train.split, data.modality, given)
     if source is not None:
         source = attempt(sources.subset, source, data.examples, run.draws_balanced)
     if problems:

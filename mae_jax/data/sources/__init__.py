@@ -1,7 +1,7 @@
 """Collections of examples and how to open them by name: `open_source(spec, split)`."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from mae_jax.data.sources import (
@@ -18,6 +18,7 @@ from mae_jax.data.sources import (
     synthetic,
     tar_shards,
     text_files,
+    user_sources,
 )
 from mae_jax.data.sources.source import (
     Examples,
@@ -32,17 +33,21 @@ from mae_jax.data.sources.source import (
 )
 
 __all__ = [
+    "ARGUMENT",
     "KINDS",
     "Examples",
     "LabelKind",
     "Source",
     "fixed_choice",
+    "given",
     "is_multilabel",
     "label_kind",
     "labels_of",
     "open_source",
     "subset",
 ]
+
+ARGUMENT, given = user_sources.ARGUMENT, user_sources.given
 
 
 class Kind(NamedTuple):
@@ -93,11 +98,16 @@ KINDS = {
     "parquet": Kind((), "PATH", parquet_files.rows),
     "webdataset": Kind((), "GLOB", tar_shards.members),
     "hf": Kind((), "PATH", saved_datasets.saved),
+    "python": Kind((), "MODULE:FACTORY", user_sources.made),
 }
 
 
-def open_source(spec: str, split: str, modality: str = "image") -> Source:
+def open_source(
+    spec: str, split: str, modality: str = "image", given: Mapping[str, Source] | None = None
+) -> Source:
     """Open the examples that `spec` names: a built-in set such as `photos`, or `KIND:PLACE`.
+
+    "argument" names the sources that are `given` by split, as by `train(source=...)`.
 
     Nothing is downloaded. Splits are "train" and "test"; folders also know "validation" and "all",
     tables their own ones and folds ("fold:2", and "not_fold:2" for the others), and `tfds` takes
@@ -108,6 +118,8 @@ def open_source(spec: str, split: str, modality: str = "image") -> Source:
         another modality.
       FileNotFoundError: there is nothing at PLACE.
     """
+    if spec == user_sources.ARGUMENT:
+        return user_sources.choose(given or {}, split)
     name, _, place = spec.partition(":")
     if not (kind := KINDS.get(name)):
         forms = ", ".join(f"{k}:{kind.place}" if kind.place else k for k, kind in KINDS.items())
