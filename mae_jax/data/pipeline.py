@@ -214,6 +214,12 @@ def _batches(
 
 
 def _stack(repeats: int, examples: Sequence[Example]) -> Example:
+    types = {example["image"].dtype for example in examples if "image" in example}
+    if len(types) > 1:  # numpy would join bytes with numbers of another scale
+        raise Unreadable(
+            f"a batch holds examples of {' and '.join(sorted(map(str, types)))}: set data.range, "
+            "which brings all of them to one scale"
+        )
     batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
     if repeats > 1:
         batch = {

@@ -60,6 +60,13 @@ def of(
     if not all(x > 0 for x in given["std"]):
         raise ValueError(f"std = {given['std']} must be above 0: give another --std")
     data = (info.config or {}).get("data", {})
+    scale = data.get("range", "auto")
+    if not isinstance(scale, str) and given["mean"] and not data.get("clip"):
+        low, high = scale  # the raw numbers, of which `low` became 0 and `high` 1
+        extent = high - low
+        given["mean"] = tuple(low + extent * x for x in given["mean"])
+        given["std"] = tuple(extent * x for x in given["std"])
     default = "image" if len(info.fields["patch"]) == 2 else ""  # files of other projects
     is_bytes = data.get("modality", default) in BYTES and given["mean"]
+    is_bytes = is_bytes and scale == "auto" and data.get("nodata") is None
     return RawInputs(jnp.uint8 if is_bytes else jnp.float32, **given)

@@ -100,6 +100,8 @@ def batch_shapes(config, sharding: Any, source: Source | None = None) -> dict[st
     """Return the arrays of a training batch as shapes; only pre-training needs no `source`."""
     dtypes = {"image": jnp.uint8, "video": jnp.uint8, "text": jnp.int32}
     dtype = dtypes.get(config.data.modality, jnp.float32)
+    if config.data.get("range", "auto") != "auto" or config.data.get("nodata") is not None:
+        dtype = jnp.float32
     arrays: dict[str, Any] = {"image": ((*config.data.size, config.data.channels), dtype)}
     if source is not None and config.task != "pretrain":
         several = (len(source.classes),) if source.label_kind == "classes" else ()

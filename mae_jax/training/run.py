@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from mae_jax import evaluators, tasks
 from mae_jax.config import changes, nested, schema
 from mae_jax.config.errors import user_errors
-from mae_jax.data import image_io, sources
+from mae_jax.data import description, image_io, sources
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.distributed import device_mesh
 from mae_jax.models import attention, rules
@@ -135,6 +135,7 @@ def make_trainer(
     with user_errors():  # the devices, the data and the evaluators must exist and fit
         mesh, source = _open_devices_and_data(config, run, given)
         data = run.measured(source, config.data)
+        _log.info(description.describe(source, data))
         measured = config.model_copy(update={"data": data})  # `config` stays as it is stored
         targets = run.target_scale(source) if config.task == "regress" else None
         task = tasks.build(measured, source, data.mean, data.std, targets)

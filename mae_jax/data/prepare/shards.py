@@ -63,7 +63,7 @@ def read_back(path: Path, entry: dict, threads: int, progress: Callable[[], Any]
 
     def read(i: int) -> bytes:
         image = records.read_record(raw, i)["image"]
-        decode.decode(image, _channels(image))
+        decode.bands(image)
         return raw[i]
 
     crc = 0
@@ -102,13 +102,14 @@ def encode(image: bytes | np.ndarray, side: int | None, quality: int) -> bytes:
       ValueError: no file format holds such an array.
     """
     is_encoded = isinstance(image, bytes)
-    channels = _channels(image)
-    if channels not in decode.MODES:
-        raise ValueError(f"pictures with {channels} channels are no files: train on the arrays")
-    pixels = decode.decode(image, channels)
-    shorter = min(pixels.shape[:2])
+    pixels = decode.bands(image)
+    channels, shorter = pixels.shape[-1], min(pixels.shape[:2])
     if is_encoded and (not side or shorter <= side):
         return image
+    if channels not in decode.MODES:
+        raise ValueError(f"pictures with {channels} channels are no files: train on the arrays")
+    if pixels.dtype != np.uint8:
+        raise Unreadable(f"its {pixels.dtype} values fit no JPEG: prepare without --shorter-side")
     picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
     if side and shorter > side:
         width, height = (round(x * side / shorter) for x in picture.size)
@@ -119,16 +120,3 @@ def encode(image: bytes | np.ndarray, side: int | None, quality: int) -> bytes:
     else:
         picture.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _channels(image: bytes | np.ndarray) -> int:
-    """Return how many channels a picture needs; if encoded 1, 3, or 4 with transparency."""
-    if not isinstance(image, bytes):
-        return image.shape[2] if image.ndim == 3 else 1
-    try:
-        with Image.open(io.BytesIO(image)) as picture:
-            if picture.has_transparency_data:
-                return 4
-            return 1 if picture.mode in ("1", "L") or picture.mode[0] in "IF" else 3
-    except Exception:  # Pillow's plugins raise nearly every type; `decode` reports the reason
-        return 3
