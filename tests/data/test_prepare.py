@@ -85,7 +85,9 @@ def test_without_options_the_files_are_kept_byte_for_byte(tmp_path):
 
 def test_larger_pictures_are_resized_and_look_the_same(tmp_path):
     spec, out = fill(tmp_path / "in"), tmp_path / "out"
-    with pytest.raises(ValueError, match="its uint16 values fit no JPEG: prepare without --shorter"):
+    with pytest.raises(
+        ValueError, match="its uint16 values fit no JPEG: prepare without --shorter"
+    ):
         prepare.prepare(spec, out, "all", shorter_side=40)
     (tmp_path / "in/emu/deep.png").unlink()
     source, out = sources.open_source(spec, "all"), tmp_path / "without"
