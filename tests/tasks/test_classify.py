@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 from PIL import Image
+from sklearn.utils.class_weight import compute_class_weight
 
 from mae_jax import tasks
 from mae_jax.config import command_line, schema
@@ -343,3 +344,80 @@ def test_an_unreadable_label_is_refused():
     for label in (-1, 4):
         with pytest.raises(Unreadable, match=f"label {label} is not one of 4"):
             transform({"image": picture, "label": label}, np.random.default_rng(0))
+
+
+def counts_of(labels, classes=("a", "b", "c")) -> sources.Examples:
+    labels = np.array(labels)
+    return sources.Examples(len(labels), lambda i: {"label": labels[i]}, classes, labels=labels)
+
+
+def test_balanced_weights_are_scikit_learns():
+    labels = [0, 0, 0, 0, 1, 1, 2, -1]  # the last is unknown
+    found = classify.class_weights("balanced", counts_of(labels), "x")
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=np.array(labels[:-1]))
+    np.testing.assert_allclose(found, expected)
+    several = np.array([[1, 0, 1], [1, 1, 0], [1, 0, 0], [0, 1, 0]], np.uint8)
+    assert classify.class_weights("balanced", counts_of(several), "x") == (1 / 3, 1.0, 3.0)
+    assert classify.class_weights((), counts_of(labels), "x") == ()
+
+
+@pytest.mark.parametrize(
+    "weights, labels, sentence",
+    [
+        ((1, 2), [0, 1, 2], "class_weights has 2 values, but 'x' has 3 classes"),
+        ("balanced", [0, 1, 1], "class 'c' has none of the training examples"),
+        ("balanced", np.array([[1, 1, 0], [1, 0, 1]]), "class 'a' has all of the training"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(weights, labels, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        classify.class_weights(weights, counts_of(labels), "x")
+    unknown = sources.Examples(3, counts_of(labels).load, ("a", "b", "c"))
+    with pytest.raises(ValueError, match="does not tell its labels without reading"):
+        classify.class_weights("balanced", unknown, "x")
+
+
+def loss_of(task, labels, logits, parts=1):
+    """The loss of a batch whose pictures have these logits, computed in parts."""
+    batch = {"image": jnp.zeros((len(labels), 8, 8, 3)), "label": jnp.array(labels)}
+    batch = task.augment(jax.random.key(0), batch) | {"image": jnp.array(logits)}
+    cut = [jax.tree.map(lambda x: x[i::parts], batch) for i in range(parts)]  # noqa: B023
+    return np.mean([task.loss({}, None, part)[0] for part in cut])
+
+
+class Given:
+    """A network whose outputs are its inputs."""
+
+    def apply(self, variables, inputs, *_, **__):
+        return inputs, {}
+
+
+def test_balanced_weights_equal_repeated_examples(monkeypatch):
+    """A loss with a weight of 2 for a class is that of its examples twice, however it is cut."""
+    monkeypatch.setattr(build, "classifier", lambda *_, **__: Given())
+    labels = np.array([0, 0, 0, 0, 1, 1, 0, 0])  # balanced weights: 2/3 and 2
+    logits = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
+    source = counts_of(labels, ("a", "b"))
+    off = {f"regularize.{name}": 0.0 for name in ("mixup", "cutmix", "label_smoothing", "erase")}
+    off |= {"regularize.randaugment": 0.0, "regularize.drop_path": 0.0, "data.size": (8, 8)}
+    make = lambda **changes: tasks.build(config(**off, **changes), source, MEAN, STD)
+    rows = np.repeat(np.arange(8), np.where(labels == 1, 3, 1))
+    expected = loss_of(make(), labels[rows], logits[rows])
+    for weights in ("balanced", (1.0, 3.0)):
+        weighted = make(class_weights=weights)
+        assert loss_of(weighted, labels, logits) == pytest.approx(expected, rel=1e-5)
+        assert loss_of(weighted, labels, logits, parts=4) == pytest.approx(expected, rel=1e-5)
+    assert loss_of(make(), labels, logits) != pytest.approx(expected, rel=1e-3)
+
+
+def test_weights_of_several_classes_are_of_what_is_true(monkeypatch):
+    monkeypatch.setattr(build, "classifier", lambda *_, **__: Given())
+    labels = np.array([[1, 0], [0, 0], [1, 1], [0, 1]], np.uint8)
+    logits = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
+    off = {f"regularize.{name}": 0.0 for name in ("mixup", "cutmix", "label_smoothing", "erase")}
+    off |= {"regularize.randaugment": 0.0, "regularize.drop_path": 0.0, "loss": "binary"}
+    options = config(**off, class_weights=(2.0, 5.0), **{"data.size": (8, 8)})
+    found = loss_of(tasks.build(options, counts_of(labels, ("a", "b")), MEAN, STD), labels, logits)
+    p = 1 / (1 + np.exp(-logits))
+    losses = -np.where(labels == 1, np.array([2, 5]) * np.log(p), np.log(1 - p))
+    assert found == pytest.approx(losses.mean(), rel=1e-5)

@@ -32,11 +32,14 @@ def config(**changes) -> schema.Config:
     return schema.updated(values, changes)
 
 
+CHANGES = {"log_every": 1, "model.head_std": 0.5}  # so that the predictions differ
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished regression in debug size."""
     workdir = tmp_path_factory.mktemp("regressed")
-    return workdir, train(config(log_every=1), workdir)
+    return workdir, train(config(**CHANGES), workdir)
 
 
 @pytest.mark.parametrize("name", ["l2", "l1", "huber"])
@@ -105,7 +108,7 @@ def test_a_run_resumes_bit_for_bit(run, tmp_path):
     shutil.copytree(workdir, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
     (tmp_path / "run" / "report.txt").unlink()
-    resumed = train(config(log_every=1), tmp_path / "run")
+    resumed = train(config(**CHANGES), tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, resumed, state)
     text = (workdir / "report.txt").read_text()
     assert (tmp_path / "run" / "report.txt").read_text() == text and "RMSE of mean" in text
@@ -128,7 +131,7 @@ def test_its_model_predicts_in_the_units_of_the_targets(run, tmp_path):
     task = tasks.build(config(), None, statistics["mean"], statistics["std"], scale)
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 10))
     expected = np.asarray(task.model.apply(state.best, x))
-    assert np.abs(expected - scale.mean).max() > 1e-3
+    assert np.abs(expected - scale.mean).max() > 0.05
     export.export(str(workdir), tmp_path / "model.safetensors")
     for path in (workdir, tmp_path / "model.safetensors"):
         model, params = mae_jax.load(path)
