@@ -57,8 +57,8 @@ def train(
       relocate: new places of data and of `init.checkpoint`, by their places when the run began.
       source: the examples, or those of each split, such as {"train": ..., "test": ...}. They take
         the place of `data.train.source`, which config.json stores as "argument", and of the source
-        "same" of evaluators. To continue such a run, give the same examples again; their number
-        and their classes are compared.
+        "same" of evaluators. To continue such a run, give the same examples again; their
+        number, classes, names and labels are compared.
       own_process: the process does nothing else, so a signal may end it at any time.
 
     Returns:
@@ -107,7 +107,8 @@ def open_run(
     In the config that is returned, `model.dtype` is not "auto": it is the precision with which the
     run began, or that of this backend. The config has the changes of the run, earlier and new ones.
     """
-    run.changes, newest = changes.read(run.path), run.newest_step()
+    run.changes = changes.read(run.path)
+    newest = 0 if extend is None else run.newest_step()
     request = f"{extend} {sorted(relocate.items())} {run.changes} {newest}"
     _refuse_other_processes(f"{run} {schema.to_json(config)} {request}")
     config = schema.resolved(config, jax.default_backend(), run.stored_config())
