@@ -127,6 +127,9 @@ def values(config) -> Iterator[str]:
         yield f"data.channels = {channels} must be the number of data.bands = {bands}: {len(bands)}"
     if data.get("clip") and isinstance(data.range, str):
         yield f"data.clip needs numbers, not data.range = {data.range!r}: use (low, high)"
+    for name in ("reference_spacing", "spacing"):
+        if data.get(name) and len(data[name]) != len(data.size):
+            yield f"data.{name} = {data[name]} must have a number for each axis of {data.size}"
 
 
 RULES = (size, vocabulary, values, attention, evaluators, batches, schedule, statistics)

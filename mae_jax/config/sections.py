@@ -326,6 +326,18 @@ class Values(Data):
     """The number that stands for missing values, beside NaN; "nan" for NaN alone; "file" for what
     each file says of itself; "mask" if the last band is a mask that is 0 where values are missing.
     Missing values are neither shown nor learned. None refuses files that have any."""
+    reference_spacing: Annotated[
+        tuple[Positive, ...],
+        Field(strict=False, title="a tuple of numbers above 0, one for each axis of size, or ()"),
+    ] = ()
+    """The distance between values at which a position is its index, in the unit of the files, such
+    as millimetres or metres. The positions of an input are then its coordinates divided by it, as
+    in Scale-MAE: patches of coarse inputs are far apart. () takes the indices of patches."""
+    spacing: Annotated[
+        tuple[Positive, ...],
+        Field(strict=False, title="a tuple of numbers above 0, one for each axis of size, or ()"),
+    ] = ()
+    """The distance between values along each axis in files that do not say it."""
 
 
 class Crops(Data):

@@ -51,7 +51,9 @@ def _scale(data: Mapping[str, Any]) -> str:
         return f"{low} to {high} become 0 to 1{beyond}"
     if scale == "dtype":
         return "whole numbers become 0 to 1 by the limits of their type, and floats stay"
-    return "bytes become 0 to 1" + ("" if data["modality"] == "image" else ", other numbers stay")
+    if data["modality"] in ("image", "video"):
+        return "bytes become 0 to 1"
+    return "" if scale is None else "bytes become 0 to 1, and other numbers stay"
 
 
 def _missing(data: Mapping[str, Any]) -> str:

@@ -13,7 +13,11 @@ from mae_jax.data.bad_examples import BadExamples, Unreadable
 from mae_jax.data.sources.source import Example, Source, fixed_choice, length_of, read
 
 _ATTEMPTS = 100  # examples that are tried for one row of a batch
-_OF_ROWS = {"image", "color"}  # keys of values [repeats, ...] in an example with `repeats` rows
+_OF_ROWS = {
+    "image",
+    "color",
+    "spacing",
+}  # keys of values [repeats, ...] in an example with `repeats` rows
 _log = logging.getLogger(__name__)
 
 Rows = Sequence[int] | np.ndarray

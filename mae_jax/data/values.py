@@ -4,14 +4,13 @@ The keys are those of the section `Values` of a config. Nothing here looks at on
 its numbers are scaled.
 """
 
-import functools
 import logging
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from mae_jax.data import arrays
 from mae_jax.data.arrays import Array
@@ -19,6 +18,14 @@ from mae_jax.data.bad_examples import Unreadable
 
 _EXACT = 2**24  # the whole numbers up to which float32 holds each
 _log = logging.getLogger(__name__)
+_told: set[tuple[int, ...]] = set()  # shapes that the log has named
+
+
+class View(NamedTuple):
+    """A part of an array as a network sees it, with the distances between its values."""
+
+    values: Shaped[np.ndarray, "*size c"]
+    spacing: Float[np.ndarray, "sides"]
 
 
 class Values(NamedTuple):
@@ -71,6 +78,22 @@ class Values(NamedTuple):
           Unreadable: as `raw`, or float32 cannot hold the numbers.
         """
         return scaled(*self.raw(part), self.data)
+
+    def view(self, x: Shaped[np.ndarray, "*size c"], covered: Sequence[int]) -> np.ndarray | View:
+        """Return values that cover so many steps along each side, with their spacing if it counts.
+
+        Raises:
+          Unreadable: `data.reference_spacing` is set, and nothing says what the spacing is.
+        """
+        if not self.data.get("reference_spacing"):
+            return x
+        spacing = self.array.spacing or self.data.get("spacing")
+        if not spacing or len(spacing) != len(covered):
+            raise Unreadable(
+                f"the file says no spacing of {len(covered)} sides, which positions by "
+                "data.reference_spacing need: set data.spacing"
+            )
+        return View(x, np.float32(np.multiply(spacing, covered) / x.shape[:-1]))
 
     def _stored(self, part: Sequence[slice], last: bool = False) -> tuple[slice, ...]:
         """Return the part of the stored array that holds the bands, or its last one."""
@@ -153,10 +176,11 @@ def _channel_axis(array: Array, sides: int, data: Mapping[str, Any]) -> int:
     return -1
 
 
-@functools.cache
 def _tell_of_turning(channels: int, shape: tuple[int, ...]) -> None:
-    text = "arrays such as one of shape %s have their %d channels first, and are turned"
-    _log.info(text, shape, channels)
+    if shape not in _told:
+        _told.add(shape)
+        text = "arrays such as one of shape %s have their %d channels first, and are turned"
+        _log.info(text, shape, channels)
 
 
 def _equal(x: np.ndarray, number: float) -> np.ndarray | None:

@@ -218,3 +218,20 @@ def test_resizing_takes_nothing_from_missing_values():
     np.testing.assert_allclose(y[np.isfinite(y)], 1, rtol=1e-6)
     assert 0.6 < np.isfinite(y[..., 0]).mean() < 0.8 and 0.5 < np.isfinite(y[..., 1]).mean() < 0.65
     np.testing.assert_array_equal(np.isnan(y[..., 0]).all(1), np.isnan(y[..., 0]).any(1))
+
+
+@pytest.mark.parametrize("modality", ["image", "volume"])
+def test_the_spacing_of_a_view_is_that_of_the_file_times_what_it_covers(modality):
+    x = np.zeros((32, 64), np.float32)
+    known = arrays.Array(x.shape, x.dtype, arrays.of(x).read, spacing=(10.0, 30.0))
+    data = section(modality, size=(16, 32), range=(0, 1), reference_spacing=(10.0, 10.0))
+    data |= dict(zoom=(2, 2), crop_ratio=(1, 1))
+    example = {"image": known, "label": -1}
+    train = transforms.train_transform(data)(example, np.random.default_rng(0))
+    assert train["image"].shape == (16, 32, 1) and train["spacing"].tolist() == [20, 60]
+    seen = transforms.eval_transform(data)(example)["spacing"].tolist()
+    assert seen == ([20, 60] if modality == "image" else [10, 30])
+    with pytest.raises(Unreadable, match="says no spacing of 2 sides.*set data.spacing"):
+        views(x, data)
+    given = transforms.eval_transform(data | dict(spacing=(1.0, 2.0)))({"image": x, "label": -1})
+    assert given["spacing"].tolist() == ([2, 4] if modality == "image" else [1, 2])

@@ -19,7 +19,7 @@ Picture = bytes | str | np.ndarray | arrays.Array  # encoded, the path of a file
 
 def train_views(
     image: Picture, data: Mapping[str, Any], rng: np.random.Generator
-) -> Iterator[np.ndarray]:
+) -> Iterator[np.ndarray | values.View]:
     """Yield `crop.random_crops` of a picture, uint8 or float32 [*size, c].
 
     Raises:
@@ -40,7 +40,7 @@ def train_views(
 
 def eval_views(
     image: Picture, data: Mapping[str, Any], clips: int = 1, crops: int = 1
-) -> Iterator[np.ndarray]:
+) -> Iterator[np.ndarray | values.View]:
     """Yield the `crop.center_crop` of a picture, uint8 or float32 [*size, c]."""
     opened, size = open_values(image, data), tuple(data["size"])
     if opened.array.dtype == np.uint8 and _is_plain(data):
@@ -90,14 +90,15 @@ def _content(image: Picture) -> bytes | np.ndarray | arrays.Array:
 
 
 def _is_plain(data: Mapping[str, Any]) -> bool:
-    others = data.get("nodata") is not None or data.get("bands")
+    others = data.get("nodata") is not None or data.get("bands") or data.get("reference_spacing")
     return data.get("range", "auto") == "auto" and not others
 
 
 def _resized(
     opened: values.Values, box: tuple[int, int, int, int], size: tuple[int, int]
-) -> np.ndarray:
+) -> np.ndarray | values.View:
     """Return the box y, x, height, width of a picture, resized."""
     y, x, height, width = box
     part = opened.read([slice(y, y + height), slice(x, x + width)])
-    return resize.bicubic(part, size) if part.dtype == np.uint8 else resize.linear(part, size)
+    part = resize.bicubic(part, size) if part.dtype == np.uint8 else resize.linear(part, size)
+    return opened.view(part, (height, width))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mae_jax.data import values
 from mae_jax.data.modalities import volume
 
 open_values = volume.open_values
@@ -12,7 +13,7 @@ open_values = volume.open_values
 
 def train_views(
     signal: volume.Array, data: Mapping[str, Any], rng: np.random.Generator
-) -> Iterator[np.ndarray]:
+) -> Iterator[np.ndarray | values.View]:
     """Yield random windows of a signal [time, c], resampled by `data.zoom`: `volume.train_views`.
 
     A signal shorter than a window is continued on both sides: by missing values if `data.nodata` is
@@ -23,7 +24,7 @@ def train_views(
 
 def eval_views(
     signal: volume.Array, data: Mapping[str, Any], clips: int = 1, crops: int = 1
-) -> Iterator[np.ndarray]:
+) -> Iterator[np.ndarray | values.View]:
     """Yield `clips` windows, evenly spread from the start to the end; or the middle.
 
     The windows are not resampled, and are otherwise as in `train_views`.
@@ -32,4 +33,5 @@ def eval_views(
     opened = open_values(signal, data)
     free = np.array(volume.free(opened, size))
     for share in np.linspace(0, 1, clips) if clips > 1 else [0.5]:
-        yield volume.crop(opened, np.floor(free * share).astype(int), size)
+        part = volume.crop(opened, np.floor(free * share).astype(int), size)
+        yield opened.view(part, size)

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mae_jax.data import values
 from mae_jax.data.modalities import audio, image, signal, text, video, volume
 
 Example = dict[str, Any]
@@ -65,5 +66,12 @@ def _apply(
     example: Example,
     *rng: np.random.Generator,
 ) -> Example:
-    views = list(make_views(example["image"], data, *counts, *rng))
-    return {**example, "image": views[0] if len(views) == 1 else np.stack(views)}
+    views: list[Any] = list(make_views(example["image"], data, *counts, *rng))
+    joined = lambda arrays: arrays[0] if len(arrays) == 1 else np.stack(arrays)
+    if isinstance(views[0], values.View):
+        return {
+            **example,
+            "image": joined([view.values for view in views]),
+            "spacing": joined([view.spacing for view in views]),
+        }
+    return {**example, "image": joined(views)}

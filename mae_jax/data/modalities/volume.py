@@ -27,7 +27,7 @@ def open_values(array: Array, data: Mapping[str, Any]) -> values.Values:
 
 def train_views(
     array: Array, data: Mapping[str, Any], rng: np.random.Generator
-) -> Iterator[np.ndarray]:
+) -> Iterator[np.ndarray | values.View]:
     """Yield random parts of an array, resized to [*size, c]: uint8 or float32, see `values.scaled`.
 
     The sides of a part are those of `data.size` times one factor, which is log-uniform in
@@ -43,15 +43,15 @@ def train_views(
         factor = np.exp(rng.uniform(*np.log(data["zoom"])))
         sides = [max(1, round(side * factor)) for side in size]
         starts = rng.integers(0, free(opened, sides), endpoint=True)
-        yield resize.linear(crop(opened, starts, sides), size)
+        yield opened.view(resize.linear(crop(opened, starts, sides), size), sides)
 
 
 def eval_views(
     array: Array, data: Mapping[str, Any], clips: int = 1, crops: int = 1
-) -> Iterator[np.ndarray]:
+) -> Iterator[np.ndarray | values.View]:
     """Yield the middle of an array without resizing, [*size, c]; otherwise as `train_views`."""
     size, opened = data["size"], open_values(array, data)
-    yield crop(opened, np.array(free(opened, size)) // 2, size)
+    yield opened.view(crop(opened, np.array(free(opened, size)) // 2, size), size)
 
 
 def free(opened: values.Values, sides: Sequence[int]) -> list[int]:
