@@ -271,6 +271,8 @@ def hostile():
     rle = ct(pixels)
     rle.compress(pydicom.uid.RLELossless, pixels, generate_instance_uid=False)
     rle.NumberOfFrames, rle.Rows, rle.Columns = 2**31 - 1, 65535, 65535
+    packed = ct(pixels)
+    packed.compress(pydicom.uid.RLELossless, pixels, generate_instance_uid=False)
     return {
         "cut": good[:-7],
         "cut in the header": good[:400],
@@ -290,6 +292,8 @@ def hostile():
         "many frames": encoded(frames),
         "terabytes": encoded(rle),
         "slope of 0": encoded(ct(pixels, RescaleSlope=0)),
+        "many numbers of bits": encoded(ct(pixels, BitsAllocated=[255] * 3000)),
+        "cut in compressed pixels": encoded(packed)[:-20],
         "odd bits": encoded(ct(pixels, BitsAllocated=13)),
     }
 

@@ -11,12 +11,13 @@ to the front and to the top of the head (RAS+), as in NIfTI; DICOM counts to the
 """
 
 import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from mae_jax.data.arrays import Array, Frame, Part
 from mae_jax.data.bad_examples import Unreadable
@@ -108,13 +109,12 @@ def open_series(headers: Sequence[Header]) -> Array:
     """
     first = headers[0]
     for other in headers[1:]:
-        pairs = [("shape", first.shape, other.shape)]
-        pairs += [
-            (name, getattr(first.grid, name), getattr(other.grid, name))
-            for name in ("orientation", "spacing")
-        ]
-        for name, one, two in pairs:
-            if len(one) != len(two) or not np.allclose(one, two, rtol=0, atol=_EQUAL):
+        for name, one, two in [
+            ("shape", first.shape, other.shape),
+            ("orientation", first.grid.orientation, other.grid.orientation),
+            ("spacing", first.grid.spacing, other.grid.spacing),
+        ]:
+            if not _are_equal(one, two):
                 raise Unreadable(
                     f"the slices of series {first.series} differ in {name}, {one} and {two}: "
                     "separate them"
@@ -241,11 +241,14 @@ def _find_pixels(file: Any, data: Any, syntax: Any, size: int) -> tuple[str, boo
     if keyword not in _PIXELS:
         raise Unreadable("no pixels: the file ends before them")
     is_implicit = element[4:6] not in (b"OB", b"OW", b"OF", b"OD")  # some files err
-    if not syntax.is_encapsulated:
-        place = 4 if is_implicit else 8
+    if is_implicit:
+        file.seek(-4, os.SEEK_CUR)
+    if syntax.is_encapsulated:
+        _check_fragments(file, size)
+    else:
+        place, bits = (4 if is_implicit else 8), _bits(data)
         length = int(np.frombuffer(element[place : place + 4], f"{order}u4")[0])
-        held = min(length, size - file.tell() + 8 - place)
-        bits = _bits(data)
+        held = min(length, size - file.tell())
         needed = -(-bits * _frames(data) // 8)
         if not needed <= held < needed + max(2, bits // 8):
             raise Unreadable(
@@ -255,19 +258,35 @@ def _find_pixels(file: Any, data: Any, syntax: Any, size: int) -> tuple[str, boo
     return keyword, is_implicit == syntax.is_implicit_VR
 
 
+def _check_fragments(file: Any, size: int) -> None:
+    """Raise an `Unreadable` if the file ends inside of a fragment of compressed pixels."""
+    while len(item := file.read(8)) == 8 and item[:4] == b"\xfe\xff\x00\xe0":
+        if file.seek(int.from_bytes(item[4:], "little"), os.SEEK_CUR) > size:
+            raise Unreadable("the compressed pixels are truncated: export the file again")
+
+
+def _count(data: Any, name: str) -> int:
+    """Return a whole number of the header, 1 if it is missing."""
+    value = data.get(name) or 1
+    if not isinstance(value, int | float | str):  # a damaged header may have thousands
+        raise Unreadable(f"{name} is not one number: the file is damaged, export it again")
+    return int(value)
+
+
 def _frames(data: Any) -> int:
-    return int(data.get("NumberOfFrames") or 1)
+    return _count(data, "NumberOfFrames")
 
 
 def _shape(data: Any) -> tuple[int, ...]:
     is_palette = data.PhotometricInterpretation == "PALETTE COLOR"
-    samples = 3 if is_palette else int(data.get("SamplesPerPixel") or 1)
-    return data.Rows, data.Columns, *([samples] if samples > 1 else [])
+    samples = 3 if is_palette else _count(data, "SamplesPerPixel")
+    return _count(data, "Rows"), _count(data, "Columns"), *([samples] if samples > 1 else [])
 
 
 def _bits(data: Any) -> int:
     """Return the number of bits that a frame has without compression."""
-    bits = data.Rows * data.Columns * int(data.get("SamplesPerPixel") or 1) * data.BitsAllocated
+    names = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")
+    bits = math.prod(_count(data, name) for name in names)
     return bits * 2 // 3 if data.PhotometricInterpretation == "YBR_FULL_422" else bits
 
 
@@ -284,7 +303,7 @@ def _scale(data: Any, is_float: bool) -> Scale:
     slopes = _of_frames(data, "RescaleSlope", 1)
     intercepts = _of_frames(data, "RescaleIntercept", 1)
     factors = [
-        (*(dose or slope or (1.0,)), *(intercept or (0.0,)))
+        ((dose or slope or (1.0,))[0], (intercept or (0.0,))[0])
         for slope, intercept in zip(slopes, intercepts, strict=True)
     ]
     if any(slope == 0 for slope, _ in factors):
@@ -346,15 +365,18 @@ def _numbers(value: Any, count: int) -> tuple[float, ...]:
     return tuple(numbers.tolist()) if is_right else ()
 
 
-def _common(found: list[tuple[float, ...]]) -> tuple[float, ...]:
+def _common(found: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
     """Return the numbers that all frames share, or nothing."""
-    same = all(len(x) == len(found[0]) for x in found)
-    return found[0] if same and np.allclose(found, found[0], rtol=0, atol=_EQUAL) else ()
+    return found[0] if all(_are_equal(found[0], other) for other in found) else ()
+
+
+def _are_equal(one: tuple[float, ...], two: tuple[float, ...]) -> bool:
+    return one == two or (len(one) == len(two) and np.allclose(one, two, rtol=0, atol=_EQUAL))
 
 
 def _in_order(
     headers: Sequence[Header],
-) -> tuple[Int[np.ndarray, "n"], np.ndarray | None, np.ndarray | None]:
+) -> tuple[Int[np.ndarray, "n"], Float[np.ndarray, "3"], Float[np.ndarray, "3"] | None]:
     """Return the order of slices along their normal, the first position, and the step to the next.
 
     Frames of one file that have no positions, or all the same, keep their order.
@@ -363,7 +385,7 @@ def _in_order(
     places = np.array([place for header in headers for place in header.grid.positions])
     unplaced = not grid.orientation or not all(header.grid.positions for header in headers)
     if len(headers) == 1 and (unplaced or headers[0].frames > 1 and np.ptp(places, 0).max() == 0):
-        return np.arange(headers[0].frames), None, None
+        return np.arange(headers[0].frames), np.zeros(3), None
     if unplaced:
         raise Unreadable(
             f"slices of {name} have no ImagePositionPatient or ImageOrientationPatient, so that "
@@ -400,15 +422,15 @@ def _to_array(
 ) -> Array:
     """Return an array; numbers stand for missing values if they are the same in all slices."""
     missing = {_missing(header, k) for header in headers for k in range(len(header.scale.factors))}
-    ends = next(iter(missing)) if len(missing) == 1 else None
-    number = ends[:1] if ends == () or ends and ends[0] == ends[1] else None
+    limits = next(iter(missing))
+    is_number = len(missing) == 1 and len({*limits}) < 2
     return Array(
         shape=shape,
         dtype=np.result_type(*{header.scale.dtype for header in headers}),
         read=read,
         sides=len(shape) - len(headers[0].shape) + 2,
-        nodata=number or (),
-        valid=exists if number is None else None,
+        nodata=limits[:1] if is_number else (),
+        valid=None if is_number else exists,
         spacing=spacing or None,
         frame=frame,
     )
@@ -461,7 +483,9 @@ def _read_frame(header: Header, k: int, part: Part) -> Shaped[np.ndarray, "*part
         x = x[(..., *part[2:])]
         slope, intercept = _factor(header, k)
         if (slope, intercept) != (1, 0):
-            x = x.astype(np.float64) * slope + intercept
+            x = x.astype(np.float64)
+            x *= slope
+            x += intercept
         return np.array(x, scale.dtype)
     except Exception as error:
         raise _unreadable(error) from error

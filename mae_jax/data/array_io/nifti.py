@@ -174,7 +174,8 @@ def _unpacked(stored: Any) -> np.ndarray:
         if key in _held:
             _held.move_to_end(key)
             return _held[key]
-    with ImageOpener(stored.file_like) as file:
+    opener: Any = ImageOpener(stored.file_like)
+    with opener as file:
         volume = array_from_file(stored.shape, stored.dtype, file, stored.offset, stored.order)
         while file.read(2**20):  # the end of the file has its checksum
             pass
