@@ -8,6 +8,12 @@ from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.modalities import signal, transforms
 from mae_jax.data.sources import series, synthetic
 
+
+def values_of(source, i):
+    array = source[i]["image"]
+    return array.read(array.whole)
+
+
 HEADER = "# a comment\n@problemName Toy\n@timeStamps false\n@univariate false\n"
 
 
@@ -80,16 +86,16 @@ def test_series_are_time_by_channels_with_nan_where_they_miss(tmp_path):
     path = write(tmp_path, "1,?,3:nan,5,-6e2:Up\n\n7:8:down\n", "1:2: down \n")
     source = sources.open_source(f"ts:{path}", "train", "signal")
     assert (len(source), source.classes) == (2, ("Up", "down"))
-    values = source[0]["image"]
-    assert values.dtype == np.float64
+    values = values_of(source, 0)
+    assert values.dtype == source[0]["image"].dtype == np.float64
     np.testing.assert_array_equal(values, [[1, np.nan], [np.nan, 5], [3, -600]])
-    np.testing.assert_array_equal(source[1]["image"], [[7, 8]])  # another length
+    np.testing.assert_array_equal(values_of(source, 1), [[7, 8]])  # another length
     assert [source[i]["label"] for i in range(2)] == [0, 1]
     assert source.name(1) == f"{tmp_path.name}_TRAIN.ts:9"
     test = series.ts(path, "test")
     assert (test[0]["label"], len(series.ts(path, "all"))) == (1, 3)
     again = pickle.loads(pickle.dumps(source))
-    np.testing.assert_array_equal(again[1]["image"], source[1]["image"])
+    np.testing.assert_array_equal(values_of(again, 1), values_of(source, 1))
 
 
 def test_files_may_be_named_beside_others_in_a_folder(tmp_path):
@@ -99,6 +105,28 @@ def test_files_may_be_named_beside_others_in_a_folder(tmp_path):
         series.ts(f"{tmp_path}/Other_eq", "test")
     with pytest.raises(ValueError, match="no split 'dev': use train or test or all"):
         series.ts(f"{tmp_path}/Other_eq", "dev")
+
+
+def test_as_many_steps_as_channels_are_no_riddle(tmp_path):
+    header = HEADER + "@classLabel false\n@data\n"
+    source = series.ts(write(tmp_path, "1,2:3,4\n", "1,?:3,4\n", header), "train")
+    view = transforms.eval_transform(data(2, channels=2, modality="signal"))
+    assert view(source[0])["image"].tolist() == [[1, 3], [2, 4]]
+    with pytest.raises(Unreadable, match="may have its channels first or last"):
+        view({"image": values_of(source, 0)})
+    first = data(2, channels=2, modality="signal", channel_axis="first")
+    assert transforms.eval_transform(first)({"image": values_of(source, 0)})["image"][0, 1] == 2
+
+
+def test_missing_values_are_kept_if_they_are_declared(tmp_path):
+    header = HEADER + "@classLabel false\n@data\n"
+    source = series.ts(write(tmp_path, "1,?:3,4\n", header=header), "train")
+    nan = np.nan
+    (view,) = signal.eval_views(source[0]["image"], data(4, channels=2, nodata="nan"))
+    np.testing.assert_array_equal(view, [[nan, nan], [1, 3], [nan, 4], [nan, nan]])
+    assert view.dtype == np.float32
+    with pytest.raises(Unreadable, match="has missing values .*set data.nodata"):
+        windows(source[0]["image"], data(4, channels=2))
 
 
 def test_targets_are_numbers(tmp_path):
@@ -115,7 +143,7 @@ def test_targets_are_numbers(tmp_path):
 def test_labels_may_be_missing(tmp_path):
     path = write(tmp_path, "1,2:3,4\n", header="@classLabel false\n@data\n")
     source = series.ts(path, "train")
-    assert source[0]["image"].tolist() == [[1, 3], [2, 4]] and source[0]["label"] == -1
+    assert values_of(source, 0).tolist() == [[1, 3], [2, 4]] and source[0]["label"] == -1
 
 
 @pytest.mark.parametrize(

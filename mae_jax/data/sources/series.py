@@ -4,6 +4,7 @@ The reader is not aeon's: that package, with its compilers, is 600 MB, and it re
 not agree with the header of a file. The tests of this module compare both readers.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from mae_jax.data import arrays
 from mae_jax.data.sources.source import Example, Examples, check_split
 
 SPLITS = {"train": ("TRAIN",), "test": ("TEST",), "all": ("TRAIN", "TEST")}  # ends of the files
@@ -28,11 +30,12 @@ class Header(NamedTuple):
 
 
 def ts(path: str, split: str) -> Examples:
-    """Open `PATH_TRAIN.ts` and `PATH_TEST.ts`, or those of the folder `PATH` that bear its name.
+    """Open `PATH_TRAIN.ts` and `PATH_TEST.ts`, or those of the folder `PATH` that have its name.
 
-    The splits are "train", "test", and "all" for both. An example is float64 [time, channels], with
-    NaN where the file has `?` or NaN; series may be of different lengths. Labels are the classes of
-    the header in its order, or numbers after `@targetLabel true`.
+    The splits are "train", "test", and "all" for both. An example is an `Array` in memory of
+    float64 [time, channels], with NaN where the file has `?` or NaN; series may be of different
+    lengths. Labels are the classes of the header in its order, or numbers after
+    `@targetLabel true`.
 
     Raises:
       FileNotFoundError: there are no such files.
@@ -63,7 +66,8 @@ def ts(path: str, split: str) -> Examples:
 
 
 def _load(series: Sequence[Series], labels: Sequence[Any], i: int) -> Example:
-    return {"image": series[i], "label": labels[i]}
+    # The file tells time from channels, also if there are as many steps as channels.
+    return {"image": dataclasses.replace(arrays.of(series[i]), sides=1), "label": labels[i]}
 
 
 def _read(file: Path) -> tuple[Header, list[tuple[str, Series, Any]]]:
