@@ -23,9 +23,13 @@ def recipe() -> ConfigDict:
         patch=(10,), width=64, depth=3, heads=4, decoder_width=48, decoder_depth=1, decoder_heads=3
     )
     config.update(epochs=400, batch_size=32, log_every=50, save_every=1000)
-    config.optimizer.update(warmup_epochs=20)
+    config.optimizer.update(base_learning_rate=8e-3, warmup_epochs=20)
     config.data.update(
-        train=dict(source="ts:GunPoint", split="train"), size=(150,), channels=1, zoom=(0.9, 1.1)
+        train=dict(source="ts:GunPoint", split="train"),
+        size=(150,),
+        channels=1,
+        zoom=(0.9, 1.1),
+        repeats=4,  # windows of a series in a batch
     )
     config.evaluators = recipe_parts.evaluators(
         every=0, split="test", examples=2000, features=2000, batch_size=256, pictures=4, linear=True

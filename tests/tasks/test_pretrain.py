@@ -3,10 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mae_jax import tasks
 from mae_jax.config import command_line, schema
+from mae_jax.config.errors import UserError
 from mae_jax.data.augment import batch as augment
+from mae_jax.models import build, masking, rules
 
 KEY = jax.random.key(7)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -37,3 +40,39 @@ def test_what_is_normalised():
     np.testing.assert_allclose(z[..., 1], (np.asarray(x)[..., 1] - 0.5) / 0.25, atol=1e-4)
     categories = x.astype(jnp.int32)
     np.testing.assert_array_equal(augment.normalize(categories, MEAN, STD), categories)
+
+
+GROUPS = ((0,), (1, 2))
+
+
+@pytest.mark.parametrize(
+    "name, groups",
+    [("random", ()), ("joint", ()), *((x, GROUPS) for x in ("block", "grid", "importance"))],
+)
+def test_signals_have_one_axis_and_channels_as_values_or_groups(name, groups):
+    """Each mask suits one axis; a network that predicts the truth has no loss, in either form."""
+    model = {"model.channel_groups": groups, "mask.name": name, "mask.ratio": 0.5}
+    data = {"data.size": (32,), "data.channels": 3, "model.patch": (4,)}
+    values = command_line.load("configs/signal_small.py:debug")
+    checked = schema.updated(values, {**data, **model}, rules.RULES)
+    net = build.autoencoder(checked.model)
+    sampler = build.mask_sampler(checked.mask, net, checked.data.size)
+    inputs = jax.random.normal(KEY, (2, 32, 3))
+    mask = masking.from_scores(sampler.scores(KEY, inputs), sampler.keep)
+    tokens = 8 * max(1, len(groups))
+    assert (sampler.n, mask.visible.shape[1]) == (tokens, tokens // 2)
+    truth = net.target(inputs, mask.masked)
+    np.testing.assert_allclose(net.target.losses(truth, inputs, mask.masked), 0, atol=1e-10)
+    np.testing.assert_allclose(net.target.to_inputs(truth, inputs, mask), inputs, atol=1e-6)
+    hidden = net.target.masked_values(inputs, mask)
+    counts = [(jnp.any(hidden[..., list(g)], -1).sum()) for g in groups or [(0, 1, 2)]]
+    assert hidden.shape == inputs.shape and sum(counts) == 2 * tokens // 2 * 4
+    apart = (hidden[..., 0] != hidden[..., 1]).any()
+    assert bool(apart) == bool(groups) and (hidden[..., 1] == hidden[..., 2]).all()
+
+
+def test_signals_refuse_the_masks_of_two_axes():
+    values = command_line.load("configs/signal_small.py:debug")
+    for name, modality in (("time", "audio"), ("tube", "video")):
+        with pytest.raises(UserError, match=f"is for {modality}, and data.modality = 'signal'"):
+            schema.updated(values, {"mask.name": name}, rules.RULES)
