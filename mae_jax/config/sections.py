@@ -262,10 +262,11 @@ class TrainingSource(Section):
 
     source: Text
     """Source of the examples: `folder:PATH`, `tfds:NAME`, `array_record:PATH`, `idx:PATH`,
-    `arrays:PATH`, `video:PATH`, `frames:PATH`, `audio:PATH`, `ts:PATH`, `text:PATH`, or the name of
-    a synthetic source such as `photos`."""
+    `arrays:PATH`, `video:PATH`, `frames:PATH`, `audio:PATH`, `ts:PATH`, `text:PATH`, `csv:FILE`,
+    `parquet:PATH`, `webdataset:GLOB`, `hf:PATH`, your own `python:MODULE:FACTORY`, or the name of a
+    synthetic source such as `photos`."""
     split: Text = "train"
-    """The part of the source to train on."""
+    """The part of the source to train on. Of a table with folds, "not_fold:2" is all but fold 2."""
 
 
 class Data(Section):

@@ -28,7 +28,8 @@ def build(config, source, mean, std) -> Task:
     if classes < 2:
         raise ValueError(
             f"{spec!r} has {classes} classes, and two or more are needed: "
-            "put the pictures of each class into a folder of its own, or name another source"
+            "put the pictures of each class into a folder of its own, or write a labels.csv beside "
+            "them, or name another source"
         )
     multilabel = sources.is_multilabel(source)
     if multilabel != (config.loss == "binary"):

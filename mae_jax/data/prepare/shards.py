@@ -85,7 +85,9 @@ def record(source: Source, i: int, side: int | None, quality: int) -> tuple[byte
     except (Unreadable, OSError) as error:
         return b"", f"{source.name(i)!r}: {error}"
     if not isinstance(example["label"], int | np.integer):
-        raise ValueError(f"{source.name(i)!r} has several labels: shards hold one for each picture")
+        raise ValueError(
+            f"{source.name(i)!r} has several labels or numbers: shards hold one class for each"
+        )
     proto = example_pb2.Example()
     proto.features.feature["image"].bytes_list.value.append(data)
     proto.features.feature["label"].int64_list.value.append(int(example["label"]))

@@ -49,7 +49,7 @@ def saved(place: str, split: str, modality: str) -> Examples:
     names = [name for _, name in parts]
     if len({*names}) > 1 and "split" not in values:
         values["split"] = [name for part, name in parts for _ in range(len(part))]
-    places = [f"{name or root.name}[{i}]" for part, name in parts for i in range(len(part))]
+    places = [f"{name or 'row'}[{i}]" for part, name in parts for i in range(len(part))]
     schema = first.features.arrow_schema
     label = columns.partition(",")[2]
     classes = arrow_columns.class_names(schema)
