@@ -4,7 +4,7 @@
         --workdir=runs/mixtures --config.init.checkpoint=runs/multispectral
 
 A regression to four numbers for each picture. For numbers of your own: a table with a column
-`target`, or with several columns `target_NAME`, see docs/data.md:
+`target`, or with several columns `target:NAME`, see docs/data.md:
 `--config.data.train.source=csv:FILE`.
 """
 

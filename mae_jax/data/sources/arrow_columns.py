@@ -169,7 +169,7 @@ def _array(cell: Any) -> np.ndarray:
 
     shape, values = [], cell
     while types.is_nested(values.type) and not types.is_struct(values.type):
-        lengths = pyarrow.compute.list_value_length(values).unique()
+        lengths = pyarrow.compute.call_function("list_value_length", [values]).unique()
         if len(lengths) != 1 or not lengths[0].is_valid:
             raise Unreadable("an array with rows of different lengths: store one with equal rows")
         shape.append(lengths[0].as_py())

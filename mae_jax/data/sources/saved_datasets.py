@@ -42,8 +42,8 @@ def saved(place: str, split: str, modality: str) -> Examples:
     first = next(iter(parts))[0]
     column, others = arrow_columns.choose(first.column_names, columns, modality, spec)
     values: dict[str, Sequence[Any]] = {name: [] for name in others}
-    for part, _ in parts:
-        table = part.with_format("arrow").select_columns(others)[:] if others else None
+    for part, _ in parts if others else ():
+        table = part.select_columns(others).with_format("arrow")[:]
         for name in others:
             values[name] = [*values[name], *table[name].to_pylist()]
     names = [name for _, name in parts]

@@ -101,7 +101,7 @@ def _members(path: str) -> Iterator[tuple[str, Member]]:
     try:
         with tarfile.open(path, "r:", errors="surrogateescape") as tar:
             while (info := tar.next()) is not None:
-                tar.members.clear()  # which would hold all headers
+                tar.members.clear()  # pyright: ignore  # they would hold all headers
                 if info.isdir():
                     continue
                 if not info.isreg() or info.issparse():
