@@ -421,6 +421,9 @@ def test_folders_of_patients_are_no_classes(tmp_path, caplog):
         source = sources.open_source(f"dicom:{tmp_path}", "all", "volume")
     assert source.classes == () and source[0]["label"] == -1
     assert "the sub-folders are patients, and no classes" in caplog.text
+    (tmp_path / "labels.csv").write_text("file,label\np0/ct,ill\np1/ct,well\np2/ct,well\n")
+    source = sources.open_source(f"dicom:{tmp_path}", "all", "volume")
+    assert source.classes == ("ill", "well") and source[0]["label"] == 0
 
 
 def test_one_file_and_wrong_places(tmp_path):

@@ -15,6 +15,7 @@ from mae_jax.data.sources.labels import none as no_labels
 from mae_jax.data.sources.source import Examples, check_split
 
 _SHOWN = 3  # names in a message
+_PARTS = ("train", *splits.STORED["test"])  # folders of splits
 Groups = dict[str, list[dicom.Header]]  # the headers of the files of each example
 
 
@@ -51,8 +52,8 @@ def scans(path: str, split: str, modality: str) -> Examples:
     ]
     patient_of = lambda name: _patient(groups[name])
     listing = folders.list_files(path, split, ("dcm",), spec, noun, inside, patient_of)
-    labels = listing.labels
-    if labels.kind == "class" and _are_patients(groups):
+    labels, by_table = listing.labels, (root / tables.BESIDE).is_file()
+    if not by_table and _are_patients(groups):
         tables.tell(f"data {spec!r}: the sub-folders are patients, and no classes")
         labels = no_labels(len(listing.files))
     load = functools.partial(_open, modality, [groups[name] for name in listing.files])
@@ -71,7 +72,10 @@ def _patient(headers: Sequence[dicom.Header]) -> str:
 
 def _are_patients(groups: Groups) -> bool:
     """Return whether each of several folders holds one patient, who is in no other."""
-    pairs = {(n.split("/")[0], _patient(headers)) for n, headers in groups.items() if "/" in n}
+    pairs = set()
+    for name, headers in groups.items():
+        above = [part for part in name.split("/")[:-1] if part not in _PARTS]
+        pairs |= {(folder, _patient(headers)) for folder in above[:1]}
     return 1 < len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
 
 
@@ -110,11 +114,10 @@ def _series(headers: Mapping[str, dicom.Header]) -> Groups:
     held = collections.Counter(
         folder for names in files.values() for folder in {os.path.dirname(name) for name in names}
     )
-    taken = {"", "train", *splits.STORED["test"]}
     chosen = {}
     for key, names in files.items():
         folder = above[key]
-        is_alone = held[folder] == 1 and folder not in taken
+        is_alone = held[folder] == 1 and folder not in ("", *_PARTS)
         name = key if key in headers else folder if is_alone else f"{folder}/{key}".lstrip("/")
         chosen[name] = [headers[file] for file in names]
     return chosen
