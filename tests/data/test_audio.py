@@ -3,6 +3,7 @@ import pickle
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -413,6 +414,14 @@ def test_one_in_ten_is_held_out(tmp_path):
     assert train.classes == () and train[0]["label"] == -1
     assert len(train) + len(test) == 40 and 0 < len(test) < 12
     assert not set(train.names) & set(test.names)
+
+
+def test_the_content_of_a_file_is_read_like_the_file(tmp_path):
+    path = write(tmp_path / "a.flac", noise(9000))
+    content = Path(path).read_bytes()
+    np.testing.assert_array_equal(audio.decode(content, 8000), audio.decode(path, 8000))
+    with pytest.raises(Unreadable, match="not a readable sound"):
+        audio.decode(b"nonsense")
 
 
 def test_one_label_each(tmp_path):

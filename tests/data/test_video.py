@@ -125,6 +125,19 @@ def test_clips_show_the_frames_in_order_a_stride_apart(clip_of, kind):
         np.testing.assert_array_equal(shown, numbers(train(levels(), seed, repeats=3)))
 
 
+@pytest.mark.parametrize("kind", ["exact.mkv", "b_frames.mp4"])
+def test_the_content_of_a_file_is_read_like_the_file(clip_of, kind):
+    clip = clip_of(kind)
+    np.testing.assert_array_equal(train(Path(clip).read_bytes(), 3), train(clip, 3))
+
+
+def test_content_opens_no_files(clip_of, monkeypatch):
+    path = Path(clip_of("exact.mkv"))
+    monkeypatch.chdir(path.parent)
+    with pytest.raises(Unreadable):
+        center(f"ffconcat version 1.0\nfile {path.name}\n".encode())
+
+
 @pytest.mark.parametrize("kind", [kind for kind in CODECS if kind != "exact.mkv"])
 def test_starting_at_a_key_frame_equals_decoding_from_the_first(clip_of, kind):
     import av
