@@ -181,6 +181,22 @@ def test_files_of_any_modality(tmp_path):
     assert [Path(frame).name for frame in frames] == ["2.png", "10.png"]
 
 
+def test_every_source_of_files_has_a_table(tmp_path, caplog):
+    for k in range(3):
+        fill(tmp_path, f"clip{k}/0.png", f"clip{k}/1.png")
+        np.save(tmp_path / f"{k}.npy", np.zeros((4, 4, 2), np.float32))
+        (tmp_path / f"{k}.txt").write_text("text")
+    names = {"frames": "clip{}", "arrays": "{}.npy", "text": "{}.txt"}
+    for kind, name in names.items():
+        rows = [f"{name.format(k)},{k / 2}" for k in range(2)]
+        (tmp_path / "labels.csv").write_text("\n".join(["file,target", *rows]))
+        modality = sources.KINDS[kind].modalities[0]
+        source = sources.open_source(f"{kind}:{tmp_path}", "all", modality)
+        assert [name.partition("[")[0] for name in source.names] == [*map(name.format, range(2))]
+        assert [source[k]["label"].tolist() for k in range(2)] == [[0], [0.5]]
+    assert caplog.text.count("which labels.csv does not name") == 3
+
+
 def test_files_that_a_table_does_not_name_are_counted(tmp_path, caplog):
     fill(tmp_path, "a.png", "b.png", "c.png")
     (tmp_path / "labels.csv").write_text("file,label\nb.png,x\n")

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -53,29 +54,46 @@ def members(place: str, split: str, modality: str) -> Examples:
     spec = f"webdataset:{place}"
     files = shards.find(pattern, split, "tar", spec)
     endings = (ending,) if ending else ENDINGS[modality]
-    names, inputs, labels, counts = [], [], [], []
-    for path, name in zip(files, shards.short_names(files), strict=True):
-        before = len(inputs)
-        for key, of_key in _examples(path):
-            found = [end for end in of_key if end in endings]
-            if len(found) > 1:
-                raise ValueError(
-                    f"{path!r} has inputs {' and '.join(found)} for the key {key!r}: name one by "
-                    f"::{found[0]}"
-                )
-            if found:
-                names.append(f"{name}/{key}")
-                inputs.append(of_key[found[0]])
-                labels.append(_labels(of_key, f"{name}/{key}"))
-            counts.append(bool(found))
-        if files[path]:
-            labels[before:] = [{"split": files[path], **own} for own in labels[before:]]
-    if not inputs:
+    shards_of = [_index(path, os.stat(path).st_mtime_ns, endings) for path in files]
+    named = [*zip(shards.short_names(files), files.values(), shards_of, strict=True)]
+    names = [f"{name}/{key}" for name, _, shard in named for key in shard.keys]
+    labels = [
+        {"split": of_file, **own} if of_file else own
+        for _, of_file, shard in named
+        for own in shard.labels
+    ]
+    if not names:
         raise ValueError(f"data {spec!r} has no members that end in {', '.join(endings)}")
-    if without := counts.count(False):
+    if without := sum(shard.without for shard in shards_of):
         tables.tell(f"data {spec!r}: {without:,} keys have no input and are left out")
     table = tables.Table(f"data {spec!r}", names, _columns(labels, f"data {spec!r}"))
+    inputs = [member for shard in shards_of for member in shard.inputs]
     return tables.examples(table, split, label, functools.partial(_load, inputs), spec)
+
+
+class _Shard(NamedTuple):
+    keys: Sequence[str]
+    inputs: Sequence[Member]
+    labels: Sequence[Mapping[str, Any]]  # by the names of columns
+    without: int  # keys that have no input
+
+
+@functools.lru_cache(maxsize=2**14)  # the splits of a source are opened one after the other
+def _index(path: str, changed: int, endings: tuple[str, ...]) -> _Shard:
+    keys, inputs, labels, without = [], [], [], 0
+    for key, members in _examples(path):
+        found = [end for end in members if end in endings]
+        if len(found) > 1:
+            raise ValueError(
+                f"{path!r} has inputs {' and '.join(found)} for the key {key!r}: name one by "
+                f"::{found[0]}"
+            )
+        without += not found
+        if found:
+            keys.append(key)
+            inputs.append(members[found[0]])
+            labels.append(_labels(members, f"{path}/{key}"))
+    return _Shard(keys, inputs, labels, without)
 
 
 def _examples(path: str) -> Iterator[tuple[str, dict[str, Member]]]:
