@@ -23,6 +23,8 @@ _RELATIVE = 1e-6  # the least deviation of other values, relative to the greates
 _EXACT = 1e-5  # deviations below this share of the values are lost in float32
 _TRIED = 32  # examples that decide whether pictures have 8 bits
 _BLOCK, _MOST = 2**22, 2**26  # values that are read at a time, and of one array
+# Numbers by which people and formats say "missing": netCDF's, GDAL's, and round ones.
+_FILLS = (-9999, -999, -99999, -32768, -1e34, -3.4028234663852886e38, 9.969209968386869e36, 1e20)
 _log = logging.getLogger(__name__)
 
 
@@ -62,6 +64,9 @@ def measure(source: Source, data: Mapping[str, Any], limit: int = 2000) -> dict[
         raise ValueError(f"all values of channel(s) {', '.join(empty)} are missing")
     mean = (counts * means).sum(0) / counts.sum(0)
     variance = (squares + counts * (means - mean) ** 2).sum(0) / counts.sum(0)
+    for fill in {low.min(), high.max()} & {*_FILLS} if data.get("nodata") is None else ():
+        text = "the number %g occurs among the values: if it means missing, set data.nodata=%g"
+        _log.warning(text, fill, fill)
     std, scale = np.sqrt(variance), data.get("range", "auto")
     greatest = np.maximum(np.abs(low.min(0)), np.abs(high.max(0)))
     if is_measured:

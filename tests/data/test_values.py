@@ -146,8 +146,10 @@ def tile() -> np.ndarray:
     return x
 
 
-def test_missing_values_are_left_out_of_statistics_and_arrive_as_missing():
+def test_missing_values_are_left_out_of_statistics_and_arrive_as_missing(caplog):
     tiles = [tile(), tile()]
+    measured(section(channels=4), *(np.nan_to_num(x) for x in tiles))
+    assert "the number -9999 occurs among the values: if it means missing, set" in caplog.text
     data = measured(section(channels=4, nodata=-9999), *tiles)
     known = np.concatenate([x[16:].reshape(-1, 4) for x in tiles]).astype(np.float64)
     np.testing.assert_allclose(data["mean"], np.nanmean(known, 0), rtol=1e-6)
