@@ -8,10 +8,20 @@ from etils import epath
 
 _log = logging.getLogger(__name__)
 _SHOWN = 3  # names in a message
+_LONGEST = 200  # characters of the message of a reader
 
 
 class Unreadable(ValueError):
     """The error of an example that cannot be read."""
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of an error of a reader, shortened, without a stop at its end.
+
+    Readers may put a whole damaged file into a message.
+    """
+    text = str(error).strip().partition("\n")[0][:_LONGEST].strip("'\" .")
+    return text if text.isprintable() and text else type(error).__name__
 
 
 class BadExamples:

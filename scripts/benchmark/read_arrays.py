@@ -2,17 +2,21 @@
 
     python -m scripts.benchmark.read_arrays --examples=64 --side=256 --json=read_arrays.json
 
-Each format holds the same numbers, once with a file for each example and once, if it can, with all
-examples in one file. A contender reads every example whole: `source` as a data set does, through
+Each format holds the same pictures of 16 bits, with one band in DICOM. A contender reads all of
+them, whole or in a window of a quarter of the side: `source` as a data set does, through
 `sources.open_source` and `Array.read`, and `reader` by a loop over the package of the format alone,
 with the files that are open between two examples as in its manual. Both take turns in one process,
-so that ratios are fair on a noisy machine. Files are in the cache of the operating system. A second
-table reads windows of a quarter of the side.
+so that ratios are fair on a noisy machine. Opening counts. Files are in the cache of the operating
+system, but each pass of a source has them under new names, so that its own caches are empty.
 """
 
 import argparse
 import functools
+import io
+import os
+import shutil
 import statistics
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,8 +28,6 @@ from mae_jax.data import array_io, arrays, sources
 from mae_jax.output import files, tables
 from scripts.benchmark import alternating
 
-Loop = Callable[[slice], Iterator[np.ndarray]]  # yields the window of each example
-
 
 class Format(NamedTuple):
     """A format: how examples [n, h, w, c] are written, and read by its package alone."""
@@ -33,6 +35,8 @@ class Format(NamedTuple):
     spec: str  # of the source, in the folder
     write: Callable[[Path, np.ndarray], None]
     read: Callable[[Path, slice], Iterator[np.ndarray]]
+    modality: str = "image"
+    bands: Any = slice(None)  # that are written
 
 
 def write_npy(root: Path, values: np.ndarray) -> None:
@@ -110,38 +114,127 @@ def read_zarr(root: Path, cut: slice) -> Iterator[np.ndarray]:
         yield np.asarray(array[i, cut, cut])
 
 
+def write_nifti(root: Path, values: np.ndarray, ending: str) -> None:
+    import nibabel
+
+    for i, value in enumerate(values):
+        nibabel.save(nibabel.Nifti1Image(value, np.eye(4)), root / f"{i:04}.{ending}")  # pyright: ignore
+
+
+def read_nifti(root: Path, cut: slice) -> Iterator[np.ndarray]:
+    import nibabel
+
+    for path in sorted(root.iterdir()):
+        image: Any = nibabel.load(path)  # pyright: ignore
+        yield np.array(image.dataobj[cut, cut])
+
+
+def write_dicom(root: Path, values: np.ndarray) -> None:
+    from pydicom import Dataset, uid
+    from pydicom.dataset import FileMetaDataset
+
+    for i, pixels in enumerate(values):
+        data = Dataset()
+        data.file_meta = FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+        data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = uid.CTImageStorage
+        data.SOPInstanceUID, data.SeriesInstanceUID = f"1.2.{i + 1}", "1.2"
+        data.Rows, data.Columns = pixels.shape
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
+        data.PixelRepresentation, data.PixelData = 0, pixels.tobytes()
+        data["PixelData"].VR = "OW"
+        data.save_as(root / f"{i:04}.dcm", enforce_file_format=True)
+
+
+def read_dicom(root: Path, cut: slice) -> Iterator[np.ndarray]:
+    import pydicom
+
+    for path in sorted(root.iterdir()):
+        yield np.array(pydicom.dcmread(path).pixel_array[cut, cut])
+
+
+def write_parquet(root: Path, values: np.ndarray) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    tensors = pyarrow.FixedShapeTensorArray.from_numpy_ndarray(values)
+    parquet.write_table(pyarrow.table({"image": tensors}), root / "all.parquet", row_group_size=8)
+
+
+def read_parquet(root: Path, cut: slice) -> Iterator[np.ndarray]:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(root / "all.parquet") as file:
+        for group in range(file.num_row_groups):
+            tensors: Any = file.read_row_group(group)["image"].combine_chunks()
+            yield from tensors.to_numpy_ndarray()[:, cut, cut]
+
+
+def write_tar(root: Path, values: np.ndarray) -> None:
+    with tarfile.open(root / "all.tar", "w") as tar:
+        for i, value in enumerate(values):
+            np.save(content := io.BytesIO(), value)
+            info = tarfile.TarInfo(f"{i:04}.npy")
+            info.size = content.tell()
+            content.seek(0)
+            tar.addfile(info, content)
+
+
+def read_tar(root: Path, cut: slice) -> Iterator[np.ndarray]:
+    with tarfile.open(root / "all.tar", "r:") as tar:
+        for member in tar:
+            content: Any = tar.extractfile(member)
+            yield np.load(io.BytesIO(content.read()))[cut, cut]
+
+
 FORMATS = {
     "npy": Format("npy:{}", write_npy, read_npy),
     "npz, compressed": Format("npz:{}", write_npz, read_npz),
     "GeoTIFF, deflate": Format("geotiff:{}", write_geotiff, read_geotiff),
     "HDF5, gzip": Format("hdf5:{}/all.h5::image", write_hdf5, read_hdf5),
     "Zarr 3, zstd": Format("zarr:{}/all.zarr::image", write_zarr, read_zarr),
+    "NIfTI": Format("nifti:{}", functools.partial(write_nifti, ending="nii"), read_nifti, "volume"),
+    "NIfTI, gzip": Format(
+        "nifti:{}", functools.partial(write_nifti, ending="nii.gz"), read_nifti, "volume"
+    ),
+    "DICOM": Format("dicom:{}", write_dicom, read_dicom, bands=0),
+    "Parquet, snappy": Format("parquet:{}/all.parquet", write_parquet, read_parquet),
+    "WebDataset": Format("webdataset:{}/all.tar", write_tar, read_tar),
 }
 
 
-def read_source(spec: str, cut: slice) -> Iterator[np.ndarray]:
-    """Read all examples as a data set does; the source is opened before."""
-    source = sources.open_source(spec, "all")
+def read_source(spec: str, modality: str, cut: slice) -> Iterator[np.ndarray]:
+    """Read all examples as a data set does."""
+    source = sources.open_source(spec, "all", modality)
     for i in range(len(source)):
         value = source[i]["image"]
-        array = value if isinstance(value, arrays.Array) else array_io.open_array(value)
+        if isinstance(value, str):
+            value = array_io.open_array(value)
+        array = value if isinstance(value, arrays.Array) else arrays.of(value)
         yield np.array(array.read((cut, cut, *array.whole[2:])))
+
+
+def _total(loop: Callable[[], Iterator[np.ndarray]]) -> int:
+    return sum(value.nbytes for value in loop())
 
 
 def measure(entry: Format, values: np.ndarray, cut: slice, rounds: int) -> dict:
     """Return the metrics of both contenders of a format in alternating rounds."""
-    with tempfile.TemporaryDirectory() as folder:
-        entry.write(Path(folder), values)
-        loops = dict(
-            source=functools.partial(read_source, entry.spec.format(folder)),
-            reader=functools.partial(entry.read, Path(folder)),
-        )
+    values = np.ascontiguousarray(values[..., entry.bands])
+    with tempfile.TemporaryDirectory() as place:
+        (folder := Path(place, "files")).mkdir()
+        entry.write(folder, values)
+        names = [Path(place, str(i)) for i in range(2 * rounds + 3)]  # a round has two passes
+        for name in names:
+            shutil.copytree(folder, name, copy_function=os.link)
+        source = lambda: read_source(entry.spec.format(names.pop()), entry.modality, cut)
+        loops = dict(source=source, reader=lambda: entry.read(folder, cut))
         for name, loop in loops.items():
-            for value, right in zip(loop(cut), values, strict=True):
+            for value, right in zip(loop(), values, strict=True):
                 assert np.array_equal(value, right[cut, cut]), name
-        total = lambda loop: sum(value.nbytes for value in loop(cut))
         contenders = [
-            alternating.Contender(name, functools.partial(total, loop), lambda loss: loss)
+            alternating.Contender(name, functools.partial(_total, loop), lambda total: total)
             for name, loop in loops.items()
         ]
         seconds, _ = alternating.alternate(contenders, rounds, 1)

@@ -212,6 +212,17 @@ def test_hostile_files(tmp_path):
     assert time.monotonic() - start < 5
 
 
+def test_thousands_of_bands_are_described_at_once(tmp_path):
+    values = numbers(2, 2, 2**14, dtype="u1")
+    options = dict(photometric="minisblack", planarconfig="contig")
+    tifffile.imwrite(tmp_path / "a.tif", values, **options)
+    start = time.process_time()
+    array = geotiff.open_array(str(tmp_path / "a.tif"))
+    assert array.shape == values.shape and time.process_time() - start < 3
+    part = (slice(0, 2), slice(0, 2), slice(70, 75))
+    np.testing.assert_array_equal(array.read(part), values[part])
+
+
 def test_a_large_part_is_refused(tmp_path, monkeypatch):
     array = geotiff.open_array(save(tmp_path / "a.tif", numbers(20, 24, 3)))
     monkeypatch.setattr(arrays, "_MOST_BYTES", 20 * 24 * 3 * 4 - 1)

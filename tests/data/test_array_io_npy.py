@@ -57,11 +57,12 @@ def test_hostile_files(tmp_path):
     (tmp_path / "empty.npz").write_bytes(b"")
     huge = "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000, 100)}\n"
     (tmp_path / "huge.npy").write_bytes(header(huge) + b"\0" * 80)
+    (tmp_path / "junk.npy").write_bytes(header("{" + "\0\x01\n" * 2000))
     (tmp_path / "code.npy").write_bytes(header("__import__('os').abort()\n"))
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("image.npy", header(huge) + b"\0" * 2**20)
     start = time.monotonic()
-    for name in ("objects", "strings", "complex", "none", "cut", "text", "huge", "code"):
+    for name in ("objects", "strings", "complex", "none", "cut", "text", "huge", "code", "junk"):
         with pytest.raises(Unreadable) as caught:
             npy.open_array(str(tmp_path / f"{name}.npy"))
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 250

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import importlib.util
-import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from jaxtyping import Bool, Float
 
 from mae_jax.data import arrays
 from mae_jax.data.array_io import keys, packing, per_thread, tiff
-from mae_jax.data.bad_examples import Unreadable
+from mae_jax.data.bad_examples import Unreadable, reason
 from mae_jax.output import files
 
 # GDAL reads the file alone: no file beside it (.aux.xml, .tfw, .msk, .ovr), and it writes none.
@@ -92,30 +91,34 @@ def _describe(opened: per_thread.PerThread) -> arrays.Array:
     from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 
     dataset = opened.get()
-    numbers = range(1, dataset.count + 1)  # GDAL counts bands from 1
-    colors = zip(numbers, dataset.colorinterp, strict=True)
-    bands = [n for n, color in colors if color != ColorInterp.alpha] or [*numbers]
-    names = {dataset.dtypes[n - 1] for n in bands}
-    complex_name = next((name for name in names if name.startswith("complex")), None)
-    dtype = np.dtype(np.complex64 if complex_name else names.pop())
+    of_bands = zip(  # each is a list that rasterio makes anew
+        dataset.indexes,
+        dataset.colorinterp,
+        dataset.dtypes,
+        dataset.block_shapes,
+        dataset.nodatavals,
+        dataset.scales,
+        dataset.offsets,
+        dataset.mask_flag_enums,
+        strict=True,
+    )
+    found = [*of_bands]
+    found = [band for band in found if band[1] != ColorInterp.alpha] or found
+    bands, _, names, blocks, missing, scales, offsets, flags = zip(*found, strict=True)
+    is_complex = any(name.startswith("complex") for name in names)
+    dtype = np.dtype(np.complex64 if is_complex else names[0])
     shape = (dataset.height, dataset.width, len(bands))
     arrays.check(shape, dtype)
-    blocks = [math.prod(dataset.block_shapes[n - 1]) for n in bands]
-    if dataset.interleaving == Interleaving.pixel:  # one block holds all bands
-        blocks = [sum(blocks)]
-    arrays.check_bytes("a block", (max(blocks),), dtype, "write smaller tiles")
-    nodata = {
-        str(number): number for n in bands if (number := dataset.nodatavals[n - 1]) is not None
-    }
+    block = (*max(blocks), len(bands) if dataset.interleaving == Interleaving.pixel else 1)
+    arrays.check_bytes("a block", block, dtype, "write smaller tiles")
+    nodata = {str(number): number for number in missing if number is not None}
     if len(nodata) > 1:
         raise Unreadable(f"its bands have nodata values {', '.join(nodata)}: write one for all")
-    scale, offset = (
-        np.array([of_bands[n - 1] for n in bands]) for of_bands in (dataset.scales, dataset.offsets)
-    )
+    scale, offset = np.array(scales), np.array(offsets)
     packed = packing.Packing(dtype, scale, offset, tuple(nodata.values()))
-    flags = {flag for n in bands for flag in dataset.mask_flag_enums[n - 1]}
+    has_mask = any(MaskFlags.per_dataset in of_band for of_band in flags)
     read = functools.partial(_read, opened, bands, packed)
-    valid = functools.partial(_valid, opened, bands) if MaskFlags.per_dataset in flags else None
+    valid = functools.partial(_valid, opened, bands) if has_mask else None
     frame, spacing = _frame(dataset), None
     if frame:
         spacing = tuple(np.hypot(*frame.affine[:2, :2]).tolist())  # of a row, of a column
@@ -131,24 +134,24 @@ def _frame(dataset: Any) -> arrays.Frame | None:
 
 
 def _read(
-    opened: per_thread.PerThread, bands: list[int], packed: packing.Packing, part: arrays.Part
+    opened: per_thread.PerThread, bands: tuple[int, ...], packed: packing.Packing, part: arrays.Part
 ) -> np.ndarray:
     dataset = opened.get()
     with _gdal():
-        stored = dataset.read(bands[part[2]], window=_window(dataset, bands, part))
+        stored = dataset.read([*bands[part[2]]], window=_window(dataset, bands, part))
     return packed.of_channels(part[2]).unpack(np.moveaxis(stored, 0, -1))
 
 
 def _valid(
-    opened: per_thread.PerThread, bands: list[int], part: arrays.Part
+    opened: per_thread.PerThread, bands: tuple[int, ...], part: arrays.Part
 ) -> Bool[np.ndarray, "h w c"]:
     dataset = opened.get()
     with _gdal():
-        masks = dataset.read_masks(bands[part[2]], window=_window(dataset, bands, part))
+        masks = dataset.read_masks([*bands[part[2]]], window=_window(dataset, bands, part))
     return np.moveaxis(masks != 0, 0, -1)
 
 
-def _window(dataset: Any, bands: list[int], part: arrays.Part) -> Any:
+def _window(dataset: Any, bands: tuple[int, ...], part: arrays.Part) -> Any:
     from rasterio.windows import Window
 
     shape = (dataset.height, dataset.width, len(bands))
@@ -180,8 +183,7 @@ def _gdal() -> Iterator[None]:
         raise
     except Exception as error:
         cause = error.__cause__ or error  # "See previous exception for details."
-        reason = str(cause).partition("\n")[0].rstrip(".")
-        raise Unreadable(f"no readable TIFF file ({reason}): save it again") from error
+        raise Unreadable(f"no readable TIFF file ({reason(cause)}): save it again") from error
 
 
 def _ignore_missing_places() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mae_jax.data import arrays
 from mae_jax.data.array_io import keys, packing, per_thread
-from mae_jax.data.bad_examples import Unreadable
+from mae_jax.data.bad_examples import Unreadable, reason
 
 _MAX_LINKS = 16  # soft links on the way to an array
 
@@ -81,9 +81,8 @@ def _told() -> Iterator[None]:
     except (Unreadable, FileNotFoundError, ImportError):
         raise
     except Exception as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
         raise Unreadable(
-            f"no readable HDF5 file ({reason}): save it again, netCDF-3 as netCDF-4"
+            f"no readable HDF5 file ({reason(error)}): save it again, netCDF-3 as netCDF-4"
         ) from error
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from mae_jax.data import arrays
 from mae_jax.data.array_io import keys
-from mae_jax.data.bad_examples import Unreadable
+from mae_jax.data.bad_examples import Unreadable, reason
 
 # numpy parses headers by `ast`, whose recursion counter threads share in Python 3.11: without a
 # lock a good file sometimes fails with a SystemError.
@@ -66,8 +66,7 @@ def _load(place: str, key: str) -> np.ndarray:
     except Unreadable:
         raise
     except Exception as error:  # numpy, zipfile and zlib raise many types on damaged files
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise Unreadable(f"damaged, or no numbers ({reason}): save it again") from error
+        raise Unreadable(f"damaged, or no numbers ({reason(error)}): save it again") from error
 
 
 def _from_archive(archive: np.lib.npyio.NpzFile, key: str) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mae_jax.data import arrays
-from mae_jax.data.bad_examples import Unreadable
+from mae_jax.data.bad_examples import Unreadable, reason
 
 _METADATA, _NODATA, _SCALE = 42112, 42113, 33550  # the tags of GDAL and of GeoTIFF
 _HELP = "pip install 'mae_jax[geotiff]' reads such files of one page"
@@ -90,7 +90,6 @@ def _open(path: str) -> Iterator[Any]:
     except (Unreadable, FileNotFoundError):
         raise
     except Exception as error:  # tifffile raises many types on damaged files
-        reason = str(error).strip("'\"").partition("\n")[0].rstrip(".")
-        if "imagecodecs" in reason:
-            raise Unreadable(f"{reason}: pip install imagecodecs; {_HELP}") from error
-        raise Unreadable(f"no readable TIFF file ({reason}): save it again") from error
+        if "imagecodecs" in (text := reason(error)):
+            raise Unreadable(f"{text}: pip install imagecodecs; {_HELP}") from error
+        raise Unreadable(f"no readable TIFF file ({text}): save it again") from error

@@ -10,7 +10,7 @@ import numpy as np
 
 from mae_jax.data import arrays
 from mae_jax.data.array_io import keys, packing
-from mae_jax.data.bad_examples import Unreadable
+from mae_jax.data.bad_examples import Unreadable, reason
 
 METADATA = ("zarr.json", ".zarray", ".zgroup")  # a folder with one of these files is a store
 # Codecs of numbers alone. Others may run code that lies in the store, as that of pickles does.
@@ -147,5 +147,4 @@ def _read(array: Any, packed: packing.Packing, part: arrays.Part) -> np.ndarray:
 
 
 def _damaged(error: Exception) -> Unreadable:
-    reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-    return Unreadable(f"no readable Zarr store ({reason}): write it again")
+    return Unreadable(f"no readable Zarr store ({reason(error)}): write it again")
