@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 import mae_jax
 from mae_jax import evaluate, predict, tasks
@@ -211,3 +212,35 @@ def test_other_labels_are_refused(tmp_path, run):
     (stored / "statistics.json").write_text('{"mean": [0.5], "std": [0.5]}')
     with pytest.raises(ValueError, match="statistics.json is damaged or gone"):
         mae_jax.load(stored)
+
+
+def test_a_table_of_pictures(tmp_path, caplog):
+    """Two numbers a picture, of which some are unknown; then pictures without a table."""
+    (folder := tmp_path / "data").mkdir()
+    lines = ["file,target:red,target:year,split"]
+    for i in range(24):
+        Image.new("RGB", (20, 20), (10 * i, 90, 30)).save(folder / f"{i}.png")
+        year = "" if i % 5 == 0 else 1990 + i
+        lines.append(f"{i}.png,{10 * i},{year},{'test' if i % 3 == 0 else 'train'}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    values, other = (
+        dict(command_line.load(f"configs/{name}.py:debug"))
+        for name in ("finetune_multispectral_small", "finetune_quickstart")
+    )
+    data = {**dict(other["data"]), "examples": 0, "flip": False, "mean": (0.5,) * 3}
+    data |= {"train": {"source": f"folder:{folder}", "split": "train"}, "std": (0.25,) * 3}
+    model = {**dict(values["model"]), "channel_groups": (), "patch": (8, 8)}
+    caplog.set_level("INFO", "mae_jax")
+    train(values | dict(data=data, model=model, epochs=4.0, save_every=99), tmp_path / "run")
+    assert "of 16 training examples have no target 'year'" in caplog.text
+    report = (tmp_path / "run" / "report.txt").read_text()
+    assert report.index("red") < report.index("year") < report.index("mean")
+    (folder / "labels.csv").unlink()
+    to = tmp_path / "p.csv"
+    arguments = [f"--checkpoint={tmp_path / 'run'}", f"--data=folder:{folder}", f"--to={to}"]
+    predictions.predict(predict.parser().parse_args(arguments))
+    with open(to, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["name", "predicted_red", "predicted_year", "note"] and len(rows) == 24
+    years = [float(row["predicted_year"]) for row in rows]
+    assert 1985 < min(years) <= max(years) < 2020
