@@ -22,7 +22,7 @@ def build(config, source, mean, std, targets: TargetScale) -> Task:
     count, data = len(targets.names), config.data
     network = networks.classifier(config.model, count, custom_gradients=True)
     distance = losses.distance(config)
-    center, scale = (np.float32(x)[None] for x in (targets.mean, targets.std))
+    center, scale = (np.array([x], np.float32) for x in (targets.mean, targets.std))
 
     def finish(target):  # mixed with an unknown number, a number is unknown as well
         is_known = jnp.isfinite(target)

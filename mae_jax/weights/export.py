@@ -83,6 +83,8 @@ def _report(info: CheckpointInfo, target: Path, target_format: str, params: dict
     note, eps = "", families.FAMILIES["reference"].eps
     if target_format in ("reference", "timm") and fields["eps"] != eps:
         note = f"; the LayerNorms of {target_format} add {eps}, this model's {fields['eps']}"
+    if info.targets and target_format == "reference":
+        note += f"; the file does not say that it predicts {', '.join(info.targets.names)}"
     arrays: Any = traverse_util.flatten_dict(params)
     count = sum(x.size for x in arrays.values())
     return (

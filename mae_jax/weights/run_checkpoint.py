@@ -144,8 +144,9 @@ class _SavedState(NamedTuple):
                 parts = [*map(np.asarray, parts)]
             head = checkpoint_info.fold_batch_norm(*parts) if moments else parts
             if self.scale:
-                units = np.float32(self.scale.mean), np.float32(self.scale.std)
-                head = checkpoint_info.fold_scale(*head, *units)
+                kernel, bias = head
+                units = (np.array(x, np.float32) for x in (self.scale.mean, self.scale.std))
+                head = checkpoint_info.fold_scale(kernel, bias, *units)
             for name, x in zip(("head/kernel", "head/bias"), head, strict=True):
                 params[name] = jax.device_put(x, params[name].sharding)
         return params

@@ -1,10 +1,13 @@
 """Round trips between the formats are exact."""
 
+import json
+
 import pytest
 import tiny_models
 from tiny_models import MODELS, equal, export, random_params
 
 import mae_jax
+from mae_jax.data.target_scale import TargetScale
 from mae_jax.weights import export as exports
 from mae_jax.weights import load
 
@@ -43,3 +46,25 @@ def test_there_and_back_is_exact(name, target_format, tmp_path):
     back = tmp_path / "back.safetensors"
     exports.export(str(target), back)
     equal(mae_jax.load(back)[1], params)
+
+
+def test_the_targets_of_a_regressor_stay(tmp_path):
+    scale = TargetScale(("age", "weight"), (50.0, 70.0), (10.0, 15.0))
+    fields = tiny_models.TINY | dict(classes=2, learned_positions=True, pooling="cls")
+    ours = export(tmp_path / "ours.safetensors", "Classifier", fields, targets=scale)
+    assert load.find(ours).targets == scale
+    assert load.find(ours, without="head/.*").targets is None
+    for name in ("vit", "timm"):
+        exports.export(str(ours), tmp_path / name, target_format=name)
+        info = load.find(tmp_path / name)
+        assert info.targets == scale and info.classes is None
+    settings = json.loads((tmp_path / "vit" / "config.json").read_text())
+    assert settings["problem_type"] == "regression" and settings["id2label"]["1"] == "weight"
+    del settings["target_scale"]  # as other code writes it
+    (tmp_path / "vit" / "config.json").write_text(json.dumps(settings))
+    assert load.find(tmp_path / "vit").targets == TargetScale(("age", "weight"))
+    del settings["id2label"], settings["label2id"]
+    (tmp_path / "vit" / "config.json").write_text(json.dumps(settings))
+    assert load.find(tmp_path / "vit").targets == TargetScale(("target_0", "target_1"))
+    text = exports.export(str(ours), tmp_path / "x.pth")
+    assert "does not say that it predicts age, weight" in text
