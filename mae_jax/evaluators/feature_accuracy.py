@@ -91,7 +91,7 @@ def check_labels(section: Mapping[str, Any], context: Context) -> sources.LabelK
     parts = {name: section[name] for name in ("train", "test") if name in section}
     both = [context.open(part) for part in parts.values()]
     specs = " and ".join(f"{name}.source = {part['source']!r}" for name, part in parts.items())
-    kinds = {sources.label_kind(source) for source in both}
+    kinds: set[Any] = {sources.label_kind(source) for source in both}
     if kinds == {"number"}:
         first, last = (target_scale.names_of(source, 0) for source in (both[0], both[-1]))
         if first != last:

@@ -51,12 +51,12 @@ class ClassScorer:
             _log.warning(note)
         return {self.name: score}, note
 
-    def by_lars(self, *data: np.ndarray) -> float:
-        return lars_probe(*data)
+    def by_lars(self, x, labels, test_x, test_labels) -> float:
+        return lars_probe(x, labels, test_x, test_labels)
 
-    def by_sklearn(self, *data: np.ndarray) -> tuple[float, bool]:
+    def by_sklearn(self, x, labels, test_x, test_labels) -> tuple[float, bool]:
         """Return the score, and whether the solver converged."""
-        return logistic_regression(*data, iterations=ITERATIONS)
+        return logistic_regression(x, labels, test_x, test_labels, ITERATIONS)
 
 
 class ClassesScorer(ClassScorer):

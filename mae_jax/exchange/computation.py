@@ -139,7 +139,7 @@ def _predict(x: _Subject):
     if not x.info.fields.get("classes"):
         raise ValueError(f"{x.info.path} has no classes to predict: use --what=encode")
     if x.info.targets:
-        return _predict_numbers(x)
+        return _predict_numbers(x, x.info.targets.names)
     names = f"{len(x.info.classes)} names" if x.info.classes else "no names"
     several = (x.info.config or {}).get("loss") == "binary"
     probability = jax.nn.sigmoid if several else jax.nn.softmax
@@ -155,11 +155,11 @@ def _predict(x: _Subject):
     return function, {}, texts, {}
 
 
-def _predict_numbers(x: _Subject):
+def _predict_numbers(x: _Subject, names: Sequence[str]):
     def function(params, inputs):
         return {"numbers": x.model.apply({"params": params}, x.raw.normalize(inputs))}
 
-    return function, {}, {"numbers": f"predictions of {', '.join(x.info.targets.names)}"}, {}
+    return function, {}, {"numbers": f"predictions of {', '.join(names)}"}, {}
 
 
 def _reconstruct(x: _Subject):

@@ -106,7 +106,7 @@ def batch_shapes(config, sharding: Any, source: Source | None = None) -> dict[st
     if source is not None and config.task != "pretrain":
         several = (len(source.classes),) if source.label_kind == "classes" else ()
         arrays["label"] = (several, jnp.int32)
-        if config.task == "regress":
+        if source.targets:
             arrays["label"] = ((len(source.targets.names),), jnp.float32)
         if config.regularize.randaugment:
             arrays["color"] = ((randaugment.DRAWS, 2), jnp.float32)

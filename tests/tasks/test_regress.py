@@ -19,6 +19,8 @@ from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.target_scale import TargetScale
 from mae_jax.distributed import device_mesh, partitioning
 from mae_jax.evaluators import checkpoint, predictions
+from mae_jax.exchange import computation
+from mae_jax.planning import estimate
 from mae_jax.tasks import losses
 from mae_jax.train import train
 from mae_jax.training import program
@@ -244,3 +246,17 @@ def test_a_table_of_pictures(tmp_path, caplog):
     assert list(rows[0]) == ["name", "predicted_red", "predicted_year", "note"] and len(rows) == 24
     years = [float(row["predicted_year"]) for row in rows]
     assert 1985 < min(years) <= max(years) < 2020
+
+
+def test_a_plan_has_its_labels():
+    options = config()
+    source = estimate.find_source(options, None)
+    shapes = estimate.batch_shapes(options, None, source)
+    assert shapes["label"].shape == (8, 4) and shapes["label"].dtype == np.float32
+    assert len(estimate.make_task(options, source).model.target_mean) == 4
+
+
+def test_an_exported_computation_predicts_numbers(run):
+    made = computation.make(str(run[0]))
+    assert made.outputs["numbers"].shape[1:] == (4,)
+    assert made.metadata["targets"] == ("red", "green", "blue", "dark")
