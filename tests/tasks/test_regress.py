@@ -236,7 +236,7 @@ def test_a_table_of_pictures(tmp_path, caplog):
     train(values | dict(data=data, model=model, epochs=4.0, save_every=99), tmp_path / "run")
     assert "of 16 training examples have no target 'year'" in caplog.text
     report = (tmp_path / "run" / "report.txt").read_text()
-    assert report.index("red") < report.index("year") < report.index("mean")
+    assert report.index("\nred") < report.index("\nyear") < report.index("\nmean")
     (folder / "labels.csv").unlink()
     to = tmp_path / "p.csv"
     arguments = [f"--checkpoint={tmp_path / 'run'}", f"--data=folder:{folder}", f"--to={to}"]
