@@ -127,6 +127,8 @@ def values(config) -> Iterator[str]:
         yield f"data.channels = {channels} must be the number of data.bands = {bands}: {len(bands)}"
     if data.get("clip") and isinstance(data.range, str):
         yield f"data.clip needs numbers, not data.range = {data.range!r}: use (low, high)"
+    if data.get("time_band") is not None and not data.reference_spacing:
+        yield "data.time_band needs data.reference_spacing, the time from one position to the next"
     for name in ("reference_spacing", "spacing"):
         if data.get(name) and len(data[name]) != len(data.size):
             yield f"data.{name} = {data[name]} must have a number for each axis of {data.size}"

@@ -414,6 +414,9 @@ class SignalData(Values):
         Field(title="(smallest, largest) factor from .01 to 100"),
     ] = (1.0, 1.0)
     """A training window takes `size` times a random factor of this range: above 1 it shows more."""
+    time_band: Number | None = Field(default=None, title="a whole number of at least 0, or None")
+    """The band that holds the time of each value, in the unit of `reference_spacing`. It is no
+    channel, and positions are these times. None means that values are evenly spaced."""
 
 
 class TextData(Data):

@@ -22,10 +22,11 @@ _told: set[tuple[int, ...]] = set()  # shapes that the log has named
 
 
 class View(NamedTuple):
-    """A part of an array as a network sees it, with the distances between its values."""
+    """A part of an array as a network sees it, and where its values lie."""
 
     values: Shaped[np.ndarray, "*size c"]
-    spacing: Float[np.ndarray, "sides"]
+    spacing: Float[np.ndarray, "sides"] | None = None  # from one value to the next along each side
+    times: Float[np.ndarray, "length"] | None = None  # of the values of a signal, from 0 on
 
 
 class Values(NamedTuple):
@@ -79,14 +80,23 @@ class Values(NamedTuple):
         """
         return scaled(*self.raw(part), self.data)
 
-    def view(self, x: Shaped[np.ndarray, "*size c"], covered: Sequence[int]) -> np.ndarray | View:
-        """Return values that cover so many steps along each side, with their spacing if it counts.
+    def view(
+        self, x: Shaped[np.ndarray, "*size c"], starts: Sequence[int], covered: Sequence[int]
+    ) -> np.ndarray | View:
+        """Return values with the place of each, if positions depend on it.
+
+        Args:
+          x: the values of a part of the array, resized.
+          starts, covered: the first step of the part along each side, and the number of its steps.
 
         Raises:
-          Unreadable: `data.reference_spacing` is set, and nothing says what the spacing is.
+          Unreadable: `data.reference_spacing` is set, and nothing says what the spacing is, or the
+            times do not increase.
         """
         if not self.data.get("reference_spacing"):
             return x
+        if self.data.get("time_band") is not None:
+            return View(x, times=self._times(int(starts[0]), covered[0], len(x)))
         spacing = self.array.spacing or self.data.get("spacing")
         if not spacing or len(spacing) != len(covered):
             raise Unreadable(
@@ -94,6 +104,23 @@ class Values(NamedTuple):
                 "data.reference_spacing need: set data.spacing"
             )
         return View(x, np.float32(np.multiply(spacing, covered) / x.shape[:-1]))
+
+    def _times(self, start: int, covered: int, count: int) -> Float[np.ndarray, "count"]:
+        """Return the times of `count` values that cover so many steps of a signal."""
+        stop, band = min(start + covered, self.sides[0]), self.data["time_band"]
+        part = self._replace(bands=(band,))._stored([slice(start, stop)])
+        times = np.asarray(self.array.read(part), np.float64).reshape(-1)
+        if not (np.diff(times) > 0).all():  # as NaN is not
+            raise Unreadable(f"the times in band {band} do not increase: sort them, or leave them")
+        before, step = (
+            (covered - len(times)) // 2,
+            np.median(np.diff(times)) if len(times) > 1 else 1,
+        )
+        places = (np.arange(count) + 0.5) * (covered / count) - 0.5 - before
+        beyond = places - np.clip(places, 0, len(times) - 1)  # where the signal is continued
+        return np.float32(
+            np.interp(places, np.arange(len(times)), times) + beyond * step - times[0]
+        )
 
     def _stored(self, part: Sequence[slice], last: bool = False) -> tuple[slice, ...]:
         """Return the part of the stored array that holds the bands, or its last one."""
@@ -129,7 +156,8 @@ def of(array: Array, sides: int, data: Mapping[str, Any]) -> Values:
     has_mask = data.get("nodata") == "mask"
     axis = _channel_axis(array, sides, data) if len(shape) > sides else None
     count = 1 if axis is None else shape[axis]
-    bands = tuple(data.get("bands") or range(count - has_mask))
+    others = {data.get("time_band")}
+    bands = tuple(data.get("bands") or [i for i in range(count - has_mask) if i not in others])
     wrong, channels = f"an array of shape {shape}", data["channels"]
     if axis is None and has_mask:
         raise Unreadable(f"{wrong} has no last band for data.nodata='mask': use another one")

@@ -237,3 +237,20 @@ def test_the_spacing_of_a_view_is_that_of_the_file_times_what_it_covers(modality
         views(x, data)
     given = transforms.eval_transform(data | dict(spacing=(1.0, 2.0)))({"image": x, "label": -1})
     assert given["spacing"].tolist() == ([2, 4] if modality == "image" else [1, 2])
+
+
+def test_the_times_of_a_signal_are_a_band_of_it():
+    times = np.cumsum(RNG.uniform(0.5, 2, 40)) + 1.7e9  # float32 would lose them
+    x = np.stack([np.sin(times), times], -1)
+    data = section("signal", size=(40,), channels=1, time_band=1, reference_spacing=(1.0,))
+    seen = transforms.eval_transform(data)({"image": x, "label": -1})
+    np.testing.assert_allclose(seen["times"], times - times[0], atol=1e-5)
+    np.testing.assert_array_equal(seen["image"][:, 0], np.float32(x[:, 0]))
+    half = transforms.train_transform(data | dict(size=(20,), zoom=(2, 2)))
+    half = half({"image": x, "label": -1}, np.random.default_rng(0))
+    np.testing.assert_allclose(half["times"], (times[::2] + times[1::2]) / 2 - times[0], atol=1e-4)
+    longer = transforms.eval_transform(data | dict(size=(44,)))({"image": x, "label": -1})["times"]
+    np.testing.assert_allclose(longer[2:-2], times - times[0], atol=1e-5)
+    np.testing.assert_allclose(np.diff(longer[:3]), np.median(np.diff(times)), atol=1e-5)
+    with pytest.raises(Unreadable, match="times in band 1 do not increase"):
+        transforms.eval_transform(data)({"image": x[::-1], "label": -1})

@@ -101,4 +101,4 @@ def _resized(
     y, x, height, width = box
     part = opened.read([slice(y, y + height), slice(x, x + width)])
     part = resize.bicubic(part, size) if part.dtype == np.uint8 else resize.linear(part, size)
-    return opened.view(part, (height, width))
+    return opened.view(part, (y, x), (height, width))

@@ -33,5 +33,5 @@ def eval_views(
     opened = open_values(signal, data)
     free = np.array(volume.free(opened, size))
     for share in np.linspace(0, 1, clips) if clips > 1 else [0.5]:
-        part = volume.crop(opened, np.floor(free * share).astype(int), size)
-        yield opened.view(part, size)
+        starts = np.floor(free * share).astype(int)
+        yield opened.view(volume.crop(opened, starts, size), starts, size)

@@ -68,10 +68,7 @@ def _apply(
 ) -> Example:
     views: list[Any] = list(make_views(example["image"], data, *counts, *rng))
     joined = lambda arrays: arrays[0] if len(arrays) == 1 else np.stack(arrays)
-    if isinstance(views[0], values.View):
-        return {
-            **example,
-            "image": joined([view.values for view in views]),
-            "spacing": joined([view.spacing for view in views]),
-        }
-    return {**example, "image": joined(views)}
+    if not isinstance(views[0], values.View):
+        return {**example, "image": joined(views)}
+    columns = zip(("image", "spacing", "times"), zip(*views, strict=True), strict=True)
+    return {**example, **{name: joined(x) for name, x in columns if x[0] is not None}}

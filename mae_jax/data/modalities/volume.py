@@ -43,7 +43,7 @@ def train_views(
         factor = np.exp(rng.uniform(*np.log(data["zoom"])))
         sides = [max(1, round(side * factor)) for side in size]
         starts = rng.integers(0, free(opened, sides), endpoint=True)
-        yield opened.view(resize.linear(crop(opened, starts, sides), size), sides)
+        yield opened.view(resize.linear(crop(opened, starts, sides), size), starts, sides)
 
 
 def eval_views(
@@ -51,7 +51,8 @@ def eval_views(
 ) -> Iterator[np.ndarray | values.View]:
     """Yield the middle of an array without resizing, [*size, c]; otherwise as `train_views`."""
     size, opened = data["size"], open_values(array, data)
-    yield opened.view(crop(opened, np.array(free(opened, size)) // 2, size), size)
+    starts = np.array(free(opened, size)) // 2
+    yield opened.view(crop(opened, starts, size), starts, size)
 
 
 def free(opened: values.Values, sides: Sequence[int]) -> list[int]:
