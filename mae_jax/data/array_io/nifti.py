@@ -2,7 +2,8 @@
 
 The axes keep the order and the direction that they have in the file. The frame says where they
 point: its world coordinates are millimetres to the right, to the front and to the top of the head
-(RAS+). Analyze files do not say it, and have no frame.
+(RAS+). Analyze files do not say it, and have no frame. The values of a `.hdr` file are in the
+`.img` file beside it.
 """
 
 import collections
@@ -18,7 +19,6 @@ from jaxtyping import Float, Shaped
 from mae_jax.data.arrays import Array, Frame, Part
 from mae_jax.data.bad_examples import Unreadable
 
-ENDINGS = ("nii", "nii.gz", "mgz", "mgh", "hdr")  # the values of `.hdr` are in `.img` beside it
 _MAX_RATIO = 1032  # bytes that one byte of a gzip file can become
 _MAX_HELD = 2**30  # bytes of unpacked volumes that a process holds
 _MAX_SIDE = 2**15 - 1  # of NIfTI-1
