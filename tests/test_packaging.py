@@ -105,7 +105,11 @@ def requirements(names) -> set[str]:
             continue
         found.add(name)
         extras = requirement.extras or {""}
-        for text in metadata.requires(name) or []:
+        try:
+            needed = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:  # declared, but not installed here
+            continue
+        for text in needed:
             wanted = Requirement(text)
             marker = wanted.marker
             if not marker or any(marker.evaluate({"extra": extra}) for extra in extras):
