@@ -56,6 +56,20 @@ def find(options: argparse.Namespace) -> tuple[CheckpointInfo, Context]:
     return info, make_context(info, options, device_mesh.make_mesh())
 
 
+def open_split(context: Context, options: argparse.Namespace) -> tuple[str, sources.Source]:
+    """Open the split of the options of a command, which is by default "all", or "test" where that is unknown."""
+    open_split = lambda split: (split, context.open(dict(source=options.data, split=split)))
+    if not options.split:
+        try:
+            return open_split("all")
+        except ValueError as error:  # such as of the built-in sources
+            try:
+                return open_split("test")
+            except ValueError:
+                raise error from None
+    return open_split(options.split)
+
+
 def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """Evaluate a checkpoint with the options of the command `evaluate`, and write its files.
 

@@ -96,14 +96,7 @@ def pool(
     Raises:
       ValueError: the pooling needs a class token, and the model has none.
     """
-    trunk = model.encoder.trunk
-    tokens = maps[1 + feature.block % trunk.depth]  # maps[0] is before the first block
-
-    def norm(x, scale_and_bias, eps=trunk.eps) -> Any:
-        return layers.Norm(eps, trunk.ops).apply({"params": scale_and_bias}, x)
-
-    if feature.norm and "norm" in params["encoder"]:
-        tokens = norm(tokens, params["encoder"]["norm"])
+    tokens = tokens_of(model, params, maps, feature)
     count = model.cls_tokens
     if not count and feature.pooling != "mean":
         raise ValueError(f"pooling = {feature.pooling!r} needs a class token: use 'mean'")
@@ -111,8 +104,22 @@ def pool(
     names = parts if feature.pooling == "both" else [feature.pooling]
     parts = [parts[name].mean(1) for name in names]
     if feature.norm and "norm" in params:  # a classifier's, after pooling
-        parts = [norm(x, params["norm"], model.norm_eps) for x in parts]
+        parts = [_normalized(model, x, params["norm"], model.norm_eps) for x in parts]
     return jnp.concatenate([x.astype(jnp.float32) for x in parts], axis=-1)
+
+
+def tokens_of(
+    model: Any, params: dict, maps: Sequence[jax.Array], feature: Feature
+) -> Float[jax.Array, "b cls+n width"]:
+    """Return the tokens of a feature before they are pooled, given the maps of `model.encode`."""
+    tokens = maps[1 + feature.block % model.depth]  # maps[0] is before the first block
+    if feature.norm and "norm" in params["encoder"]:
+        tokens = _normalized(model, tokens, params["encoder"]["norm"], model.encoder.trunk.eps)
+    return tokens
+
+
+def _normalized(model: Any, x: jax.Array, scale_and_bias: dict, eps: float) -> Any:
+    return layers.Norm(eps, model.encoder.trunk.ops).apply({"params": scale_and_bias}, x)
 
 
 def standardize(train: Float[np.ndarray, "n d"], *others: Float[np.ndarray, "m d"]):

@@ -1,7 +1,6 @@
 """The predictions of a model for each example of a source, with or without labels."""
 
 import argparse
-import collections
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,8 @@ from jaxtyping import Float, Int
 from mae_jax import evaluators
 from mae_jax.config import schema, sections
 from mae_jax.data import sources
-from mae_jax.data.bad_examples import Unreadable
-from mae_jax.data.sources import source as reading
 from mae_jax.distributed import partitioning
-from mae_jax.evaluators import checkpoint, classification, regression
+from mae_jax.evaluators import checkpoint, classification, example_columns, regression
 from mae_jax.evaluators.evaluator import Context, HeldOutEvaluator
 from mae_jax.output import columns, files
 from mae_jax.weights import load
@@ -56,13 +53,11 @@ class Classes(NamedTuple):
 
         Several classes of an example are joined by ";".
         """
-        softmax, of_data = self.loss == "softmax", distinct(source.classes)
+        softmax, named = self.loss == "softmax", example_columns.class_names
         chosen = found.outputs.argmax(-1) if softmax else found.outputs > 0.5
         classes = zip(chosen, found.notes, strict=True)
-        values = {"class": [None if note else _named(row, self.names) for row, note in classes]}
-        labels = [_named(label, of_data) for label in found.labels]
-        if any(label is not None for label in labels):
-            values["label"] = labels
+        values = {"class": [None if note else named(row, self.names) for row, note in classes]}
+        values |= example_columns.labels(source, found.labels, ())
         return values | {f"p_{name}": found.outputs[:, k] for k, name in enumerate(self.names)}
 
 
@@ -83,14 +78,11 @@ class Numbers(NamedTuple):
 
     def columns(self, found: Predictions, source: sources.Source) -> dict[str, Any]:
         """Return `predicted_NAME` for each target, and `target_NAME` if any example has it."""
-        names = distinct(self.names)
+        names = example_columns.distinct(self.names)
         values = {f"predicted_{name}": found.outputs[:, k] for k, name in enumerate(names)}
         if sources.label_kind(source) != "number":
             return values
-        unknown = np.full(len(names), np.nan, np.float32)
-        labels = np.stack([label if np.ndim(label) else unknown for label in found.labels])
-        known = {name: x for name, x in zip(names, labels.T, strict=True) if (~np.isnan(x)).any()}
-        return values | {f"target_{name}": x for name, x in known.items()}
+        return values | example_columns.labels(source, found.labels, names)
 
 
 class Predictor(HeldOutEvaluator):
@@ -131,18 +123,10 @@ class Predictor(HeldOutEvaluator):
             outputs[row] = np.nan
             notes[row] = f"its {self.predicted.noun} are not finite"
             if not was_read[row]:
-                notes[row] = self._reason(int(index[row]))
+                notes[row] = example_columns.reason(self.source, int(index[row]), self.transform)
         if not finite.any():
             raise ValueError(f"no example has a prediction; of the first: {notes[0]}")
         return Predictions(index, labels, outputs, notes)
-
-    def _reason(self, i: int) -> str:
-        """Return why an example cannot be read."""
-        try:
-            reading.read(self.source, i, self.transform.on_host)
-        except Unreadable as error:
-            return str(error)
-        return f"{self.source.name(i)!r} could not be read at first"
 
     def _forward_batch(self, variables, batch) -> dict[str, jax.Array]:
         outputs = self.predicted.outputs(self.model, self.transform, variables, batch["image"])
@@ -166,7 +150,7 @@ def predict(options: argparse.Namespace) -> str:
             "(python -m mae_jax.train with --config.init.checkpoint), or evaluate its features "
             "(python -m mae_jax.evaluate)"
         )
-    split, source = _open(context, options)
+    split, source = checkpoint.open_split(context, options)
     predicted = _predicted(context, source, options)
     given = dict(source=options.data, split=split)
     given |= dict(examples=options.examples, batch_size=options.batch_size)
@@ -207,20 +191,6 @@ def _predicted(
     return Numbers(names)
 
 
-def _open(context: Context, options: argparse.Namespace) -> tuple[str, sources.Source]:
-    """Open the split of the options, which is by default "all", or "test" where that is unknown."""
-    open_split = lambda split: (split, context.open(dict(source=options.data, split=split)))
-    if not options.split:
-        try:
-            return open_split("all")
-        except ValueError as error:  # such as of the built-in sources
-            try:
-                return open_split("test")
-            except ValueError:
-                raise error from None
-    return open_split(options.split)
-
-
 def _loss_of(context: Context, source: sources.Source, options: argparse.Namespace) -> str:
     """Return the loss of the training: that of the run, of the options or of the labels."""
     if context.loss and options.loss not in (None, context.loss):
@@ -240,8 +210,8 @@ def _loss_of(context: Context, source: sources.Source, options: argparse.Namespa
 
 def _names_of(context: Context, source: sources.Source, data: str) -> list[Any]:
     """Return the names of the model's classes, or their numbers if nothing names them."""
-    count, of_data = context.model.classes, distinct(source.classes)
-    names = distinct(context.classes or ())
+    count, of_data = context.model.classes, example_columns.distinct(source.classes)
+    names = example_columns.distinct(context.classes or ())
     if len(names) == count:
         if of_data and set(of_data) != set(names):
             _log.info("%s has other classes than the model, which the column label names", data)
@@ -253,17 +223,6 @@ def _names_of(context: Context, source: sources.Source, data: str) -> list[Any]:
     return list(range(count))
 
 
-def distinct(names: Sequence[str]) -> list[str]:
-    """Return different names: of two classes "crane" the second may become "crane (517)"."""
-    count, result = collections.Counter(names), []
-    for k, name in enumerate(names):
-        name = name if count[name] == 1 else f"{name} ({k})"
-        while name in result or count[name] > 1:
-            name += "'"
-        result.append(name)
-    return result
-
-
 def columns_of(
     found: Predictions, source: sources.Source, predicted: Classes | Numbers
 ) -> dict[str, Any]:
@@ -271,17 +230,6 @@ def columns_of(
 
     They are `name`, of an example or else its index; those of what is predicted; and `note`.
     """
-    files_of: Any = getattr(source, "names", ())
-    as_text = lambda name: name.encode("utf-8", "backslashreplace").decode()  # may be any bytes
-    values = {"name": [as_text(files_of[i]) if files_of else int(i) for i in found.index]}
+    values = {"name": example_columns.names(source, found.index)}
     values |= predicted.columns(found, source)
     return values | {"note": [note or None for note in found.notes]}
-
-
-def _named(label: Any, names: Sequence[Any]) -> Any:
-    """Return the name of a class or those of several, or numbers if there are no names."""
-    if np.ndim(label):
-        return ";".join(str(names[k] if names else k) for k in np.flatnonzero(label).tolist())
-    if label < 0:
-        return None
-    return names[int(label)] if names else int(label)

@@ -59,13 +59,19 @@ def free(opened: values.Values, sides: Sequence[int]) -> list[int]:
     return [max(0, n - side) for n, side in zip(opened.sides, sides, strict=True)]
 
 
-def crop(opened: values.Values, starts: Sequence[int], sides: Sequence[int]) -> np.ndarray:
-    """Return the part of `sides` from `starts` on, continued where the array ends."""
+def crop(
+    opened: values.Values, starts: Sequence[int], sides: Sequence[int], at_end: bool = False
+) -> np.ndarray:
+    """Return the part of `sides` from `starts` on, continued on both sides of a smaller array.
+
+    With `at_end` the array is continued at the end alone, so that its first values stay the first.
+    """
     ends = map(min, zip(opened.sides, np.add(starts, sides).tolist(), strict=True))
     part = opened.read([slice(int(a), b) for a, b in zip(starts, ends, strict=True)])
     gaps = [side - n for side, n in zip(sides, part.shape[:-1], strict=True)]
     if any(gaps):
-        around = [*((gap // 2, gap - gap // 2) for gap in gaps), (0, 0)]
+        before = [0 if at_end else gap // 2 for gap in gaps]
+        around = [*((n, gap - n) for n, gap in zip(before, gaps, strict=True)), (0, 0)]
         missing: Any = dict(mode="constant", constant_values=np.nan)
         is_missing = opened.data.get("nodata") is not None
         part = np.pad(part, around, **missing if is_missing else dict(mode="edge"))
