@@ -7,6 +7,7 @@ COMMANDS = {
     "train": "pre-train, fine-tune or probe a model",
     "evaluate": "evaluate any checkpoint on any data",
     "predict": "write the predictions of a classifier for any data",
+    "embed": "write the features of any data: of each example, or of each patch",
     "convert": "write a checkpoint for PyTorch or Hugging Face, and back",
     "export": "write a model for other runtimes: ONNX or StableHLO",
     "plan": "estimate the memory and the hours of a run",

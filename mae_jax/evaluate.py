@@ -18,9 +18,7 @@ def parser() -> argparse.ArgumentParser:
     add("--train-split", default="train", help="which the probes learn from")
     add("--test-split", default="test")
     add("--mask-ratio", type=float, help="default: as trained, or .75")
-    add("--block", type=int, help="of the feature; default: as in the run, or the last, -1")
-    add("--pooling", choices=["mean", "cls", "both"], help="default: as in the run, or mean")
-    add("--norm", action=flag, help="take the feature after the last norm; default: likewise")
+    checkpoint.add_feature_options(p)
     add("--standardize", action=flag, help="on the training examples; default: likewise")
     add(
         "--sweep",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [  # from the top down: a subpackage imports from the layers below its own
-    ["train", "evaluate", "predict", "convert", "export", "plan", "__main__"],
+    ["train", "evaluate", "predict", "embed", "convert", "export", "plan", "__main__"],
     ["planning"],
     ["training"],
     ["tasks", "exchange"],

@@ -41,6 +41,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, default=16)
 
 
+def add_feature_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which feature of the encoder is taken."""
+    add, flag = parser.add_argument, argparse.BooleanOptionalAction
+    add("--block", type=int, help="of the feature; default: as in the run, or the last, -1")
+    add("--pooling", choices=["mean", "cls", "both"], help="default: as in the run, or mean")
+    add("--norm", action=flag, help="take the feature after the last norm; default: likewise")
+
+
 def find(options: argparse.Namespace) -> tuple[CheckpointInfo, Context]:
     """Return a checkpoint before its parameters are read, and how examples are shown to its model.
 
@@ -57,7 +65,7 @@ def find(options: argparse.Namespace) -> tuple[CheckpointInfo, Context]:
 
 
 def open_split(context: Context, options: argparse.Namespace) -> tuple[str, sources.Source]:
-    """Open the split of the options of a command, which is by default "all", or "test" where that is unknown."""
+    """Open the split that options choose: by default "all", or "test" where that is unknown."""
     open_split = lambda split: (split, context.open(dict(source=options.data, split=split)))
     if not options.split:
         try:

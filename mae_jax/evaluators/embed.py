@@ -19,6 +19,7 @@ from mae_jax.evaluators.features import Extractor, Feature
 from mae_jax.evaluators.held_out import EvalTransform
 from mae_jax.weights import load
 
+_LAST = Feature()
 _MODALITIES = {1: "signal", 2: "image", 3: "volume"}  # by the number of sides
 
 
@@ -28,7 +29,7 @@ def embed(
     params: dict | None = None,
     *,
     dense: bool = False,
-    feature: Feature = Feature(),
+    feature: Feature = _LAST,
     overlap: float = 0.5,
     batch_size: int = 256,
     **data: Any,

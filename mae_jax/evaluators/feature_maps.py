@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from mae_jax.data import array_io, sources
 from mae_jax.data.bad_examples import Unreadable
@@ -97,9 +97,7 @@ class Maps:
             raise ValueError(f"no example has features; of the first: {next(iter(notes.values()))}")
         return self._report(shape, len(files), len(notes), lost, basis)
 
-    def _report(
-        self, shape: Sequence[int], count: int, missing: int, lost: int, basis: Any
-    ) -> str:
+    def _report(self, shape: Sequence[int], count: int, missing: int, lost: int, basis: Any) -> str:
         is_one = count == 1
         text = f"{'x'.join(map(str, shape[:-1]))} cells" if is_one else f"{count:,} examples"
         text += f", {shape[-1]:,} numbers each"
@@ -122,9 +120,7 @@ class Maps:
             except Unreadable as error:
                 notes[i] = str(error)
 
-    def _map(
-        self, opened: Values, basis: components.Components | None, folder: Path
-    ) -> FeatureMap:
+    def _map(self, opened: Values, basis: components.Components | None, folder: Path) -> FeatureMap:
         """Return the feature map of an input, in a temporary file of `folder`."""
         blocks = self.extractor.blocks(self.variables, opened)
         if basis:

@@ -10,7 +10,7 @@ from mae_jax.data import sources
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.modalities import transforms
 from mae_jax.distributed import device_mesh
-from mae_jax.evaluators import predictions
+from mae_jax.evaluators import example_columns, predictions
 
 KIND = predictions.Classes("abcd", "softmax")
 BAD = 6  # an example that cannot be read
@@ -106,4 +106,4 @@ def test_columns_without_names_or_labels():
 
 
 def test_classes_of_one_name_stay_apart():
-    assert predictions.distinct(["crane", "cat", "crane"]) == ["crane (0)", "cat", "crane (2)"]
+    assert example_columns.distinct(["crane", "cat", "crane"]) == ["crane (0)", "cat", "crane (2)"]

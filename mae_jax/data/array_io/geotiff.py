@@ -5,7 +5,7 @@ import functools
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,12 @@ def write(
     values: Float[np.ndarray, "h w c"],
     frame: arrays.Frame | None,
     nodata: float | None = None,
+    tags: Mapping[str, Any] | None = None,
 ) -> None:
     """Write float32 bands as a GeoTIFF in tiles, deflated, with the transform and CRS of `frame`.
 
-    `nodata` is the number that stands for missing values, which may be NaN.
+    `nodata` is the number that stands for missing values, which may be NaN, and `tags` are texts
+    about the file. `values` may be mapped from a file: memory holds 256x256 of them.
 
     Raises:
       ValueError: `values` has other axes, or the frame is not that of two sides.
@@ -83,8 +85,10 @@ def write(
     _ignore_missing_places()
     with files.whole(path) as temporary, rasterio.Env(**_ALONE):
         with rasterio.open(temporary, "w", **profile) as dataset:
-            for band in range(count):
-                dataset.write(values[..., band].astype(np.float32), band + 1)
+            dataset.update_tags(**(tags or {}))
+            for _, window in dataset.block_windows(1):
+                part = np.moveaxis(values[window.toslices()], -1, 0)
+                dataset.write(part.astype(np.float32), window=window)
 
 
 def _describe(opened: per_thread.PerThread) -> arrays.Array:

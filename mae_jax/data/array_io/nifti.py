@@ -8,6 +8,7 @@ point: its world coordinates are millimetres to the right, to the front and to t
 
 import collections
 import functools
+import gzip
 import math
 import os
 import threading
@@ -18,6 +19,7 @@ from jaxtyping import Float, Shaped
 
 from mae_jax.data.arrays import Array, Frame, Part
 from mae_jax.data.bad_examples import Unreadable
+from mae_jax.output import files
 
 _MAX_RATIO = 1032  # bytes that one byte of a gzip file can become
 _MAX_HELD = 2**30  # bytes of unpacked volumes that a process holds
@@ -73,9 +75,14 @@ def open_array(path: str | os.PathLike[str]) -> Array:
 
 
 def write(
-    path: str | os.PathLike[str], values: Float[np.ndarray, "x y z c"], frame: Frame | None
+    path: str,
+    values: Float[np.ndarray, "x y z c"],
+    frame: Frame | None,
+    description: str = "",
 ) -> None:
     """Write float32 values to a `.nii` or `.nii.gz` file; the sizes of voxels are those of `frame`.
+
+    The file is written whole or not at all. Its header holds 79 bytes of the description.
 
     Raises:
       ValueError: the values or the frame have not three sides.
@@ -92,7 +99,10 @@ def write(
     kind = nibabel.Nifti1Image if max(values.shape) <= _MAX_SIDE else nibabel.Nifti2Image
     image = kind(np.asarray(values, np.float32), affine)
     image.header.set_xyzt_units("mm")
-    nibabel.save(image, path)
+    image.header["descrip"] = description.encode()[:79]
+    opened = gzip.open if path.lower().endswith("gz") else open
+    with files.whole(path) as temporary, opened(temporary, "wb") as file:
+        image.to_stream(file)
 
 
 def _import_nibabel() -> Any:

@@ -48,8 +48,10 @@ def open_array(path: str) -> arrays.Array:
     return arrays.Array(shape, packed.dtype, read, nodata=packed.missing)
 
 
-def write(path: str, values: np.ndarray, attributes: Mapping[str, Any]) -> None:
-    """Write an array with attributes as the root of a new store of format 3.
+def write(
+    path: str, values: np.ndarray | Mapping[str, np.ndarray], attributes: Mapping[str, Any]
+) -> None:
+    """Write an array, or several by their keys, with attributes of the root of a new store.
 
     Raises:
       FileExistsError: there is something at `path`.
@@ -59,7 +61,13 @@ def write(path: str, values: np.ndarray, attributes: Mapping[str, Any]) -> None:
     if os.path.lexists(path):
         raise FileExistsError(f"there is already {path!r}: remove it, or choose another name")
     temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")
-    zarr.create_array(temporary, data=values, attributes=dict(attributes), zarr_format=3)
+    root: dict[str, Any] = dict(attributes=dict(attributes), zarr_format=3)
+    if isinstance(values, Mapping):
+        group = zarr.create_group(temporary, **root)
+        for key, array in values.items():
+            group.create_array(key, data=array)
+    else:
+        zarr.create_array(temporary, data=values, **root)
     temporary.rename(path)
 
 
