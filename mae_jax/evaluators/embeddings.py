@@ -100,8 +100,8 @@ def _rows(
     of_all = np.full((len(index), *labels.shape[1:]), unknown, labels.dtype)
     of_all[rows] = labels
     was_read = np.isin(index, read)
-    for row, is_finite in enumerate(np.isfinite(features).all(-1)):
-        if is_finite:
+    for row, x in enumerate(features):
+        if np.isfinite(x).all():
             notes[row] = ""
         elif not was_read[row]:
             notes[row] = example_columns.reason(source, int(index[row]), context.transform)

@@ -139,7 +139,7 @@ def _write_zarr_map(path: str, found: FeatureMap, about: Metadata) -> None:
     _write_zarr(path, found.values, {**about, **place})
 
 
-def _corner(found: FeatureMap) -> dict[str, str]:
+def _corner(found: FeatureMap) -> dict[str, Any]:
     """Return what whole indices mean in the affine matrix."""
     return {"index": "corner" if found.frame.corner else "centre"} if found.frame else {}
 
@@ -147,7 +147,8 @@ def _corner(found: FeatureMap) -> dict[str, str]:
 def _write_npz(path: str, arrays: Mapping[str, np.ndarray], about: Metadata) -> None:
     """Write arrays, and a text of JSON `metadata`, all of which numpy reads without pickles."""
     with files.whole(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays, metadata=np.array(json.dumps(about)))
+        everything: dict[str, Any] = dict(arrays, metadata=np.array(json.dumps(about)))
+        np.savez(file, **everything)
 
 
 def _write_zarr(path: str, values: Any, attributes: Metadata) -> None:
