@@ -109,6 +109,14 @@ def test_several_targets_and_unknown_ones(tmp_path, caplog):
     assert one.targets == ("dose",) and one[1]["label"] == np.float32([1e-3])
 
 
+def test_a_target_of_minus_one_is_known(tmp_path, caplog):
+    fill(tmp_path, "a.png", "b.png")
+    (tmp_path / "t.csv").write_text("path,target\na.png,-1\nb.png,-1.0\n")
+    source = sources.open_source(f"csv:{tmp_path}/t.csv", "all")
+    assert [source[i]["label"].tolist() for i in range(2)] == [[-1], [-1]]
+    assert "have no target" not in caplog.text
+
+
 def test_a_group_is_on_one_side(tmp_path):
     rows = [f"{i}.png,p{i % 40}" for i in range(400)]
     fill(tmp_path, *(row.partition(",")[0] for row in rows))

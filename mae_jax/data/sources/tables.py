@@ -92,7 +92,7 @@ class Table:
           ValueError: the table has no such column, or a column holds no labels.
         """
         targets = [name for name in self.columns if name.partition(":")[0] == "target"]
-        found = [name for name in KINDS if name in (targets and ["target"]) or name in self.columns]
+        found = [kind for kind in KINDS if kind in self.columns or kind == "target" and targets]
         if choice and choice not in (*found, *targets):
             raise ValueError(
                 f"{self.title} has no labels in a column {choice!r}: it has "
@@ -122,8 +122,8 @@ class Table:
     def _tell_empty(self, columns: Sequence[str]) -> None:
         for name in columns:
             values = self.columns[name]
-            is_empty = lambda x: x is None or x == -1 or x != x or x == []
-            empty = sum(map(is_empty, values))
+            unknown = {"label": (None, -1), "labels": (None, [])}.get(name, (None,))
+            empty = sum(x in unknown or x != x for x in values)  # NaN is not equal to itself
             if empty == len(values):
                 raise ValueError(
                     f"{self.title} has an empty column {name}: fill it in, or remove it"
