@@ -134,7 +134,7 @@ def _signals(
     shown = np.linspace(0, c - 1, min(most, c)).round().astype(int)
     size = max(8, 4 * len(shown)), 1.6 * b + 0.6
     figure = Figure(figsize=size, dpi=100, layout="constrained")
-    axes = figure.subplots(b, len(shown), sharex=True, squeeze=False)
+    axes: Any = figure.subplots(b, len(shown), sharex=True, squeeze=False)
     time = np.arange(n)
     for row, column in np.ndindex(axes.shape):
         axis, index = axes[row, column], (row, slice(None), shown[column])
