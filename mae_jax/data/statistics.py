@@ -125,8 +125,9 @@ def _values_of(data: Mapping[str, Any], raw: bool) -> Callable[[Example], Iterat
             x, exists = opened.raw(part)
             if not raw:
                 x = values.scaled(x, exists, data)
-            elif exists is not None:
-                x = np.where(exists, x.astype(np.float64), np.nan)
+            else:  # float64, so that bytes are the numbers that `values.scaled` is given
+                x = x.astype(np.float64)
+                x = x if exists is None else np.where(exists, x, np.nan)
             yield x.reshape(-1, data["channels"])
 
     return parts

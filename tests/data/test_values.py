@@ -178,6 +178,21 @@ def test_bytes_without_missing_values_are_as_without_nodata(modality):
     np.testing.assert_allclose(normalized(x, plain), normalized(x, gappy), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("modality", ["image", "volume"])
+@pytest.mark.parametrize("nodata", [None, 0])
+def test_the_range_of_bytes_is_measured_in_the_numbers_that_it_scales(modality, nodata):
+    x = RNG.integers(20, 101, (32, 32, 3), dtype=np.uint8)
+    x[0, :3, 0] = 20, 100, 0 if nodata == 0 else 50
+    data = measured(section(modality, channels=3, range="data", nodata=nodata), x)
+    assert data["range"] == (20, 100)
+    seen = views(x, data)[0]
+    assert np.nanmin(seen) == 0 and np.nanmax(seen) == 1
+    exists = np.ones(x.shape, bool) if nodata is None else x != 0
+    known = np.where(exists, (x - 20.0) / 80, np.nan).reshape(-1, 3)
+    np.testing.assert_allclose(data["mean"], np.nanmean(known, 0), rtol=1e-6)
+    np.testing.assert_allclose(data["std"], np.nanstd(known, 0), rtol=1e-6)
+
+
 def test_a_mask_band_and_what_a_file_says():
     x = RNG.normal(size=(32, 32, 3)).astype(np.float32)
     x[..., 2] = 1
