@@ -36,6 +36,7 @@ class ByteTarget(Target):
 
     A prediction holds the logits of every number for every place in the patch. The guess of
     `baseline_losses` is the share of each number among the visible ones, each counted once more.
+    Whole numbers have no weights: every one exists.
     """
 
     vocab_size: int = 256
@@ -46,21 +47,24 @@ class ByteTarget(Target):
     def size(self, channels):
         return math.prod(self.small_patch) * channels * self.vocab_size
 
-    def __call__(self, inputs, index):
+    def __call__(self, inputs, index, weight=None):
+        if weight is not None:
+            raise ValueError("whole numbers have no weights: use weight=None with vocab_size")
         return super().__call__(inputs, index).astype(jnp.int32)
 
-    def losses(self, prediction, inputs, index):
-        numbers = self(inputs, index)
+    def losses(self, prediction, inputs, index, weight=None):
+        numbers = self(inputs, index, weight)
         logits = prediction.reshape(*numbers.shape, self.vocab_size)
         return optax.softmax_cross_entropy_with_integer_labels(logits, numbers).mean(-1)
 
-    def to_inputs(self, prediction, inputs, mask):
+    def to_inputs(self, prediction, inputs, mask, weight=None):
         logits = prediction.reshape(*prediction.shape[:2], -1, self.vocab_size)
         return self.place(logits.argmax(-1), inputs, mask)
 
-    def baseline_losses(self, inputs, mask):
-        seen = jax.nn.one_hot(self(inputs, mask.visible), self.vocab_size)  # [b k d vocab]
+    def baseline_losses(self, inputs, mask, weight=None):
+        seen = jax.nn.one_hot(self(inputs, mask.visible, weight), self.vocab_size)  # [b k d vocab]
+        seen = seen if mask.shown is None else seen * mask.shown[..., None, None]
         shares = (seen.sum((1, 2)) + 1) / (seen.sum((1, 2, 3))[:, None] + self.vocab_size)
         places = self(inputs, mask.masked).shape
         guess = jnp.broadcast_to(jnp.log(shares)[:, None, None], (*places, self.vocab_size))
-        return self.losses(guess.reshape(*places[:2], -1), inputs, mask.masked).mean(1)
+        return self.sample_losses(guess.reshape(*places[:2], -1), inputs, mask, weight)

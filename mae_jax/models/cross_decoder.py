@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mae_jax.models import layers
+from mae_jax.models import layers, masking
 from mae_jax.models.mae import Decoder
 
 
@@ -22,4 +22,5 @@ class CrossDecoder(Decoder):
         weights = self.param("maps", start, (len(feature_maps), depth)).astype(ops.dtype)
         sums = jnp.einsum("sbte,si->ibte", jnp.stack(feature_maps), weights)
         contexts = [layers.Norm(eps, ops, name=f"context_norm_{i}")(x) for i, x in enumerate(sums)]
-        return self.trunk(masked, contexts=contexts)[-1]
+        keys = masking.keys(mask, before=sums.shape[2] - mask.visible.shape[1])
+        return self.trunk(masked, contexts=contexts, key_mask=keys)[-1]

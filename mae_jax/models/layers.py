@@ -7,7 +7,7 @@ in `Operations.dtype`; softmax, normalisation statistics and the loss are comput
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mae_jax.models.attention import reference
 from mae_jax.models.operations import Operations
@@ -55,8 +55,12 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n d"], context: Float[Array, "b s e"] | None = None
+        self,
+        x: Float[Array, "b n d"],
+        context: Float[Array, "b s e"] | None = None,
+        key_mask: Bool[Array, "b s"] | None = None,
     ) -> Float[Array, "b n d"]:
+        """Attend to all tokens, or to those where `key_mask` is True."""
         width = x.shape[-1]
         context = x if context is None else context
 
@@ -66,8 +70,8 @@ class Attention(nn.Module):
 
         query, key, value = project(x, "query"), project(context, "key"), project(context, "value")
         if self.is_mutable_collection("attention"):
-            self.sow("attention", "weights", reference.weights(query, key))  # [b h n s]
-        y = self.ops.attend(query, key, value).reshape(x.shape)
+            self.sow("attention", "weights", reference.weights(query, key, key_mask))  # [b h n s]
+        y = self.ops.attend(query, key, value, key_mask).reshape(x.shape)
         return dense(width, self.ops, "out")(y)
 
 
@@ -98,6 +102,7 @@ class Block(nn.Module):
         x: Float[Array, "b n d"],
         drop_path_scale: Float[Array, "b 2"] | None = None,
         context: Float[Array, "b s e"] | None = None,
+        key_mask: Bool[Array, "b s"] | None = None,
     ) -> Float[Array, "b n d"]:
         def scaled(y, branch):
             if drop_path_scale is None:
@@ -105,6 +110,7 @@ class Block(nn.Module):
             return y * drop_path_scale[:, branch, None, None].astype(y.dtype)
 
         y = Norm(self.eps, self.ops, name="norm1")(x)
-        x = x + scaled(Attention(self.heads, self.ops, name="attention")(y, context), 0)
+        attention = Attention(self.heads, self.ops, name="attention")
+        x = x + scaled(attention(y, context, key_mask), 0)
         y = Norm(self.eps, self.ops, name="norm2")(x)
         return x + scaled(Mlp(self.mlp_ratio, self.ops, name="mlp")(y), 1)

@@ -9,10 +9,10 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Shaped
 
-from mae_jax.models import layers
+from mae_jax.models import layers, masking
 from mae_jax.models.masking import Mask
 from mae_jax.models.positions import Positions, PositionTable
-from mae_jax.models.targets import Target
+from mae_jax.models.targets import Target, Weight, mean
 from mae_jax.models.transformer import Transformer
 from mae_jax.models.vit import EncoderModel, FeatureMaps
 
@@ -21,8 +21,8 @@ from mae_jax.models.vit import EncoderModel, FeatureMaps
 class Output:
     """The result of a masked autoencoder for a batch."""
 
-    loss: Float[Array, ""]
-    losses: Float[Array, "b"]  # of each sample; `loss` is their mean
+    loss: Float[Array, ""]  # the mean over the samples that predict anything
+    losses: Float[Array, "b"]  # of each sample; 0 if it predicts nothing
     prediction: Float[Array, "b m d"]  # in the order of `mask.masked`, in the terms of the target
     mask: Mask
     # encoder/embedding, encoder/block_0 ..., encoder/norm (what the decoder gets)
@@ -82,7 +82,11 @@ class SelfDecoder(Decoder):
         x = layers.dense(self.trunk.width, self.trunk.ops, "embedding")(feature_maps[-1])
         before = x.shape[1] - mask.visible.shape[1]  # the encoder's class tokens
         cls, visible = self.cls(x[:, :before]), x[:, before:] + table.patches[mask.visible]
-        x = self.trunk(jnp.concatenate([cls + table.cls[None], visible, masked], axis=1))[-1]
+        keys = masking.keys(mask, before=cls.shape[1])
+        if keys is not None:
+            keys = jnp.concatenate([keys, mask.predicted], axis=1)
+        x = jnp.concatenate([cls + table.cls[None], visible, masked], axis=1)
+        x = self.trunk(x, key_mask=keys)[-1]
         return x[:, -masked.shape[1] :]
 
     @nn.nowrap
@@ -107,11 +111,20 @@ class MaskedAutoencoder(EncoderModel):
     decoder: Decoder
     target: Target
 
-    def __call__(self, inputs: Shaped[Array, "b *size c"], mask: Mask) -> Output:
+    def __call__(
+        self, inputs: Shaped[Array, "b *size c"], mask: Mask, weight: Weight = None
+    ) -> Output:
         """Predict the masked tokens of normalised `inputs` from the visible ones.
 
         The loss is the mean over the masked tokens of each sample, then over samples, in float32.
-        Raises ValueError if the mask belongs to another batch or grid.
+
+        Args:
+          weight: how much each value counts in the loss. A value with the weight 0 is missing: no
+            result depends on it, whatever it is, even NaN. The mask must then be made with
+            `present(weight)`.
+
+        Raises:
+          ValueError: the mask belongs to another batch or grid, or whole numbers have weights.
         """
         grid = self.grid(inputs.shape[1:-1])
         samples, n = inputs.shape[0], math.prod(grid)  # `len` knows no symbolic batch size
@@ -120,13 +133,19 @@ class MaskedAutoencoder(EncoderModel):
                 f"the mask is for {mask.visible.shape[0]} samples of {mask.n} patches, but there "
                 f"are {samples} samples of {n}"
             )
+        if weight is not None:
+            inputs = jnp.where(weight > 0, inputs, 0)
         with jax.named_scope("encoder"):
             tokens, maps = self.encoder(inputs, mask)
         with jax.named_scope("decoder"):
             size = self.target.size(inputs.shape[-1])
             prediction = self.decoder([*maps[:-1], tokens], mask, grid, size).astype(jnp.float32)
-        losses = self.target.losses(prediction, inputs, mask.masked).mean(1)  # [b]
+        losses = self.target.sample_losses(prediction, inputs, mask, weight)
+        loss = losses.mean()
+        if weight is not None or mask.predicted is not None:
+            counted = self.target.predicts(inputs, mask, weight)
+            loss = mean(losses, jnp.ones_like(losses), counted, axis=0)
         names = ["embedding", *(f"block_{i}" for i in range(len(maps) - 1))]
         intermediates = {f"encoder/{n}": x for n, x in zip(names, maps, strict=True)}
         intermediates["encoder/norm"] = tokens
-        return Output(losses.mean(), losses, prediction, mask, intermediates)
+        return Output(loss, losses, prediction, mask, intermediates)

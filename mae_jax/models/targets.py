@@ -22,7 +22,11 @@ from mae_jax.models.masking import Mask, masked_map
 Inputs = Shaped[Array, "b *size c"]
 Index = Int[Array, "b m"]
 Prediction = Float[Array, "b m d"]
-Members = Float[Array, "#b #m d"]  # 1 for the values of a token that count, else 0
+Members = Float[Array, "#b #m d"]  # 1 for the values that a token has, else 0
+# How much each value of the inputs counts in a loss: 0 if it is missing; None counts all alike.
+# Missing values of the inputs are finite numbers, such as 0, which change no result.
+Weight = Shaped[Array, "b *size c"] | None
+Weights = Float[Array, "#b #m #d"]  # the same of the values of tokens
 
 
 def every(side: int, step: int) -> slice:
@@ -65,23 +69,58 @@ class Target(abc.ABC):
         """Return how many numbers are predicted of a token."""
 
     @abc.abstractmethod
-    def losses(self, prediction: Prediction, inputs: Inputs, index: Index) -> Float[Array, "b m"]:
-        """Return how wrong the prediction of each token at `index` is."""
+    def losses(
+        self, prediction: Prediction, inputs: Inputs, index: Index, weight: Weight = None
+    ) -> Float[Array, "b m"]:
+        """Return how wrong the prediction of each token at `index` is.
 
-    @abc.abstractmethod
-    def to_inputs(self, prediction: Prediction, inputs: Inputs, mask: Mask) -> Inputs:
-        """Return inputs (their `strided`) with predictions for the masked tokens.
-
-        Tokens that a partial mask neither shows nor predicts are zero.
+        With `weight` that is the weighted mean over its values, and 0 if none has a weight.
         """
 
     @abc.abstractmethod
-    def baseline_losses(self, inputs: Inputs, mask: Mask) -> Float[Array, "b"]:
+    def to_inputs(
+        self, prediction: Prediction, inputs: Inputs, mask: Mask, weight: Weight = None
+    ) -> Inputs:
+        """Return inputs (their `strided`) with predictions for the masked tokens.
+
+        Tokens that the mask neither shows nor predicts are zero.
+        """
+
+    @abc.abstractmethod
+    def baseline_losses(
+        self, inputs: Inputs, mask: Mask, weight: Weight = None
+    ) -> Float[Array, "b"]:
         """Return each sample's loss of a guess that only knows its visible tokens."""
 
-    def __call__(self, inputs: Inputs, index: Index) -> Shaped[Array, "b m d"]:
+    def __call__(
+        self, inputs: Inputs, index: Index, weight: Weight = None
+    ) -> Shaped[Array, "b m d"]:
         """Return what should be predicted of the tokens at `index`."""
         return self.values(inputs, index)
+
+    def shares(self, inputs: Inputs, mask: Mask, weight: Weight = None) -> Float[Array, "b m"]:
+        """Return how much each token of `mask.masked` counts: its mean weight, or 0.
+
+        That is 0 if the mask does not predict the token.
+        """
+        shape = mask.masked.shape
+        return jnp.ones(shape) if mask.predicted is None else mask.predicted.astype(jnp.float32)
+
+    def predicts(self, inputs: Inputs, mask: Mask, weight: Weight = None) -> Bool[Array, "b"]:
+        """Return which samples predict anything: only these have a loss."""
+        return (self.shares(inputs, mask, weight) > 0).any(1)
+
+    def sample_losses(
+        self, prediction: Prediction, inputs: Inputs, mask: Mask, weight: Weight = None
+    ) -> Float[Array, "b"]:
+        """Return each sample's loss: the mean over its predicted tokens by their `shares`.
+
+        It is 0 for a sample that predicts nothing.
+        """
+        losses = self.losses(prediction, inputs, mask.masked, weight)
+        if weight is None and mask.predicted is None:
+            return losses.mean(1)
+        return mean(losses, jnp.ones((1, losses.shape[1])), self.shares(inputs, mask, weight))
 
     @property
     def small_patch(self) -> tuple[int, ...]:
@@ -111,6 +150,8 @@ class Target(abc.ABC):
         """Return the known part of the inputs with `values` for the masked tokens."""
         tokens = jnp.where(masked_map(mask)[..., None] > 0, 0, self.tokens(inputs))
         samples = jnp.arange(tokens.shape[0])[:, None]
+        if mask.predicted is not None:
+            values = jnp.where(mask.predicted[..., None], values, 0)
         tokens = tokens.at[samples, mask.masked].set(values.astype(tokens.dtype))
         return self.from_tokens(tokens, inputs)
 
@@ -140,8 +181,14 @@ class PixelTarget(Target):
         return "normalised patches" if self.norm else "pixels"
 
     def members(self, index: Index, inputs: Inputs) -> Members:
-        """Return which values of the tokens at `index` count."""
+        """Return which values the tokens at `index` have."""
         return jnp.ones((1, 1, math.prod(self.small_patch) * inputs.shape[-1]))
+
+    def weights(self, weight: Weight, index: Index) -> Weights:
+        """Return how much each value of the tokens at `index` counts."""
+        if weight is None:
+            return jnp.ones((1, 1, 1))
+        return self.values(jnp.asarray(weight, jnp.float32), index)
 
     def size(self, channels):
         size = math.prod(self.small_patch) * channels
@@ -149,68 +196,119 @@ class PixelTarget(Target):
             raise ValueError("norm_pix needs patches of two values or more: use norm_pix=False")
         return size
 
-    def __call__(self, inputs, index):
+    def moments(self, inputs: Inputs, index: Index, weight: Weight) -> tuple[jax.Array, jax.Array]:
+        """Return the mean and the deviation by which `norm` standardises tokens, of what exists."""
+        assert self.norm
+        x, exists = self.values(inputs, index), self.weights(weight, index) > 0
+        members = self.members(index, inputs)
+        return self.norm(x, members, exists.astype(jnp.float32), inputs.shape[-1])
+
+    def __call__(self, inputs, index, weight=None):
         x = self.values(inputs, index)
         if not self.norm:
             return x
-        center, scale = self.norm(x, self.members(index, inputs), inputs.shape[-1])
+        center, scale = self.moments(inputs, index, weight)
         return (x - center) / scale
 
-    def losses(self, prediction, inputs, index):
-        return mean(jnp.square(prediction - self(inputs, index)), self.members(index, inputs))
+    def losses(self, prediction, inputs, index, weight=None):
+        errors = jnp.square(prediction - self(inputs, index, weight))
+        return mean(errors, self.members(index, inputs), self.weights(weight, index))
 
-    def to_inputs(self, prediction, inputs, mask):
+    def shares(self, inputs, mask, weight=None):
+        members = self.members(mask.masked, inputs)
+        count, total = members.sum(-1), (members * self.weights(weight, mask.masked)).sum(-1)
+        return super().shares(inputs, mask) * jnp.where(total > 0, 1 / gain(count, total), 0)
+
+    def to_inputs(self, prediction, inputs, mask, weight=None):
         if self.norm:
-            true = self.values(inputs, mask.masked)
-            center, scale = self.norm(true, self.members(mask.masked, inputs), inputs.shape[-1])
+            center, scale = self.moments(inputs, mask.masked, weight)
             prediction = prediction * scale + center
         return self.place(prediction, inputs, mask)
 
-    def baseline_losses(self, inputs, mask):
-        guess, members = self(inputs, mask.visible), self.members(mask.visible, inputs)
-        members = jnp.broadcast_to(members, guess.shape)
-        count = jnp.maximum(members.sum(1, keepdims=True), 1)
-        guess = (guess * members).sum(1, keepdims=True) / count
-        return self.losses(guess, inputs, mask.masked).mean(1)
+    def baseline_losses(self, inputs, mask, weight=None):
+        guess, members = self(inputs, mask.visible, weight), self.members(mask.visible, inputs)
+        weights = self.weights(weight, mask.visible)
+        if mask.shown is not None:
+            weights = weights * mask.shown[..., None]
+        guess = mean(guess, jnp.broadcast_to(members, guess.shape), weights, axis=1)[:, None]
+        return self.sample_losses(guess, inputs, mask, weight)
 
-    def contrast(self, inputs: Inputs, n: int) -> Float[Array, "b n"]:  # pyright: ignore
-        """Return the standard deviation of each of `n` tokens, standardised over the sample."""
+    def contrast(  # pyright: ignore
+        self, inputs: Inputs, n: int, weight: Weight = None
+    ) -> Float[Array, "b n"]:
+        """Return the standard deviation of each of `n` tokens, standardised over the sample.
+
+        It is finite and without a meaning for tokens of which no value has a weight.
+        """
         whole, inputs = dataclasses.replace(self, stride=()), inputs.astype(jnp.float32)
         index = jnp.broadcast_to(jnp.arange(n)[None], (inputs.shape[0], n))
-        deviation = by_token(whole.values(inputs, index), whole.members(index, inputs))[1][..., 0]
-        center = deviation.mean(1, keepdims=True)
-        return (deviation - center) / (deviation.std(1, keepdims=True) + 1e-6)
+        x, members = whole.values(inputs, index), whole.members(index, inputs)
+        exists = (whole.weights(weight, index) > 0).astype(jnp.float32)
+        deviation = by_token(x, members, exists)[1][..., 0]
+        tokens, present = jnp.ones((1, n)), (members * exists).max(-1)
+        center = mean(deviation, tokens, present)[:, None]
+        spread = jnp.sqrt(mean(jnp.square(deviation - center), tokens, present))[:, None]
+        return (deviation - center) / (spread + 1e-6)
 
 
-def mean(x: Float[Array, "b n d"], members: Members) -> Float[Array, "b n"]:
-    """Return the mean of the values of each token that count."""
-    return (x * members).sum(-1) / members.sum(-1)
+def mean(x: Any, members: Any, weights: Any, axis: int = -1) -> Any:
+    """Return the mean of the values along an axis, by weights; 0 without any weight.
+
+    Args:
+      members: 1 for the values that exist by the network's design, else 0. If all of their weights
+        are 1, the result is that without weights, bit for bit.
+    """
+    known = members * weights
+    count = jnp.maximum(members.sum(axis), 1)
+    return (x * known).sum(axis) / count * gain(count, known.sum(axis))
 
 
-Norm = Callable[[Float[Array, "b n d"], Members, int], tuple[jax.Array, jax.Array]]
+def gain(count: Any, total: Any) -> Any:
+    """Return the factor from a mean over `count` values to that over their `total` weight.
+
+    For equal numbers it is exactly 1, which `x / total` in the place of `x / count * gain` would
+    not be: XLA multiplies by the rounded inverse of a constant.
+    """
+    return count / jnp.where(total > 0, total, 1)
 
 
-def by_token(x, members, channels=0):
+# Of values [b n d], members, 1 where a value exists and else 0 [#b #n #d], and channels.
+Norm = Callable[[Float[Array, "b n d"], Members, Weights, int], tuple[jax.Array, jax.Array]]
+
+
+def by_token(x, members, exists, channels=0):
     """Return each token's mean and `sqrt(variance + 1e-6)`, with the unbiased variance (d - 1)."""
-    center = mean(x, members)[..., None]
-    total = (jnp.square(x - center) * members).sum(-1, keepdims=True)
-    return center, jnp.sqrt(total / (members.sum(-1, keepdims=True) - 1) + 1e-6)
+    center, variance = moments_along(x, members, exists, -1)
+    return center, jnp.sqrt(variance + 1e-6)
 
 
-def by_patch(x, members, channels):
+def by_patch(x, members, exists, channels):
     """Return `by_token` of all values of a patch, those of other channel groups included."""
-    return by_token(x, jnp.ones_like(members))
+    return by_token(x, jnp.ones_like(members), exists)
 
 
-def by_channel(x, members, channels):
+def by_channel(x, members, exists, channels):
     """Return the mean and the standard deviation of each channel of a token, as VideoMAE does.
 
     VideoMAE adds 1e-6 to the deviation of pixels in [0, 1]. In normalised inputs this is 1e-6
     divided by the deviation of the data, which is .226 on ImageNet.
     """
-    values = x.reshape(*x.shape[:-1], -1, channels)
-    center, scale = values.mean(-2), values.std(-2, ddof=1) + 1e-6 / 0.226
-    return jnp.tile(center, values.shape[-2]), jnp.tile(scale, values.shape[-2])
+    split = lambda x: x.reshape(*x.shape[:-1], -1, channels)
+    values, exists = split(x), split(jnp.broadcast_to(exists, (*exists.shape[:2], x.shape[-1])))
+    center, variance = moments_along(values, jnp.ones_like(exists), exists, -2)
+    scale = jnp.sqrt(variance) + 1e-6 / 0.226
+    tile = lambda x: jnp.tile(x[..., 0, :], values.shape[-2])
+    return tile(center), tile(scale)
+
+
+def moments_along(x, members, exists, axis):
+    """Return the mean and the unbiased variance along an axis, which is kept, of what exists."""
+    center = jnp.expand_dims(mean(x, members, exists, axis), axis)
+    known = members * exists
+    total = (jnp.square(x - center) * known).sum(axis, keepdims=True)
+    freedom = jnp.maximum(members.sum(axis, keepdims=True) - 1, 1)
+    real = jnp.maximum(known.sum(axis, keepdims=True) - 1, 1)
+    return center, total / freedom * (freedom / real)
 
 
 # What `norm_pix` of a config may be, beside False.

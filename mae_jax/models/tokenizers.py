@@ -7,7 +7,7 @@ called `embedding`.
 from collections.abc import Sequence
 
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mae_jax.models import layers, patches
 from mae_jax.models.operations import Operations
@@ -28,6 +28,11 @@ class PatchTokenizer(nn.Module):
     def values(self, inputs: Shaped[Array, "b *size c"]) -> Shaped[Array, "b n d"]:
         """Return the values that each token holds."""
         return patches.patchify(inputs, self.patch)
+
+    @nn.nowrap
+    def present(self, weight: Shaped[Array, "b *size c"]) -> Bool[Array, "b n"]:
+        """Return which tokens hold any value whose weight is above 0."""
+        return (self.values(weight) > 0).any(-1)
 
     @nn.nowrap
     def embed(self, x: Shaped[Array, "b k d"]) -> Float[Array, "b k width"]:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mae_jax.distributed import partitioning
 from mae_jax.models.layers import Block
@@ -43,10 +43,12 @@ class Transformer(nn.Module):
         x: Float[Array, "b n width"],
         drop_path_scale: Float[Array, "b depth 2"] | None = None,
         contexts: Sequence[Float[Array, "b s e"]] | None = None,
+        key_mask: Bool[Array, "b s"] | None = None,
     ) -> list[Float[Array, "b n width"]]:
         """Return `x` and the output of every block.
 
-        For cross-attention, `contexts` is what each block attends to.
+        For cross-attention, `contexts` is what each block attends to. Every block attends only to
+        the tokens where `key_mask` is True, by default to all.
         """
         lifted: Any = Block
         if self.remat != "none":
@@ -54,15 +56,16 @@ class Transformer(nn.Module):
         make = lambda **where: lifted(self.heads, self.mlp_ratio, self.eps, self.ops, **where)
         plain = self.is_initializing() or self.is_mutable_collection("attention")
         if self.scan and self.depth and not plain:
-            return self._scanned(make(parent=None), x, drop_path_scale, contexts)
+            return self._scanned(make(parent=None), x, drop_path_scale, contexts, key_mask)
         outputs = [x]
         for i in range(self.depth):
             scale = None if drop_path_scale is None else drop_path_scale[:, i]
-            x = make(name=f"block_{i}")(x, scale, None if contexts is None else contexts[i])
+            context = None if contexts is None else contexts[i]
+            x = make(name=f"block_{i}")(x, scale, context, key_mask)
             outputs.append(x)
         return outputs
 
-    def _scanned(self, block, x, drop_path_scale, contexts) -> list[jax.Array]:
+    def _scanned(self, block, x, drop_path_scale, contexts, key_mask) -> list[jax.Array]:
         cast = lambda p: p.astype(self.ops.dtype) if p.ndim > 1 else p  # as products use them
         params = self.variables["params"]
         params = [jax.tree.map(cast, params[f"block_{i}"]) for i in range(self.depth)]
@@ -74,7 +77,8 @@ class Transformer(nn.Module):
 
         def body(x, of_block):
             params, scale, context = of_block
-            x = partitioning.spread(block.apply({"params": params}, x, scale, context))
+            x = block.apply({"params": params}, x, scale, context, key_mask)
+            x = partitioning.spread(x)
             return x, x
 
         last, outputs = jax.lax.scan(body, x, stacked)

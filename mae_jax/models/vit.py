@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
-from mae_jax.models import layers
+from mae_jax.models import layers, masking
 from mae_jax.models.masking import Mask
 from mae_jax.models.positions import PositionTable
 from mae_jax.models.tokenizers import PatchTokenizer
@@ -43,6 +43,9 @@ class Encoder(nn.Module):
     ) -> tuple[Float[Array, "b cls+k width"], FeatureMaps]:
         """Encode whole inputs, or only the tokens that `mask` shows.
 
+        The tokens at places of `mask.visible` that are not shown mean nothing, and no other token
+        attends to them. `masking.whole` is the mask of whole inputs in which patches lack data.
+
         Returns:
           The class tokens and then the others, after the final norm if there is one; and all
           feature maps.
@@ -57,7 +60,8 @@ class Encoder(nn.Module):
         if self.registers:
             registers = self._token("registers", self.registers).astype(x.dtype)
             tokens.append(jnp.broadcast_to(registers, (x.shape[0], *registers.shape)))
-        maps = self.trunk(jnp.concatenate(tokens, axis=1), drop_path_scale)
+        keys = masking.keys(mask, len(table.cls), self.registers)
+        maps = self.trunk(jnp.concatenate(tokens, axis=1), drop_path_scale, key_mask=keys)
         if self.registers:
             maps = [x[:, : -self.registers] for x in maps]
         if not self.final_norm:
@@ -93,6 +97,10 @@ class EncoderModel(nn.Module):
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """Return the number of tokens along each axis, for inputs of `size`."""
         return self.encoder.tokenizer.grid(size)
+
+    def present(self, weight: Shaped[Array, "b *size c"]) -> Bool[Array, "b n"]:
+        """Return which tokens hold any value whose weight is above 0."""
+        return self.encoder.tokenizer.present(weight)
 
     def encode(self, inputs, mask: Mask | None = None) -> tuple[jax.Array, FeatureMaps]:
         """Run only the encoder: see `Encoder`."""

@@ -1,23 +1,22 @@
 """Attention in implementations that compute the same, each for the devices where it is fastest.
 
 Each is a function of query [b n h d], key and value [b s h d] that returns
-`softmax(query @ key / sqrt(d)) @ value` for each head, [b n h d]. All but "reference" and "cudnn"
-have gradients written by hand, and no forward mode (`jax.jvp`).
+`softmax(query @ key / sqrt(d)) @ value` for each head, [b n h d]. With `key_mask` [b s], keys where
+it is False have no weight. All but "reference" and "cudnn" have gradients written by hand, and no
+forward mode (`jax.jvp`).
 """
 
-import functools
 import logging
 
 import jax
 
-from mae_jax.models.attention import pallas_tpu, per_sample, recompute, reference
+from mae_jax.models.attention import cudnn, pallas_tpu, per_sample, recompute, reference
 
 IMPLEMENTATIONS = {
     "reference": reference.attend,  # three operations and their automatic gradient
     "recompute": recompute.attend,  # keeps no weights for the gradient: less memory and traffic
     "per_sample": per_sample.attend,  # faster on a single CPU when there are many tokens
-    # NVIDIA's kernel for float16 and bfloat16
-    "cudnn": functools.partial(jax.nn.dot_product_attention, implementation="cudnn"),
+    "cudnn": cudnn.attend,  # NVIDIA's kernel for float16 and bfloat16
     "pallas": pallas_tpu.attend,  # a kernel for TPUs and short sequences
 }
 FORWARD_MODE = ("reference", "cudnn")

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mae_jax.distributed import partitioning
 from mae_jax.models.attention import recompute, reference
@@ -26,16 +26,21 @@ _FAST = 12 * 2**20  # bytes; a kernel has 16 MiB of fast memory
 
 
 def attend(
-    query: Float[Array, "b n h d"], key: Float[Array, "b s h d"], value: Float[Array, "b s h d"]
+    query: Float[Array, "b n h d"],
+    key: Float[Array, "b s h d"],
+    value: Float[Array, "b s h d"],
+    key_mask: Bool[Array, "b s"] | None = None,
 ) -> Float[Array, "b n h d"]:
     """Use the kernel, or `recompute` if a sample does not fit or the sharding is unknown.
 
-    Where the program is not compiled for a TPU, the kernel's operations run as ordinary ones.
+    With a mask it is `recompute`, too. Where the program is not compiled for a TPU, the kernel's
+    operations run as ordinary ones.
     """
     _, n, heads, size = query.shape
     split = partitioning.on_each(heads)
-    if split is None or not fits(n, key.shape[1], heads * size, query.dtype.itemsize):
-        return recompute.attend(query, key, value)
+    fitting = fits(n, key.shape[1], heads * size, query.dtype.itemsize)
+    if split is None or key_mask is not None or not fitting:
+        return recompute.attend(query, key, value, key_mask)
     return _attend(split, query, key, value)
 
 

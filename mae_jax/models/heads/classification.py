@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
-from mae_jax.models import layers
+from mae_jax.models import layers, masking
+from mae_jax.models.targets import gain
 from mae_jax.models.vit import EncoderModel
 
 
@@ -48,14 +49,20 @@ class Classifier(EncoderModel):
         inputs: Shaped[Array, "b *size c"],
         drop_path_scale: Float[Array, "b depth 2"] | None = None,
         train: bool = False,
+        present: Bool[Array, "b *size c"] | None = None,
     ) -> Float[Array, "b classes"]:
         """Return the logits of each class, or the predicted numbers, float32.
 
         With `train`, `batch_norm` standardises by the batch and updates its statistics (the
-        collection `batch_stats`).
+        collection `batch_stats`). No result depends on values where `present` is False, whatever
+        they are; patches without any other are not seen.
         """
-        tokens, _ = self.encoder(inputs, drop_path_scale=drop_path_scale)
-        x = self.pool(tokens)
+        mask = None
+        if present is not None:
+            inputs = jnp.where(present, inputs, 0)
+            mask = masking.whole(self.present(present))
+        tokens, _ = self.encoder(inputs, mask, drop_path_scale)
+        x = self.pool(tokens, mask)
         x = (self.norm(x) if self.pooling == "mean" else x).astype(jnp.float32)
         if self.batch_norm:
             x = self.feature_norm(x, use_running_average=not train)
@@ -65,10 +72,28 @@ class Classifier(EncoderModel):
         return x
 
     @nn.nowrap
-    def pool(self, tokens: Float[Array, "b cls+n width"]) -> Float[Array, "b width"]:
-        """Return one vector of the tokens of each input."""
+    def pool(
+        self, tokens: Float[Array, "b cls+n width"], mask: masking.Mask | None = None
+    ) -> Float[Array, "b width"]:
+        """Return one vector of the tokens of each input, of the patches that `mask` shows."""
         count = self.cls_tokens
-        return (tokens[:, :count] if self.pooling == "cls" else tokens[:, count:]).mean(1)
+        if self.pooling == "cls":
+            return tokens[:, :count].mean(1)
+        return mean_of_patches(tokens[:, count:], mask)
+
+
+def mean_of_patches(
+    tokens: Float[Array, "b n width"], mask: masking.Mask | None
+) -> Float[Array, "b width"]:
+    """Return the mean of the tokens that a mask of `masking.whole` shows, by default of all.
+
+    An input without any data has the mean of all its tokens, which is the same for all such inputs.
+    """
+    if mask is None or mask.shown is None:
+        return tokens.mean(1)
+    shown = (mask.shown | ~mask.shown.any(1, keepdims=True))[..., None]
+    exact = jnp.where(shown, tokens.astype(jnp.float32), 0)  # as `mean` sums, for the same bits
+    return (exact.mean(1) * gain(tokens.shape[1], shown.sum(1))).astype(tokens.dtype)
 
 
 def drop_path(key: jax.Array, batch: int, depth: int, rate: float) -> Float[Array, "b depth 2"]:
