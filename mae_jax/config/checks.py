@@ -43,6 +43,8 @@ def regularization(config) -> Iterator[str]:
     regularize, modality = config.regularize, config.data.modality
     if regularize.randaugment and (modality != "image" or config.data.channels not in (1, 3)):
         yield "regularize.randaugment needs pictures with 1 or 3 channels: use 0"
+    if regularize.randaugment and config.data.get("nodata") is not None:
+        yield "regularize.randaugment needs pictures without missing values: use 0 with data.nodata"
     if modality == "text" or len(config.data.size) < 2:
         for name in ("mixup", "cutmix", "erase"):
             if regularize.get(name):

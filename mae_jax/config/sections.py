@@ -327,6 +327,14 @@ class Values(Data):
     """The number that stands for missing values, beside NaN; "nan" for NaN alone; "file" for what
     each file says of itself; "mask" if the last band is a mask that is 0 where values are missing.
     Missing values are neither shown nor learned. None refuses files that have any."""
+    foreground: Annotated[
+        tuple[float, float] | None,
+        Predicate(lambda x: x is None or 0 < x[1] <= 1),
+        Field(strict=False, title="(threshold, weight) with 0 < weight <= 1, or None"),
+    ] = None
+    """(threshold, weight): values up to the threshold, such as the air around a body, count so much
+    in the loss of task `pretrain`, and the others 1. The threshold is one of values after `range`,
+    as `mean` is. None counts all values alike."""
     reference_spacing: Annotated[
         tuple[Positive, ...],
         Field(strict=False, title="a tuple of numbers above 0, one for each axis of size, or ()"),

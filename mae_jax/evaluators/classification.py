@@ -131,7 +131,9 @@ def outputs_of_views(
     """Return the outputs of a model with a head for each view of each input."""
     has_views = inputs.ndim > len(transform.size) + 2
     flat = inputs.reshape(-1, *inputs.shape[2:]) if has_views else inputs
-    outputs: Any = model.apply(variables, transform.normalize(flat))
+    values, present, _ = transform.split(flat)
+    known = {} if present is None else {"present": present}
+    outputs: Any = model.apply(variables, values, **known)
     return outputs.reshape(len(inputs), -1, model.classes)
 
 

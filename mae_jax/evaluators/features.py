@@ -1,5 +1,6 @@
 """Frozen features of an encoder."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ from jaxtyping import Float
 from mae_jax.data.sources import Source
 from mae_jax.distributed import partitioning
 from mae_jax.evaluators import held_out
-from mae_jax.models import layers
+from mae_jax.models import layers, masking
+from mae_jax.models.heads import classification
 
 
 class Feature(NamedTuple):
@@ -75,7 +77,7 @@ class Extractor:
         return Table(columns, labels[valid], index[valid])
 
     def _features_of_batch(self, variables, batch):
-        inputs = self.transform.normalize(batch["image"])
+        inputs, present, _ = self.transform.split(batch["image"])
         if variables is None:
             most = 32 if len(self.transform.size) > 1 else 1024
             small = (min(side, most) for side in self.transform.size)
@@ -83,15 +85,23 @@ class Extractor:
             pixels = jax.image.resize(inputs.astype(jnp.float32), shape, "linear")
             columns = [pixels.reshape(len(inputs), -1)] * len(self.wanted)
         else:
-            _, maps = self.model.apply(variables, inputs, method="encode")
-            columns = [pool(self.model, variables["params"], maps, x) for x in self.wanted]
+            mask = None if present is None else masking.whole(self.model.present(present))
+            _, maps = self.model.apply(variables, inputs, mask, method="encode")
+            columns = [pool(self.model, variables["params"], maps, x, mask) for x in self.wanted]
         return columns, batch["label"], batch["index"], batch["valid"]
 
 
 def pool(
-    model: Any, params: dict, maps: Sequence[jax.Array], feature: Feature
+    model: Any,
+    params: dict,
+    maps: Sequence[jax.Array],
+    feature: Feature,
+    mask: masking.Mask | None = None,
 ) -> Float[jax.Array, "b d"]:
     """Return a feature of the feature maps of `model.encode`, in float32.
+
+    Args:
+      mask: that of `encode`, if patches without data are to be left out, see `masking.whole`.
 
     Raises:
       ValueError: the pooling needs a class token, and the model has none.
@@ -100,9 +110,10 @@ def pool(
     count = model.cls_tokens
     if not count and feature.pooling != "mean":
         raise ValueError(f"pooling = {feature.pooling!r} needs a class token: use 'mean'")
-    parts = {"cls": tokens[:, :count], "mean": tokens[:, count:]}
-    names = parts if feature.pooling == "both" else [feature.pooling]
-    parts = [parts[name].mean(1) for name in names]
+    patches = functools.partial(classification.mean_of_patches, tokens[:, count:], mask)
+    pooled = {"cls": lambda: tokens[:, :count].mean(1), "mean": patches}
+    names = pooled if feature.pooling == "both" else [feature.pooling]
+    parts = [pooled[name]() for name in names]
     if feature.norm and "norm" in params:  # a classifier's, after pooling
         parts = [_normalized(model, x, params["norm"], model.norm_eps) for x in parts]
     return jnp.concatenate([x.astype(jnp.float32) for x in parts], axis=-1)

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from mae_jax.data import pipeline, sources
 from mae_jax.data.augment import batch as augment
+from mae_jax.data.augment import missing
 from mae_jax.data.modalities import transforms
 from mae_jax.distributed import device_mesh, partitioning
 
@@ -33,6 +34,10 @@ class EvalTransform(NamedTuple):
     def normalize(self, inputs: jax.Array) -> jax.Array:
         """Return a batch on the device, normalised."""
         return augment.normalize(inputs, self.mean, self.std)
+
+    def split(self, inputs: jax.Array) -> missing.Inputs:
+        """Return a batch on the device, normalised, apart from what is missing of it."""
+        return missing.split(inputs, self.mean, self.std, self.data)
 
 
 def open_part(

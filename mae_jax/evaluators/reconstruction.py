@@ -19,7 +19,8 @@ class Reconstruction(HeldOutEvaluator):
     """The loss on masked patches, beside the losses of untrained baselines, and pictures.
 
     The mask of an example depends only on the key of the context and on the index of the example
-    in its source, so every network predicts the same patches. All masked patches are decoded.
+    in its source, so every network predicts the same patches. All masked patches are decoded. The
+    losses are means over the examples that have two patches with data or more.
     """
 
     def __init__(self, section: Mapping[str, Any], context: Context):
@@ -57,6 +58,8 @@ class Reconstruction(HeldOutEvaluator):
         """Return the mean losses of the network and of the baseline, and the number of examples."""
         sums = [np.asarray(self._measure(variables, batch)[0]) for batch in self.batches()]
         loss, baseline, count = np.asarray(sums, np.float64).sum(0)
+        if not count:
+            raise ValueError("no example has two patches with data, one to see and one to predict")
         return float(loss / count), float(baseline / count), int(count)
 
     def draw(self, variables: dict) -> dict[str, Image.Image]:
@@ -72,17 +75,24 @@ class Reconstruction(HeldOutEvaluator):
 
     def _measure_batch(self, variables, batch) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """Return sums over the valid examples, and the arrays that a picture shows of the first."""
-        inputs = self.transform.normalize(batch["image"])
+        inputs, present, weight = self.transform.split(batch["image"])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self.key, batch["index"])
-        scores = jax.vmap(lambda key, x: self.sampler.scores(key, x[None])[0])(keys, inputs)
-        mask = masking.from_scores(scores, self.sampler.keep)
-        out: Any = self.model.apply(variables, inputs, mask)
+        one = lambda *of_sample: jax.tree.map(lambda x: x[None], of_sample)
+        scores = jax.vmap(lambda *x: self.sampler.scores(*one(*x))[0])(keys, inputs, weight)
+        tokens = None if present is None else self.model.present(present)
+        mask = masking.from_scores(scores, self.sampler.keep, tokens)
+        out: Any = self.model.apply(variables, inputs, mask, weight)
         target, valid = self.model.target, batch["valid"]
-        columns = (out.losses, target.baseline_losses(inputs, mask), jnp.ones(len(inputs)))
+        if present is not None:
+            valid = valid & target.predicts(inputs, mask, weight)
+        baseline = target.baseline_losses(inputs, mask, weight)
+        columns = (out.losses, baseline, jnp.ones(len(inputs)))
         sums = jnp.stack([(x * valid).sum() for x in columns])
 
-        first = lambda x: x[: self.section["pictures"]]
-        inputs, prediction = first(inputs), first(out.prediction)
-        mask = masking.Mask(first(mask.visible), first(mask.masked), mask.n)
-        outputs = target.to_inputs(prediction, inputs, mask)
-        return sums, (target.strided(inputs), target.masked_values(inputs, mask), outputs)
+        shown = inputs, out.prediction, mask, weight, present
+        first = jax.tree.map(lambda x: x[: self.section["pictures"]], shown)
+        inputs, prediction, mask, weight, present = first
+        arrays = target.strided(inputs), target.to_inputs(prediction, inputs, mask, weight)
+        if present is not None:
+            arrays = [jnp.where(target.strided(present), x, jnp.nan) for x in arrays]
+        return sums, (arrays[0], target.masked_values(inputs, mask), arrays[1])

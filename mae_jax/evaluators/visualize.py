@@ -24,7 +24,8 @@ def reconstruction(
     right, signals are curves, and bytes are text with wrong predictions in red.
 
     Args:
-      original, reconstructed: `[b, *size, c]` normalised values; bytes as they are.
+      original, reconstructed: `[b, *size, c]` normalised values; bytes as they are. NaN is a
+        missing value, which is drawn white.
       masked: True for the values that the network did not see, of the same shape.
       mean, std: per channel, by which the values were normalised.
     """
@@ -36,12 +37,13 @@ def reconstruction(
             return _signals(original, masked, reconstructed)
     else:  # values of any range: stretch those of each example and channel
         axes = tuple(range(1, original.ndim - 1))
-        low, high = original.min(axes, keepdims=True), original.max(axes, keepdims=True)
+        exists = dict(axis=axes, keepdims=True, where=~np.isnan(original))
+        low, high = original.min(initial=np.inf, **exists), original.max(initial=-np.inf, **exists)
         stretch = lambda x: (x - low) / np.maximum(high - low, 1e-6)
         original, reconstructed = stretch(original), stretch(reconstructed)
     values = dict(original=original, masked=np.where(masked, 0.5, original))
     values |= dict(reconstruction=reconstructed)
-    pixels = lambda x: np.rint(255 * x.clip(0, 1)).astype(np.uint8)
+    pixels = lambda x: np.rint(255 * np.nan_to_num(x, nan=1.0).clip(0, 1)).astype(np.uint8)
     shown = {name: flat(pixels(x), modality == "audio") for name, x in values.items()}
     return sheet(shown)
 

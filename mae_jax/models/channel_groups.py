@@ -63,9 +63,10 @@ class ChannelGroupTarget(PixelTarget):
         x = (x * members[None, :, None].astype(x.dtype)).sum(1)  # each value from its own group
         return super().from_tokens(x, inputs)
 
-    def members(self, index, inputs):
+    def members(self, index, inputs, weight=None):
         n = math.prod(patches.grid_of(inputs.shape[1:-1], self.patch))
-        return jnp.asarray(self._table(inputs))[index // n]
+        members = jnp.asarray(self._table(inputs))[index // n]
+        return members if weight is None else members * super().members(index, inputs, weight)
 
     def _table(self, inputs) -> Float[np.ndarray, "g d"]:
         return group_members(self.channel_groups, self.small_patch, inputs.shape[-1])

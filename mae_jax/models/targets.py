@@ -22,11 +22,10 @@ from mae_jax.models.masking import Mask, masked_map
 Inputs = Shaped[Array, "b *size c"]
 Index = Int[Array, "b m"]
 Prediction = Float[Array, "b m d"]
-Members = Float[Array, "#b #m d"]  # 1 for the values that a token has, else 0
+Members = Float[Array, "#b #m d"]  # how much the values of a token count: 0 for another's
 # How much each value of the inputs counts in a loss: 0 if it is missing; None counts all alike.
 # Missing values of the inputs are finite numbers, such as 0, which change no result.
 Weight = Shaped[Array, "b *size c"] | None
-Weights = Float[Array, "#b #m #d"]  # the same of the values of tokens
 
 
 def every(side: int, step: int) -> slice:
@@ -118,9 +117,7 @@ class Target(abc.ABC):
         It is 0 for a sample that predicts nothing.
         """
         losses = self.losses(prediction, inputs, mask.masked, weight)
-        if weight is None and mask.predicted is None:
-            return losses.mean(1)
-        return mean(losses, jnp.ones((1, losses.shape[1])), self.shares(inputs, mask, weight))
+        return mean(losses, self.shares(inputs, mask, weight))
 
     @property
     def small_patch(self) -> tuple[int, ...]:
@@ -180,15 +177,10 @@ class PixelTarget(Target):
     def loss_name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return "normalised patches" if self.norm else "pixels"
 
-    def members(self, index: Index, inputs: Inputs) -> Members:
-        """Return which values the tokens at `index` have."""
-        return jnp.ones((1, 1, math.prod(self.small_patch) * inputs.shape[-1]))
-
-    def weights(self, weight: Weight, index: Index) -> Weights:
+    def members(self, index: Index, inputs: Inputs, weight: Weight = None) -> Members:
         """Return how much each value of the tokens at `index` counts."""
-        if weight is None:
-            return jnp.ones((1, 1, 1))
-        return self.values(jnp.asarray(weight, jnp.float32), index)
+        members = jnp.ones((1, 1, math.prod(self.small_patch) * inputs.shape[-1]))
+        return members if weight is None else self.values(weight.astype(jnp.float32), index)
 
     def size(self, channels):
         size = math.prod(self.small_patch) * channels
@@ -199,9 +191,11 @@ class PixelTarget(Target):
     def moments(self, inputs: Inputs, index: Index, weight: Weight) -> tuple[jax.Array, jax.Array]:
         """Return the mean and the deviation by which `norm` standardises tokens, of what exists."""
         assert self.norm
-        x, exists = self.values(inputs, index), self.weights(weight, index) > 0
-        members = self.members(index, inputs)
-        return self.norm(x, members, exists.astype(jnp.float32), inputs.shape[-1])
+        x, members = self.values(inputs, index), self.members(index, inputs)
+        exists = jnp.ones_like(x)
+        if weight is not None:
+            exists = (self.values(weight, index) > 0).astype(jnp.float32)
+        return self.norm(x, members * exists, exists, inputs.shape[-1])
 
     def __call__(self, inputs, index, weight=None):
         x = self.values(inputs, index)
@@ -212,12 +206,15 @@ class PixelTarget(Target):
 
     def losses(self, prediction, inputs, index, weight=None):
         errors = jnp.square(prediction - self(inputs, index, weight))
-        return mean(errors, self.members(index, inputs), self.weights(weight, index))
+        return mean(errors, self.members(index, inputs, weight))
 
     def shares(self, inputs, mask, weight=None):
-        members = self.members(mask.masked, inputs)
-        count, total = members.sum(-1), (members * self.weights(weight, mask.masked)).sum(-1)
-        return super().shares(inputs, mask) * jnp.where(total > 0, 1 / gain(count, total), 0)
+        shares = super().shares(inputs, mask)
+        if weight is None:
+            return shares
+        members = (self.members(mask.masked, inputs, weight), self.members(mask.masked, inputs))
+        total, count = (x.sum(-1) for x in members)
+        return shares * total / count
 
     def to_inputs(self, prediction, inputs, mask, weight=None):
         if self.norm:
@@ -226,11 +223,14 @@ class PixelTarget(Target):
         return self.place(prediction, inputs, mask)
 
     def baseline_losses(self, inputs, mask, weight=None):
-        guess, members = self(inputs, mask.visible, weight), self.members(mask.visible, inputs)
-        weights = self.weights(weight, mask.visible)
+        guess, members = (
+            self(inputs, mask.visible, weight),
+            self.members(mask.visible, inputs, weight),
+        )
+        members = jnp.broadcast_to(members, guess.shape)
         if mask.shown is not None:
-            weights = weights * mask.shown[..., None]
-        guess = mean(guess, jnp.broadcast_to(members, guess.shape), weights, axis=1)[:, None]
+            members = members * mask.shown[..., None]
+        guess = mean(guess, members, axis=1)[:, None]
         return self.sample_losses(guess, inputs, mask, weight)
 
     def contrast(  # pyright: ignore
@@ -238,53 +238,41 @@ class PixelTarget(Target):
     ) -> Float[Array, "b n"]:
         """Return the standard deviation of each of `n` tokens, standardised over the sample.
 
-        It is finite and without a meaning for tokens of which no value has a weight.
+        It is finite and means nothing for tokens of which no value has a weight.
         """
         whole, inputs = dataclasses.replace(self, stride=()), inputs.astype(jnp.float32)
         index = jnp.broadcast_to(jnp.arange(n)[None], (inputs.shape[0], n))
-        x, members = whole.values(inputs, index), whole.members(index, inputs)
-        exists = (whole.weights(weight, index) > 0).astype(jnp.float32)
-        deviation = by_token(x, members, exists)[1][..., 0]
-        tokens, present = jnp.ones((1, n)), (members * exists).max(-1)
-        center = mean(deviation, tokens, present)[:, None]
-        spread = jnp.sqrt(mean(jnp.square(deviation - center), tokens, present))[:, None]
+        members = whole.members(index, inputs, None if weight is None else weight > 0)
+        deviation = by_token(whole.values(inputs, index), members)[1][..., 0]
+        present = jnp.ones((1, n)) if weight is None else members.max(-1)
+        center = mean(deviation, present)[:, None]
+        spread = jnp.sqrt(mean(jnp.square(deviation - center), present))[:, None]
         return (deviation - center) / (spread + 1e-6)
 
 
-def mean(x: Any, members: Any, weights: Any, axis: int = -1) -> Any:
-    """Return the mean of the values along an axis, by weights; 0 without any weight.
-
-    Args:
-      members: 1 for the values that exist by the network's design, else 0. If all of their weights
-        are 1, the result is that without weights, bit for bit.
-    """
-    known = members * weights
-    count = jnp.maximum(members.sum(axis), 1)
-    return (x * known).sum(axis) / count * gain(count, known.sum(axis))
+def mean(x: jax.Array, weights: jax.Array, axis: int = -1) -> jax.Array:
+    """Return the mean along an axis by weights, whose shape broadcasts; 0 without any weight."""
+    products = x * weights
+    # One divisor for all would become a factor, which is rounded: no weights and weights of 1 are
+    # to give the same bits, operation by operation.
+    total = jnp.broadcast_to(weights, products.shape).sum(axis)
+    return products.sum(axis) / jnp.where(total > 0, total, 1)
 
 
-def gain(count: Any, total: Any) -> Any:
-    """Return the factor from a mean over `count` values to that over their `total` weight.
-
-    For equal numbers it is exactly 1, which `x / total` in the place of `x / count * gain` would
-    not be: XLA multiplies by the rounded inverse of a constant.
-    """
-    return count / jnp.where(total > 0, total, 1)
+# Of tokens x [b n d], 1 for those of their values that exist, else 0 [#b #n d], the same including
+# the values of other channel groups, and the number of channels.
+Norm = Callable[[Float[Array, "b n d"], Members, Members, int], tuple[jax.Array, jax.Array]]
 
 
-# Of values [b n d], members, 1 where a value exists and else 0 [#b #n #d], and channels.
-Norm = Callable[[Float[Array, "b n d"], Members, Weights, int], tuple[jax.Array, jax.Array]]
-
-
-def by_token(x, members, exists, channels=0):
+def by_token(x, members, exists=None, channels=0):
     """Return each token's mean and `sqrt(variance + 1e-6)`, with the unbiased variance (d - 1)."""
-    center, variance = moments_along(x, members, exists, -1)
+    center, variance = moments_along(-1, x, members)
     return center, jnp.sqrt(variance + 1e-6)
 
 
 def by_patch(x, members, exists, channels):
     """Return `by_token` of all values of a patch, those of other channel groups included."""
-    return by_token(x, jnp.ones_like(members), exists)
+    return by_token(x, exists)
 
 
 def by_channel(x, members, exists, channels):
@@ -294,21 +282,16 @@ def by_channel(x, members, exists, channels):
     divided by the deviation of the data, which is .226 on ImageNet.
     """
     split = lambda x: x.reshape(*x.shape[:-1], -1, channels)
-    values, exists = split(x), split(jnp.broadcast_to(exists, (*exists.shape[:2], x.shape[-1])))
-    center, variance = moments_along(values, jnp.ones_like(exists), exists, -2)
-    scale = jnp.sqrt(variance) + 1e-6 / 0.226
-    tile = lambda x: jnp.tile(x[..., 0, :], values.shape[-2])
-    return tile(center), tile(scale)
+    center, variance = moments_along(-2, split(x), split(exists))
+    tile = lambda y: jnp.tile(y[..., 0, :], x.shape[-1] // channels)
+    return tile(center), tile(jnp.sqrt(variance) + 1e-6 / 0.226)
 
 
-def moments_along(x, members, exists, axis):
+def moments_along(axis, x, members):
     """Return the mean and the unbiased variance along an axis, which is kept, of what exists."""
-    center = jnp.expand_dims(mean(x, members, exists, axis), axis)
-    known = members * exists
-    total = (jnp.square(x - center) * known).sum(axis, keepdims=True)
-    freedom = jnp.maximum(members.sum(axis, keepdims=True) - 1, 1)
-    real = jnp.maximum(known.sum(axis, keepdims=True) - 1, 1)
-    return center, total / freedom * (freedom / real)
+    center = jnp.expand_dims(mean(x, members, axis), axis)
+    total = (jnp.square(x - center) * members).sum(axis, keepdims=True)
+    return center, total / jnp.maximum(members.sum(axis, keepdims=True) - 1, 1)
 
 
 # What `norm_pix` of a config may be, beside False.

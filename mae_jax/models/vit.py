@@ -99,7 +99,7 @@ class EncoderModel(nn.Module):
         return self.encoder.tokenizer.grid(size)
 
     def present(self, weight: Shaped[Array, "b *size c"]) -> Bool[Array, "b n"]:
-        """Return which tokens hold any value whose weight is above 0."""
+        """Return which tokens hold any value whose weight is above 0 (or True)."""
         return self.encoder.tokenizer.present(weight)
 
     def encode(self, inputs, mask: Mask | None = None) -> tuple[jax.Array, FeatureMaps]:

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from mae_jax.data.augment import batch as augment
-from mae_jax.data.augment import randaugment, randaugment_color
+from mae_jax.data.augment import missing, randaugment, randaugment_color
 from mae_jax.data.modalities import transforms
 from mae_jax.models.heads import classification
 
@@ -62,12 +63,17 @@ def augment_of(
         if regularize.randaugment:
             inputs = randaugment_color.apply(inputs, batch["color"])
         inputs = augment.flip(keys[0], inputs) if flip else inputs
-        inputs = augment.normalize(inputs, mean, std)
+        inputs, present, _ = missing.split(inputs, mean, std, config.data)
         if regularize.erase:
             inputs = augment.erase(keys[1], inputs, regularize.erase)
         cutmix = regularize.get("cutmix", 0.0)
+        if present is not None:  # is mixed alike: a value exists if it does so in either input
+            inputs = jnp.concatenate([inputs, present.astype(inputs.dtype)], axis=-1)
         inputs, target = augment.mix(keys[2], inputs, target, regularize.mixup, cutmix)
         batch = {"image": inputs, **finish(target)}
+        if present is not None:
+            inputs, present = jnp.split(inputs, 2, axis=-1)
+            batch |= {"image": inputs, "present": present > 0}
         if regularize.drop_path:
             batch["drop_path_scale"] = classification.drop_path(
                 keys[3], len(inputs), depth, regularize.drop_path
@@ -81,6 +87,11 @@ def apply(model: Any, params: Any, stats: Any, batch: dict) -> tuple[Float[Array
     """Return the outputs of a network in training, and the new statistics of its BatchNorm."""
     variables = {"params": params} | ({} if stats is None else {"batch_stats": stats})
     outputs, updated = model.apply(
-        variables, batch["image"], batch.get("drop_path_scale"), train=True, mutable=["batch_stats"]
+        variables,
+        batch["image"],
+        batch.get("drop_path_scale"),
+        train=True,
+        present=batch.get("present"),
+        mutable=["batch_stats"],
     )
     return outputs, updated.get("batch_stats")

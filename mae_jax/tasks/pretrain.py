@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mae_jax.data.augment import batch as augment
+from mae_jax.data.augment import missing
 from mae_jax.data.modalities import transforms
 from mae_jax.models import build as networks
 from mae_jax.models import masking
@@ -31,18 +32,27 @@ def build(config, source, mean, std) -> Task:
         flip_key, mask_key, decode_key = jax.random.split(key, 3)
         inputs = batch["image"]
         inputs = augment.flip(flip_key, inputs) if data.get("flip") else inputs
-        scores = sampler.scores(mask_key, augment.normalize(inputs, mean, std))
-        batch = {"image": inputs, "scores": scores}
+        values, present, weight = missing.split(inputs, mean, std, data)
+        batch = {"image": inputs, "scores": sampler.scores(mask_key, values, weight)}
         if sampler.decode < masked:
             batch["decode"] = jax.random.uniform(decode_key, (len(inputs), masked))
+        if present is not None:  # the parts of a batch may have different numbers of such samples
+            counted = model.target.predicts(values, mask_of(batch, present), weight)
+            batch["sample_weight"] = counted * (len(inputs) / jnp.maximum(counted.sum(), 1))
         return batch
 
-    def loss(params, stats, batch):
-        inputs = augment.normalize(batch["image"], mean, std)
-        mask = masking.from_scores(batch["scores"], sampler.keep)
+    def mask_of(batch, present):
+        tokens = None if present is None else model.present(present)
+        mask = masking.from_scores(batch["scores"], sampler.keep, tokens)
         if "decode" in batch:
             mask = masking.partial(mask, batch["decode"], sampler.decode)
-        out: Any = model.apply({"params": params}, inputs, mask)
+        return mask
+
+    def loss(params, stats, batch):
+        values, present, weight = missing.split(batch["image"], mean, std, data)
+        out: Any = model.apply({"params": params}, values, mask_of(batch, present), weight)
+        if "sample_weight" in batch:
+            return (out.losses * batch["sample_weight"]).mean(), ({}, stats)
         return out.loss, ({}, stats)
 
     return Task(

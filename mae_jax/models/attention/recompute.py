@@ -49,5 +49,5 @@ attend.defvjp(_forward, _backward)
 
 def _exp_logits(query, key, key_mask):
     logits = jnp.einsum("bnhd,bshd->bhns", query, key, preferred_element_type=jnp.float32)
-    logits = reference.masked(logits * query.shape[-1] ** -0.5, key_mask)
+    logits = reference.masked(logits, key_mask) * query.shape[-1] ** -0.5
     return jnp.exp(logits - logits.max(-1, keepdims=True))

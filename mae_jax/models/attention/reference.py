@@ -21,7 +21,7 @@ def weights(
 ) -> Float[Array, "b h n s"]:
     """Return how much each token attends to each of the others, for each head."""
     logits = jnp.einsum("bnhd,bshd->bhns", query, key, preferred_element_type=jnp.float32)
-    logits = masked(logits * query.shape[-1] ** -0.5, key_mask)
+    logits = masked(logits, key_mask) * query.shape[-1] ** -0.5
     return jax.nn.softmax(logits).astype(query.dtype)
 
 

@@ -6,7 +6,6 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Shaped
 
 from mae_jax.models import layers, masking
-from mae_jax.models.targets import gain
 from mae_jax.models.vit import EncoderModel
 
 
@@ -93,7 +92,7 @@ def mean_of_patches(
         return tokens.mean(1)
     shown = (mask.shown | ~mask.shown.any(1, keepdims=True))[..., None]
     exact = jnp.where(shown, tokens.astype(jnp.float32), 0)  # as `mean` sums, for the same bits
-    return (exact.mean(1) * gain(tokens.shape[1], shown.sum(1))).astype(tokens.dtype)
+    return (exact.mean(1) * (tokens.shape[1] / shown.sum(1))).astype(tokens.dtype)
 
 
 def drop_path(key: jax.Array, batch: int, depth: int, rate: float) -> Float[Array, "b depth 2"]:

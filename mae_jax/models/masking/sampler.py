@@ -34,7 +34,8 @@ class MaskSampler(NamedTuple):
     n: int  # patches
     keep: int  # how many stay visible
     decode: int  # how many of the masked ones are predicted
-    scores: Callable[[jax.Array, jax.Array], jax.Array]  # key, inputs [b *size c] -> [b n]
+    # key, inputs [b *size c] and maybe the weight of each of their values -> [b n]
+    scores: Callable[..., jax.Array]
 
 
 def keep_count(n: int, ratio: float, together: int = 1) -> int:
@@ -72,7 +73,7 @@ def make_mask_sampler(
     side: int = 2,
     decode: float = 1.0,
     group_axis: bool = False,
-    contrast: Callable[[jax.Array, int], jax.Array] | None = None,
+    contrast: Callable[..., jax.Array] | None = None,
 ) -> MaskSampler:
     """Return the strategy `name` that masks the share `ratio` of a grid.
 
@@ -106,11 +107,11 @@ def make_mask_sampler(
     whole = box is not None and not any(x % y for x, y in zip(grid, box, strict=True))
     keep = keep_count(n, ratio, math.prod(box) if box and whole else 1)
 
-    def scores(key: jax.Array, inputs: jax.Array) -> jax.Array:
+    def scores(key: jax.Array, inputs: jax.Array, *weight: jax.Array | None) -> jax.Array:
         if box is not None:
             return strategies.joint(key, len(inputs), grid, box)
         if contrast is not None and name == "importance":
-            return strategies.importance(key, -contrast(inputs, n))
+            return strategies.importance(key, -contrast(inputs, n, *weight))
         draw = {"random": strategies.random, "block": strategies.block, "grid": strategies.lattice}
         return draw[name](key, len(inputs), grid)
 
