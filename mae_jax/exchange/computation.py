@@ -123,9 +123,10 @@ def _encode(x: _Subject):
     feature = features.Feature(pooling=x.pooling or own, norm=has_norm)
 
     def function(params, inputs):
-        normalised = x.raw.normalize(inputs)
-        tokens, maps = model.apply({"params": params}, normalised, method="encode")
-        return {"tokens": tokens, "feature": features.pool(model, params, maps, feature)}
+        values, present, _ = x.raw.split(inputs)
+        mask = None if present is None else masking.whole(model.present(present))
+        tokens, maps = model.apply({"params": params}, values, mask, method="encode")
+        return {"tokens": tokens, "feature": features.pool(model, params, maps, feature, mask)}
 
     norm = "after the final norm" if model.encoder.final_norm else "without a final norm"
     texts = {
@@ -145,7 +146,8 @@ def _predict(x: _Subject):
     probability = jax.nn.sigmoid if several else jax.nn.softmax
 
     def function(params, inputs):
-        logits = x.model.apply({"params": params}, x.raw.normalize(inputs))
+        values, present, _ = x.raw.split(inputs)
+        logits = x.model.apply({"params": params}, values, present=present)
         return {"logits": logits, "probabilities": probability(logits)}
 
     texts = {
@@ -157,7 +159,8 @@ def _predict(x: _Subject):
 
 def _predict_numbers(x: _Subject, names: Sequence[str]):
     def function(params, inputs):
-        return {"numbers": x.model.apply({"params": params}, x.raw.normalize(inputs))}
+        values, present, _ = x.raw.split(inputs)
+        return {"numbers": x.model.apply({"params": params}, values, present=present)}
 
     return function, {}, {"numbers": f"predictions of {', '.join(names)}"}, {}
 
@@ -169,10 +172,11 @@ def _reconstruct(x: _Subject):
     sampler = build.mask_sampler({"ratio": 0.75, **config}, model, x.info.size)
 
     def function(params, inputs, noise):
-        normalised = x.raw.normalize(inputs)
-        mask = masking.from_scores(noise, sampler.keep)
-        prediction = model.apply({"params": params}, normalised, mask).prediction
-        filled = model.target.to_inputs(prediction, normalised, mask)
+        values, present, weight = x.raw.split(inputs)
+        tokens = None if present is None else model.present(present)
+        mask = masking.from_scores(noise, sampler.keep, tokens)
+        prediction = model.apply({"params": params}, values, mask, weight).prediction
+        filled = model.target.to_inputs(prediction, values, mask, weight)
         return {"reconstruction": x.raw.restore(filled), "mask": masking.masked_map(mask)}
 
     (batch, *_) = x.inputs["inputs"].shape

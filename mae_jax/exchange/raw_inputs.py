@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from mae_jax.data.augment import batch as augment
+from mae_jax.data.augment import missing
 from mae_jax.weights.checkpoint_info import CheckpointInfo
 
 BYTES = ("image", "video")  # the modalities whose values are uint8
@@ -18,6 +19,7 @@ class RawInputs(NamedTuple):
     dtype: type
     mean: tuple[float, ...]  # per channel, of uint8 / 255 or of the floats; () = unknown
     std: tuple[float, ...]
+    gaps: bool = False  # NaN is a missing value, as in the training
 
     def __str__(self) -> str:
         if self.dtype is jnp.int32:
@@ -25,11 +27,20 @@ class RawInputs(NamedTuple):
         if not self.mean:
             return "normalised values, because mean and std are unknown (give --mean and --std)"
         scaled = "x / 255" if self.dtype is jnp.uint8 else "x"
-        return f"raw values x; the file computes ({scaled} - mean) / std itself"
+        gaps = ", and NaN is a missing value" if self.gaps else ""
+        return f"raw values x; the file computes ({scaled} - mean) / std itself{gaps}"
 
     def normalize(self, x: Shaped[Array, "b *size c"]) -> Shaped[Array, "b *size c"]:
         """Return raw inputs as the network takes them."""
         return augment.normalize(x, self.mean, self.std) if self.mean else x
+
+    def split(self, x: Shaped[Array, "b *size c"]) -> missing.Inputs:
+        """Return raw inputs as the network takes them, apart from what is missing of them."""
+        if not self.gaps:
+            return missing.Inputs(self.normalize(x), None, None)
+        one = (1.0,) * x.shape[-1]
+        mean, std = self.mean or (0.0,) * len(one), self.std or one
+        return missing.split(x, mean, std, {"nodata": "nan"})
 
     def restore(self, x: Shaped[Array, "b *size c"]) -> Shaped[Array, "b *size c"]:
         """Invert `normalize`, but for rounding and clipping to uint8: floats stay floats."""
@@ -68,5 +79,6 @@ def of(
         given["std"] = tuple(extent * x for x in given["std"])
     default = "image" if len(info.fields["patch"]) == 2 else ""  # files of other projects
     is_bytes = data.get("modality", default) in BYTES and given["mean"]
-    is_bytes = is_bytes and scale == "auto" and data.get("nodata") is None
-    return RawInputs(jnp.uint8 if is_bytes else jnp.float32, **given)
+    gaps = data.get("nodata") is not None
+    is_bytes = is_bytes and scale == "auto" and not gaps
+    return RawInputs(jnp.uint8 if is_bytes else jnp.float32, **given, gaps=gaps)

@@ -9,7 +9,7 @@ from mae_jax import evaluators
 from mae_jax.data import sources
 from mae_jax.data.augment import batch as augment
 from mae_jax.data.modalities import transforms
-from mae_jax.evaluators import features, held_out
+from mae_jax.evaluators import features, held_out, visualize
 from mae_jax.models import build, masking, patches
 
 SECTION = dict(type="reconstruction", source="same", split="test", examples=32, batch_size=8)
@@ -122,3 +122,32 @@ def test_the_same_source_needs_splits():
     data = dict(train=dict(source="array_record:/x/*", split="train"), modality="image")
     with pytest.raises(ValueError, match="names the same records for every split"):
         held_out.open_part(dict(source="same", split="test"), data)
+
+
+def test_losses_are_means_over_what_exists(autoencoder, context):
+    """An example without data counts neither for the network nor for the guess."""
+    model, variables = autoencoder
+    given = context(model)
+    evaluator = built(given)
+    evaluator.transform = given.transform._replace(data={**given.data, "nodata": "nan"})
+    images = np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
+    images[1], images[2, :, 8:] = np.nan, np.nan
+    batch = dict(image=jnp.asarray(images), index=jnp.arange(4), valid=jnp.ones(4, bool))
+    sums, arrays = evaluator._measure(variables, batch)
+    assert sums[2] == 3 and np.isfinite(sums).all()
+    inputs, _, outputs = map(np.asarray, arrays)
+    np.testing.assert_array_equal(np.isnan(inputs), np.isnan(images[:1]))
+    assert np.isfinite(outputs[:1]).all()
+    without = batch | {"valid": jnp.array([True, False, True, True])}
+    np.testing.assert_array_equal(evaluator._measure(variables, without)[0], sums)
+    gaps = batch | {"valid": jnp.array([False, True, False, False])}
+    assert not np.asarray(evaluator._measure(variables, gaps)[0]).any()
+
+
+def test_missing_values_are_white():
+    original = np.random.default_rng(0).random((1, 8, 8, 1), np.float32)
+    original[0, :4], masked = np.nan, np.zeros((1, 8, 8, 1), bool)
+    for modality in ("image", "volume"):
+        picture = visualize.reconstruction(original, masked, original, modality, (0.0,), (1.0,))
+        tile = np.asarray(picture)[24 : 24 + 60, 4 : 4 + 120]
+        assert (tile == 255).all()

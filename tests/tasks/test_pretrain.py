@@ -1,5 +1,7 @@
 """Pre-training: what is drawn for each example, and what is normalised."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,10 @@ from mae_jax import tasks
 from mae_jax.config import command_line, schema
 from mae_jax.config.errors import UserError
 from mae_jax.data.augment import batch as augment
+from mae_jax.data.augment import missing
+from mae_jax.distributed import device_mesh, partitioning
 from mae_jax.models import build, masking, rules
+from mae_jax.training import step
 
 KEY = jax.random.key(7)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -76,3 +81,49 @@ def test_signals_refuse_the_masks_of_two_axes():
     for name, modality in (("time", "audio"), ("tube", "video")):
         with pytest.raises(UserError, match=f"is for {modality}, and data.modality = 'signal'"):
             schema.updated(values, {"mask.name": name}, rules.RULES)
+
+
+@functools.cache
+def with_gaps():
+    """The task, its parameters and an augmented batch, some of whose examples have no data."""
+    task = tasks.build(config(**{"data.nodata": "nan", "model.depth": 1}), None, MEAN, STD)
+    images = np.random.default_rng(0).random((8, 32, 32, 3), np.float32)
+    images[1], images[4, 8:], images[6:, :, 10:] = np.nan, np.nan, np.nan
+    images[4, :, 8:] = np.nan  # one patch is left, which is shown
+    params = jax.jit(task.init)(KEY)["params"]
+    return task, params, jax.jit(task.augment)(KEY, {"image": jnp.asarray(images)})
+
+
+def test_the_loss_is_a_mean_over_examples_with_data():
+    """However the batch is cut: into parts one after the other, or over devices."""
+    task, params, batch = with_gaps()
+    weight = np.asarray(batch["sample_weight"])
+    np.testing.assert_allclose(weight, np.array([1, 0, 1, 1, 0, 1, 1, 1]) * 8 / 6, rtol=1e-6)
+    results = lambda parts: jax.jit(
+        lambda params, batch: step.accumulate(task.loss, params, None, batch, parts)
+    )
+    (loss, _), gradients = results(1)(params, batch)
+    assert np.isfinite(loss) and all(np.isfinite(x).all() for x in jax.tree.leaves(gradients))
+    mesh = device_mesh.make_mesh(4, 1)
+    spread = partitioning.place(jax.device_get(batch), mesh)
+    for other, _ in (results(4)(params, batch), results(1)(params, spread)):
+        np.testing.assert_allclose(other[0], loss, rtol=1e-5)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
+    jax.tree.map(close, results(4)(params, batch)[1], gradients)
+    alone = jax.tree.map(lambda x: x[np.array([0, 2, 3, 5, 6, 7])], batch)
+    ours = jax.jit(task.loss)(params, None, alone | {"sample_weight": np.ones(6, np.float32)})[0]
+    np.testing.assert_allclose(ours, loss, rtol=1e-5)
+
+
+def test_foreground_counts_more():
+    """Values up to the threshold count as much as the config says."""
+    data = {"nodata": "nan", "foreground": (0.5, 0.25)}
+    image = np.array([[[[0.2], [0.5], [0.7], [np.nan]]]], np.float32)
+    values, present, weight = missing.split(jnp.asarray(image), (0.4,), (0.2,), data)
+    np.testing.assert_array_equal(weight[0, 0, :, 0], [0.25, 0.25, 1, 0])
+    np.testing.assert_array_equal(present[0, 0, :, 0], [True, True, True, False])
+    np.testing.assert_allclose(values[0, 0, :, 0], [-1, 0.5, 1.5, 0], atol=1e-5)
+    pixels = jnp.asarray([[[[127], [128]]]], jnp.uint8)
+    _, present, weight = missing.split(pixels, (0.4,), (0.2,), {"foreground": (0.5, 0.25)})
+    assert present is None
+    np.testing.assert_array_equal(weight[0, 0, :, 0], [0.25, 1])
