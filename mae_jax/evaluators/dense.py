@@ -18,6 +18,7 @@ from mae_jax.data.modalities import transforms, volume
 from mae_jax.data.values import Values
 from mae_jax.distributed import device_mesh, partitioning
 from mae_jax.evaluators import features, held_out, tiles
+from mae_jax.models import masking
 
 _log = logging.getLogger(__name__)
 
@@ -68,8 +69,6 @@ class DenseExtractor:
                 "leave dense out"
             )
         self._cut(transform.size)
-        if self.data.get("nodata") is not None:
-            raise ValueError("dense features of inputs with missing values are not built yet")
         replicated = partitioning.replicated(mesh)
         self._encode = jax.jit(self._encode_batch, out_shardings=replicated)
 
@@ -162,11 +161,14 @@ class DenseExtractor:
 
         Tokens of one patch, such as those of channel groups, are along `k`.
         """
-        values = self.transform.normalize(inputs)
-        _, maps = self.model.apply(variables, values, method="encode")
+        values, present, _ = self.transform.split(inputs)
+        mask = None if present is None else masking.whole(self.model.present(present))
+        _, maps = self.model.apply(variables, values, mask, method="encode")
         x = features.tokens_of(self.model, variables["params"], maps, self.feature)
         x = x[:, self.model.cls_tokens :].astype(jnp.float32)
         is_finite = jnp.isfinite(x).all((1, 2))
+        if mask is not None:
+            x = jnp.where(masking.masked_map(mask)[..., None] > 0, jnp.nan, x)
         cells = (n // p for n, p in zip(self.transform.size, self.model.patch, strict=True))
         x = x.reshape(len(x), -1, *cells, x.shape[-1])  # channel groups are the first axis
         return jnp.moveaxis(x, 1, -2), is_finite

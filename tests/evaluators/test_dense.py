@@ -11,7 +11,7 @@ from mae_jax.data.arrays import Frame
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.distributed import device_mesh
 from mae_jax.evaluators import components, dense, features, held_out, tiles
-from mae_jax.models import build
+from mae_jax.models import build, masking
 
 RNG = np.random.default_rng(0)
 DATA = dict(modality="volume", size=(16, 16), channels=3, threads=2, repeats=1)
@@ -246,3 +246,18 @@ def test_python_takes_paths_arrays_and_lists(network, tmp_path):
     (tmp_path / "1.npy").write_bytes(b"nothing")
     with pytest.raises(Unreadable, match="1.npy': not a .npy"):
         mae_jax.embed(paths, model, params, **known)
+
+
+def test_patches_without_data_have_no_features(extract, network):
+    """The others are those of an encoder that does not see what is missing."""
+    model, params = network
+    x = pixels(16, 16)
+    x[4:8, :4], x[0, 0] = np.nan, np.nan
+    found = extract(x, data={"nodata": "nan"}).values
+    absent = np.zeros((4, 4), bool)
+    absent[1, 0] = True
+    np.testing.assert_array_equal(np.isnan(found).any(-1), absent)
+    filled, mask = np.nan_to_num((x - 0.5) / 0.25)[None], masking.whole(~absent.reshape(1, 16))
+    tokens, _ = model.apply({"params": params}, filled, mask, method="encode")
+    expected = np.asarray(tokens)[0, 1:].reshape(4, 4, -1)
+    np.testing.assert_allclose(found[~absent], expected[~absent], atol=1e-4)
