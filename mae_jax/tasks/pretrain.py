@@ -10,6 +10,7 @@ from mae_jax.data.augment import missing
 from mae_jax.data.modalities import transforms
 from mae_jax.models import build as networks
 from mae_jax.models import masking
+from mae_jax.tasks import losses
 from mae_jax.tasks.task import Task
 
 # Weight decay applies to matrices and, as in the reference, to tokens; not to norms and biases.
@@ -38,7 +39,7 @@ def build(config, source, mean, std) -> Task:
             batch["decode"] = jax.random.uniform(decode_key, (len(inputs), masked))
         if present is not None:  # the parts of a batch may have different numbers of such samples
             counted = model.target.predicts(values, mask_of(batch, present), weight)
-            batch["sample_weight"] = counted * (len(inputs) / jnp.maximum(counted.sum(), 1))
+            batch["sample_weight"] = losses.averaging(counted.astype(jnp.float32))
         return batch
 
     def mask_of(batch, present):
