@@ -78,7 +78,9 @@ class Reconstruction(HeldOutEvaluator):
         inputs, present, weight = self.transform.split(batch["image"])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self.key, batch["index"])
         one = lambda *of_sample: jax.tree.map(lambda x: x[None], of_sample)
-        scores = jax.vmap(lambda *x: self.sampler.scores(*one(*x))[0])(keys, inputs, weight)
+        scores = jax.vmap(lambda key, *x: self.sampler.scores(key, *one(*x))[0])(
+            keys, inputs, weight
+        )
         tokens = None if present is None else self.model.present(present)
         mask = masking.from_scores(scores, self.sampler.keep, tokens)
         out: Any = self.model.apply(variables, inputs, mask, weight)
