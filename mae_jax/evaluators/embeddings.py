@@ -30,6 +30,7 @@ def write(options: argparse.Namespace) -> str:
     split, source = checkpoint.open_split(context, options)
     index = sources.fixed_choice(len(source), options.examples or None)
     feature, size = _feature(info, context, options), context.transform.size
+    feature = feature._replace(pooling="patches") if options.dense else feature
     about: dict[str, Any] = dict(checkpoint=options.checkpoint, data=options.data, split=split)
     about |= dict(feature=str(feature), size=list(size))
     model, transform, mesh = context.model, context.transform, context.mesh
@@ -41,7 +42,7 @@ def write(options: argparse.Namespace) -> str:
         maps = feature_maps.Maps(extractor, variables(), source)
         written = maps.write(files, options.components, about | {"overlap": options.overlap})
     else:
-        feature_files.check_new(options.to, options.overwrite)
+        feature_files.make_place(options.to, options.overwrite)
         extractor = Extractor(model, [feature], transform, mesh)
         table = extractor(variables(), source, options.examples, options.batch_size)
         rows = _rows(table.features[feature], table.labels, table.index, index, source, context)

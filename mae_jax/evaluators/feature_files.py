@@ -51,13 +51,16 @@ def map_writer(path: str, sides: int) -> Callable[[str, FeatureMap, Metadata], N
     return _writer(path, endings, f"dense features of {sides} side(s) are written to {{}}")
 
 
-def check_new(path: str, overwrite: bool) -> None:
-    """Raise ValueError if there is a file, unless `overwrite`, or anything that is not ours."""
-    target = Path(path)
+def make_place(path: str, overwrite: bool) -> None:
+    """Make the folder of a new file; raise ValueError if the file cannot be written, or exists."""
+    target, folder = Path(path), Path(path).absolute().parent
     if target.is_dir() and not zarr.is_store(target):
         raise ValueError(f"{path!r} is a folder: give the path of a file")
     if target.exists() and not overwrite:
         raise ValueError(f"{path} exists already: give another --to, or --overwrite")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{path!r} cannot be written: its folder is read-only")
 
 
 def has_frame(path: str) -> bool:

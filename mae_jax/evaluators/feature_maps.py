@@ -1,9 +1,10 @@
 """The dense features of the examples of a source, in a file each."""
 
+import collections
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ from mae_jax.evaluators import components, example_columns, feature_files
 from mae_jax.evaluators.dense import DenseExtractor, FeatureMap
 
 _log = logging.getLogger(__name__)
+_NOTES = {
+    "unread": "without features, see the warnings",
+    "lost": "without a place in the world, since the input does not say its own",
+    "empty": "cells without data, which are NaN",
+}
 _ENDINGS = tuple(f".{end}" for end in (*array_io.FORMATS, *folders.PICTURES))
 
 
@@ -49,7 +55,7 @@ def places(
                 f"{len(index):,} examples would be written to {path!r} and others: write {way} in "
                 "--to, for a file each"
             )
-        feature_files.check_new(path, overwrite)
+        feature_files.make_place(path, overwrite)
         files[path] = i
     return {i: path for path, i in files.items()}
 
@@ -75,50 +81,50 @@ class Maps:
         Raises:
           ValueError: no example has features.
         """
-        basis, notes, lost, shape = None, {}, 0, ()
+        basis, first_error, shape = None, "", ()
+        counts: collections.Counter[str] = collections.Counter()
         about = about | {"patch": list(self.extractor.model.patch)}
         if count:
-            basis = components.fit(self._all_blocks(files, {}), count)
+            basis = components.fit(self._all_blocks(files), count)
             about["variance_shares"] = basis.shares.tolist()
         for i, path in files.items():
-            Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
             try:
                 opened = self._open(i)
                 found = self._map(opened, basis, Path(path).absolute().parent)
             except Unreadable as error:
-                notes[i] = _named(self.source.name(i), error)
-                _log.warning("no features: %s", notes[i])
+                _log.warning("no features: %s", text := _named(self.source.name(i), error))
+                first_error = first_error or text
+                counts["unread"] += 1
                 continue
             write = feature_files.map_writer(path, len(opened.sides))
             write(path, found, about | {"name": self.source.name(i)})
-            lost += found.frame is None and feature_files.has_frame(path)
+            counts["lost"] += found.frame is None and feature_files.has_frame(path)
+            counts["empty"] += _count_empty(found.values)
             shape = found.values.shape
         if not shape:
-            raise ValueError(f"no example has features; of the first: {next(iter(notes.values()))}")
-        return self._report(shape, len(files), len(notes), lost, basis)
-
-    def _report(self, shape: Sequence[int], count: int, missing: int, lost: int, basis: Any) -> str:
-        is_one = count == 1
-        text = f"{'x'.join(map(str, shape[:-1]))} cells" if is_one else f"{count:,} examples"
+            raise ValueError(f"no example has features; of the first: {first_error}")
+        is_one = len(files) == 1
+        text = f"{'x'.join(map(str, shape[:-1]))} cells" if is_one else f"{len(files):,} examples"
         text += f", {shape[-1]:,} numbers each"
         if basis:
             text += f", which hold {basis.shares.sum():.0%} of the variance of the features"
-        if missing:
-            text += f"; {missing:,} without features, see the warnings"
-        if lost:
-            text += f"; {lost:,} without a place in the world, since the inputs do not say theirs"
-        return text
+        return text + "".join(f"; {n:,} {_NOTES[what]}" for what, n in counts.items() if n)
 
     def _open(self, i: int) -> Values:
         return reading.read(self.source, i, lambda example: self.extractor.open(example["image"]))
 
-    def _all_blocks(self, indices: Iterable[int], notes: dict[int, str]) -> Iterator[np.ndarray]:
-        """Yield the blocks of features of all examples that can be read."""
+    def _all_blocks(self, indices: Collection[int]) -> Iterator[np.ndarray]:
+        """Yield the blocks of features of all examples that can be read, at least of one."""
+        errors = {}
         for i in indices:
             try:
                 yield from self.extractor.blocks(self.variables, self._open(i))
             except Unreadable as error:
-                notes[i] = str(error)
+                errors[i] = _named(self.source.name(i), error)
+        if len(errors) == len(indices):
+            raise ValueError(
+                f"no example has features; of the first: {next(iter(errors.values()))}"
+            )
 
     def _map(self, opened: Values, basis: components.Components | None, folder: Path) -> FeatureMap:
         """Return the feature map of an input, in a temporary file of `folder`."""
@@ -138,3 +144,8 @@ class Maps:
 
 def _named(name: str, error: Unreadable) -> str:
     return str(error) if repr(name) in str(error) else f"cannot read {name!r}: {error}"
+
+
+def _count_empty(values: np.ndarray) -> int:
+    """Return the number of cells without any features."""
+    return sum(int(np.isnan(rows).all(-1).sum()) for rows in values)
