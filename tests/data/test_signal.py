@@ -1,4 +1,5 @@
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,6 +145,21 @@ def test_labels_may_be_missing(tmp_path):
     path = write(tmp_path, "1,2:3,4\n", header="@classLabel false\n@data\n")
     source = series.ts(path, "train")
     assert values_of(source, 0).tolist() == [[1, 3], [2, 4]] and source[0]["label"] == -1
+
+
+def test_values_and_labels_are_those_of_aeon():
+    aeon = pytest.importorskip("aeon.datasets", reason="aeon is the reference of .ts files")
+    place = Path(aeon.__file__).parent / "data"
+    files = sorted(f for f in place.glob("*/*_T*.ts") if "TimeStamps" not in f.name)
+    assert len(files) > 20
+    for file in files:
+        stem, split = str(file.with_suffix("")).rsplit("_", 1)
+        source, (theirs, labels) = series.ts(stem, split.lower()), aeon.load_from_ts_file(str(file))
+        assert len(source) == len(theirs)
+        for i, values in enumerate(theirs):  # [channels time]
+            np.testing.assert_array_equal(values_of(source, i), values.T)
+        own = [source.classes[x].lower() if source.classes else x[0] for x in source.labels]
+        np.testing.assert_array_equal(own, labels.astype(np.asarray(own).dtype))
 
 
 @pytest.mark.parametrize(

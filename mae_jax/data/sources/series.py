@@ -1,7 +1,7 @@
 """The `.ts` files of the UCR and UEA archives of time series, of which `aeon` is the reference.
 
-The reader is not aeon's: that package, with its compilers, is 600 MB, and it reads values that do
-not agree with the header of a file. The tests of this module compare both readers.
+The reader is not aeon's: with what it needs that package takes 600 MB, and it also reads files that
+do not agree with their headers. Where aeon is installed, a test compares both readers.
 """
 
 import dataclasses
