@@ -81,7 +81,7 @@ class Values(NamedTuple):
         return scaled(*self.raw(part), self.data)
 
     def view(
-        self, x: Shaped[np.ndarray, "*size c"], starts: Sequence[int], covered: Sequence[int]
+        self, x: Shaped[np.ndarray, "*size c"], starts: Any, covered: Sequence[int]
     ) -> np.ndarray | View:
         """Return values with the place of each, if positions depend on it.
 
@@ -103,7 +103,7 @@ class Values(NamedTuple):
                 f"the file says no spacing of {len(covered)} sides, which positions by "
                 "data.reference_spacing need: set data.spacing"
             )
-        return View(x, np.float32(np.multiply(spacing, covered) / x.shape[:-1]))
+        return View(x, (np.multiply(spacing, covered) / x.shape[:-1]).astype(np.float32))
 
     def _times(self, start: int, covered: int, count: int) -> Float[np.ndarray, "count"]:
         """Return the times of `count` values that cover so many steps of a signal."""
@@ -118,9 +118,8 @@ class Values(NamedTuple):
         )
         places = (np.arange(count) + 0.5) * (covered / count) - 0.5 - before
         beyond = places - np.clip(places, 0, len(times) - 1)  # where the signal is continued
-        return np.float32(
-            np.interp(places, np.arange(len(times)), times) + beyond * step - times[0]
-        )
+        known = np.interp(places, np.arange(len(times)), times)
+        return (known + beyond * step - times[0]).astype(np.float32)
 
     def _stored(self, part: Sequence[slice], last: bool = False) -> tuple[slice, ...]:
         """Return the part of the stored array that holds the bands, or its last one."""

@@ -37,7 +37,7 @@ def reconstruction(
             return _signals(original, masked, reconstructed)
     else:  # values of any range: stretch those of each example and channel
         axes = tuple(range(1, original.ndim - 1))
-        exists = dict(axis=axes, keepdims=True, where=~np.isnan(original))
+        exists: Any = dict(axis=axes, keepdims=True, where=~np.isnan(original))
         low, high = original.min(initial=np.inf, **exists), original.max(initial=-np.inf, **exists)
         stretch = lambda x: (x - low) / np.maximum(high - low, 1e-6)
         original, reconstructed = stretch(original), stretch(reconstructed)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +85,8 @@ class SelfDecoder(Decoder):
         cls, visible = self.cls(x[:, :before]), x[:, before:] + table.patches[mask.visible]
         keys = masking.keys(mask, before=cls.shape[1])
         if keys is not None:
-            keys = jnp.concatenate([keys, mask.predicted], axis=1)
+            predicted: Any = mask.predicted
+            keys = jnp.concatenate([keys, predicted], axis=1)
         x = jnp.concatenate([cls + table.cls[None], visible, masked], axis=1)
         x = self.trunk(x, key_mask=keys)[-1]
         return x[:, -masked.shape[1] :]

@@ -33,8 +33,8 @@ def extended(
     again, to its value in the longer run: re-warming, as in Ibrahim et al., arXiv 2403.08763. If
     both are the same up to `step`, as in the warm-up, `longer` is returned.
     """
-    gap, until = longer(step) - schedule(step), jnp.arange(step)
-    if gap == 0 and (schedule(until) == longer(until)).all():
+    until, gap = jnp.arange(step), jnp.asarray(longer(step)) - jnp.asarray(schedule(step))
+    if gap == 0 and jnp.array_equal(schedule(until), longer(until)):
         return longer
 
     def value(count):

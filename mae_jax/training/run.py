@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from etils import epath
@@ -198,8 +199,8 @@ def make_schedule(
             "extended from %g to %g epochs: the learning rate was %.3g at step %d, is on the "
             "cosine of the longer run from step %d (%.3g) on, and ends at %.3g"
         )
-        rates = float(before(change.step)), change.step, end, float(schedule(end))
-        _log.info(text, change.before, change.now, *rates, float(schedule(total)))
+        first, risen, last = map(jnp.float32, map(schedule, (change.step, end, total)))
+        _log.info(text, change.before, change.now, first, change.step, end, risen, last)
     return schedule, total
 
 

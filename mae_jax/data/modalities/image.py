@@ -47,7 +47,8 @@ def eval_views(
         whole = opened.read([slice(0, side) for side in opened.sides])
         yield crop.center_crop(whole, size, data["center_crop"])
     else:
-        yield _resized(opened, crop.center_box(*opened.sides, size, data["center_crop"]), size)
+        height, width = opened.sides
+        yield _resized(opened, crop.center_box(height, width, size, data["center_crop"]), size)
 
 
 def open_values(image: Picture, data: Mapping[str, Any]) -> values.Values:

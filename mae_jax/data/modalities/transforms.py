@@ -17,13 +17,13 @@ class Modality(Protocol):
 
     def train_views(
         self, value: Any, /, data: Mapping[str, Any], rng: np.random.Generator
-    ) -> Iterable[np.ndarray]:
+    ) -> Iterable[np.ndarray | values.View]:
         """Yield `data.repeats` random crops, windows or clips `[*size, c]` of one example."""
         ...
 
     def eval_views(
         self, value: Any, /, data: Mapping[str, Any], clips: int = 1, crops: int = 1
-    ) -> Iterable[np.ndarray]:
+    ) -> Iterable[np.ndarray | values.View]:
         """Yield the middle `[*size, c]` of an example, or several views spread over it.
 
         A modality with an axis of time has `clips` views along it, and one with frames has `crops`

@@ -60,7 +60,7 @@ def free(opened: values.Values, sides: Sequence[int]) -> list[int]:
 
 
 def crop(
-    opened: values.Values, starts: Sequence[int], sides: Sequence[int], at_end: bool = False
+    opened: values.Values, starts: Any, sides: Sequence[int], at_end: bool = False
 ) -> np.ndarray:
     """Return the part of `sides` from `starts` on, continued on both sides of a smaller array.
 
@@ -72,7 +72,8 @@ def crop(
     if any(gaps):
         before = [0 if at_end else gap // 2 for gap in gaps]
         around = [*((n, gap - n) for n, gap in zip(before, gaps, strict=True)), (0, 0)]
-        missing: Any = dict(mode="constant", constant_values=np.nan)
-        is_missing = opened.data.get("nodata") is not None
-        part = np.pad(part, around, **missing if is_missing else dict(mode="edge"))
+        how: Any = dict(mode="edge")
+        if opened.data.get("nodata") is not None:
+            how = dict(constant_values=np.nan)
+        part = np.pad(part, around, **how)
     return part

@@ -74,7 +74,7 @@ def digits(split: str) -> Examples:
     """Open the 1797 digits of scikit-learn, uint8 [8, 8]; every fifth of a class is for testing."""
     from sklearn.datasets import load_digits
 
-    scans, labels = load_digits(return_X_y=True)
+    scans, labels = map(np.asarray, load_digits(return_X_y=True))
     scans = np.rint(scans * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
     turn = np.zeros(len(labels), int)  # the number of earlier examples of the same digit
     for label in range(10):

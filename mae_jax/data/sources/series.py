@@ -59,7 +59,8 @@ def ts(path: str, split: str) -> Examples:
     rows = [row for _, rows in pairs for row in rows]
     names = [name for name, _, _ in rows]
     series, labels = tuple(x for _, x, _ in rows), tuple(label for _, _, label in rows)
-    load, kind = functools.partial(_load, series, labels), {}
+    load = functools.partial(_load, series, labels)
+    kind: dict[str, Any] = {}
     if headers[0].flags.get("targetlabel"):
         kind = dict(label_kind="number", targets=("target",))
     return Examples(len(rows), load, headers[0].classes, names=names, labels=labels, **kind)
