@@ -31,7 +31,7 @@ def eval_views(
     """
     size = data["size"]
     opened = open_values(signal, data)
-    free = np.array(volume.free(opened, size))
+    (free,) = volume.free(opened, size)
     for share in np.linspace(0, 1, clips) if clips > 1 else [0.5]:
-        starts = np.floor(free * share).astype(int)
+        starts = [int(free * share)]
         yield opened.view(volume.crop(opened, starts, size), starts, size)
