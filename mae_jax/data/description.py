@@ -35,7 +35,12 @@ def describe(source: Source, data: Mapping[str, Any]) -> str:
             seen[read(source, i, kind)] = None
     kinds = [*seen][:_SHOWN] + ["..."] * (len(seen) > _SHOWN)
     size = " x ".join(map(str, data["size"]))
-    parts = [_scale(data), _missing(data), f"crops of {size}" if data["modality"] != "text" else ""]
+    has_bytes = data["modality"] in ("image", "video") or any("uint8" in kind for kind in kinds)
+    parts = [
+        _scale(data, has_bytes),
+        _missing(data),
+        f"crops of {size}" if data["modality"] != "text" else "",
+    ]
     parts.append("" if data["modality"] == "text" else _normalization(data))
     return (
         f"{len(source):,} training examples: {'; '.join(kinds)}\n"
@@ -43,7 +48,7 @@ def describe(source: Source, data: Mapping[str, Any]) -> str:
     )
 
 
-def _scale(data: Mapping[str, Any]) -> str:
+def _scale(data: Mapping[str, Any], has_bytes: bool) -> str:
     scale = data.get("range")
     if isinstance(scale, Sequence) and not isinstance(scale, str):
         low, high = (f"{x:g}" for x in scale)
@@ -51,9 +56,9 @@ def _scale(data: Mapping[str, Any]) -> str:
         return f"{low} to {high} become 0 to 1{beyond}"
     if scale == "dtype":
         return "whole numbers become 0 to 1 by the limits of their type, and floats stay"
-    if data["modality"] in ("image", "video"):
+    if has_bytes:
         return "bytes become 0 to 1"
-    return "" if scale is None else "bytes become 0 to 1, and other numbers stay"
+    return "numbers stay as they are" if scale == "auto" else ""
 
 
 def _missing(data: Mapping[str, Any]) -> str:
@@ -61,7 +66,7 @@ def _missing(data: Mapping[str, Any]) -> str:
     if nodata is None:
         return ""
     says = {"nan": "NaN", "file": "NaN and what files say of themselves", "mask": "NaN and mask"}
-    return f"missing: {says.get(str(nodata), f'NaN and {nodata}')}"
+    return f"missing: {says[nodata] if isinstance(nodata, str) else f'NaN and {nodata:g}'}"
 
 
 def _normalization(data: Mapping[str, Any]) -> str:
