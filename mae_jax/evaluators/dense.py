@@ -85,6 +85,12 @@ class DenseExtractor:
                 f"an input of size {opened.sides} is smaller than a patch {self.model.patch}: "
                 "enlarge it"
             )
+        has_times = self.data.get("reference_spacing") and self.data.get("time_band") is not None
+        if has_times and opened.sides[0] < self.transform.size[0]:
+            raise Unreadable(
+                f"a signal of length {opened.sides[0]} has no times beyond its end: choose a size "
+                f"below {self.transform.size[0]}"
+            )
         cropped = tuple(n // p * p for n, p in zip(opened.sides, self.model.patch, strict=True))
         if cropped != opened.sides:
             _tell_of_cropping(opened.sides, cropped, self.model.patch)
@@ -140,8 +146,9 @@ class DenseExtractor:
         load = functools.partial(self._read, opened, starts, places)
         parts = iter(pipeline.in_order(load, len(places), self.data["threads"], len(rows)))
         for first in range(0, len(starts), size):
-            batch = {"image": np.stack(list(itertools.islice(parts, len(rows))))}
-            tokens = self._encode(variables, partitioning.place(batch, self.mesh)["image"])
+            examples = list(itertools.islice(parts, len(rows)))
+            batch = jax.tree.map(lambda *values: np.stack(values), *examples)
+            tokens = self._encode(variables, partitioning.place(batch, self.mesh))
             tokens, is_finite = map(np.asarray, tokens)
             count = min(size, len(starts) - first)
             if not is_finite[:count].all():
@@ -150,18 +157,19 @@ class DenseExtractor:
 
     def _read(
         self, opened: Values, starts: Sequence[tuple[int, ...]], places: Sequence[int], i: int
-    ) -> np.ndarray:
-        """Return the tile that fills one place of the batches."""
+    ) -> dict[str, np.ndarray]:
+        """Return the tile that fills one place of the batches, and where its values lie."""
         start = starts[min(places[i], len(starts) - 1)]
         corner = [a * p for a, p in zip(start, self.model.patch, strict=True)]
-        return volume.crop(opened, corner, self.transform.size, at_end=True)
+        tile = volume.crop(opened, corner, self.transform.size, at_end=True)
+        return transforms.joined([opened.view(tile, corner, self.transform.size)])
 
-    def _encode_batch(self, variables, inputs) -> tuple[jax.Array, jax.Array]:
+    def _encode_batch(self, variables, batch) -> tuple[jax.Array, jax.Array]:
         """Return the tokens [b *tile k d], NaN where a patch has no data, and if others are finite.
 
         Tokens of one patch, such as those of channel groups, are along `k`.
         """
-        values, present, _ = self.transform.split(inputs)
+        values, present, _ = self.transform.split(batch["image"])
         mask = None if present is None else masking.whole(self.model.present(present))
         _, maps = self.model.apply(variables, values, mask, method="encode")
         x = features.tokens_of(self.model, variables["params"], maps, self.feature)

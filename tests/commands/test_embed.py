@@ -152,6 +152,21 @@ def test_a_map_lies_over_the_input(encoder, scene, tmp_path, caplog):
     assert f"which hold {(s[:2] ** 2).sum() / (s**2).sum():.0%} of the variance" in text
 
 
+def test_what_is_missing_in_a_map_has_no_features(encoder, tmp_path):
+    values = RNG.random((24, 40, 3)).astype(np.float32)
+    values[:, 30:] = -9999
+    geotiff.write(str(tmp_path / "s.tif"), values, MAP, nodata=-9999)
+    common = [f"--checkpoint={encoder}", f"--data=geotiff:{tmp_path / 's.tif'}", "--dense"]
+    common += [f"--to={tmp_path / 'f.tif'}", "--data-field=range=dtype"]
+    with pytest.raises(ValueError, match="has missing values"):
+        run(*common)
+    text = run(*common, "--data-field=nodata=file", "--components=2")
+    assert "; 12 cells without data, which are NaN" in text
+    with rasterio.open(tmp_path / "f.tif") as found:
+        exists = found.read_masks(1) > 0
+    assert exists[:, :8].all() and not exists[:, 8:].any()  # cell 7 has two columns of data
+
+
 def test_voxels_have_their_places(tmp_path):
     fields, size = dict(patch=(4, 4, 4), width=24, depth=1, heads=3, classes=0), (8, 8, 8)
     params = tiny_models.random_params(build.model("Classifier", fields), size, 1)

@@ -261,3 +261,29 @@ def test_patches_without_data_have_no_features(extract, network):
     tokens, _ = model.apply({"params": params}, filled, mask, method="encode")
     expected = np.asarray(tokens)[0, 1:].reshape(4, 4, -1)
     np.testing.assert_allclose(found[~absent], expected[~absent], atol=1e-4)
+
+
+def test_what_is_beyond_an_input_is_missing(extract):
+    """A small input has the features of its own patches alone; missing values cross all tiles."""
+    x = pixels(8, 40)
+    x[4:, 12:20] = np.nan
+    found = extract(x, data={"nodata": "nan"}).values
+    other = np.concatenate([x, np.full((8, 40, 3), np.nan, np.float32)])
+    np.testing.assert_allclose(found, extract(other, data={"nodata": "nan"}).values[:2], atol=1e-5)
+    absent = np.zeros((2, 10), bool)
+    absent[1, 3:5] = True
+    np.testing.assert_array_equal(np.isnan(found).all(-1), absent)
+    assert np.isnan(extract(np.full_like(x, np.nan), data={"nodata": "nan"}).values).all()
+
+
+def test_signals_with_times_end_where_their_times_do():
+    fields = dict(patch=(4,), width=24, depth=1, heads=3, classes=0)
+    model = build.model("Classifier", fields)
+    params = tiny_models.random_params(model, (16,), 1)
+    x = np.stack([RNG.random(40), np.cumsum(RNG.random(40))], -1).astype(np.float32)
+    known = dict(size=(16,), mean=(0,), std=(1,), bands=(0,), channel_axis="last")
+    known |= dict(time_band=1, reference_spacing=(1,))
+    found = mae_jax.embed(x, model, params, dense=True, **known).values
+    assert found.shape == (10, 24) and np.isfinite(found).all()
+    with pytest.raises(Unreadable, match="of length 12 has no times beyond its end: choose a size"):
+        mae_jax.embed(x[:12], model, params, dense=True, **known)

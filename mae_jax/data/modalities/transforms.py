@@ -1,7 +1,7 @@
 """Transforms of examples of each modality; `data` is the section `data` of a config."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,9 +66,16 @@ def _apply(
     example: Example,
     *rng: np.random.Generator,
 ) -> Example:
-    views: list[Any] = list(make_views(example["image"], data, *counts, *rng))
-    joined = lambda arrays: arrays[0] if len(arrays) == 1 else np.stack(arrays)
+    return {**example, **joined(list(make_views(example["image"], data, *counts, *rng)))}
+
+
+def joined(views: Sequence[np.ndarray | values.View]) -> Example:
+    """Return views as keys of an example: "image", and "spacing" or "times" if they count.
+
+    Several views are stacked.
+    """
+    join = lambda arrays: arrays[0] if len(arrays) == 1 else np.stack(arrays)
     if not isinstance(views[0], values.View):
-        return {**example, "image": joined(views)}
+        return {"image": join(views)}
     columns = zip(("image", "spacing", "times"), zip(*views, strict=True), strict=True)
-    return {**example, **{name: joined(x) for name, x in columns if x[0] is not None}}
+    return {name: join(x) for name, x in columns if x[0] is not None}
