@@ -1,5 +1,7 @@
 """Dense features: those of tiles, without seams, where the patches of the input lie."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -24,18 +26,20 @@ def network():
     return model, jax.tree.map(lambda x: 0.2 * x, tiny_models.random_params(model))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def extract(network):
     """The features [*cells d] of an array, by the last block."""
     model, params = network
 
-    def run(x, overlap=0.5, data=(), devices=None, **options):
-        mesh = device_mesh.make_mesh(devices=devices)
+    @functools.cache  # compiled once
+    def extractor(devices, data, *sizes):
+        mesh = device_mesh.make_mesh(devices=jax.devices()[:devices])
         transform = held_out.EvalTransform(DATA | dict(data), (0.5,) * 3, (0.25,) * 3)
-        extractor = dense.DenseExtractor(
-            model, features.Feature(), transform, mesh, overlap, **options
-        )
-        return extractor({"params": params}, x)
+        return dense.DenseExtractor(model, features.Feature(), transform, mesh, *sizes)
+
+    def run(x, overlap=0.5, devices=4, batch_size=256, **data):
+        made = extractor(devices, tuple(data.items()), overlap, batch_size)
+        return made({"params": params}, x)
 
     return run
 
@@ -123,7 +127,7 @@ def test_there_are_no_seams(extract):
 
 def test_any_number_of_devices_gives_the_same(extract):
     x = pixels(37, 50)
-    one = extract(x, devices=jax.devices()[:1], batch_size=3).values
+    one = extract(x, devices=1, batch_size=3).values
     np.testing.assert_allclose(extract(x).values, one, atol=1e-4)
     assert one.shape == (9, 12, 24)
 
@@ -140,13 +144,13 @@ def test_small_inputs_are_continued_at_their_end(extract):
 
 def test_inputs_that_do_not_fit(extract):
     with pytest.raises(Unreadable, match=r"size \(3, 20\) is smaller than a patch \(4, 4\)"):
-        extract(pixels(3, 20), data=dict(channel_axis="last"))
+        extract(pixels(3, 20), channel_axis="last")
     with pytest.raises(Unreadable, match="2 channels, not 3"):
         extract(np.zeros((20, 20, 2), np.float32))
     with pytest.raises(ValueError, match="overlap = 1 must be from 0 up to"):
         extract(pixels(20, 20), overlap=1)
     with pytest.raises(ValueError, match="of images, volumes and signals, not of text"):
-        extract(pixels(20, 20), data=dict(modality="text"))
+        extract(pixels(20, 20), modality="text")
     with pytest.raises(Unreadable, match="features are not finite"):
         extract(1e38 * pixels(20, 20))
 
@@ -253,7 +257,7 @@ def test_patches_without_data_have_no_features(extract, network):
     model, params = network
     x = pixels(16, 16)
     x[4:8, :4], x[0, 0] = np.nan, np.nan
-    found = extract(x, data={"nodata": "nan"}).values
+    found = extract(x, nodata="nan").values
     absent = np.zeros((4, 4), bool)
     absent[1, 0] = True
     np.testing.assert_array_equal(np.isnan(found).any(-1), absent)
@@ -267,13 +271,13 @@ def test_what_is_beyond_an_input_is_missing(extract):
     """A small input has the features of its own patches alone; missing values cross all tiles."""
     x = pixels(8, 40)
     x[4:, 12:20] = np.nan
-    found = extract(x, data={"nodata": "nan"}).values
+    found = extract(x, nodata="nan").values
     other = np.concatenate([x, np.full((8, 40, 3), np.nan, np.float32)])
-    np.testing.assert_allclose(found, extract(other, data={"nodata": "nan"}).values[:2], atol=1e-5)
+    np.testing.assert_allclose(found, extract(other, nodata="nan").values[:2], atol=1e-5)
     absent = np.zeros((2, 10), bool)
     absent[1, 3:5] = True
     np.testing.assert_array_equal(np.isnan(found).all(-1), absent)
-    assert np.isnan(extract(np.full_like(x, np.nan), data={"nodata": "nan"}).values).all()
+    assert np.isnan(extract(np.full_like(x, np.nan), nodata="nan").values).all()
 
 
 def test_signals_with_times_end_where_their_times_do():

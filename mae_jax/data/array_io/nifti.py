@@ -75,7 +75,7 @@ def open_array(path: str | os.PathLike[str]) -> Array:
 
 
 def write(
-    path: str,
+    path: str | os.PathLike[str],
     values: Float[np.ndarray, "x y z c"],
     frame: Frame | None,
     description: str = "",
@@ -100,8 +100,8 @@ def write(
     image = kind(np.asarray(values, np.float32), affine)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = description.encode()[:79]
-    opened = gzip.open if path.lower().endswith("gz") else open
-    with files.whole(path) as temporary, opened(temporary, "wb") as file:
+    opened = gzip.open if str(path).lower().endswith("gz") else open
+    with files.whole(str(path)) as temporary, opened(temporary, "wb") as file:
         image.to_stream(file)
 
 
