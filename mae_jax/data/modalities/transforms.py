@@ -60,7 +60,7 @@ def eval_transform(
 
 
 def _apply(
-    make_views: Callable[..., Iterable[np.ndarray]],
+    make_views: Callable[..., Iterable[np.ndarray | values.View]],
     data: dict[str, Any],
     counts: tuple[int, ...],
     example: Example,
