@@ -50,9 +50,7 @@ def main() -> None:
             print(text)
 
 
-class _Callable(types.ModuleType):
-    """This module, which is the function too: importing a module names it in its package."""
-
+class _Callable(types.ModuleType):  # `mae_jax.embed` names this module and the function
     __call__ = staticmethod(embed)
 
 
