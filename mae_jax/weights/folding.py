@@ -26,9 +26,10 @@ def _fold_scales(params: Tensors) -> Tensors:
 
 
 def _fold_biases(params: Tensors) -> Tensors:
-    """Add biases of 0 where a file has none for any query, key and value of a part.
+    """Add biases of 0 to the queries, keys and values of a part of which a file has none.
 
-    Beside `q_bias` and `v_bias` the keys have none.
+    Beside `q_bias` and `v_bias` of a part only the keys have none: if a block lacks one of these,
+    it stays missing.
     """
     params = dict(params)
     for part in ("encoder/", "decoder/"):
@@ -37,13 +38,13 @@ def _fold_biases(params: Tensors) -> Tensors:
         biases = {name: f"{name.removesuffix('kernel')}bias" for name in kernels}
         if any(bias in params for bias in biases.values()):
             continue
+        ends = ("/q_bias", "/v_bias")
+        has_own = any(name.startswith(part) and name.endswith(ends) for name in params)
         for kernel, bias in biases.items():
             attention, name, _ = bias.rsplit("/", 2)
-            given = [params.get(f"{attention}/{x}_bias") for x in "qv"]
-            own = dict(query=given[0], value=given[1]).get(name)
-            if own:
+            if own := params.get(f"{attention}/{name[0]}_bias"):
                 params[bias] = own
-            elif name == "key" or not any(given):
+            elif name == "key" or not has_own:
                 params[bias] = tensor_files.compute(lambda x: np.zeros(x.shape[-1]), params[kernel])
     return {name: x for name, x in params.items() if not name.endswith(("/q_bias", "/v_bias"))}
 

@@ -133,7 +133,8 @@ def _infer_model(params: Tensors, patch: tuple[int, ...], family: Family) -> tup
         names = ("decoder/mask_token", "decoder/norm/scale", "decoder/norm/bias")
         width = params[next((n for n in names if n in params), names[0])].shape[-1]
         decoder = trunk("decoder", width) | dict(heads=family.decoder_heads.get(width))
-        return "MaskedAutoencoder", fields | {f"decoder_{n}": x for n, x in decoder.items()}
+        fields |= {f"decoder_{n}": x for n, x in decoder.items()}
+        return "MaskedAutoencoder", fields | dict(norm_pix=family.norm_pix)
     pooling = "mean"
     if "encoder/norm/scale" in params:
         pooling = "cls" if fields["cls_tokens"] else "norm_mean"
@@ -157,7 +158,8 @@ def _assumptions(kind: str, fields: Fields, said: Mapping[str, Any]) -> list[str
     heads = [f"{part}heads" for part in ("", "decoder_") if fields.get(f"{part}heads")]
     found = [f"{n} = {fields[n]} (as published for this width)" for n in heads if n not in said]
     if kind == "MaskedAutoencoder" and "norm_pix" not in said:
-        found.append("norm_pix = True (its decoder predicts normalised patches)")
+        target = "normalised patches" if fields["norm_pix"] else "plain pixels"
+        found.append(f"norm_pix = {fields['norm_pix']} (its decoder predicts {target})")
     if kind == "Classifier" and fields["classes"] and "pooling" not in said:
         if fields["pooling"] == "cls":  # with the parameters of "norm_mean"
             found.append("pooling = 'cls' (and not 'norm_mean', the mean of the patch tokens)")

@@ -78,8 +78,9 @@ def load(
         reference, timm and transformers interpolate; computed ones suit inputs of any size.
       fields: fields of the model (see `models.build`) that the file does not say. A work directory
         and a file of mae_jax say all of them, of which only `dtype` may differ. A file of other
-        code without its config.json or arguments says neither `norm_pix` (True is assumed, with a
-        warning) nor, except for the published sizes, `heads` and `decoder_heads`.
+        code without its config.json or arguments says neither `norm_pix` (assumed with a warning:
+        False of a ViTMAE, else True) nor, except for the published sizes, `heads` and
+        `decoder_heads`.
 
     Raises:
       ValueError: nothing of that kind is at `path`, the file is damaged or not to be trusted, or

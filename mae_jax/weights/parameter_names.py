@@ -51,6 +51,7 @@ class Family:
       model_types: in the config.json of a folder.
       eps: of the LayerNorms, unless a config.json has another.
       decoder_heads: width of the decoder -> heads, of the published models.
+      norm_pix: whether targets are normalised, unless something says it.
     """
 
     title: str
@@ -61,6 +62,7 @@ class Family:
     model_types: tuple[str, ...] = ()
     eps: float = 1e-6
     decoder_heads: Mapping[int, int] = dataclasses.field(default_factory=lambda: {512: 16})
+    norm_pix: bool = True
 
     def canonical(self, name: str) -> str:
         """Return a parameter's name in the spelling of `names`."""

@@ -69,6 +69,17 @@ def test_a_model_that_is_another_one_is_refused(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("lost", [("q_bias", "v_bias"), ("v_bias",)])
+def test_lost_biases_of_one_block_are_not_zeros(lost, tmp_path):
+    """Only a part of a network in which no block has any was trained without them."""
+    case = Case("videomae_finetuned")
+    names = [f"blocks.1.attn.{name}" for name in lost]
+    case.state = {name: x for name, x in case.state.items() if name not in names}
+    path = case.save(tmp_path, as_pth=False)
+    with pytest.raises(ValueError, match=r"encoder/block_1/attention/.*value/bias.* missing"):
+        case.load(path)
+
+
 def test_the_advice_for_a_classifier_by_its_first_patch_ends_well(tmp_path):
     case = Case("videomae_finetuned_first_token")
     model, params = case.load(case.save(tmp_path, as_pth=False), without="head/.*")

@@ -103,6 +103,19 @@ def test_a_linear_probe_of_the_reference_is_folded(tmp_path):
     np.testing.assert_allclose(ours, expected, rtol=1e-4)
 
 
+def test_what_is_assumed_of_the_target(whole, tmp_path, caplog):
+    """Published ViTMAEs predict pixels, of which a file without its config.json says nothing."""
+    folder = tmp_path / "folder"
+    export.export(str(whole[1]), folder, size=(16, 16), norm_pix=True, **HEADS)
+    assert load.find(folder).fields["norm_pix"] is True and "assumed" not in caplog.text
+    (folder / "config.json").unlink()
+    for path, normalised in ((folder / "model.safetensors", False), (whole[1], True)):
+        caplog.clear()
+        assert load.find(path, **HEADS).fields["norm_pix"] is normalised
+        assert f"it is assumed: norm_pix = {normalised} (its decoder" in caplog.text
+        assert load.find(path, norm_pix=True, **HEADS).fields["norm_pix"] is True
+
+
 def test_a_folder_that_contradicts_its_config(whole, tmp_path):
     folder = tmp_path / "folder"
     export.export(str(whole[1]), folder, size=(16, 16), **HEADS)

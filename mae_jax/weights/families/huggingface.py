@@ -73,6 +73,7 @@ FAMILY = Family(
     aliases=_ALIASES,
     model_types=("vit_mae", "vit", "pixio"),
     eps=1e-12,
+    norm_pix=False,  # in the config.json of every published ViTMAE
 )
 VIDEO = Family(
     "Hugging Face's VideoMAE",
