@@ -17,6 +17,7 @@ _OF_ROWS = {
     "image",
     "color",
     "spacing",
+    "times",
 }  # keys of values [repeats, ...] in an example with `repeats` rows
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
 from mae_jax.data import sources
 from mae_jax.distributed import partitioning
@@ -87,8 +87,8 @@ class Classification(HeldOutEvaluator):
         return Predictions(labels, probabilities[labelled], losses[labelled])
 
     def _forward_batch(self, variables, batch) -> tuple[jax.Array, ...]:
-        labels, inputs = batch["label"], batch["image"]
-        logits, probabilities = scores(self.model, self.transform, self.loss, variables, inputs)
+        labels = batch["label"]
+        logits, probabilities = scores(self.model, self.transform, self.loss, variables, batch)
         if self.loss == "softmax":
             target = jax.nn.one_hot(labels, self.model.classes)
             losses = optax.softmax_cross_entropy(logits, target)
@@ -103,14 +103,14 @@ def scores(
     transform: EvalTransform,
     loss: str,
     variables: dict,
-    inputs: Shaped[jax.Array, "b *views_size c"],
+    batch: Mapping[str, jax.Array],
 ) -> tuple[Float[jax.Array, "b classes"], Float[jax.Array, "b classes"]]:
-    """Return the mean probabilities over the views of each input, as logits and as they are.
+    """Return the mean probabilities over the views of each example, as logits and as they are.
 
     With the loss "softmax" the probabilities of an input have the sum 1; with "binary" each class
     has its own.
     """
-    logits = outputs_of_views(model, transform, variables, inputs)
+    logits = outputs_of_views(model, transform, variables, batch)
 
     def mean(log):  # averages probabilities over the views; logarithms do not underflow
         return jax.nn.logsumexp(log, axis=1) - jnp.log(log.shape[1])
@@ -126,15 +126,20 @@ def outputs_of_views(
     model: Any,
     transform: EvalTransform,
     variables: dict,
-    inputs: Shaped[jax.Array, "b *views_size c"],
+    batch: Mapping[str, jax.Array],
 ) -> Float[jax.Array, "b views k"]:
-    """Return the outputs of a model with a head for each view of each input."""
-    has_views = inputs.ndim > len(transform.size) + 2
-    flat = inputs.reshape(-1, *inputs.shape[2:]) if has_views else inputs
-    values, present, _ = transform.split(flat)
-    known = {} if present is None else {"present": present}
+    """Return the outputs of a model with a head for each view of each example of a batch.
+
+    The batch has the inputs, `[b *size c]` or `[b views *size c]`, as "image".
+    """
+    count = len(batch["image"])
+    flat = {name: batch[name] for name in ("image", "spacing", "times") if name in batch}
+    if batch["image"].ndim > len(transform.size) + 2:
+        flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in flat.items()}
+    values, present, _ = transform.split(flat["image"])
+    known = {"present": present, "coordinates": transform.coordinates(flat, model.patch)}
     outputs: Any = model.apply(variables, values, **known)
-    return outputs.reshape(len(inputs), -1, model.classes)
+    return outputs.reshape(count, -1, model.classes)
 
 
 def summary(

@@ -1,6 +1,6 @@
 """Held-out examples: each counts exactly once, whatever the batch size and the devices."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from mae_jax.data import pipeline, sources
 from mae_jax.data.augment import batch as augment
-from mae_jax.data.augment import missing
+from mae_jax.data.augment import coordinates, missing
 from mae_jax.data.modalities import transforms
 from mae_jax.distributed import device_mesh, partitioning
 
@@ -38,6 +38,10 @@ class EvalTransform(NamedTuple):
     def split(self, inputs: jax.Array) -> missing.Inputs:
         """Return a batch on the device, normalised, apart from what is missing of it."""
         return missing.split(inputs, self.mean, self.std, self.data)
+
+    def coordinates(self, batch: Mapping[str, jax.Array], patch: Sequence[int]) -> Any:
+        """Return the coordinates of the patches of a batch: see `augment.coordinates`."""
+        return coordinates.of_batch(batch, self.data, patch)
 
 
 def open_part(

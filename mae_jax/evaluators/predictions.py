@@ -45,8 +45,8 @@ class Classes(NamedTuple):
 
     def outputs(self, *batch: Any) -> Float[jax.Array, "b classes"]:
         """Return the outputs of a batch, see `classification.scores`."""
-        model, transform, variables, inputs = batch
-        return classification.scores(model, transform, self.loss, variables, inputs)[1]
+        model, transform, variables, examples = batch
+        return classification.scores(model, transform, self.loss, variables, examples)[1]
 
     def columns(self, found: Predictions, source: sources.Source) -> dict[str, Any]:
         """Return `class`; `label` if any example has one; and `p_NAME` for each class.
@@ -129,7 +129,7 @@ class Predictor(HeldOutEvaluator):
         return Predictions(index, labels, outputs, notes)
 
     def _forward_batch(self, variables, batch) -> dict[str, jax.Array]:
-        outputs = self.predicted.outputs(self.model, self.transform, variables, batch["image"])
+        outputs = self.predicted.outputs(self.model, self.transform, variables, batch)
         kept = {name: batch[name] for name in ("label", "valid", "index")}
         return kept | {"outputs": outputs}
 

@@ -83,7 +83,8 @@ class Reconstruction(HeldOutEvaluator):
         )
         tokens = None if present is None else self.model.present(present)
         mask = masking.from_scores(scores, self.sampler.keep, tokens)
-        out: Any = self.model.apply(variables, inputs, mask, weight)
+        places = self.transform.coordinates(batch, self.model.patch)
+        out: Any = self.model.apply(variables, inputs, mask, weight, places)
         target, valid = self.model.target, batch["valid"]
         if present is not None:
             valid = valid & target.predicts(inputs, mask, weight)

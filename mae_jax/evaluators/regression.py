@@ -64,13 +64,13 @@ class Regression(HeldOutEvaluator):
         return labels[valid], predictions[valid]
 
     def _forward_batch(self, variables, batch) -> tuple[jax.Array, ...]:
-        outputs = predicted(self.model, self.transform, variables, batch["image"])
+        outputs = predicted(self.model, self.transform, variables, batch)
         return batch["label"], outputs, batch["valid"]
 
 
-def predicted(model, transform, variables, inputs) -> Float[jax.Array, "b t"]:
-    """Return the predicted numbers of each input, the means over its views."""
-    return classification.outputs_of_views(model, transform, variables, inputs).mean(1)
+def predicted(model, transform, variables, batch) -> Float[jax.Array, "b t"]:
+    """Return the predicted numbers of each example, the means over its views."""
+    return classification.outputs_of_views(model, transform, variables, batch).mean(1)
 
 
 def check_targets(source: sources.Source, names: Sequence[str], spec: str) -> None:

@@ -71,6 +71,11 @@ def of(
     if not all(x > 0 for x in given["std"]):
         raise ValueError(f"std = {given['std']} must be above 0: give another --std")
     data = (info.config or {}).get("data", {})
+    if data.get("reference_spacing"):
+        raise ValueError(
+            f"the positions of {info.path} depend on the spacing of an input "
+            "(data.reference_spacing), which exported files do not take: use mae_jax.embed"
+        )
     scale = data.get("range", "auto")
     if not isinstance(scale, str) and given["mean"] and not data.get("clip"):
         low, high = scale  # the raw numbers, of which `low` became 0 and `high` 1

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Shaped
 
 from mae_jax.models import layers, masking
 from mae_jax.models.masking import Mask
-from mae_jax.models.positions import Positions, PositionTable
+from mae_jax.models.positions import Coordinates, Positions, PositionTable
 from mae_jax.models.targets import Target, Weight, mean
 from mae_jax.models.transformer import Transformer
 from mae_jax.models.vit import EncoderModel, FeatureMaps
@@ -42,7 +42,12 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, feature_maps: FeatureMaps, mask: Mask, grid: Sequence[int], size: int
+        self,
+        feature_maps: FeatureMaps,
+        mask: Mask,
+        grid: Sequence[int],
+        size: int,
+        coordinates: Coordinates = None,
     ) -> Float[Array, "b m size"]:
         """Predict `size` numbers for each masked token of a grid.
 
@@ -51,10 +56,10 @@ class Decoder(nn.Module):
             one.
         """
         width, trunk = self.trunk.width, self.trunk
-        table = self.position_table(grid)
+        table = self.position_table(grid, coordinates)
         token = self.param("mask_token", nn.initializers.normal(0.02), (1, width))
         token = jnp.broadcast_to(token.astype(trunk.ops.dtype), (*mask.masked.shape, width))
-        x = self.decode(token + table.patches[mask.masked], feature_maps, table, mask)
+        x = self.decode(token + table.at(mask.masked), feature_maps, table, mask)
         x = layers.Norm(trunk.eps, trunk.ops, name="norm")(x)
         return layers.dense(size, trunk.ops, "head")(x)
 
@@ -82,7 +87,7 @@ class SelfDecoder(Decoder):
     def decode(self, masked, feature_maps, table, mask):
         x = layers.dense(self.trunk.width, self.trunk.ops, "embedding")(feature_maps[-1])
         before = x.shape[1] - mask.visible.shape[1]  # the encoder's class tokens
-        cls, visible = self.cls(x[:, :before]), x[:, before:] + table.patches[mask.visible]
+        cls, visible = self.cls(x[:, :before]), x[:, before:] + table.at(mask.visible)
         keys = masking.keys(mask, before=cls.shape[1])
         if keys is not None:
             predicted: Any = mask.predicted
@@ -114,7 +119,11 @@ class MaskedAutoencoder(EncoderModel):
     target: Target
 
     def __call__(
-        self, inputs: Shaped[Array, "b *size c"], mask: Mask, weight: Weight = None
+        self,
+        inputs: Shaped[Array, "b *size c"],
+        mask: Mask,
+        weight: Weight = None,
+        coordinates: Coordinates = None,
     ) -> Output:
         """Predict the masked tokens of normalised `inputs` from the visible ones.
 
@@ -124,6 +133,7 @@ class MaskedAutoencoder(EncoderModel):
           weight: how much each value counts in the loss. A value with the weight 0 is missing: no
             result depends on it, whatever it is, even NaN. The mask must then be made with
             `present(weight)`.
+          coordinates: of the patches along each axis, where fixed positions are not their indices.
 
         Raises:
           ValueError: the mask belongs to another batch or grid, or whole numbers have weights.
@@ -138,10 +148,11 @@ class MaskedAutoencoder(EncoderModel):
         if weight is not None:
             inputs = jnp.where(weight > 0, inputs, 0)
         with jax.named_scope("encoder"):
-            tokens, maps = self.encoder(inputs, mask)
+            tokens, maps = self.encoder(inputs, mask, coordinates=coordinates)
         with jax.named_scope("decoder"):
             size = self.target.size(inputs.shape[-1])
-            prediction = self.decoder([*maps[:-1], tokens], mask, grid, size).astype(jnp.float32)
+            maps_and_places = [*maps[:-1], tokens], mask, grid, size, coordinates
+            prediction = self.decoder(*maps_and_places).astype(jnp.float32)
         losses = self.target.sample_losses(prediction, inputs, mask, weight)
         loss = losses.mean()
         if weight is not None or mask.predicted is not None:

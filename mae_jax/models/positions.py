@@ -3,17 +3,29 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+
+from mae_jax.models import patches
+
+# The coordinate of each patch along each axis of the input, in the place of its index.
+Coordinates = Sequence[Float[Array, "b n"]] | None
 
 
 class Positions(NamedTuple):
     """What is added to the tokens of a grid of n patches."""
 
     cls: Float[Array, "k width"]  # to the class tokens
-    patches: Float[Array, "n width"]
+    patches: Float[Array, "#b n width"]  # one row for all inputs, or one for each
+
+    def at(self, index: Int[Array, "b k"]) -> Float[Array, "b k width"]:
+        """Return what is added to the patches at `index`."""
+        if self.patches.shape[0] == 1:
+            return self.patches[0][index]
+        return patches.take(self.patches, index)
 
 
 def sincos(grid: Sequence[int], width: int) -> np.ndarray:
@@ -27,17 +39,45 @@ def sincos(grid: Sequence[int], width: int) -> np.ndarray:
     Raises:
       ValueError: `width` has no two channels for each axis.
     """
-    count = width // (2 * len(grid))  # frequencies per axis
-    if count < 1:
-        raise ValueError(f"width = {width} is too small for positions on {len(grid)} axes")
-    frequencies = 10000.0 ** (-np.arange(count) / count)
     coordinates = np.indices(grid).reshape(len(grid), -1)  # [axes n]
-    table = np.zeros((coordinates.shape[1], width), np.float32)
-    for share, coordinate in enumerate(coordinates[::-1]):
-        angles = coordinate[:, None] * frequencies
-        start = 2 * count * share
-        table[:, start : start + 2 * count] = np.concatenate([np.sin(angles), np.cos(angles)], 1)
-    return table
+    return _sincos_of([x[None] for x in coordinates], width, np)[0].astype(np.float32)
+
+
+def sincos_at(
+    coordinates: Sequence[Float[Array, "#b n"]], grid: Sequence[int], width: int
+) -> Float[Array, "b g*n width"]:
+    """Compute `sincos` at any coordinates along the last axes of a grid, in float32.
+
+    Tokens along the first axes, such as channel groups, keep their indices.
+
+    Raises:
+      ValueError: the coordinates are not those of this grid, or `width` is too small.
+    """
+    first, sides = grid[: len(grid) - len(coordinates)], grid[len(grid) - len(coordinates) :]
+    if tuple(x.shape[1] for x in coordinates) != tuple(sides):
+        shapes = ", ".join(str(x.shape) for x in coordinates)
+        raise ValueError(f"coordinates of shapes {shapes} are not those of a grid {tuple(grid)}")
+    index = [jnp.arange(n, dtype=jnp.float32)[None] for n in first]
+    b = coordinates[0].shape[0]
+
+    def over_grid(axis: int, x: jax.Array) -> jax.Array:
+        shape = [side if i == axis else 1 for i, side in enumerate(grid)]
+        x = jnp.broadcast_to(x, (b, x.shape[1])).reshape(b, *shape)
+        return jnp.broadcast_to(x, (b, *grid)).reshape(b, -1)
+
+    return _sincos_of(list(map(over_grid, range(len(grid)), [*index, *coordinates])), width, jnp)
+
+
+def _sincos_of(coordinates: Sequence[Any], width: int, xp: Any) -> Any:
+    """Return the sines and cosines [b n width] of the coordinates [b n] of each axis."""
+    axes = len(coordinates)
+    count = width // (2 * axes)  # frequencies per axis
+    if count < 1:
+        raise ValueError(f"width = {width} is too small for positions on {axes} axes")
+    frequencies = (10000.0 ** (-np.arange(count) / count))[None, None]
+    angles = [x[..., None] * frequencies for x in reversed(coordinates)]
+    table = xp.concatenate([f(x) for x in angles for f in (xp.sin, xp.cos)], -1)
+    return xp.pad(table, [(0, 0), (0, 0), (0, width - 2 * axes * count)])
 
 
 def interleaved(grid: Sequence[int], width: int) -> np.ndarray:
@@ -67,8 +107,12 @@ class PositionTable(nn.Module):
     formula: Callable[[Sequence[int], int], np.ndarray] = sincos
     dtype: Any = jnp.float32
 
-    def __call__(self, grid: Sequence[int]) -> Positions:
-        """Return the positions on a grid, of which `grid` is the number of tokens on each axis."""
+    def __call__(self, grid: Sequence[int], coordinates: Coordinates = None) -> Positions:
+        """Return the positions on a grid, of which `grid` is the number of tokens on each axis.
+
+        Raises:
+          ValueError: positions of this kind are not computed from coordinates.
+        """
         raise NotImplementedError
 
     @nn.nowrap
@@ -81,21 +125,36 @@ class PositionTable(nn.Module):
     def split(self, table: Float[Any, "k+n width"]) -> Positions:
         """Return the rows of a table as positions."""
         table = jnp.asarray(table, self.dtype)
-        return Positions(table[: self.cls_tokens], table[self.cls_tokens :])
+        return Positions(table[: self.cls_tokens], table[None, self.cls_tokens :])
+
+    @nn.nowrap
+    def refuse(self, coordinates: Coordinates) -> None:
+        """Raise ValueError if there are coordinates."""
+        if coordinates is not None:
+            raise ValueError(
+                "positions of coordinates (data.reference_spacing) are sines and cosines of them: "
+                "use model.learned_positions=False and model.position_formula='sincos'"
+            )
 
 
 class Fixed(PositionTable):
     """A table that is not trained; the rows of the class tokens are zero."""
 
-    def __call__(self, grid):
-        return self.split(self.start(grid)["positions"])
+    def __call__(self, grid, coordinates=None):
+        if coordinates is None:
+            return self.split(self.start(grid)["positions"])
+        if self.formula is not sincos:
+            self.refuse(coordinates)
+        cls = jnp.zeros((self.cls_tokens, self.width), self.dtype)
+        return Positions(cls, sincos_at(coordinates, grid, self.width).astype(self.dtype))
 
 
 class Learned(PositionTable):
     """A parameter `positions` `[k + n, width]` for each token of the grid."""
 
     @nn.compact
-    def __call__(self, grid):
+    def __call__(self, grid, coordinates=None):
+        self.refuse(coordinates)
         start = self.start(grid)["positions"]
         return self.split(self.param("positions", lambda key: jnp.asarray(start)))
 
@@ -108,13 +167,14 @@ class Separable(PositionTable):
     """
 
     @nn.compact
-    def __call__(self, grid):
+    def __call__(self, grid, coordinates=None):
+        self.refuse(coordinates)
         time, space = (
             self.param(name, lambda key, x=x: jnp.asarray(x)).astype(self.dtype)
             for name, x in self.start(grid).items()
         )
         cls, space = self.split(space)
-        return Positions(cls, (time[:, None] + space[None]).reshape(-1, self.width))
+        return Positions(cls, (time[:, None] + space).reshape(1, -1, self.width))
 
     @nn.nowrap
     def start(self, grid):

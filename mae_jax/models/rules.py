@@ -79,4 +79,14 @@ def _parts(config) -> tuple[str, ...]:
     return ("", "decoder_") if config.task == "pretrain" else ("",)
 
 
-RULES = (fields, mask_modality, sizes, channels, axes, heads)
+def coordinates(config) -> Iterator[str]:
+    model = config.model
+    if config.data.get("reference_spacing"):
+        if model.learned_positions or model.position_formula != "sincos":
+            yield (
+                "data.reference_spacing needs positions that are sines and cosines of coordinates: "
+                "use model.learned_positions=False and model.position_formula='sincos'"
+            )
+
+
+RULES = (fields, mask_modality, sizes, channels, axes, heads, coordinates)

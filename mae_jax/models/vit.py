@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from mae_jax.models import layers, masking
 from mae_jax.models.masking import Mask
-from mae_jax.models.positions import PositionTable
+from mae_jax.models.positions import Coordinates, PositionTable
 from mae_jax.models.tokenizers import PatchTokenizer
 from mae_jax.models.transformer import Transformer
 
@@ -40,6 +40,7 @@ class Encoder(nn.Module):
         inputs: Shaped[Array, "b *size c"],
         mask: Mask | None = None,
         drop_path_scale: Float[Array, "b depth 2"] | None = None,
+        coordinates: Coordinates = None,
     ) -> tuple[Float[Array, "b cls+k width"], FeatureMaps]:
         """Encode whole inputs, or only the tokens that `mask` shows.
 
@@ -50,8 +51,8 @@ class Encoder(nn.Module):
           The class tokens and then the others, after the final norm if there is one; and all
           feature maps.
         """
-        table = self.position_table(self.tokenizer.grid(inputs.shape[1:-1]))
-        positions = table.patches[None] if mask is None else table.patches[mask.visible]
+        table = self.position_table(self.tokenizer.grid(inputs.shape[1:-1]), coordinates)
+        positions = table.patches if mask is None else table.at(mask.visible)
         x = self.tokenizer(inputs, None if mask is None else mask.visible) + positions
         tokens = [x]
         if len(table.cls):
@@ -102,6 +103,8 @@ class EncoderModel(nn.Module):
         """Return which tokens hold any value whose weight is above 0 (or True)."""
         return self.encoder.tokenizer.present(weight)
 
-    def encode(self, inputs, mask: Mask | None = None) -> tuple[jax.Array, FeatureMaps]:
+    def encode(
+        self, inputs, mask: Mask | None = None, coordinates: Coordinates = None
+    ) -> tuple[jax.Array, FeatureMaps]:
         """Run only the encoder: see `Encoder`."""
-        return self.encoder(inputs, mask)
+        return self.encoder(inputs, mask, coordinates=coordinates)

@@ -103,6 +103,10 @@ def batch_shapes(config, sharding: Any, source: Source | None = None) -> dict[st
     if config.data.get("range", "auto") != "auto" or config.data.get("nodata") is not None:
         dtype = jnp.float32
     arrays: dict[str, Any] = {"image": ((*config.data.size, config.data.channels), dtype)}
+    if config.data.get("reference_spacing"):
+        has_times = config.data.get("time_band") is not None
+        name, shape = ("times", config.data.size) if has_times else ("spacing", None)
+        arrays[name] = (shape or (len(config.data.size),), jnp.float32)
     if source is not None and config.task != "pretrain":
         several = (len(source.classes),) if source.label_kind == "classes" else ()
         arrays["label"] = (several, jnp.int32)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from mae_jax.data.augment import batch as augment
-from mae_jax.data.augment import missing, randaugment, randaugment_color
+from mae_jax.data.augment import coordinates, missing, randaugment, randaugment_color
 from mae_jax.data.modalities import transforms
 from mae_jax.models.heads import classification
 
@@ -70,7 +70,9 @@ def augment_of(
         if present is not None:  # is mixed alike: a value exists if it does so in either input
             inputs = jnp.concatenate([inputs, present.astype(inputs.dtype)], axis=-1)
         inputs, target = augment.mix(keys[2], inputs, target, regularize.mixup, cutmix)
+        places = coordinates.of_batch(batch, config.data, config.model.patch)
         batch = {"image": inputs, **finish(target)}
+        batch |= {} if places is None else {"coordinates": places}
         if present is not None:
             inputs, present = jnp.split(inputs, 2, axis=-1)
             batch |= {"image": inputs, "present": present > 0}
@@ -92,6 +94,7 @@ def apply(model: Any, params: Any, stats: Any, batch: dict) -> tuple[Float[Array
         batch.get("drop_path_scale"),
         train=True,
         present=batch.get("present"),
+        coordinates=batch.get("coordinates"),
         mutable=["batch_stats"],
     )
     return outputs, updated.get("batch_stats")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mae_jax.data.augment import batch as augment
-from mae_jax.data.augment import missing
+from mae_jax.data.augment import coordinates, missing
 from mae_jax.data.modalities import transforms
 from mae_jax.models import build as networks
 from mae_jax.models import masking
@@ -34,7 +34,9 @@ def build(config, source, mean, std) -> Task:
         inputs = batch["image"]
         inputs = augment.flip(flip_key, inputs) if data.get("flip") else inputs
         values, present, weight = missing.split(inputs, mean, std, data)
+        places = coordinates.of_batch(batch, data, model.patch)
         batch = {"image": inputs, "scores": sampler.scores(mask_key, values, weight)}
+        batch |= {} if places is None else {"coordinates": places}
         if sampler.decode < masked:
             batch["decode"] = jax.random.uniform(decode_key, (len(inputs), masked))
         if present is not None:  # the parts of a batch may have different numbers of such samples
@@ -51,7 +53,8 @@ def build(config, source, mean, std) -> Task:
 
     def loss(params, stats, batch):
         values, present, weight = missing.split(batch["image"], mean, std, data)
-        out: Any = model.apply({"params": params}, values, mask_of(batch, present), weight)
+        mask, places = mask_of(batch, present), batch.get("coordinates")
+        out: Any = model.apply({"params": params}, values, mask, weight, places)
         if "sample_weight" in batch:
             return (out.losses * batch["sample_weight"]).mean(), ({}, stats)
         return out.loss, ({}, stats)

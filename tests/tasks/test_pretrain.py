@@ -127,3 +127,20 @@ def test_foreground_counts_more():
     _, present, weight = missing.split(pixels, (0.4,), (0.2,), {"foreground": (0.5, 0.25)})
     assert present is None
     np.testing.assert_array_equal(weight[0, 0, :, 0], [0.25, 1])
+
+
+def test_the_spacing_of_an_example_reaches_its_positions():
+    """However the batch is cut; at the reference nothing changes."""
+    changes = {"data.reference_spacing": (2.0, 2.0), "model.depth": 1}
+    task = tasks.build(config(**changes), None, MEAN, STD)
+    images = jnp.asarray(np.random.default_rng(0).random((4, 32, 32, 3), np.float32))
+    params = jax.jit(task.init)(KEY)["params"]
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def loss(spacing, parts=1):
+        batch = task.augment(KEY, {"image": images, "spacing": spacing})
+        return step.accumulate(task.loss, params, None, batch, parts)[0][0]
+
+    fine, coarse = jnp.full((4, 2), 2.0), jnp.array([[2.0, 2.0]] * 3 + [[2.0, 9.0]])
+    assert abs(loss(coarse) - loss(fine)) > 1e-6
+    np.testing.assert_allclose(loss(coarse, 2), loss(coarse), rtol=1e-5)

@@ -6,6 +6,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Shaped
 
 from mae_jax.models import layers, masking
+from mae_jax.models.positions import Coordinates
 from mae_jax.models.vit import EncoderModel
 
 
@@ -49,6 +50,7 @@ class Classifier(EncoderModel):
         drop_path_scale: Float[Array, "b depth 2"] | None = None,
         train: bool = False,
         present: Bool[Array, "b *size c"] | None = None,
+        coordinates: Coordinates = None,
     ) -> Float[Array, "b classes"]:
         """Return the logits of each class, or the predicted numbers, float32.
 
@@ -60,7 +62,7 @@ class Classifier(EncoderModel):
         if present is not None:
             inputs = jnp.where(present, inputs, 0)
             mask = masking.whole(self.present(present))
-        tokens, _ = self.encoder(inputs, mask, drop_path_scale)
+        tokens, _ = self.encoder(inputs, mask, drop_path_scale, coordinates)
         x = self.pool(tokens, mask)
         x = (self.norm(x) if self.pooling == "mean" else x).astype(jnp.float32)
         if self.batch_norm:
