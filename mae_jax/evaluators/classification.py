@@ -137,7 +137,8 @@ def outputs_of_views(
     if batch["image"].ndim > len(transform.size) + 2:
         flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in flat.items()}
     values, present, _ = transform.split(flat["image"])
-    known = {"present": present, "coordinates": transform.coordinates(flat, model.patch)}
+    places = dict(present=present, coordinates=transform.coordinates(flat, model))
+    known = {name: x for name, x in places.items() if x is not None}
     outputs: Any = model.apply(variables, values, **known)
     return outputs.reshape(count, -1, model.classes)
 

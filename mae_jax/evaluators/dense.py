@@ -171,7 +171,7 @@ class DenseExtractor:
         """
         values, present, _ = self.transform.split(batch["image"])
         mask = None if present is None else masking.whole(self.model.present(present))
-        places = self.transform.coordinates(batch, self.model.patch)
+        places = self.transform.coordinates(batch, self.model)
         _, maps = self.model.apply(variables, values, mask, places, method="encode")
         x = features.tokens_of(self.model, variables["params"], maps, self.feature)
         x = x[:, self.model.cls_tokens :].astype(jnp.float32)

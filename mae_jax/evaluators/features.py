@@ -86,7 +86,7 @@ class Extractor:
             columns = [pixels.reshape(len(inputs), -1)] * len(self.wanted)
         else:
             mask = None if present is None else masking.whole(self.model.present(present))
-            places = self.transform.coordinates(batch, self.model.patch)
+            places = self.transform.coordinates(batch, self.model)
             _, maps = self.model.apply(variables, inputs, mask, places, method="encode")
             columns = [pool(self.model, variables["params"], maps, x, mask) for x in self.wanted]
         return columns, batch["label"], batch["index"], batch["valid"]

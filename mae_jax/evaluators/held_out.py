@@ -1,6 +1,6 @@
 """Held-out examples: each counts exactly once, whatever the batch size and the devices."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -39,9 +39,11 @@ class EvalTransform(NamedTuple):
         """Return a batch on the device, normalised, apart from what is missing of it."""
         return missing.split(inputs, self.mean, self.std, self.data)
 
-    def coordinates(self, batch: Mapping[str, jax.Array], patch: Sequence[int]) -> Any:
+    def coordinates(self, batch: Mapping[str, jax.Array], model: Any) -> Any:
         """Return the coordinates of the patches of a batch: see `augment.coordinates`."""
-        return coordinates.of_batch(batch, self.data, patch)
+        if not self.data.get("reference_spacing"):
+            return None
+        return coordinates.of_batch(batch, self.data, model.patch)
 
 
 def open_part(

@@ -83,7 +83,7 @@ class Reconstruction(HeldOutEvaluator):
         )
         tokens = None if present is None else self.model.present(present)
         mask = masking.from_scores(scores, self.sampler.keep, tokens)
-        places = self.transform.coordinates(batch, self.model.patch)
+        places = self.transform.coordinates(batch, self.model)
         out: Any = self.model.apply(variables, inputs, mask, weight, places)
         target, valid = self.model.target, batch["valid"]
         if present is not None:
