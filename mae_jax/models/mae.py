@@ -151,8 +151,8 @@ class MaskedAutoencoder(EncoderModel):
             tokens, maps = self.encoder(inputs, mask, coordinates=coordinates)
         with jax.named_scope("decoder"):
             size = self.target.size(inputs.shape[-1])
-            maps_and_places = [*maps[:-1], tokens], mask, grid, size, coordinates
-            prediction = self.decoder(*maps_and_places).astype(jnp.float32)
+            prediction = self.decoder([*maps[:-1], tokens], mask, grid, size, coordinates)
+        prediction = prediction.astype(jnp.float32)
         losses = self.target.sample_losses(prediction, inputs, mask, weight)
         loss = losses.mean()
         if weight is not None or mask.predicted is not None:
