@@ -94,6 +94,8 @@ def debug(config: ConfigDict) -> ConfigDict:
         threads=2,
         examples=0 if modality == "image" else 64,
     )
+    if config.batch_size % data.get("repeats", 1):
+        data.repeats = 1
     tiny = dict(every=4, split="test", examples=32, batch_size=8)
     if config.task == "pretrain":
         config.evaluators = evaluators(**tiny, features=32, pictures=2, linear=True)
