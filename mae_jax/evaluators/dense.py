@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from mae_jax.data import arrays, pipeline
+from mae_jax.data import arrays, notices, pipeline
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.modalities import transforms, volume
 from mae_jax.data.values import Values
@@ -93,7 +93,8 @@ class DenseExtractor:
             )
         cropped = tuple(n // p * p for n, p in zip(opened.sides, self.model.patch, strict=True))
         if cropped != opened.sides:
-            _tell_of_cropping(opened.sides, cropped, self.model.patch)
+            text = "inputs such as one of size %s are cut at their ends to %s, whole patches of %s"
+            notices.once(_log.info, text, opened.sides, cropped, self.model.patch)
         return opened
 
     def cells(self, opened: Values) -> tuple[int, ...]:
@@ -181,11 +182,3 @@ class DenseExtractor:
         cells = (n // p for n, p in zip(self.transform.size, self.model.patch, strict=True))
         x = x.reshape(len(x), -1, *cells, x.shape[-1])  # channel groups are the first axis
         return jnp.moveaxis(x, 1, -2), is_finite
-
-
-@functools.cache
-def _tell_of_cropping(
-    sides: tuple[int, ...], cropped: tuple[int, ...], patch: tuple[int, ...]
-) -> None:
-    text = "inputs such as one of size %s are cut at their ends to %s, whole patches of %s"
-    _log.info(text, sides, cropped, patch)

@@ -29,11 +29,11 @@ def open_array(path: str) -> arrays.Array:
       ImportError: h5py is not installed.
     """
     place, key = keys.split(path)
-    with _told(), _open(place) as file:
+    with _translated(), _open(place) as file:
         key = key or keys.only(_numbers(file))
     opened = per_thread.PerThread(functools.partial(_open_dataset, place, key))
     _, dataset = opened.get()
-    with _told():
+    with _translated():
         shape, dtype = dataset.shape or (), dataset.dtype
         arrays.check(shape if dataset.shape is not None else (0,), dtype)
         if dataset.chunks:
@@ -45,13 +45,13 @@ def open_array(path: str) -> arrays.Array:
 
 def list_keys(place: str) -> tuple[str, ...]:
     """Return the keys of the arrays of numbers in a file."""
-    with _told(), _open(place) as file:
+    with _translated(), _open(place) as file:
         return tuple(_numbers(file))
 
 
 def _read(opened: per_thread.PerThread, packed: packing.Packing, part: arrays.Part) -> np.ndarray:
     _, dataset = opened.get()
-    with _told():
+    with _translated():
         shape = arrays.lengths(part, dataset.shape)
         arrays.check_bytes("a part", shape, dataset.dtype, "split the array")
         return packed.unpack(dataset[part])
@@ -68,13 +68,13 @@ def _open(place: str) -> Any:
 
 def _open_dataset(place: str, key: str) -> tuple[Any, Any]:
     """Return an open file, which its array needs, and the array at `key`."""
-    with _told():
+    with _translated():
         file = _open(place)
         return file, _find(file, key)
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _translated() -> Iterator[None]:
     """Raise `Unreadable` instead of the many types that h5py raises on damaged files."""
     try:
         yield

@@ -2,10 +2,12 @@
 
 import collections
 import functools
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mae_jax.data import notices
 from mae_jax.data.array_io import dicom
 from mae_jax.data.arrays import Array
 from mae_jax.data.bad_examples import Unreadable
@@ -14,6 +16,7 @@ from mae_jax.data.sources.labels import labelled
 from mae_jax.data.sources.labels import none as no_labels
 from mae_jax.data.sources.source import Examples, check_split
 
+_log = logging.getLogger(__name__)
 _SHOWN = 3  # names in a message
 _PARTS = ("train", *splits.STORED["test"])  # folders of splits
 Groups = dict[str, list[dicom.Header]]  # the headers of the files of each example
@@ -54,7 +57,7 @@ def scans(path: str, split: str, modality: str) -> Examples:
     listing = folders.list_files(path, split, ("dcm",), spec, noun, inside, patient_of)
     labels, by_table = listing.labels, (root / tables.BESIDE).is_file()
     if not by_table and _are_patients(groups):
-        tables.tell(f"data {spec!r}: the sub-folders are patients, and no classes")
+        notices.once(_log.warning, f"data {spec!r}: the sub-folders are patients, and no classes")
         labels = no_labels(len(listing.files))
     load = functools.partial(_open, modality, [groups[name] for name in listing.files])
     return labelled(load, labels, listing.files)
@@ -129,12 +132,14 @@ def _tell(headers: Mapping[str, dicom.Header], reasons: Mapping[str, str], spec:
         shown = ", ".join(f"{file!r} ({why})" for file, why in [*sorted(reasons.items())][:_SHOWN])
         dots = ", ..." if len(reasons) > _SHOWN else ""
         count = len(reasons.keys() | headers.keys())
-        tables.tell(
-            f"data {spec!r}: {len(reasons):,} of {count:,} files are left out: {shown}{dots}"
+        notices.once(
+            _log.warning,
+            f"data {spec!r}: {len(reasons):,} of {count:,} files are left out: {shown}{dots}",
         )
     inverted = [name for name, header in headers.items() if header.photometric == "MONOCHROME1"]
     if inverted:
-        tables.tell(
+        notices.once(
+            _log.warning,
             f"data {spec!r}: {len(inverted):,} of {len(headers):,} files are MONOCHROME1, such as "
-            f"{inverted[0]!r}: values stay as stored, low where viewers show white"
+            f"{inverted[0]!r}: values stay as stored, low where viewers show white",
         )

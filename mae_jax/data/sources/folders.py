@@ -4,17 +4,20 @@ import collections
 import dataclasses
 import functools
 import itertools
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mae_jax.data import notices
 from mae_jax.data.modalities import video
 from mae_jax.data.sources import splits, tables
 from mae_jax.data.sources.labels import Labels, labelled, printable
 from mae_jax.data.sources.source import Examples, check_split
 
+_log = logging.getLogger(__name__)
 PICTURES = (  # of the formats that `image_io.decode` opens
     *"jpg jpeg png webp bmp gif tif tiff ppm jpe jfif jp2 j2k j2c jpc jpf jpx".split(),
     *"avif avifs apng dib pgm pbm pnm pfm".split(),
@@ -194,9 +197,10 @@ def _named_files(table: tables.Table, files: list[str], spec: str, noun: str) ->
             f"among the {noun}: correct the name or drop its line"
         )
     if unnamed := [file for file in files if file not in row]:
-        tables.tell(
+        notices.once(
+            _log.warning,
             f"data {spec!r}: {len(unnamed):,} of {len(files):,} files are left out, which "
-            f"labels.csv does not name, such as {unnamed[0]!r}"
+            f"labels.csv does not name, such as {unnamed[0]!r}",
         )
     return table.of([row[file] for file in files if file in row])
 
@@ -218,9 +222,10 @@ def _tell_left_out(files: Sequence[str], spec: str) -> None:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(_SHOWN))
         dots = ", ..." if len(kinds) > _SHOWN else ""
         are = "file is" if len(files) == 1 else "files are"
-        tables.tell(
+        notices.once(
+            _log.warning,
             f"data {spec!r}: {len(files):,} {are} left out ({counts}{dots}), such as "
-            f"{', '.join(map(repr, sorted(files)[:_SHOWN]))}"
+            f"{', '.join(map(repr, sorted(files)[:_SHOWN]))}",
         )
 
 

@@ -2,13 +2,16 @@
 
 import functools
 import itertools
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from mae_jax.data import notices
 from mae_jax.data.sources import arrow_columns, row_groups, shards, tables
 from mae_jax.data.sources.source import Examples
 
+_log = logging.getLogger(__name__)
 _LARGE = 2**26  # bytes of a row group that are many to read for one example
 
 
@@ -91,8 +94,9 @@ def _open(path: str, columns: str, modality: str, spec: str) -> _File:
 def _tell_large(groups: Sequence[row_groups.Group], parts: Sequence[_File], spec: str) -> None:
     size = sum(part.bytes for part in parts)
     if groups and size > row_groups.KEPT and size / len(groups) > _LARGE:
-        tables.tell(
+        notices.once(
+            _log.warning,
             f"data {spec!r} has row groups of {size / len(groups) / 1e6:.0f} MB, one of which is "
             "read for nearly every example: write them smaller (row_group_size=100), or run "
-            "python -m mae_jax.data.prepare"
+            "python -m mae_jax.data.prepare",
         )

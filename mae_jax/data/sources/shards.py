@@ -2,13 +2,16 @@
 
 import glob
 import itertools
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mae_jax.data.sources import folders, splits, tables
+from mae_jax.data import notices
+from mae_jax.data.sources import folders, splits
 
+_log = logging.getLogger(__name__)
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NAMES = tuple(dict.fromkeys(itertools.chain(*splits.STORED.values())))
 
@@ -76,7 +79,9 @@ def _by_names(files: list[str], spec: str) -> dict[str, str]:
     names = [_split_of(name) for name in short_names(files)]
     if len(set(names)) < 2 or None in names:
         return dict.fromkeys(files, "")
-    tables.tell(f"data {spec!r}: the names of its files say their splits, {_counts(names)}")
+    notices.once(
+        _log.warning, f"data {spec!r}: the names of its files say their splits, {_counts(names)}"
+    )
     return dict(zip(files, map(str, names), strict=True))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mae_jax.data import notices
 from mae_jax.data.sources import labels, splits
 from mae_jax.data.sources.source import Examples
 
@@ -102,8 +103,9 @@ class Table:
             return None
         if len(found) > 1 and not choice:
             others = " or ".join(found[1:])
-            tell(
-                f"{self.title}: labels are read from {found[0]}, as {others} is not named after ::"
+            notices.once(
+                _log.warning,
+                f"{self.title}: labels are read from {found[0]}, as {others} is not named after ::",
             )
         chosen = choice or found[0]
         columns = targets if chosen == "target" else [chosen]
@@ -129,7 +131,10 @@ class Table:
                     f"{self.title} has an empty column {name}: fill it in, or remove it"
                 )
             if empty and name != "labels":  # an example may be of no class
-                tell(f"{self.title}: {empty:,} of {len(values):,} examples have no {name}")
+                notices.once(
+                    _log.warning,
+                    f"{self.title}: {empty:,} of {len(values):,} examples have no {name}",
+                )
 
 
 def examples(
@@ -154,12 +159,6 @@ def examples(
 
 def _load_row(load: Callable[[int], Any], rows: Sequence[int], i: int) -> Any:
     return load(rows[i])
-
-
-@functools.cache
-def tell(text: str) -> None:
-    """Log a line once, though the splits of a source are opened one after the other."""
-    _log.warning(text)
 
 
 def split_place(place: str) -> tuple[Path, str]:
@@ -229,7 +228,10 @@ def _check_header(header: list[str], title: str) -> int:
     if len(keys) != 1 or twice is not None:
         raise ValueError(f"{title} starts with {','.join(header)!r}: {_RULE}")
     if unknown := [repr(name) for name in header if name not in NAMES and not is_known(name)]:
-        tell(f"{title}: the columns {', '.join(unknown)} are not read, which are none of {_KNOWN}")
+        notices.once(
+            _log.warning,
+            f"{title}: the columns {', '.join(unknown)} are not read, which are none of {_KNOWN}",
+        )
     return header.index(keys[0])
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import math
 import os
 import tarfile
@@ -10,10 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mae_jax.data import notices
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.sources import audio_files, encoded, folders, shards, tables
 from mae_jax.data.sources.source import Examples
 
+_log = logging.getLogger(__name__)
 ENDINGS = {  # of the inputs of each modality
     "image": (*folders.PICTURES, "npy"),
     "video": folders.VIDEOS,
@@ -65,7 +68,9 @@ def members(place: str, split: str, modality: str) -> Examples:
     if not names:
         raise ValueError(f"data {spec!r} has no members that end in {', '.join(endings)}")
     if without := sum(shard.without for shard in shards_of):
-        tables.tell(f"data {spec!r}: {without:,} keys have no input and are left out")
+        notices.once(
+            _log.warning, f"data {spec!r}: {without:,} keys have no input and are left out"
+        )
     table = tables.Table(f"data {spec!r}", names, _columns(labels, f"data {spec!r}"))
     inputs = [member for shard in shards_of for member in shard.inputs]
     return tables.examples(table, split, label, functools.partial(_load, inputs), spec)
