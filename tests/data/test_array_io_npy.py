@@ -1,6 +1,7 @@
 import pickle
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from mae_jax.data import array_io
 from mae_jax.data.array_io import npy
 from mae_jax.data.bad_examples import Unreadable
+from mae_jax.data.sources import encoded
 
 PART = (slice(1, 3), slice(0, 4), slice(2, 5))
 
@@ -72,6 +74,27 @@ def test_hostile_files(tmp_path):
     assert time.monotonic() - start < 2
     with pytest.raises(FileNotFoundError):
         npy.open_array(str(tmp_path / "missing.npy"))
+
+
+def test_headers_of_files_and_of_their_contents_are_parsed_one_at_a_time(tmp_path, monkeypatch):
+    """numpy's parser shares a counter among threads, and fails on good files then."""
+    np.save(tmp_path / "a.npy", np.ones((30, 30)))
+    content, at_once, most, real = (tmp_path / "a.npy").read_bytes(), [], [], np.load
+
+    def load(*arguments, **options):
+        at_once.append(1)
+        most.append(len(at_once))
+        time.sleep(0.005)
+        at_once.pop()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(np, "load", load)
+    with ThreadPoolExecutor(4) as pool:
+        path = str(tmp_path / "a.npy")
+        calls = [(encoded.value, content), (npy.open_array, path)] * 8
+        arrays = [*pool.map(lambda call: call[0](call[1]), calls)]
+    assert len(most) == 16 and max(most) == 1
+    assert {array.shape for array in arrays} == {(30, 30)}
 
 
 def test_a_file_that_becomes_shorter(tmp_path):

@@ -3,12 +3,13 @@ import os
 import pickle
 import struct
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel
 import numpy as np
 import pytest
 
-from mae_jax.data import array_io, sources
+from mae_jax.data import array_io, cache, sources
 from mae_jax.data.array_io import nifti
 from mae_jax.data.arrays import Frame
 from mae_jax.data.bad_examples import Unreadable
@@ -95,21 +96,22 @@ def test_a_compressed_volume_is_unpacked_once_and_memory_is_bounded(tmp_path, mo
     monkeypatch.setattr(
         gzip.GzipFile, "__init__", lambda *a, **k: (opened.append(a), real(*a, **k))[1]
     )
-    monkeypatch.setattr(nifti, "_MAX_HELD", 2 * volume().nbytes)
-    nifti._held.clear()
+    monkeypatch.setattr(nifti, "_CACHE", cache.Cache(2 * volume().nbytes))
     arrays = [nifti.open_array(path) for path in paths]
     opened.clear()
-    for _ in range(3):
-        for array in arrays[:2]:
-            array.read(PART)
+    with ThreadPoolExecutor(8) as pool:  # which all want the same volumes at once
+        [*pool.map(lambda i: arrays[i // 8 % 2].read(PART), range(64))]
     assert len(opened) == 2
     for i, array in enumerate(arrays):
         np.testing.assert_array_equal(array.read(PART), volume()[PART] + i)
-    assert sum(held.nbytes for held in nifti._held.values()) <= nifti._MAX_HELD
+    arrays[2].read(PART)
+    assert len(opened) == 3
+    arrays[0].read(PART)  # which the third volume has replaced
+    assert len(opened) == 4
     monkeypatch.setattr(nifti, "_MAX_HELD", 1)  # a larger volume is read without being held
-    nifti._held.clear()
-    np.testing.assert_array_equal(arrays[1].read(PART), volume()[PART] + 1)
-    assert not nifti._held
+    for count in (5, 6):
+        np.testing.assert_array_equal(arrays[1].read(PART), volume()[PART] + 1)
+        assert len(opened) == count
 
 
 def header_with(path, shape):

@@ -3,7 +3,6 @@
 import io
 import json
 import pickle
-import threading
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from PIL import Image
 
 from mae_jax.data import pipeline, sources
 from mae_jax.data.bad_examples import Unreadable
-from mae_jax.data.sources import row_groups
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -189,24 +187,3 @@ def test_floats_are_no_classes(tmp_path):
     spec = write(tmp_path / "a.parquet", {"image": [b""] * 2, "label": [0.0, None]})
     with pytest.raises(ValueError, match="column 'label' of type double is no labels"):
         sources.open_source(spec, "all")
-
-
-def test_the_cache_reads_once_and_is_bounded():
-    reads, cache = [], row_groups.Cache(limit=100)
-
-    def read(key):
-        reads.append(key)
-        return np.zeros(40, np.uint8)
-
-    threads = [threading.Thread(target=cache.get, args=("a", read)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert reads == ["a"]
-    for key in "bac":  # drops b, which was used before a
-        cache.get(key, read)
-    cache.get("a", read)
-    assert reads == ["a", "b", "c"]
-    cache.get("b", read)
-    assert reads[3:] == ["b"]

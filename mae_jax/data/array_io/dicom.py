@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from mae_jax.data.arrays import Array, Frame, Part
-from mae_jax.data.bad_examples import Unreadable
+from mae_jax.data.bad_examples import Unreadable, reason
 
 _MAX_FRAME = 2**30  # bytes
 _MAX_DEFLATED = 2**20  # bytes of a deflated file, which can become a thousand times as many
@@ -153,8 +153,7 @@ def _import_pydicom() -> Any:
 
 
 def _unreadable(error: Exception) -> Unreadable:
-    reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-    return Unreadable(f"not a readable DICOM file ({reason}): export it again")
+    return Unreadable(f"not a readable DICOM file ({reason(error)}): export it again")
 
 
 @functools.lru_cache(maxsize=2**17)  # sources of several splits read the same files

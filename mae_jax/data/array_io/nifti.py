@@ -6,19 +6,18 @@ point: its world coordinates are millimetres to the right, to the front and to t
 `.img` file beside it.
 """
 
-import collections
 import functools
 import gzip
 import math
 import os
-import threading
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from mae_jax.data import cache
 from mae_jax.data.arrays import Array, Frame, Part
-from mae_jax.data.bad_examples import Unreadable
+from mae_jax.data.bad_examples import Unreadable, reason
 from mae_jax.output import files
 
 _MAX_RATIO = 1032  # bytes that one byte of a gzip file can become
@@ -26,8 +25,7 @@ _MAX_HELD = 2**30  # bytes of unpacked volumes that a process holds
 _MAX_SIDE = 2**15 - 1  # of NIfTI-1
 _MILLIMETRES = {"meter": 1e3, "micron": 1e-3}
 
-_held: collections.OrderedDict[tuple[str, int], np.ndarray] = collections.OrderedDict()
-_lock = threading.Lock()
+_CACHE = cache.Cache(_MAX_HELD)  # of the process
 
 
 def open_array(path: str | os.PathLike[str]) -> Array:
@@ -116,8 +114,7 @@ def _import_nibabel() -> Any:
 
 
 def _unreadable(error: Exception) -> Unreadable:
-    reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-    return Unreadable(f"not a readable NIfTI file ({reason}): save it again")
+    return Unreadable(f"not a readable NIfTI file ({reason(error)}): save it again")
 
 
 def _is_packed(stored: Any) -> bool:
@@ -167,30 +164,25 @@ def _read(
     try:
         if _is_packed(stored) and size > _MAX_HELD:
             return np.array(stored[tuple(index)], dtype)
-        whole = _unpacked(stored) if _is_packed(stored) else stored.get_unscaled()
+        if _is_packed(stored):  # the volumes used last are held
+            key = stored.file_like, os.stat(stored.file_like).st_mtime_ns
+            whole = _CACHE.get(key, functools.partial(_unpack, stored))
+        else:
+            whole = stored.get_unscaled()
         values = apply_read_scaling(whole[tuple(index)], stored.slope, stored.inter)
         return np.array(values, dtype)
     except Exception as error:
         raise _unreadable(error) from error
 
 
-def _unpacked(stored: Any) -> np.ndarray:
-    """Return the numbers of a compressed file without slope; the last used volumes are held."""
+def _unpack(stored: Any) -> np.ndarray:
+    """Return the numbers of a compressed file, to which no slope is applied."""
     from nibabel.openers import ImageOpener
     from nibabel.volumeutils import array_from_file
 
-    key = stored.file_like, os.stat(stored.file_like).st_mtime_ns
-    with _lock:
-        if key in _held:
-            _held.move_to_end(key)
-            return _held[key]
     opener: Any = ImageOpener(stored.file_like)
     with opener as file:
         volume = array_from_file(stored.shape, stored.dtype, file, stored.offset, stored.order)
         while file.read(2**20):  # the end of the file has its checksum
             pass
-    with _lock:
-        _held[key] = volume
-        while sum(held.nbytes for held in _held.values()) > _MAX_HELD:
-            _held.popitem(last=False)
     return volume

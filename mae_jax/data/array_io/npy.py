@@ -1,8 +1,11 @@
 """numpy's files: `.npy`, which is mapped into memory, and `.npz`, `FILE::KEY`."""
 
+import contextlib
 import functools
+import io
 import threading
 import zipfile
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -10,6 +13,7 @@ from mae_jax.data import arrays
 from mae_jax.data.array_io import keys
 from mae_jax.data.bad_examples import Unreadable, reason
 
+MAGIC = b"\x93NUMPY"  # the first bytes of a .npy file
 # numpy parses headers by `ast`, whose recursion counter threads share in Python 3.11: without a
 # lock a good file sometimes fails with a SystemError.
 _HEADERS = threading.Lock()
@@ -39,6 +43,16 @@ def open_array(path: str) -> arrays.Array:
     return arrays.Array(loaded.shape, loaded.dtype, read)
 
 
+def parse(content: bytes) -> np.ndarray:
+    """Return the array in the content of a `.npy` file.
+
+    Raises:
+      Unreadable: the file is damaged, or holds Python objects.
+    """
+    with _parsing():
+        return np.load(io.BytesIO(content), allow_pickle=False)
+
+
 def list_keys(place: str) -> tuple[str, ...]:
     """Return the keys of an `.npz` file; a `.npy` file has none."""
     if not zipfile.is_zipfile(place):
@@ -57,15 +71,22 @@ def _read(place, dtype, offset, shape, order, part: arrays.Part) -> np.ndarray:
 def _load(place: str, key: str) -> np.ndarray:
     with open(place, "rb") as file:
         magic = file.read(6)
-    if magic != b"\x93NUMPY" and not zipfile.is_zipfile(place):
+    if magic != MAGIC and not zipfile.is_zipfile(place):
         raise Unreadable("not a .npy or .npz file, or a truncated one: write it with numpy.save")
+    with _parsing():
+        loaded = np.load(place, mmap_mode="r", allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else _from_archive(loaded, key)
+
+
+@contextlib.contextmanager
+def _parsing() -> Iterator[None]:
+    """Let one thread parse at a time, and raise `Unreadable` on damaged files."""
     try:
         with _HEADERS:
-            loaded = np.load(place, mmap_mode="r", allow_pickle=False)
-            return loaded if isinstance(loaded, np.ndarray) else _from_archive(loaded, key)
+            yield
     except Unreadable:
         raise
-    except Exception as error:  # numpy, zipfile and zlib raise many types on damaged files
+    except Exception as error:  # numpy, zipfile and zlib raise many types
         raise Unreadable(f"damaged, or no numbers ({reason(error)}): save it again") from error
 
 

@@ -1,44 +1,15 @@
 """Row groups of Parquet files, of which the last ones are kept in memory."""
 
 import bisect
-import collections
 import functools
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from mae_jax.data import cache
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.sources import arrow_columns
 
 KEPT = 2**30  # bytes in memory
-
-
-class Cache:
-    """The values read last, up to a number of bytes in all; safe to use from many threads."""
-
-    def __init__(self, limit: int):
-        self._limit, self._lock = limit, threading.Lock()
-        self._entries: collections.OrderedDict[Any, _Entry] = collections.OrderedDict()
-
-    def get(self, key: Any, read: Callable[[Any], Any]) -> Any:
-        """Return `read(key)`, which has `nbytes`; one thread reads while the others wait."""
-        with self._lock:
-            entry = self._entries.setdefault(key, _Entry())
-            self._entries.move_to_end(key)
-        with entry.lock:
-            if entry.value is None:
-                entry.value = read(key)
-                entry.size = entry.value.nbytes
-        with self._lock:
-            size = sum(entry.size for entry in self._entries.values())
-            while size > self._limit and len(self._entries) > 1:
-                size -= self._entries.popitem(last=False)[1].size
-        return entry.value
-
-
-class _Entry:
-    def __init__(self):
-        self.lock, self.value, self.size = threading.Lock(), None, 0
 
 
 class Group(NamedTuple):
@@ -50,7 +21,7 @@ class Group(NamedTuple):
     column: str
 
 
-_CACHE = Cache(KEPT)  # of the process, so that sources stay picklable
+_CACHE = cache.Cache(KEPT)  # of the process, so that sources stay picklable
 
 
 def load(groups: Sequence[Group], ends: Sequence[int], row: int) -> Any:
@@ -60,7 +31,7 @@ def load(groups: Sequence[Group], ends: Sequence[int], row: int) -> Any:
       Unreadable: the row group is damaged, or see `arrow_columns.value`.
     """
     k = bisect.bisect_right(ends, row)
-    cells = _CACHE.get(groups[k], _read)
+    cells = _CACHE.get(groups[k], functools.partial(_read, groups[k]))
     start = ends[k - 1] if k else 0
     return arrow_columns.value(cells.slice(row - start, 1).combine_chunks())
 
