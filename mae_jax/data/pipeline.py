@@ -13,12 +13,8 @@ from mae_jax.data.bad_examples import BadExamples, Unreadable
 from mae_jax.data.sources.source import Example, Source, fixed_choice, length_of, read
 
 _ATTEMPTS = 100  # examples that are tried for one row of a batch
-_OF_ROWS = {
-    "image",
-    "color",
-    "spacing",
-    "times",
-}  # keys of values [repeats, ...] in an example with `repeats` rows
+# The keys of values [repeats, ...] in an example with `repeats` rows.
+_OF_ROWS = {"image", "color", "spacing", "times"}
 _log = logging.getLogger(__name__)
 
 Rows = Sequence[int] | np.ndarray

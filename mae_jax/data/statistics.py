@@ -50,7 +50,7 @@ def measure(source: Source, data: Mapping[str, Any], limit: int = 2000) -> dict[
 
     def moments(i: int) -> list[np.ndarray] | Unreadable:
         try:
-            return [_moments(x) for x in read(source, i, lambda example: [*parts(example)])]
+            return read(source, i, lambda example: [*map(_moments, parts(example))])
         except Unreadable as error:
             return error
 
@@ -64,7 +64,8 @@ def measure(source: Source, data: Mapping[str, Any], limit: int = 2000) -> dict[
         raise ValueError(f"all values of channel(s) {', '.join(empty)} are missing")
     mean = (counts * means).sum(0) / counts.sum(0)
     variance = (squares + counts * (means - mean) ** 2).sum(0) / counts.sum(0)
-    for fill in {low.min(), high.max()} & {*_FILLS} if data.get("nodata") is None else ():
+    ends = {low.min(), high.max()} if data.get("nodata") is None else set()
+    for fill in ends & {*_FILLS, *map(float, np.float32(_FILLS))}:
         text = "the number %g occurs among the values: if it means missing, set data.nodata=%g"
         _log.warning(text, fill, fill)
     std, scale = np.sqrt(variance), data.get("range", "auto")

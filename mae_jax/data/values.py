@@ -5,7 +5,7 @@ its numbers are scaled.
 """
 
 import logging
-import operator
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -214,11 +214,10 @@ def _equal(x: np.ndarray, number: float) -> np.ndarray | None:
     """Return where values of an array are a number, or None if its type cannot hold that."""
     if number != number:
         return None
-    if x.dtype.kind in "iu":
-        limits = np.iinfo(x.dtype)
-        if number != int(number) or not limits.min <= number <= limits.max:
-            return None
-        return x == int(number)
+    if x.dtype.kind in "iub":
+        limits = np.iinfo(np.uint8 if x.dtype == np.bool else x.dtype)
+        is_whole = math.isfinite(number) and number == int(number)
+        return x == int(number) if is_whole and limits.min <= number <= limits.max else None
     with np.errstate(over="ignore"):
         return x == x.dtype.type(number)
 
@@ -231,20 +230,24 @@ def scaled(
     uint8 stays if `data.range` is "auto" and nothing can be missing; the devices divide it by 255.
 
     Raises:
-      Unreadable: a number is infinite, or float32 cannot hold it.
+      Unreadable: a number that exists is infinite, or float32 cannot hold it.
+      ValueError: the range is "data" and was not measured.
     """
     scale = data.get("range", "auto")
+    if scale == "data":
+        raise ValueError("range = 'data' was not measured: give the numbers (low, high)")
     if scale == "auto" and x.dtype == np.uint8 and data.get("nodata") is None:
         return np.array(x)
-    limits = _limits(x.dtype) if isinstance(scale, str) else scale
-    if scale == "auto" and x.dtype.kind in "iu" and x.dtype != np.uint8:
-        if x.dtype.itemsize > 2 and np.abs(x.astype(np.float64)).max() > _EXACT:
-            raise Unreadable(
-                f"numbers up to {np.abs(x.astype(np.float64)).max():.0f} lose digits as float32: "
-                "set data.range"
-            )
-        limits = None
-    with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 become infinite
+    if exists is not None:
+        x = np.where(exists, x, 0)
+    if not np.isfinite(x).all():
+        raise Unreadable("the array has infinite values: replace them")
+    limits = _limits(x.dtype, scale)
+    if limits is None and x.dtype.kind in "iu" and x.dtype.itemsize > 2:
+        greatest = max(int(x.max()), -int(x.min()))
+        if greatest > _EXACT:
+            raise Unreadable(f"numbers up to {greatest} lose digits as float32: set data.range")
+    with np.errstate(over="ignore"):
         if limits is None:
             y = x.astype(np.float32)
         elif x.dtype == np.uint8 and limits == (0, 255):
@@ -252,19 +255,17 @@ def scaled(
         else:
             low, high = limits
             y = ((x.astype(np.float64) - low) / (high - low)).astype(np.float32)
-    if data.get("clip"):
-        y = y.clip(*(0, 1) if limits else (-np.inf, np.inf))
-    if exists is not None:
-        y = np.where(exists, y, np.float32(np.nan))
-    finite = np.isfinite(y)
-    if not finite.all() and not (finite if exists is None else finite | ~exists).all():
-        raise Unreadable("the array has infinite values, or values beyond float32: replace them")
-    return y
+    if not np.isfinite(y).all():
+        raise Unreadable("the array has values beyond float32: set data.range")
+    if data.get("clip") and limits:
+        y = y.clip(0, 1)
+    return y if exists is None else np.where(exists, y, np.float32(np.nan))
 
 
-def _limits(dtype: np.dtype) -> tuple[float, float] | None:
-    """Return the smallest and the greatest number of a type of whole numbers."""
-    if dtype.kind not in "iu":
-        return None
-    limits = np.iinfo(dtype)
-    return operator.attrgetter("min", "max")(limits)
+def _limits(dtype: np.dtype, scale: Any) -> tuple[float, float] | None:
+    """Return the numbers that become 0 and 1, or None if all stay as they are."""
+    if not isinstance(scale, str):
+        return scale
+    if dtype == np.uint8 or scale == "dtype" and dtype.kind in "iu":
+        return np.iinfo(dtype).min, np.iinfo(dtype).max
+    return None

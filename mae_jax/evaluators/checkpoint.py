@@ -239,6 +239,8 @@ def _values(given: Sequence[tuple[str, Any]], data: Values) -> dict[str, Any]:
         if name not in known:
             keys = ", ".join(sorted(known)) or "none"
             raise ValueError(f"--data-field={name}={value} is none of {data['modality']}'s: {keys}")
+        if value == "data":
+            raise ValueError("--data-field range=data was not measured: give range=(LOW,HIGH)")
     needed = dict(train=dict(source=""), size=data["size"])
     section = schema.section(kind, needed | dict(given)) if given else {}
     return {name: section[name] for name, _ in given}

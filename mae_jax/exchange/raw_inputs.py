@@ -19,6 +19,7 @@ class RawInputs(NamedTuple):
     dtype: type
     mean: tuple[float, ...]  # per channel, of uint8 / 255 or of the floats; () = unknown
     std: tuple[float, ...]
+    terms: str = ""  # what users do to numbers before the file gets them
     gaps: bool = False  # NaN is a missing value, as in the training
 
     def __str__(self) -> str:
@@ -28,7 +29,8 @@ class RawInputs(NamedTuple):
             return "normalised values, because mean and std are unknown (give --mean and --std)"
         scaled = "x / 255" if self.dtype is jnp.uint8 else "x"
         gaps = ", and NaN is a missing value" if self.gaps else ""
-        return f"raw values x; the file computes ({scaled} - mean) / std itself{gaps}"
+        raw = f"x = {self.terms}" if self.terms else "raw values x"
+        return f"{raw}; the file computes ({scaled} - mean) / std itself{gaps}"
 
     def normalize(self, x: Shaped[Array, "b *size c"]) -> Shaped[Array, "b *size c"]:
         """Return raw inputs as the network takes them."""
@@ -76,8 +78,12 @@ def of(
             f"the positions of {info.path} depend on the spacing of an input "
             "(data.reference_spacing), which exported files do not take: use mae_jax.embed"
         )
-    scale = data.get("range", "auto")
-    if not isinstance(scale, str) and given["mean"] and not data.get("clip"):
+    scale, terms = data.get("range", "auto"), ""
+    if scale == "dtype":
+        terms = "whole numbers taken to 0 to 1 by the limits of their type"
+    elif data.get("clip"):
+        terms = f"(number - {scale[0]:g}) / {scale[1] - scale[0]:g}, cut to 0 to 1"
+    elif not isinstance(scale, str) and given["mean"]:
         low, high = scale  # the raw numbers, of which `low` became 0 and `high` 1
         extent = high - low
         given["mean"] = tuple(low + extent * x for x in given["mean"])
@@ -86,4 +92,4 @@ def of(
     is_bytes = data.get("modality", default) in BYTES and given["mean"]
     gaps = data.get("nodata") is not None
     is_bytes = is_bytes and scale == "auto" and not gaps
-    return RawInputs(jnp.uint8 if is_bytes else jnp.float32, **given, gaps=gaps)
+    return RawInputs(jnp.uint8 if is_bytes else jnp.float32, **given, terms=terms, gaps=gaps)

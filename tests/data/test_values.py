@@ -224,7 +224,7 @@ def test_numbers_that_float32_cannot_hold_are_refused_or_told(caplog):
     assert "data.range='data' keeps them" in caplog.text
     data = measured(section(range="data"), far)
     np.testing.assert_allclose(normalized(far, data), (far - far.mean()) / far.std(), atol=1e-4)
-    with pytest.raises(Unreadable, match="infinite values, or values beyond float32"):
+    with pytest.raises(Unreadable, match="values beyond float32: set data.range"):
         views(np.full((32, 32), 1e300), section())
 
 
@@ -269,3 +269,38 @@ def test_the_times_of_a_signal_are_a_band_of_it():
     np.testing.assert_allclose(np.diff(longer[:3]), np.median(np.diff(times)), atol=1e-5)
     with pytest.raises(Unreadable, match="times in band 1 do not increase"):
         transforms.eval_transform(data)({"image": x[::-1], "label": -1})
+
+
+def test_what_a_tiff_says_of_missing_values_counts_in_any_source():
+    x = RNG.normal(size=(32, 32)).astype(np.float32)
+    x[5] = -9999
+    file = tiff(x, extratags=[(42113, 2, 0, "-9999", True)])
+    seen = views(file, section("image", range=(0, 1), nodata="file"))[0]
+    assert np.isnan(seen[5]).all() and np.isfinite(np.delete(seen, 5, 0)).all()
+    with pytest.raises(Unreadable, match=r"missing values \(NaN or -9999.0 or a mask\)"):
+        views(file, section("image", range=(0, 1)))
+    bytes_too = tiff(np.zeros((32, 32), np.uint8), extratags=[(42113, 2, 0, "0", True)])
+    with pytest.raises(Unreadable, match="missing values"):
+        views(bytes_too, section("image"))
+    metadata = '<GDALMetadata><Item name="SCALE" sample="0" role="scale">0.1</Item></GDALMetadata>'
+    scaled = tiff(x, extratags=[(42112, 2, 0, metadata, True)])
+    with pytest.raises(Unreadable, match="a scale or an offset of its values: read it by geotiff:"):
+        views(scaled, section("image", range=(0, 1)))
+
+
+def test_odd_types_and_numbers():
+    far = np.array([[[5]], [[-(2**31)]]], np.int32)
+    exists = values._equal(far, -(2.0**31))
+    np.testing.assert_array_equal(
+        values.scaled(far, ~exists, section(nodata=1.0)).ravel(), [5, np.nan]
+    )
+    masks = np.array([[[True]], [[False]]])
+    assert values._equal(masks, -9999.0) is None and values._equal(far, np.inf) is None
+    assert values.scaled(masks, None, section()).ravel().tolist() == [1, 0]
+    window = section(range=(0, 1), clip=True)
+    with pytest.raises(Unreadable, match="infinite values"):
+        values.scaled(np.full((2, 1), np.inf), None, window)
+    with pytest.raises(ValueError, match="range = 'data' was not measured"):
+        values.scaled(far, None, section(range="data"))
+    data = measured(section("image"), arrays.of(masks.reshape(2, 1), sides=2))
+    assert data["range"] == (0, 1)

@@ -12,9 +12,9 @@ from tiny_models import DECODER, MODELS, TINY
 
 from mae_jax import export
 from mae_jax.evaluators import features
-from mae_jax.exchange import artefacts, check, computation
+from mae_jax.exchange import artefacts, check, computation, raw_inputs
 from mae_jax.models import build, masking
-from mae_jax.weights import load
+from mae_jax.weights import checkpoint_info, load
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.25]
 MORE = {  # every tokenizer, decoder and target that has operations of its own
@@ -224,3 +224,37 @@ def test_a_mistake_is_one_sentence_and_status_2(name, options, says, tmp_path, m
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and says in error and len(error.strip().splitlines()) == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        (dict(range=[10, 30]), "raw values x; the file computes (x - mean) / std itself"),
+        (
+            dict(range=[10, 30], clip=True),
+            "x = (number - 10) / 20, cut to 0 to 1; the file computes",
+        ),
+        (dict(range="dtype"), "x = whole numbers taken to 0 to 1 by the limits of their type; the"),
+        (dict(range="auto"), "raw values x; the file computes (x - mean) / std itself"),
+    ],
+)
+def test_raw_inputs_are_those_of_the_range(data, words):
+    config = dict(data=dict(modality="volume") | data)
+    info = checkpoint_info.CheckpointInfo(
+        "run",
+        "MaskedAutoencoder",
+        dict(patch=(4, 4)),
+        {},
+        dict,
+        1,
+        mean=[0.5],
+        std=[0.25],
+        config=config,
+    )
+    raw = raw_inputs.of(info, None, None)
+    assert str(raw).startswith(words)
+    numbers = np.float32([[[[20.0]]]])
+    as_network = (
+        (numbers - 10) / 20 if data["range"] == [10, 30] and "clip" not in data else numbers
+    )
+    np.testing.assert_allclose(raw.normalize(numbers), (as_network - 0.5) / 0.25, rtol=1e-6)

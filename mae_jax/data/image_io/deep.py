@@ -13,10 +13,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from mae_jax.data import bad_examples
 from mae_jax.data.bad_examples import Unreadable
 
 _log = logging.getLogger(__name__)
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_METADATA, _NODATA = 42112, 42113  # GDAL's tags
 _MAX_BYTES = 2**31  # of a decoded picture
 _COLORS = {0, 1, 2, 3, 5, 6}  # photometric interpretations: gray, RGB, palette, CMYK, YCbCr
 _SIZ = b"\xff\x4f\xff\x51"  # the first markers of a JPEG 2000 code stream
@@ -47,8 +49,7 @@ def decode(data: bytes) -> np.ndarray:
     except Unreadable:
         raise
     except Exception as error:  # tifffile and Pillow raise nearly every type on damaged files
-        reason = " ".join(str(error).split())[:100]
-        raise Unreadable(f"not a readable picture: {reason}") from error
+        raise Unreadable(f"not a readable picture: {bad_examples.reason(error)}") from error
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
@@ -62,15 +63,42 @@ def _is_deep_tiff(data: bytes) -> bool:
             colors = page.samplesperpixel - len(extra)
             plain = page.photometric in _COLORS and colors in (1, 3, 4) and page.sampleformat == 1
             # 1 and 2 are transparency; others are bands of another meaning, or of none.
-            return not (plain and bits <= 8 and extra in ((), (1,), (2,)))
+            is_color = plain and bits <= 8 and extra in ((), (1,), (2,))
+            return not is_color or _NODATA in page.tags or _refused(file) != ""
     except Exception:  # `decode` has the reason
         return False
+
+
+def nodata(data: bytes) -> tuple[float, ...]:
+    """Return the numbers that a TIFF calls missing, as GDAL writes them; () for other files."""
+    if not data.startswith(_TIFF):
+        return ()
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page: Any = file.pages[0]
+        text = str(page.tags[_NODATA].value) if _NODATA in page.tags else ""
+    try:
+        return (float(text.strip("\0 ")),) if text else ()
+    except ValueError as error:
+        raise Unreadable(f"the TIFF calls {text!r} missing, which is no number") from error
+
+
+def _refused(file: Any) -> str:
+    """Return what a TIFF says of its values that only readers of GeoTIFF apply, or ""."""
+    says = file.pages[0].tags.get(_METADATA)
+    if says is not None and re.search('role="(scale|offset)"', str(says.value)):
+        return "a scale or an offset"
+    is_mask = lambda page: bool(getattr(page, "subfiletype", 0) & 4)
+    return "a mask" if any(map(is_mask, file.pages[1:])) else ""
 
 
 def _tiff(data: bytes) -> np.ndarray:
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
+        if says := _refused(file):
+            raise Unreadable(f"the TIFF has {says} of its values: read it by geotiff: or arrays:")
         page: Any = file.pages[0]
         _check_size(page.size * (page.dtype.itemsize if page.dtype else 1))
         try:
@@ -79,7 +107,7 @@ def _tiff(data: bytes) -> np.ndarray:
             if "imagecodecs" not in str(error) or page.samplesperpixel > 4:
                 raise
             return _by_opencv(data)  # it knows more compressions
-        if len(file.pages) > 1:
+        if len(file.pages) > 1 and not file.pages[1].is_reduced:
             _tell_of_pages(len(file.pages))
         if page.axes.startswith("S"):
             pixels = np.moveaxis(pixels, 0, -1)

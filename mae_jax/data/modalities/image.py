@@ -4,6 +4,7 @@ Pictures of 8 bits stay uint8, up to the device. Others, and those of configs wi
 `nodata` or `bands`, are float32 and resized linearly; see `values`.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,8 @@ def open_values(image: Picture, data: Mapping[str, Any]) -> values.Values:
     if not isinstance(image, arrays.Array):
         is_color = not data.get("bands") and not _is_deep(image) and has_8_bits(image)
         whole = decode.decode(image, data["channels"]) if is_color else decode.bands(image)
-        image = arrays.of(whole, sides=2)
+        says = deep.nodata(image) if _is_deep(image) else ()
+        image = dataclasses.replace(arrays.of(whole, sides=2), nodata=says)
     if data.get("range", "auto") == "auto" and image.dtype != np.uint8:
         raise Unreadable(
             f"the picture has values of {image.dtype}, where others have 8 bits: set data.range to "
@@ -76,7 +78,8 @@ def has_8_bits(image: Picture) -> bool:
     image = _content(image)
     if isinstance(image, bytes):
         return not deep.is_deep(image) or decode.bands(image).dtype == np.uint8
-    return image.dtype in (np.uint8, np.bool)
+    is_mask = image.dtype == np.bool and isinstance(image, np.ndarray)  # becomes 0 and 255
+    return image.dtype == np.uint8 or is_mask
 
 
 def _is_deep(image: bytes | np.ndarray) -> bool:
