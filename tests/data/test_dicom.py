@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from mae_jax.data import array_io, sources
+from mae_jax.data import array_io, sources, values
 from mae_jax.data.array_io import dicom
 from mae_jax.data.bad_examples import Unreadable
 
@@ -137,6 +137,46 @@ def test_tables_palettes_and_doses_are_applied(tmp_path):
         dose.read(dose.whole), data.pixel_array * float(data.DoseGridScaling), rtol=1e-12
     )
     np.testing.assert_allclose(dose.spacing, (5, 10, 10))
+
+
+def test_padding_is_missing_where_a_table_is_applied(tmp_path):
+    """The padding is a stored number, to which the tables give the value of another one."""
+    pixels = np.array([[0, 1, 2, 2], [3, 0, 1, 0]], np.uint8)
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [4, 0, 16], [70, 70, 1000, 60000]
+    table["LUTDescriptor"].VR, table["LUTData"].VR = "US", "US"
+    table.ModalityLUTType = "HU"
+    plain = dict(RescaleSlope=None, RescaleIntercept=None, PixelPaddingValue=0)
+    tags = plain | dict(ModalityLUTSequence=Sequence([table]))
+    array = dicom.open_array(save(tmp_path / "a.dcm", pixels, **tags))
+    assert (array.nodata, array.dtype) == ((), np.uint16)
+    expected = np.array([70, 70, 1000, 60000])[pixels]
+    np.testing.assert_array_equal(array.read(array.whole), expected)
+    np.testing.assert_array_equal(array.valid(array.whole), pixels != 0)
+    data = dict(channels=1, nodata=None)
+    with pytest.raises(Unreadable, match="has missing values"):
+        values.of(array, 2, data).read(array.whole)
+    found = values.of(array, 2, data | dict(nodata="file")).read(array.whole)
+    np.testing.assert_array_equal(np.isnan(found[..., 0]), pixels == 0)
+
+    tags = plain | dict(PhotometricInterpretation="PALETTE COLOR", PixelPaddingRangeLimit=1)
+    for i, color in enumerate(("Red", "Green", "Blue")):
+        tags[f"{color}PaletteColorLookupTableDescriptor"] = [4, 0, 8]
+        tags[f"{color}PaletteColorLookupTableData"] = bytes([9, 9, 9, 10 * i])
+    array = dicom.open_array(save(tmp_path / "b.dcm", pixels, **tags))
+    assert (array.nodata, array.shape) == ((), (2, 4, 3))
+    part = (slice(0, 2), slice(1, 3), slice(1, 3))
+    exists = np.repeat(pixels[:, 1:3, None] > 1, 2, axis=-1)
+    np.testing.assert_array_equal(array.valid(part), exists)
+
+
+def test_padding_of_floats_is_missing(tmp_path):
+    tags = dict(FloatPixelData=np.float32([1, -5, 2, -5]).tobytes(), FloatPixelPaddingValue=-5.0)
+    tags |= dict(PixelData=None, HighBit=None, BitsStored=None, PixelRepresentation=None)
+    tags |= dict(RescaleSlope=None, RescaleIntercept=None)
+    array = dicom.open_array(save(tmp_path / "a.dcm", np.zeros((2, 2), np.float32), **tags))
+    np.testing.assert_array_equal(array.read(array.whole), [[1, -5], [2, -5]])
+    assert array.nodata == (-5,)
 
 
 @pytest.mark.parametrize("step", [2.5, -2.5])

@@ -28,6 +28,8 @@ _UNEVEN = 0.1  # of the distance of two slices, by which rounded positions may b
 _EQUAL = 1e-3  # up to here directions and spacings are equal
 _GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")  # the first bytes of files without a preamble
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+_FLOATS = ("", "Float", "DoubleFloat")  # elements for each kind of pixels
 _MACROS = {  # where files of many frames say what others say once
     "ImageOrientationPatient": "PlaneOrientationSequence",
     "ImagePositionPatient": "PlanePositionSequence",
@@ -41,7 +43,8 @@ _TAGS = (
     *_MACROS,
     *"PatientID SeriesInstanceUID PhotometricInterpretation SamplesPerPixel Rows Columns".split(),
     *"BitsAllocated BitsStored PixelRepresentation NumberOfFrames ModalityLUTSequence".split(),
-    *"PixelPaddingValue PixelPaddingRangeLimit ImagerPixelSpacing DoseGridScaling".split(),
+    *(f"{of}{name}" for name in _PADDING for of in _FLOATS),
+    *"ImagerPixelSpacing DoseGridScaling".split(),
     *"GridFrameOffsetVector RedPaletteColorLookupTableDescriptor".split(),
     *"SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence".split(),
 )
@@ -52,9 +55,9 @@ class Scale(NamedTuple):
 
     stored: np.dtype
     dtype: np.dtype
-    has_table: bool  # a look-up table of the modality
+    table: str  # the look-up table that is applied, "palette" or "modality", or ""
     factors: tuple[tuple[float, float], ...]  # slope and intercept, of each frame or of all
-    padding: tuple[float, ...]  # stored numbers of missing values: nothing, one, or two limits
+    padding: tuple[float, ...]  # see `_padding`
 
 
 class Grid(NamedTuple):
@@ -293,11 +296,12 @@ def _scale(data: Any, is_float: bool) -> Scale:
     from pydicom.pixels.utils import pixel_dtype
 
     stored = pixel_dtype(data, as_float=is_float).newbyteorder("=")
+    padding = _padding(data, stored)
     if data.PhotometricInterpretation == "PALETTE COLOR":
         bits = data.RedPaletteColorLookupTableDescriptor[2]
-        return Scale(stored, np.dtype(f"u{bits // 8}"), False, ((1.0, 0.0),), ())
+        return Scale(stored, np.dtype(f"u{bits // 8}"), "palette", ((1.0, 0.0),), padding)
     if data.get("ModalityLUTSequence"):
-        return Scale(stored, np.dtype(np.uint16), True, ((1.0, 0.0),), ())
+        return Scale(stored, np.dtype(np.uint16), "modality", ((1.0, 0.0),), padding)
     dose = _numbers(data.get("DoseGridScaling"), 1)
     slopes = _of_frames(data, "RescaleSlope", 1)
     intercepts = _of_frames(data, "RescaleIntercept", 1)
@@ -309,12 +313,17 @@ def _scale(data: Any, is_float: bool) -> Scale:
         raise Unreadable("RescaleSlope = 0 would make all values equal: correct it")
     is_scaled = any(factor != (1, 0) for factor in factors)
     dtype = np.result_type(stored, np.float32) if is_scaled else stored
-    padding = [data.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
-    padding = () if padding[0] is None else tuple(x for x in padding if x is not None)
+    factors = factors[:1] if len({*factors}) == 1 else factors
+    return Scale(stored, dtype, "", tuple(factors), padding)
+
+
+def _padding(data: Any, stored: np.dtype) -> tuple[float, ...]:
+    """Return the stored numbers that stand for missing values: nothing, one, or two limits."""
+    found = [[x for of in _FLOATS if (x := data.get(of + name)) is not None] for name in _PADDING]
+    padding = tuple(float(x[0]) for x in found if x) if found[0] else ()
     if stored.kind in "iu":  # unsigned bits often stand for a negative number
         padding = tuple(np.array(padding, np.int64).astype(stored).tolist())
-    factors = factors[:1] if len({*factors}) == 1 else factors
-    return Scale(stored, dtype, False, tuple(factors), padding)
+    return padding
 
 
 def _grid(data: Any) -> Grid:
@@ -422,7 +431,8 @@ def _to_array(
     """Return an array; numbers stand for missing values if they are the same in all slices."""
     missing = {_missing(header, k) for header in headers for k in range(len(header.scale.factors))}
     limits = next(iter(missing))
-    is_number = len(missing) == 1 and len({*limits}) < 2
+    has_table = any(header.scale.table for header in headers)  # which may make numbers equal
+    is_number = len(missing) == 1 and (not limits or len({*limits}) == 1 and not has_table)
     return Array(
         shape=shape,
         dtype=np.result_type(*{header.scale.dtype for header in headers}),
@@ -436,9 +446,12 @@ def _to_array(
 
 
 def _missing(header: Header, k: int) -> tuple[float, ...]:
-    """Return the limits of the values that stand for missing ones in frame k, or nothing."""
-    if not header.scale.padding:
-        return ()
+    """Return the limits of the values that stand for missing ones in frame k, or nothing.
+
+    Those under a look-up table are limits of stored numbers.
+    """
+    if header.scale.table or not header.scale.padding:
+        return header.scale.padding
     slope, intercept = _factor(header, k)
     ends = np.array(header.scale.padding, np.float64) * slope + intercept
     return tuple(np.array([ends.min(), ends.max()]).astype(header.scale.dtype).tolist())
@@ -462,11 +475,12 @@ def _read_slices(
     return np.stack(slices, dtype=dtype, casting="same_kind")
 
 
-def _read_frame(header: Header, k: int, part: Part) -> Shaped[np.ndarray, "*part"]:
+def _read_stored(header: Header, k: int, part: Part) -> tuple[np.ndarray, Any]:
+    """Return the stored numbers of rows and columns, and the data set with the look-up tables."""
     pydicom = _import_pydicom()
-    from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+    from pydicom.pixels import pixel_array
 
-    data, syntax, scale = pydicom.Dataset(), pydicom.uid.UID(header.syntax), header.scale
+    data, syntax = pydicom.Dataset(), pydicom.uid.UID(header.syntax)
     try:
         if header.is_regular:
             x = pixel_array(header.path, ds_out=data, index=k, transfer_syntax_uid=syntax)
@@ -474,11 +488,19 @@ def _read_frame(header: Header, k: int, part: Part) -> Shaped[np.ndarray, "*part
             data = pydicom.dcmread(header.path, force=True)
             data.file_meta.TransferSyntaxUID = syntax
             x = pixel_array(data, index=k)
-        x = x[part[:2]]
-        if header.photometric == "PALETTE COLOR":
-            x = apply_color_lut(x, data)
-        if scale.has_table:
-            x = apply_modality_lut(x, data)
+        return x[part[:2]], data
+    except Exception as error:
+        raise _unreadable(error) from error
+
+
+def _read_frame(header: Header, k: int, part: Part) -> Shaped[np.ndarray, "*part"]:
+    from pydicom.pixels import apply_color_lut, apply_modality_lut
+
+    x, data = _read_stored(header, k, part)
+    scale = header.scale
+    try:
+        if scale.table:
+            x = {"palette": apply_color_lut, "modality": apply_modality_lut}[scale.table](x, data)
         x = x[(..., *part[2:])]
         slope, intercept = _factor(header, k)
         if (slope, intercept) != (1, 0):
@@ -491,5 +513,10 @@ def _read_frame(header: Header, k: int, part: Part) -> Shaped[np.ndarray, "*part
 
 
 def _exists(header: Header, k: int, part: Part) -> Bool[np.ndarray, "*part"]:
-    values, ends = _read_frame(header, k, part), _missing(header, k)
-    return (values < ends[0]) | (values > ends[1]) if ends else np.ones(values.shape, bool)
+    stored, _ = _read_stored(header, k, part)
+    if header.scale.table == "palette":
+        stored = np.repeat(stored[..., None], header.shape[-1], axis=-1)
+    stored, padding = stored[(..., *part[2:])], header.scale.padding
+    if not padding:
+        return np.ones(stored.shape, bool)
+    return (stored < min(padding)) | (stored > max(padding))
