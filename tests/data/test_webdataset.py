@@ -95,6 +95,16 @@ def test_the_ending_chooses_the_input(tmp_path):
         sources.open_source(spec, "all", "audio")
 
 
+@pytest.mark.parametrize("names", ["a.png a.cls a.png", "a.png a.PNG", "a.png b.png a.cls b.cls"])
+def test_members_of_a_key_come_once_and_together(tmp_path, names):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in names.split():
+            tar.addfile(tarfile.TarInfo(name))
+    twice = names.split()[2 if "cls" in names else 1]
+    with pytest.raises(ValueError, match=f"has the member '{twice}' twice, or apart from others"):
+        sources.open_source(f"webdataset:{tmp_path}/a.tar", "all")
+
+
 def test_hostile_archives(tmp_path):
     path = tmp_path / "a.tar"
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE):

@@ -102,17 +102,27 @@ def _index(path: str, changed: int, endings: tuple[str, ...]) -> _Shard:
 
 
 def _examples(path: str) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Yield the keys of a tar file with their members by ending."""
-    last, found = None, {}
+    """Yield the keys of a tar file with their members by ending.
+
+    Raises:
+      ValueError: a member comes twice, or the members of a key do not follow each other.
+    """
+    last, found, done = None, {}, set()
     for name, member in _members(path):
         folder, slash, base = name.rpartition("/")
         stem, _, ending = base.partition(".")
         key = folder + slash + stem
         if not stem:  # hidden
             continue
-        if key != last or ending.lower() in found:
+        if key in done or key == last and ending.lower() in found:
+            raise ValueError(
+                f"{path!r} has the member {name!r} twice, or apart from others of its key: write "
+                "tar files in which the members of each key are different and follow each other"
+            )
+        if key != last:
             if found:
                 yield str(last), found
+                done.add(last)
             last, found = key, {}
         found[ending.lower()] = member
     if found:
