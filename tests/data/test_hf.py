@@ -52,6 +52,13 @@ def test_splits_and_classes(tmp_path):
         sources.open_source(f"hf:{tmp_path}/d", "dev")
 
 
+def test_splits_agree_on_the_names_of_classes(tmp_path):
+    other = dataset(3).cast_column("label", datasets.ClassLabel(names=["dog", "cat", "emu"]))
+    datasets.DatasetDict(train=dataset(5), validation=other).save_to_disk(tmp_path / "d")
+    with pytest.raises(ValueError, match="'train' and 'validation' have different names of the cl"):
+        sources.open_source(f"hf:{tmp_path}/d", "train")
+
+
 def test_a_data_set_without_splits_and_a_choice_of_rows(tmp_path):
     dataset(40).filter(lambda row: row["label"]).save_to_disk(tmp_path / "d")
     whole = sources.open_source(f"hf:{tmp_path}/d", "all")

@@ -55,6 +55,19 @@ def test_rows_of_hugging_face(tmp_path, caplog):
     assert len(sources.open_source(pattern, "all")) == 8
 
 
+def test_files_agree_on_the_names_of_classes(tmp_path):
+    """A number would mean two classes."""
+    kinds = lambda *names: {"label": {"names": names, "_type": "ClassLabel"}}
+    columns, image = {"image": [png(0)] * 2, "label": [0, 1]}, {"other": {"_type": "Image"}}
+    write(tmp_path / "train.parquet", columns, hugging_face(kinds("cat", "dog")))
+    write(tmp_path / "test.parquet", columns, hugging_face(kinds("cat", "dog") | image))
+    assert sources.open_source(f"parquet:{tmp_path}", "test").classes == ("cat", "dog")
+    for metadata in (hugging_face(kinds("dog", "cat")), None):
+        write(tmp_path / "test.parquet", columns, metadata)
+        with pytest.raises(ValueError, match="have different names of the classes in column 'labe"):
+            sources.open_source(f"parquet:{tmp_path}", "train")
+
+
 def test_a_split_column_groups_and_folds(tmp_path):
     count = 300
     columns = {"image": [b"x"] * count, "fold": [i % 3 for i in range(count)]}

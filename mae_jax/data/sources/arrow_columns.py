@@ -1,7 +1,7 @@
 """Columns of Arrow tables: the inputs, and the labels and splits with them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,8 +49,33 @@ def choose(names: Sequence[str], columns: str, modality: str, spec: str) -> tupl
     ]
 
 
-def class_names(schema: Any) -> dict[str, Sequence[str]]:
-    """Return the names of classes by column that `datasets` of Hugging Face stored in a schema."""
+def class_names(
+    schemas: Iterable[tuple[str, Any]], columns: Sequence[str], title: str
+) -> dict[str, Sequence[str]]:
+    """Return the names of classes by column that `datasets` of Hugging Face stored in schemas.
+
+    Args:
+      schemas: of all files, each with its name.
+      columns: that are read.
+
+    Raises:
+      ValueError: the names in two files differ, so that a number would mean two classes.
+    """
+    (first, schema), *others = schemas
+    names = _class_names(schema)
+    for other, schema in others:
+        own = _class_names(schema)
+        for column in columns:
+            if own.get(column) != names.get(column):
+                raise ValueError(
+                    f"{title}: {first!r} and {other!r} have different names of the classes in "
+                    f"column {column!r}, so that a number means two classes: write both with one "
+                    "list of names"
+                )
+    return {name: names[name] for name in columns if name in names}
+
+
+def _class_names(schema: Any) -> dict[str, Sequence[str]]:
     try:
         stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = stored["info"]["features"].items()

@@ -55,19 +55,21 @@ def of_files(files: dict[str, str], columns: str, split: str, modality: str, spe
         values["split"] = [name for name, part in of_parts for _ in range(part.table.num_rows)]
     names = zip(shards.short_names(files), parts, strict=True)
     places = [f"{name}[{i}]" for name, part in names for i in range(part.table.num_rows)]
-    labelled = arrow_columns.label_table(
-        values, table.schema, places, parts[0].classes, columns.partition(",")[2], f"data {spec!r}"
-    )
+    schemas, title = [(part.path, part.schema) for part in parts], f"data {spec!r}"
+    classes = arrow_columns.class_names(schemas, table.column_names, title)
+    label = columns.partition(",")[2]
+    labelled = arrow_columns.label_table(values, table.schema, places, classes, label, title)
     load = functools.partial(row_groups.load, groups, ends)
     return tables.examples(labelled, split, "", load, spec)
 
 
 class _File(NamedTuple):
+    path: str
     groups: Sequence[row_groups.Group]
     counts: Sequence[int]  # of rows, by group
     bytes: int  # of the columns, unpacked
     table: Any  # of labels and splits
-    classes: dict[str, Sequence[str]]
+    schema: Any  # of all columns
 
 
 def _open(path: str, columns: str, modality: str, spec: str) -> _File:
@@ -88,7 +90,7 @@ def _open(path: str, columns: str, modality: str, spec: str) -> _File:
     all_of = [metadata.row_group(number) for number in numbers]
     size = sum(group.total_byte_size for group in all_of)
     counts = [group.num_rows for group in all_of]
-    return _File(groups, counts, size, table, arrow_columns.class_names(schema))
+    return _File(path, groups, counts, size, table, schema)
 
 
 def _tell_large(groups: Sequence[row_groups.Group], parts: Sequence[_File], spec: str) -> None:

@@ -50,10 +50,10 @@ def saved(place: str, split: str, modality: str) -> Examples:
     if len({*names}) > 1 and "split" not in values:
         values["split"] = [name for part, name in parts for _ in range(len(part))]
     places = [f"{name or 'row'}[{i}]" for part, name in parts for i in range(len(part))]
-    schema = first.features.arrow_schema
-    label = columns.partition(",")[2]
-    classes = arrow_columns.class_names(schema)
-    table = arrow_columns.label_table(values, schema, places, classes, label, f"data {spec!r}")
+    schemas = [(name, part.features.arrow_schema) for part, name in parts]
+    label, title = columns.partition(",")[2], f"data {spec!r}"
+    classes = arrow_columns.class_names(schemas, others, title)
+    table = arrow_columns.label_table(values, schemas[0][1], places, classes, label, title)
     ends = [*itertools.accumulate(len(part) for part, _ in parts)]
     inputs = [part.select_columns([column]).with_format("arrow") for part, _ in parts]
     return tables.examples(table, split, "", functools.partial(_load, inputs, ends, column), spec)
