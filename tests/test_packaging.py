@@ -150,3 +150,23 @@ def test_what_is_imported_is_declared():
             if not providers & declared:
                 undeclared.add(f"{path.relative_to(ROOT)} imports {name}")
     assert not undeclared
+
+
+def test_what_functions_import_is_declared_by_name():
+    """A package that comes with another one may stop to come."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    texts = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    declared = {Requirement(text).name.lower().replace("_", "-") for text in texts}
+    of_others = {"jaxlib", "libtpu", "ml_dtypes", "annotated_types"}  # parts of jax and pydantic
+    owners, undeclared = metadata.packages_distributions(), set()
+    for path in (ROOT / "mae_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                modules = [node.module]
+            for name in {module.partition(".")[0] for module in modules}:
+                providers = {owner.lower().replace("_", "-") for owner in owners.get(name, [name])}
+                known = name in sys.stdlib_module_names or name in {"mae_jax", *of_others}
+                if not known and not providers & declared:
+                    undeclared.add(f"{path.relative_to(ROOT)} imports {name}")
+    assert not undeclared
