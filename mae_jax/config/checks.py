@@ -39,6 +39,11 @@ def attention(config) -> Iterator[str]:
         yield "model.attention = 'cudnn' needs model.dtype = 'bfloat16'"
 
 
+def foreground(config) -> Iterator[str]:
+    if config.data.get("foreground"):
+        yield "data.foreground is a weight in the loss of task 'pretrain': use None"
+
+
 def regularization(config) -> Iterator[str]:
     regularize, modality = config.regularize, config.data.modality
     if regularize.randaugment and (modality != "image" or config.data.channels not in (1, 3)):
@@ -137,5 +142,5 @@ def values(config) -> Iterator[str]:
 
 
 RULES = (size, vocabulary, values, attention, evaluators, batches, schedule, statistics)
-FINE_TUNING = (regularization, optimizer, head)
+FINE_TUNING = (foreground, regularization, optimizer, head)
 TASK_RULES = dict(pretrain=(), classify=(*FINE_TUNING, smoothing), regress=(*FINE_TUNING, new_head))

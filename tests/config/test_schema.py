@@ -106,6 +106,11 @@ MISTAKES = [  # config, changes, sentence: the value and a way out
     ("vit_base", {"data.range": (1.0, 0.0)}, r"data.range = \(1.0, 0.0\) must be \(low, high\)"),
     ("volume_small", {"data.spacing": (1.0,)}, r"data.spacing = \(1.0,\) must have a number for"),
     ("signal_small", {"data.time_band": 1}, "data.time_band needs data.reference_spacing, the"),
+    (
+        "finetune_vit_base",
+        {"data.foreground": (0.1, 0.5)},
+        "data.foreground is a weight in the loss",
+    ),
     ("volume_small", {"data.nodata": "none"}, "data.nodata = 'none' must be a number,"),
     ("quickstart", {"model.depth": 3.5}, "model.depth = 3.5 must be a whole number of at least 1"),
     ("quickstart", {"model.depth": True}, "model.depth = True must be a whole number"),
