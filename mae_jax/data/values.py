@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from mae_jax.data import arrays
+from mae_jax.data import arrays, notices
 from mae_jax.data.arrays import Array
 from mae_jax.data.bad_examples import Unreadable
 
 _EXACT = 2**24  # the whole numbers up to which float32 holds each
 _log = logging.getLogger(__name__)
-_told: set[tuple[int, ...]] = set()  # shapes that the log has named
 
 
 class View(NamedTuple):
@@ -193,7 +192,8 @@ def _channel_axis(array: Array, sides: int, data: Mapping[str, Any]) -> int:
             "data.channel_axis='first' or 'last'"
         )
     if first:
-        _tell_of_turning(shape[0], shape)
+        text = "arrays have their %d channels first, and are turned"
+        notices.once(_log.info, text, shape[0])
         return 0
     if like_first and not last:
         raise Unreadable(
@@ -201,13 +201,6 @@ def _channel_axis(array: Array, sides: int, data: Mapping[str, Any]) -> int:
             f"data.channels={shape[0]}, or choose data.bands"
         )
     return -1
-
-
-def _tell_of_turning(channels: int, shape: tuple[int, ...]) -> None:
-    if shape not in _told:
-        _told.add(shape)
-        text = "arrays such as one of shape %s have their %d channels first, and are turned"
-        _log.info(text, shape, channels)
 
 
 def _equal(x: np.ndarray, number: float) -> np.ndarray | None:

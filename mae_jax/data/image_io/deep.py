@@ -3,7 +3,6 @@
 Pillow opens many of them and silently drops bits or bands.
 """
 
-import functools
 import io
 import logging
 import re
@@ -13,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mae_jax.data import bad_examples
+from mae_jax.data import bad_examples, notices
 from mae_jax.data.bad_examples import Unreadable
 
 _log = logging.getLogger(__name__)
@@ -108,17 +107,13 @@ def _tiff(data: bytes) -> np.ndarray:
                 raise
             return _by_opencv(data)  # it knows more compressions
         if len(file.pages) > 1 and not file.pages[1].is_reduced:
-            _tell_of_pages(len(file.pages))
+            text = "of TIFF files with several pages only the first is read: use arrays: for stacks"
+            notices.once(_log.warning, text)
         if page.axes.startswith("S"):
             pixels = np.moveaxis(pixels, 0, -1)
         if pixels.ndim not in (2, 3):
             raise Unreadable(f"a TIFF page of shape {pixels.shape} is no [h, w] or [h, w, c]")
         return pixels
-
-
-@functools.cache
-def _tell_of_pages(count: int) -> None:
-    _log.warning("of a TIFF with %d pages only the first is read: use arrays for stacks", count)
 
 
 def _other(data: bytes) -> np.ndarray:
