@@ -1,10 +1,8 @@
 """Files of features: a row for each example, or a map of one input."""
 
-import contextlib
 import importlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,7 +111,7 @@ def _write_npz_rows(path: str, rows: Rows, about: Metadata) -> None:
 
 def _write_zarr_rows(path: str, rows: Rows, about: Metadata) -> None:
     attributes = {**about, "names": rows.names, "notes": rows.notes}
-    _write_zarr(path, dict(features=rows.features, labels=rows.labels), attributes)
+    zarr.write(path, dict(features=rows.features, labels=rows.labels), attributes)
 
 
 def _write_geotiff(path: str, found: FeatureMap, about: Metadata) -> None:
@@ -139,7 +137,7 @@ def _write_zarr_map(path: str, found: FeatureMap, about: Metadata) -> None:
         place |= dict(affine=found.frame.affine.tolist(), crs=found.frame.crs)
     if found.spacing:
         place["spacing"] = list(found.spacing)
-    _write_zarr(path, found.values, {**about, **place})
+    zarr.write(path, found.values, {**about, **place})
 
 
 def _corner(found: FeatureMap) -> dict[str, Any]:
@@ -152,20 +150,6 @@ def _write_npz(path: str, arrays: Mapping[str, np.ndarray], about: Metadata) -> 
     with files.whole(path) as temporary, open(temporary, "wb") as file:
         everything: dict[str, Any] = dict(arrays, metadata=np.array(json.dumps(about)))
         np.savez(file, **everything)
-
-
-def _write_zarr(path: str, values: Any, attributes: Metadata) -> None:
-    """Write a store beside `path`, which then replaces that."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
-    try:
-        zarr.write(str(temporary), values, attributes)
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(temporary)
 
 
 _PACKAGES = {  # and the extras that install them

@@ -1,9 +1,10 @@
-"""Files that are written whole or not at all, and JSON files."""
+"""Files and folders that are written whole or not at all, and JSON files."""
 
 import argparse
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,37 @@ def write_whole(path: epath.Path, text: str) -> None:
 
 @contextlib.contextmanager
 def whole(path: str) -> Iterator[Path]:
-    """Yield a path beside `path` to write to, which replaces `path` unless an error is raised."""
+    """Yield a path beside `path` to write to, which replaces `path` unless an error is raised.
+
+    It becomes a file or a folder. A folder takes the place of another one in two steps: where the
+    process dies between them, the old one still lies beside `path`, with the ending `.old`.
+    """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary, old = (
+        target.with_name(f".{target.name}.{os.getpid()}.{ending}") for ending in ("tmp", "old")
+    )
     try:
         yield temporary
-        temporary.replace(target)
+        if not temporary.is_dir() or not os.path.lexists(target):
+            temporary.replace(target)
+            return
+        target.rename(old)
+        try:
+            temporary.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+        _remove(old)
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:

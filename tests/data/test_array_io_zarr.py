@@ -4,6 +4,7 @@ import pickle
 import struct
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,10 +104,33 @@ def test_what_is_written_is_read(tmp_path):
     np.testing.assert_array_equal(array.read(array.whole), values)
     assert zarr.open_array(path, mode="r").attrs["crs"] == "EPSG:4326"
     assert [p.name for p in tmp_path.iterdir()] == ["b.zarr"]
-    with pytest.raises(FileExistsError, match="there is already"):
-        zarr_io.write(path, values, {})
     with pytest.raises(Unreadable, match="the store is one array|no array"):
         zarr_io.open_array(f"{path}::x")
+
+
+def test_a_store_takes_the_place_of_another_whole_or_not_at_all(tmp_path, monkeypatch):
+    path, values = str(tmp_path / "b.zarr"), numbers(5, 6, 7)
+    zarr_io.write(path, dict(x=values, y=values), {})
+    zarr_io.write(path, values + 1, {})
+    held = lambda: zarr_io.open_array(path).read((slice(0, 5), slice(0, 6), slice(0, 7)))
+    np.testing.assert_array_equal(held(), values + 1)
+    with pytest.raises(AttributeError):  # half of it is written then
+        zarr_io.write(path, dict(x=values, y=object()), {})
+    real = Path.rename
+
+    def fail(self, target):
+        if self.name.endswith(".tmp"):
+            raise OSError("not now")
+        return real(self, target)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="not now"):
+        patched.setattr(Path, "rename", fail)
+        zarr_io.write(path, values + 2, {})
+    np.testing.assert_array_equal(held(), values + 1)
+    assert [p.name for p in tmp_path.iterdir()] == ["b.zarr"]
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(FileExistsError, match="notes' is no Zarr store: remove it"):
+        zarr_io.write(str(tmp_path / "notes"), values, {})
 
 
 @pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")

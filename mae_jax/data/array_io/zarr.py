@@ -3,7 +3,6 @@
 import functools
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from mae_jax.data import arrays
 from mae_jax.data.array_io import keys, packing
 from mae_jax.data.bad_examples import Unreadable, reason
+from mae_jax.output import files
 
 METADATA = ("zarr.json", ".zarray", ".zgroup")  # a folder with one of these files is a store
 # Codecs of numbers alone. Others may run code that lies in the store, as that of pickles does.
@@ -51,24 +51,25 @@ def open_array(path: str) -> arrays.Array:
 def write(
     path: str, values: np.ndarray | Mapping[str, np.ndarray], attributes: Mapping[str, Any]
 ) -> None:
-    """Write an array, or several by their keys, with attributes of the root of a new store.
+    """Write an array, or several by their keys, with attributes of the root of a store.
+
+    The store is written whole or not at all, and takes the place of another one.
 
     Raises:
-      FileExistsError: there is something at `path`.
+      FileExistsError: there is something else at `path`.
       ImportError: zarr is not installed.
     """
     zarr = _import()
-    if os.path.lexists(path):
-        raise FileExistsError(f"there is already {path!r}: remove it, or choose another name")
-    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")
+    if os.path.lexists(path) and not is_store(path):
+        raise FileExistsError(f"{path!r} is no Zarr store: remove it, or choose another name")
     root: dict[str, Any] = dict(attributes=dict(attributes), zarr_format=3)
-    if isinstance(values, Mapping):
-        group = zarr.create_group(temporary, **root)
-        for key, array in values.items():
-            group.create_array(key, data=array)
-    else:
-        zarr.create_array(temporary, data=values, **root)
-    temporary.rename(path)
+    with files.whole(path) as temporary:
+        if isinstance(values, Mapping):
+            group = zarr.create_group(temporary, **root)
+            for key, array in values.items():
+                group.create_array(key, data=array)
+        else:
+            zarr.create_array(temporary, data=values, **root)
 
 
 def list_keys(place: str) -> tuple[str, ...]:
