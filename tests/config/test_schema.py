@@ -111,6 +111,11 @@ MISTAKES = [  # config, changes, sentence: the value and a way out
         {"data.foreground": (0.1, 0.5)},
         "data.foreground is a weight in the loss",
     ),
+    (
+        "volume_small",
+        {"data.reference_spacing": (1.0, 1.0, 1.0), "model.learned_positions": True},
+        "reference_spacing",
+    ),
     ("volume_small", {"data.nodata": "none"}, "data.nodata = 'none' must be a number,"),
     ("quickstart", {"model.depth": 3.5}, "model.depth = 3.5 must be a whole number of at least 1"),
     ("quickstart", {"model.depth": True}, "model.depth = True must be a whole number"),
