@@ -42,7 +42,7 @@ class DenseExtractor:
 
     Args:
       model: a model with a method `encode`.
-      feature: its pooling is not used.
+      feature: its pooling is not used, nor the norm that a classifier has after the pooling.
       overlap: the share of a tile's length that neighbours share, in [0, 1).
       batch_size: the largest number of tiles that are encoded at once, on all devices together.
 
@@ -102,9 +102,13 @@ class DenseExtractor:
         return tuple(n // p for n, p in zip(opened.sides, self.model.patch, strict=True))
 
     def place(self, opened: Values) -> dict[str, Any]:
-        """Return the spacing and the frame of the feature map of an input."""
+        """Return the spacing and the frame of the feature map of an input.
+
+        The spacing is that of its file or else `data.spacing`, times a patch.
+        """
         array, patch = opened.array, self.model.patch
-        spacing = array.spacing and tuple(s * p for s, p in zip(array.spacing, patch, strict=True))
+        spacing = array.spacing or self.data.get("spacing")
+        spacing = spacing and tuple(s * p for s, p in zip(spacing, patch, strict=True))
         return dict(spacing=spacing, frame=array.frame and array.frame.strided(patch))
 
     def blocks(

@@ -30,7 +30,6 @@ def write(options: argparse.Namespace) -> str:
     split, source = checkpoint.open_split(context, options)
     index = sources.fixed_choice(len(source), options.examples or None)
     feature, size = _feature(info, context, options), context.transform.size
-    feature = feature._replace(pooling="patches") if options.dense else feature
     about: dict[str, Any] = dict(checkpoint=options.checkpoint, data=options.data, split=split)
     about |= dict(feature=str(feature), size=list(size))
     model, transform, mesh = context.model, context.transform, context.mesh
@@ -81,7 +80,15 @@ def _feature(info: CheckpointInfo, context: Context, options: argparse.Namespace
     depth = context.model.depth
     if not -depth <= section.block < depth:
         raise ValueError(f"--block={section.block} is none of {depth} blocks, from 0 on")
-    return Feature(section.block % depth, section.pooling, section.norm)
+    pooling = "patches" if options.dense else section.pooling
+    norm = section.norm and _has_norm(context.model, pooling)
+    return Feature(section.block % depth, pooling, norm)
+
+
+def _has_norm(model: Any, pooling: str) -> bool:
+    """Return whether a feature of a model can pass a norm: of its tokens, or once it is pooled."""
+    after_pooling = getattr(model, "pooling", "") == "mean"  # see `heads.classification`
+    return model.encoder.final_norm or after_pooling and pooling != "patches"
 
 
 def _rows(

@@ -152,6 +152,27 @@ def test_a_map_lies_over_the_input(encoder, scene, tmp_path, caplog):
     assert f"which hold {(s[:2] ** 2).sum() / (s**2).sum():.0%} of the variance" in text
 
 
+def test_tokens_of_a_classifier_that_pools_first_are_before_its_norm(tmp_path):
+    kind, fields = tiny_models.MODELS["classifier"]
+    model = build.model(kind, fields)
+    params = tiny_models.random_params(model)
+    file = tiny_models.export(tmp_path / "m.safetensors", kind, fields, params, **STATISTICS)
+    x = RNG.integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(x[0]).save(tmp_path / "pictures" / "x.png")
+    common = [f"--checkpoint={file}", f"--data=folder:{tmp_path / 'pictures'}", "--split=all"]
+    text = run(*common, "--dense", f"--to={tmp_path / 'f.npz'}")
+    assert "block 1, patches, before the norm" in text
+    with np.load(tmp_path / "f.npz", allow_pickle=False) as found:
+        assert "before the norm" in str(found["metadata"])
+        dense = found["features"]
+    normal = (x / np.float32(255) - np.float32(STATISTICS["mean"])) / np.float32(STATISTICS["std"])
+    _, maps = model.apply({"params": params}, normal, method="encode")
+    np.testing.assert_allclose(dense.reshape(16, -1), maps[-1][0, 1:], atol=1e-3)
+    text = run(*common, f"--to={tmp_path / 'g.npz'}")
+    assert "block 1, mean, after the norm" in text
+
+
 def test_what_is_missing_in_a_map_has_no_features(encoder, tmp_path):
     values = RNG.random((24, 40, 3)).astype(np.float32)
     values[:, 30:] = -9999

@@ -169,6 +169,8 @@ def test_only_parts_of_large_arrays_are_read(extract):
     np.testing.assert_allclose(found.values, extract(x).values, atol=1e-4)
     assert found.spacing == (8.0, 12.0) and found.frame is not None
     np.testing.assert_array_equal(found.frame.affine, [[8, 0, 3], [0, 12, 4.5], [0, 0, 1]])
+    assert extract(array, spacing=(0.5, 0.25)).spacing == (8.0, 12.0)  # the file's comes first
+    assert extract(x, spacing=(0.5, 0.25)).spacing == (2.0, 1.0)
 
 
 @pytest.mark.parametrize(
