@@ -16,8 +16,8 @@ from configs import recipe_parts, volume_small
 
 def get_config(arg: str = "") -> ConfigDict:
     config = volume_small.recipe(patch=(6, 6, 6), width=96, depth=3, heads=4)
-    config.update(epochs=600, batch_size=64, log_every=50, save_every=1000)
-    config.optimizer.update(base_learning_rate=4e-3, warmup_epochs=30)
+    config.update(epochs=250, batch_size=64, log_every=50, save_every=1000)
+    config.optimizer.update(base_learning_rate=4e-3, warmup_epochs=15)
     config.model.update(decoder_width=64, decoder_depth=1, decoder_heads=4)
     config.data.update(
         train=dict(source="nifti:brains", split="train"),

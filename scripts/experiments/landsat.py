@@ -228,8 +228,8 @@ def main() -> None:
     add("--workdir", required=True)
     add("--config", default="configs/landsat.py")
     add("--train", default="left", choices=list(OPPOSITE), help="the half that trains")
-    add("--masks", default=",".join(MASKS))
-    add("--seeds", type=int, default=3)
+    add("--masks", default="one group", help=f"some of {', '.join(MASKS)}, with commas between")
+    add("--seeds", type=int, default=1)
     options, others = parser.parse_known_args()  # others are --config.key=value
     workdir, masks = Path(options.workdir), options.masks.split(",")
     train, test = write_halves(options.data, workdir / "halves", options.train)
