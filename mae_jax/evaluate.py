@@ -15,8 +15,8 @@ def parser() -> argparse.ArgumentParser:
     p = command_line.Parser("python -m mae_jax.evaluate", description=__doc__, allow_abbrev=False)
     checkpoint.add_options(p)
     add, flag, numbers = p.add_argument, argparse.BooleanOptionalAction, command_line.numbers
-    add("--train-split", default="train", help="which the probes learn from")
-    add("--test-split", default="test")
+    add("--train-split", help="which the probes learn from; default: as in the run, or train")
+    add("--test-split", help="default: as in the run, if it had this --data, or test")
     add("--mask-ratio", type=float, help="default: as trained, or .75")
     checkpoint.add_feature_options(p)
     add("--standardize", action=flag, help="on the training examples; default: likewise")

@@ -137,7 +137,7 @@ def evaluation_batches(
         yield from _batches(load, batches * share, share, threads)
         if left_out:
             first, dots = left_out[min(left_out)], ", ..." if len(left_out) > 1 else ""
-            text = "%d of %d examples are left out of the figures: %s%s"
+            text = "%d of %d examples are left out: %s%s"
             _log.warning(text, len(left_out), len(chosen), first, dots)
 
     return batches_and_warning()

@@ -163,9 +163,12 @@ def of(array: Array, sides: int, data: Mapping[str, Any]) -> Values:
         raise Unreadable(f"{wrong} has no band {max(bands)}: choose data.bands below {count}")
     if len(bands) != channels and axis is None:
         raise Unreadable(f"{wrong} has no axis for {channels} channels: set data.channels=1")
+    if len(bands) != channels and data.get("bands"):
+        raise Unreadable(
+            f"data.bands = {bands} are not {channels} channels: choose {channels} bands"
+        )
     if len(bands) != channels:
-        first = tuple(range(channels))
-        choice = f" or data.bands={first}" if channels < count else ""
+        choice = f" or data.bands={tuple(range(channels))}" if channels < count else ""
         raise Unreadable(
             f"{wrong} has {count} channels, not {channels}: set data.channels={len(bands)}{choice}"
         )

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mae_jax import evaluators
-from mae_jax.config import command_line, schema, sections
+from mae_jax.config import command_line, nested, schema, sections
 from mae_jax.data import image_io, sources
 from mae_jax.distributed import device_mesh
 from mae_jax.evaluators import features
@@ -89,20 +89,22 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     if options.block is not None and not -depth <= options.block < depth:
         raise ValueError(f"--block={options.block} is none of {depth} blocks, from 0 on")
     variables = {"params": load.parameters(info, size=size, mesh=context.mesh)}
+    config = info.config or {}
+    of_run = splits_of(config, options.data)
+    train_split, test_split = options.train_split or of_run[0], options.test_split or of_run[1]
     part = lambda split: dict(source=options.data, split=split)
     given = {name: value for name, value in vars(options).items() if value is not None}
-    given |= part(options.test_split)
-    given |= dict(train=part(options.train_split), test=part(options.test_split))
+    given |= part(test_split) | dict(train=part(train_split), test=part(test_split))
     test = context.open(given)
 
     count = sum(x.size for x in jax.tree.leaves(variables))
     texts = [
         f"{options.checkpoint}: {type(context.model).__name__}, {count / 1e6:.1f} M parameters, "
-        f"{'x'.join(map(str, size))} values in {len(test):,} test examples of {options.data}"
+        f"{'x'.join(map(str, size))} values in {len(test):,} examples of {options.data}, split "
+        f"{test_split}"
     ]
     metrics = dict(checkpoint=options.checkpoint, data=options.data, parameters=count, size=size)
     labelled = len(test.classes) > 1 or sources.label_kind(test) == "number"
-    config = info.config or {}
     for result in run_evaluators(context, variables, given, config, labelled):
         metrics |= {name.removesuffix("_trained"): x for name, x in result.metrics.items()}
         metrics |= result.details
@@ -122,6 +124,20 @@ def evaluate(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     if not labelled:
         texts.append(f"no classes and no numbers in {options.data}, so no probes")
     return "\n\n".join(texts), metrics
+
+
+def splits_of(config: Values, source: str) -> tuple[str, str]:
+    """Return the splits that a run's evaluators learned from and tested on, of its own source."""
+    train, test = set(), set()
+    if nested.flatten(config).get("data.train.source") == source:
+        for entry in config.get("evaluators", {}).values():
+            flat = nested.flatten(entry)
+            train.add(flat.get("train.split"))
+            test |= {flat.get("split"), flat.get("test.split")}
+    chosen = [{*names} - {None} for names in (train, test)]
+    names = zip(chosen, ("train", "test"), strict=True)
+    first, second = (next(iter(x)) if len(x) == 1 else default for x, default in names)
+    return first, second
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from mae_jax import evaluators
 from mae_jax.config import schema, sections
-from mae_jax.data import sources
+from mae_jax.data import sources, target_scale
 from mae_jax.distributed import partitioning
 from mae_jax.evaluators import checkpoint, classification, example_columns, regression
 from mae_jax.evaluators.evaluator import Context, HeldOutEvaluator
@@ -57,7 +57,9 @@ class Classes(NamedTuple):
         chosen = found.outputs.argmax(-1) if softmax else found.outputs > 0.5
         classes = zip(chosen, found.notes, strict=True)
         values = {"class": [None if note else named(row, self.names) for row, note in classes]}
-        values |= example_columns.labels(source, found.labels, ())
+        count = max((np.size(label) for label in found.labels), default=0)
+        targets = example_columns.distinct(target_scale.names_of(source, count))
+        values |= example_columns.labels(source, found.labels, targets)
         return values | {f"p_{name}": found.outputs[:, k] for k, name in enumerate(self.names)}
 
 

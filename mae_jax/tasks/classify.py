@@ -27,9 +27,13 @@ def build(config, source, mean, std) -> Task:
     spec, classes = config.data.train.source, len(source.classes)
     if classes < 2:
         raise ValueError(
-            f"{spec!r} has {classes} classes, and two or more are needed: "
-            "put the pictures of each class into a folder of its own, or write a labels.csv beside "
-            "them, or name another source"
+            f"{spec!r} has {classes} class(es), and two or more are needed: "
+            + (
+                "its labels are numbers, so use task = 'regress'"
+                if sources.label_kind(source) == "number"
+                else "put the files of each class into a folder of its own, or write a labels.csv "
+                "beside them, or name another source"
+            )
         )
     multilabel = sources.is_multilabel(source)
     if multilabel != (config.loss == "binary"):

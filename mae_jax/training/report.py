@@ -19,7 +19,13 @@ def write(trainer: Trainer, untrained: Callable[[], dict]) -> None:
     """
     entries, writer, run = trainer.evaluations, trainer.writer, trainer.run
     baseline = untrained() if entries else None
-    result = evaluators.report(trainer.watched(entries), trainer.state.best, baseline)
+    results = []
+    for entry in trainer.watched(entries):
+        try:
+            results.append(entry.report(trainer.state.best, baseline))
+        except ValueError as error:  # the data of this entry: a trained run has a report anyway
+            _log.warning("evaluators.%s is left out of the report: %s", entry.name, error)
+    result = evaluators.join(results)
     if result.metrics and not writer.is_evaluated(trainer.total):
         writer.write(trainer.total, result.metrics)
     for name, picture in result.pictures.items():

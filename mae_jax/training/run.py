@@ -147,6 +147,7 @@ def make_trainer(
         about = (data.mean, data.std, mesh, mask_key)
         context = evaluators.Context(task.model, data, *about, **extra)
         entries = evaluators.build(config.evaluators, context)
+        _tell_of_overlap(source, config, context)
         schedule, total = make_schedule(config, len(source), task.rate, run.changes.extended)
         program = make_program(config, task, mesh, schedule, step_key)
         host = jax.process_index()
@@ -236,10 +237,27 @@ def _open_devices_and_data(config, run: RunDirectory, given) -> tuple[Mesh, sour
     train = data.train
     source = attempt(sources.open_source, train.source, train.split, data.modality, given)
     if source is not None:
+        source = sources.labelled(source) if config.task == "classify" else source
         source = attempt(sources.subset, source, data.examples, run.draws_balanced)
     if problems:
         raise ValueError("; ".join(problems))
     return mesh, source  # pyright: ignore[reportReturnType]
+
+
+def _tell_of_overlap(source: sources.Source, config, context: evaluators.Context) -> None:
+    """Warn of evaluators whose held-out examples are among the training examples."""
+    trained = set(getattr(source, "names", ()))
+    for name, entry in config.evaluators.items():
+        part = entry.get("test", entry)
+        if not trained or part.get("source") not in ("same", config.data.train.source):
+            continue
+        held_out = getattr(context.open(part), "names", ())
+        if seen := len(trained.intersection(held_out)):
+            _log.warning(
+                "evaluators.%s: %d of its %d test examples are among the training examples, so its "
+                "figures are no test: choose another split than %r",
+                *(name, seen, len(held_out), part["split"]),
+            )
 
 
 def _first_state(config, program: Program, trainable: str, key: jax.Array) -> TrainState:

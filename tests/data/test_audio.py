@@ -516,4 +516,4 @@ def test_batches_of_sounds(tmp_path, caplog):
     (tmp_path / "b.wav").write_bytes(b"")
     (batch,) = pipeline.evaluation_batches(source, load, batch_size=3)
     assert batch["valid"].tolist() == [True, False, True]
-    assert "1 of 3 examples are left out of the figures: cannot read 'b.wav': not a" in caplog.text
+    assert "1 of 3 examples are left out: cannot read 'b.wav': not a" in caplog.text

@@ -329,7 +329,7 @@ def test_evaluation_leaves_labels_out_that_are_no_classes(caplog):
     source.classes = ("a", "b", "c", "d")
     (batch,) = pipeline.evaluation_batches(source, keep, batch_size=8, threads=2)
     assert batch["index"][batch["valid"]].tolist() == [0, 1, 2, 3]
-    message = "2 of 6 examples are left out of the figures: cannot read 'number 4': its label 4 is "
+    message = "2 of 6 examples are left out: cannot read 'number 4': its label 4 is "
     (record,) = caplog.records
     assert record.getMessage() == message + "not one of 4 classes, ..."
     source.classes = ()

@@ -233,7 +233,7 @@ def test_files_that_a_table_does_not_name_are_counted(tmp_path, caplog):
         ("path,group\na.png,\n", "has no group for 'a.png'"),
         ("path,label\nb.png,x\nc.png,x\n", "names 'b.png' and 1 more, but there is no such file"),
         ("path,split\na.png,train\n", "no split 'test': its splits are train and all"),
-        ("path\na.png\n", "has no examples of split 'test': use 'all'"),
+        ("path\na.png\n", "has no examples of split 'test': name another split"),
         ('path,label\n"a.png,x\n', "1 columns instead of 2"),
         ("path,label\na\0.png,x\n", "no table in line 2|no such file|null"),
     ],

@@ -52,7 +52,7 @@ def test_unreadable_examples_are_left_out_of_all_metrics(autoencoder, context, m
         mean = (28 * others[i] + 4 * these[i]) / 32
         np.testing.assert_allclose(mean, every[i], rtol=1e-5)
         assert abs(others[i] - every[i]) > 1e-4
-    assert "4 of 32 examples are left out of the figures" in caplog.text
+    assert "4 of 32 examples are left out" in caplog.text
     transform = context(model).transform
     table = features.Extractor(None, [features.Feature()], transform, mesh)(None, source, 0, 8)
     assert table.index.tolist() == sorted(some)

@@ -28,6 +28,7 @@ from mae_jax.data.sources.source import (
     fixed_choice,
     is_multilabel,
     label_kind,
+    labelled,
     labels_of,
     subset,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "given",
     "is_multilabel",
     "label_kind",
+    "labelled",
     "labels_of",
     "open_source",
     "subset",

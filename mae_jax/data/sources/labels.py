@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -112,7 +113,7 @@ def numbers(columns: Mapping[str, Sequence[float | None]]) -> Labels:
 def _numbered(known: set[Any], names: Sequence[str]) -> tuple[dict[Any, int], tuple[str, ...]]:
     """Return the number of each value, and the names of all classes."""
     if all(isinstance(value, str) for value in known):
-        ordered = sorted(known if not names else names)
+        ordered = sorted(known if not names else names, key=_as_number_or_text)
         return {name: k for k, name in enumerate(ordered)}, tuple(map(printable, ordered))
     if not all(isinstance(value, int) for value in known):
         raise ValueError("labels are of several types: write all of them as text")
@@ -124,6 +125,11 @@ def _numbered(known: set[Any], names: Sequence[str]) -> tuple[dict[Any, int], tu
             "names of the classes as text"
         )
     return {value: value for value in known}, tuple(names) or tuple(map(str, range(high + 1)))
+
+
+def _as_number_or_text(name: str) -> tuple[float, str]:
+    """Return what sorts 2 before 10, and numbers before other names."""
+    return (int(name), name) if name.isdecimal() else (math.inf, name)
 
 
 def printable(name: str) -> str:

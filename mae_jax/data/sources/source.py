@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -10,6 +11,7 @@ import numpy as np
 
 from mae_jax.data.bad_examples import Unreadable
 
+_log = logging.getLogger(__name__)
 Example = dict[str, Any]
 LabelKind = Literal["class", "classes", "number"]
 
@@ -129,11 +131,25 @@ def subset(source: Source, examples: int, balanced: bool = True) -> Source:
     shuffled = np.random.default_rng(0).permutation(len(source))
     if balanced and source.classes and label_kind(source) == "class":
         shuffled = _in_rounds(source, shuffled, examples)
-    chosen = np.sort(shuffled[:examples]).tolist()
+    return _chosen(source, np.sort(shuffled[:examples]).tolist())
+
+
+def labelled(source: Source) -> Source:
+    """Return the examples that have a class, if the source knows its labels and some have none."""
+    labels = labels_of(source)
+    if labels is None or label_kind(source) != "class" or (labels >= 0).all():
+        return source
+    chosen = np.flatnonzero(labels >= 0).tolist()
+    text = "%s of %s training examples have a label, and the others are left out"
+    _log.warning(text, f"{len(chosen):,}", f"{len(source):,}")
+    return _chosen(source, chosen)
+
+
+def _chosen(source: Source, chosen: list[int]) -> Examples:
     load, names = functools.partial(_load_chosen, source, chosen), [*map(source.name, chosen)]
     labels, targets = labels_of(source), getattr(source, "targets", ())
     return Examples(
-        examples,
+        len(chosen),
         load,
         source.classes,
         names=names,

@@ -151,7 +151,10 @@ def examples(
     """
     rows, found = table.rows(split), table.read_labels(column)
     if not rows:
-        raise ValueError(f"data {spec!r} has no examples of split {split!r}: use 'all'")
+        raise ValueError(
+            f"data {spec!r} has no examples of split {split!r}: name another split, or check the "
+            "columns split, group and fold"
+        )
     names = tuple(table.names[row] for row in rows)
     of_rows = (found or labels.none(len(table.names))).of(rows)
     return labels.labelled(functools.partial(_load_row, load, rows), of_rows, names)
