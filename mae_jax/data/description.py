@@ -56,9 +56,11 @@ def _scale(data: Mapping[str, Any], has_bytes: bool) -> str:
         return f"{low} to {high} become 0 to 1{beyond}"
     if scale == "dtype":
         return "whole numbers become 0 to 1 by the limits of their type, and floats stay"
+    if scale == "numbers":
+        return "numbers stay as they are"
     if has_bytes:
         return "bytes become 0 to 1"
-    return "numbers stay as they are" if scale == "auto" else ""  # sounds and texts have no range
+    return ""  # sounds and texts have no range
 
 
 def _missing(data: Mapping[str, Any]) -> str:

@@ -43,9 +43,8 @@ def measure(source: Source, data: Mapping[str, Any], limit: int = 2000) -> dict[
         or some pictures have 8 bits and others more.
     """
     examples = fixed_choice(length_of(source), limit).tolist()
-    is_measured = measures_range(source, data)
-    if is_measured:
-        data = {**data, "range": "data"}
+    data = {**data, "range": resolve_range(source, data)}
+    is_measured = data["range"] == "data"
     parts = _values_of(data, raw=is_measured)
 
     def moments(i: int) -> list[np.ndarray] | Unreadable:
@@ -65,10 +64,10 @@ def measure(source: Source, data: Mapping[str, Any], limit: int = 2000) -> dict[
     mean = (counts * means).sum(0) / counts.sum(0)
     variance = (squares + counts * (means - mean) ** 2).sum(0) / counts.sum(0)
     ends = {low.min(), high.max()} if data.get("nodata") is None else set()
-    for fill in ends & {*_FILLS, *map(float, np.float32(_FILLS))}:
+    for fill in ends & {*_FILLS, *np.array(_FILLS, np.float32).tolist()}:
         text = "the number %g occurs among the values: if it means missing, set data.nodata=%g"
         _log.warning(text, fill, fill)
-    std, scale = np.sqrt(variance), data.get("range", "auto")
+    std, scale = np.sqrt(variance), data["range"]
     greatest = np.maximum(np.abs(low.min(0)), np.abs(high.max(0)))
     if is_measured:
         scale = float(low.min()), float(high.max())
@@ -86,26 +85,37 @@ def measure(source: Source, data: Mapping[str, Any], limit: int = 2000) -> dict[
     return dict(range=scale, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
-def measures_range(source: Source, data: Mapping[str, Any]) -> bool:
-    """Return whether `data.range` is measured: it is "data", or "auto" for more than 8 bits.
+def resolve_range(source: Source, data: Mapping[str, Any]) -> Any:
+    """Return `data.range` without "auto", but of pictures of 8 bits; "data" is to be measured.
+
+    Bytes have (0, 255) and other arrays "numbers", which stay as they are. Pictures of more than 8
+    bits have "data".
 
     Raises:
-      ValueError: some pictures have 8 bits and others more.
+      ValueError: some examples are bytes and others not.
     """
-    scale = data.get("range", "auto")
-    if scale != "auto" or data["modality"] != "image":
-        return scale == "data"
+    module: Any = transforms.MODALITIES[data["modality"]]
+    scale, is_image = data.get("range", "auto"), data["modality"] == "image"
+    if scale != "auto" or not hasattr(module, "open_values"):
+        return scale
     kinds: dict[bool, str] = {}
+
+    def are_bytes(example: Example) -> bool:
+        if is_image:
+            return image.has_8_bits(example["image"])
+        return module.open_values(example["image"], data).array.dtype == np.uint8
+
     for i in fixed_choice(length_of(source), _TRIED).tolist():
         with contextlib.suppress(Unreadable):
-            has_8_bits = read(source, i, lambda example: image.has_8_bits(example["image"]))
-            kinds.setdefault(has_8_bits, source.name(i))
+            kinds.setdefault(read(source, i, are_bytes), source.name(i))
     if len(kinds) > 1:
         raise ValueError(
             f"{kinds[False]!r} has more than 8 bits and {kinds[True]!r} has 8: set data.range to "
             "'dtype', or to the numbers (low, high) that mean 0 and 1 in both"
         )
-    return False in kinds
+    if is_image:
+        return "data" if False in kinds else "auto"
+    return "numbers" if False in kinds else (0.0, 255.0)
 
 
 def _values_of(data: Mapping[str, Any], raw: bool) -> Callable[[Example], Iterator[np.ndarray]]:

@@ -110,7 +110,9 @@ class Values(NamedTuple):
         part = self._replace(bands=(band,))._stored([slice(start, stop)])
         times = np.asarray(self.array.read(part), np.float64).reshape(-1)
         if not (np.diff(times) > 0).all():  # as NaN is not
-            raise Unreadable(f"the times in band {band} do not increase: sort them, or leave them")
+            raise Unreadable(
+                f"the times in band {band} do not increase: sort them, or set data.time_band=None"
+            )
         before, step = (
             (covered - len(times)) // 2,
             np.median(np.diff(times)) if len(times) > 1 else 1,
@@ -151,11 +153,14 @@ def of(array: Array, sides: int, data: Mapping[str, Any]) -> Values:
             f"an array of shape {shape} has {array.sides or len(shape)} axes, not {sides} and one "
             "for channels: save it like that, or choose a size of another length"
         )
-    has_mask = data.get("nodata") == "mask"
+    has_mask, time_band = data.get("nodata") == "mask", data.get("time_band")
+    if has_mask and array.valid is not None:
+        raise Unreadable("the file has a mask of its own: use data.nodata='file' instead of 'mask'")
     axis = _channel_axis(array, sides, data) if len(shape) > sides else None
     count = 1 if axis is None else shape[axis]
-    others = {data.get("time_band")}
-    bands = tuple(data.get("bands") or [i for i in range(count - has_mask) if i not in others])
+    if time_band is not None and (axis is None or time_band >= count):
+        raise Unreadable(f"an array of shape {shape} has no band {time_band} for data.time_band")
+    bands = tuple(data.get("bands") or [i for i in range(count - has_mask) if i != time_band])
     wrong, channels = f"an array of shape {shape}", data["channels"]
     if axis is None and has_mask:
         raise Unreadable(f"{wrong} has no last band for data.nodata='mask': use another one")
@@ -183,13 +188,14 @@ def _channel_axis(array: Array, sides: int, data: Mapping[str, Any]) -> int:
         return -1
     if choice == "first":
         return 0
+    like_first = shape[0] < min(shape[1:])
     if bands := data.get("bands"):
-        first, last = (max(bands) < shape[axis] for axis in (0, -1))
+        first = like_first and max(bands) < shape[0]
+        last = not first
     else:
-        wanted = data["channels"] + (data.get("nodata") == "mask")
-        first, last = (shape[axis] == wanted for axis in (0, -1))
-    like_first = sides > 1 and shape[0] < min(shape[1:]) and len({*shape[1:]}) == 1
-    if last and (like_first or first):
+        others = (data.get("nodata") == "mask") + (data.get("time_band") is not None)
+        first, last = (shape[axis] == data["channels"] + others for axis in (0, -1))
+    if last and (like_first or first) and not bands:
         raise Unreadable(
             f"an array of shape {shape} may have its channels first or last: set "
             "data.channel_axis='first' or 'last'"
@@ -223,7 +229,8 @@ def scaled(
 ) -> Shaped[np.ndarray, "*part c"]:
     """Return stored numbers as uint8, or as float32 in the terms of `data.range`; NaN is missing.
 
-    uint8 stays if `data.range` is "auto" and nothing can be missing; the devices divide it by 255.
+    uint8 stays if 0 to 255 become 0 to 1 and nothing can be missing; the devices divide it by 255.
+    The range "numbers" is "auto" once it is known that the data are no bytes.
 
     Raises:
       Unreadable: a number that exists is infinite, or float32 cannot hold it.
@@ -232,7 +239,8 @@ def scaled(
     scale = data.get("range", "auto")
     if scale == "data":
         raise ValueError("range = 'data' was not measured: give the numbers (low, high)")
-    if scale == "auto" and x.dtype == np.uint8 and data.get("nodata") is None:
+    is_bytes = scale == "auto" or not isinstance(scale, str) and tuple(scale) == (0, 255)
+    if is_bytes and x.dtype == np.uint8 and data.get("nodata") is None:
         return np.array(x)
     if exists is not None:
         x = np.where(exists, x, 0)
@@ -262,6 +270,6 @@ def _limits(dtype: np.dtype, scale: Any) -> tuple[float, float] | None:
     """Return the numbers that become 0 and 1, or None if all stay as they are."""
     if not isinstance(scale, str):
         return scale
-    if dtype == np.uint8 or scale == "dtype" and dtype.kind in "iu":
+    if dtype == np.uint8 and scale == "auto" or scale == "dtype" and dtype.kind in "iu":
         return np.iinfo(dtype).min, np.iinfo(dtype).max
     return None

@@ -174,7 +174,9 @@ class RunDirectory:
             stored: dict[str, Any] = {"examples": len(source), "classes": list(source.classes)}
             stored |= {"balanced": True, "checksum": identity.checksum(source)}
             found = {name: data[name] for name in keys}
-            if "auto" in (data.mean, data.std) or statistics.measures_range(source, data):
+            if "range" in found:
+                found["range"] = statistics.resolve_range(source, data)
+            if "auto" in (data.mean, data.std) or found.get("range") == "data":
                 measured = statistics.measure(source, data)
                 given = {n: x for n, x in found.items() if n != "range" and x != "auto"}
                 found = {name: measured[name] for name in keys} | given

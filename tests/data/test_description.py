@@ -15,7 +15,7 @@ def of(images, **data) -> str:
 @pytest.mark.parametrize(
     "dtype, data, words",
     [
-        (np.float32, dict(range="auto"), "numbers stay as they are; crops of 8 x 8; (x - mean)"),
+        (np.float32, dict(range="numbers"), "numbers stay as they are; crops of 8 x 8; (x - mean)"),
         (np.uint8, dict(range="auto"), "bytes become 0 to 1; crops"),
         (
             np.int16,

@@ -134,6 +134,27 @@ def test_a_fourth_band_is_transparency_only_if_the_file_says_so(extra):
             decode.decode(data, 3)
 
 
+def test_gray_with_alpha_of_sixteen_bits_has_two_bands():
+    values = np.random.default_rng(0).integers(0, 2**16, (6, 5, 2), np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunk = lambda kind, body: (
+        len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
+    )
+    head = (5).to_bytes(4) + (6).to_bytes(4) + bytes([16, 4, 0, 0, 0])
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head)
+    data += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    np.testing.assert_array_equal(decode.bands(data), values)
+
+
+def test_four_bands_of_jpeg_2000_are_no_transparency():
+    values = noise(16, 12, 4)
+    data = encoded(Image.fromarray(values), "JPEG2000", no_jp2=True)  # a code stream says no alpha
+    assert deep.is_deep(data)
+    np.testing.assert_array_equal(decode.bands(data), values)
+    with pytest.raises(Unreadable, match="other bands than colors"):
+        decode.decode(data, 3)
+
+
 def test_many_bands_and_planes():
     values, out = noise(5, 6, 7), io.BytesIO()
     tifffile.imwrite(out, values, photometric="minisblack", planarconfig="contig")

@@ -89,7 +89,7 @@ def test_twelve_bits_keep_their_levels(encode):
     np.testing.assert_allclose(data["std"], np.std([x, x // 3]) / 4095)
     of_type = views(files[0], section("image", range="dtype"))[0]
     np.testing.assert_array_equal(of_type[..., 0], np.float32(x / 65535))
-    with pytest.raises(Unreadable, match="values of uint16, where others have 8 bits: set data"):
+    with pytest.raises(Unreadable, match="values of uint16, and not of 8 bits: set data"):
         views(files[0], section("image"))
     with pytest.raises(ValueError, match=r"'test\[0\]' has more than 8 bits and 'test\[1\]' has 8"):
         measured(section("image"), files[0], png(np.zeros((32, 32), np.uint8)))
@@ -304,3 +304,37 @@ def test_odd_types_and_numbers():
         values.scaled(far, None, section(range="data"))
     data = measured(section("image"), arrays.of(masks.reshape(2, 1), sides=2))
     assert data["range"] == (0, 1)
+
+
+def test_bytes_and_numbers_of_volumes_have_one_scale():
+    small = RNG.integers(0, 200, (32, 32), dtype=np.uint8)
+    numbers = measured(section(), small.astype(np.int16))
+    assert numbers["range"] == "numbers"
+    for x in (small, small.astype(np.int16)):  # a run on numbers sees bytes as numbers
+        np.testing.assert_array_equal(views(x, numbers)[0][..., 0], np.float32(small))
+    of_bytes = measured(section(), small)
+    assert of_bytes["range"] == (0, 255) and views(small, of_bytes)[0].dtype == np.uint8
+    np.testing.assert_allclose(
+        normalized(small, of_bytes),
+        normalized(small.astype(np.int16), of_bytes),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    with pytest.raises(ValueError, match="has more than 8 bits and 'test.0.' has 8"):
+        measured(section(), small, small.astype(np.int16))
+
+
+@pytest.mark.parametrize("shape, sides", [((13, 64, 80), 2), ((12, 500), 1), ((4, 16, 12, 14), 3)])
+def test_arrays_that_look_channels_first_are_not_taken_for_others(shape, sides):
+    x, size = np.zeros(shape, np.float32), shape[1:]
+    modality = "signal" if sides == 1 else "volume"
+    data = section(modality, size=size, channels=2)
+    with pytest.raises(
+        Unreadable, match=f"channels first, and {shape[0]} of them: set data.channels"
+    ):
+        views(x, data)
+    with pytest.raises(Unreadable, match="first or last: set data.channel_axis="):
+        views(x, section(modality, size=(8,) * sides, channels=shape[-1]))
+    assert views(x, data | dict(bands=(1, 0)))[0].shape == (*size, 2)
+    last = np.moveaxis(x, 0, -1)
+    assert views(last, data | dict(bands=(1, 0)))[0].shape == (*size, 2)

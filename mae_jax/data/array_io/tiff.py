@@ -33,7 +33,7 @@ def open_array(path: str) -> arrays.Array:
         sides = len(shape) - len(channels)
         if len(channels) > 1 or sides not in (2, 3):
             raise Unreadable(f"the file has axes {axes}: save pages [h, w] or [h, w, channels]")
-        if any(page.is_mask for page in file.pages) or _has_scales(first):
+        if any(getattr(page, "is_mask", False) for page in file.pages) or _has_scales(first):
             raise Unreadable(f"the file has a mask or scales: {_HELP}")
         if any("ALPHA" in getattr(sample, "name", "") for sample in first.extrasamples):
             raise Unreadable(f"the file has a band of transparency: {_HELP}")

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import logging
 import threading
 import weakref
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from mae_jax.data import notices
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.image_io import deep, jpeg
 
@@ -18,6 +20,7 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 _STRIP = 2**20  # pixels that are converted at a time
 _MAX_HELD = 2**28  # pixels of all pictures that Pillow holds at once
+_log = logging.getLogger(__name__)
 _memory, _held = threading.Condition(), 0
 _TURNS = (  # the names in Pillow of the EXIF orientations from 2 on
     "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split()
@@ -64,6 +67,11 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
         )
     try:
         with Image.open(io.BytesIO(image), formats=_formats()) as picture:
+            if picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
+                text = (
+                    "of TIFF files with several pages only the first is read: use arrays: for them"
+                )
+                notices.once(_log.warning, text)
             if jpeg.is_endless(image, picture.height * picture.width):
                 raise Unreadable("not a sane JPEG: it goes over its pixels too often")
             return _decode_in_turn(picture, channels)

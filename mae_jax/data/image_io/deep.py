@@ -33,7 +33,8 @@ def is_deep(data: bytes) -> bool:
         return int(match[1]) > 255
     start = data.find(_SIZ, 0, 1024)
     if start >= 0 and len(data) > start + 42:
-        return (data[start + 42] & 0x7F) + 1 > 8
+        bands, bits = int.from_bytes(data[start + 40 : start + 42]), (data[start + 42] & 0x7F) + 1
+        return bits > 8 or bands in (2, 4) and b"cdef" not in data[:start]  # which says alpha
     return data.startswith((b"Pf", b"PF"))
 
 
@@ -60,7 +61,10 @@ def _is_deep_tiff(data: bytes) -> bool:
             page: Any = file.pages[0]
             bits, extra = page.bitspersample, tuple(page.extrasamples)
             colors = page.samplesperpixel - len(extra)
-            plain = page.photometric in _COLORS and colors in (1, 3, 4) and page.sampleformat == 1
+            plain = page.photometric in _COLORS and colors == {2: 3, 5: 4, 6: 3}.get(
+                page.photometric, 1
+            )
+            plain = plain and page.sampleformat == 1
             # 1 and 2 are transparency; others are bands of another meaning, or of none.
             is_color = plain and bits <= 8 and extra in ((), (1,), (2,))
             return not is_color or _NODATA in page.tags or _refused(file) != ""
@@ -106,7 +110,7 @@ def _tiff(data: bytes) -> np.ndarray:
             if "imagecodecs" not in str(error) or page.samplesperpixel > 4:
                 raise
             return _by_opencv(data)  # it knows more compressions
-        if len(file.pages) > 1 and not file.pages[1].is_reduced:
+        if len(file.pages) > 1 and not getattr(file.pages[1], "is_reduced", False):
             text = "of TIFF files with several pages only the first is read: use arrays: for stacks"
             notices.once(_log.warning, text)
         if page.axes.startswith("S"):
@@ -121,13 +125,17 @@ def _other(data: bytes) -> np.ndarray:
         _check_size(picture.height * picture.width * 8)
         if data.startswith((b"Pf", b"PF")):
             return np.asarray(picture)
-    return _by_opencv(data)
+        if data.find(_SIZ, 0, 1024) >= 0 and picture.mode in ("LA", "RGBA"):
+            return np.asarray(picture)  # of 8 bits
+    pixels = _by_opencv(data)
+    has_gray_and_alpha = data[25:26] == b"\x04" and data.startswith(b"\x89PNG")
+    return pixels[..., [0, 3]] if has_gray_and_alpha else pixels
 
 
 def _by_opencv(data: bytes) -> np.ndarray:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
-        raise Unreadable("not a readable picture: OpenCV cannot decode it")
+        raise Unreadable("not a picture that OpenCV can decode: save it as PNG or TIFF")
     if pixels.ndim == 3 and pixels.shape[-1] in (3, 4):
         order = [2, 1, 0, 3][: pixels.shape[-1]]
         pixels = pixels[..., order]

@@ -63,11 +63,11 @@ def open_values(image: Picture, data: Mapping[str, Any]) -> values.Values:
     if not isinstance(image, arrays.Array):
         is_color = not data.get("bands") and not _is_deep(image) and has_8_bits(image)
         whole = decode.decode(image, data["channels"]) if is_color else decode.bands(image)
-        says = deep.nodata(image) if _is_deep(image) else ()
+        says = deep.nodata(image) if isinstance(image, bytes) and _is_deep(image) else ()
         image = dataclasses.replace(arrays.of(whole, sides=2), nodata=says)
     if data.get("range", "auto") == "auto" and image.dtype != np.uint8:
         raise Unreadable(
-            f"the picture has values of {image.dtype}, where others have 8 bits: set data.range to "
+            f"the picture has values of {image.dtype}, and not of 8 bits: set data.range to "
             "'dtype', or to the numbers (low, high) that mean 0 and 1 in all of them"
         )
     return values.of(image, 2, data)
