@@ -189,7 +189,7 @@ def main() -> None:
     add("--mni", required=True, help="the T1 scan of nilearn")
     add("--workdir", required=True)
     add("--config", default="configs/brain_small.py")
-    add("--places", type=int, default=300, help="of each lobe")
+    add("--places", type=int, default=200, help="of each lobe")
     options, others = parser.parse_known_args()  # others are --config.key=value
     workdir, brains = Path(options.workdir), Path(options.brains)
     scans = dict(mni152=options.mni, colin27=str(brains / "ch2bet.nii.gz"))
