@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _METADATA, _NODATA = 42112, 42113  # GDAL's tags
 _MAX_BYTES = 2**31  # of a decoded picture
-_COLORS = {0, 1, 2, 3, 5, 6}  # photometric interpretations: gray, RGB, palette, CMYK, YCbCr
+_COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # gray, RGB, palette, CMYK, YCbCr: their bands
 _SIZ = b"\xff\x4f\xff\x51"  # the first markers of a JPEG 2000 code stream
 
 
@@ -61,10 +61,7 @@ def _is_deep_tiff(data: bytes) -> bool:
             page: Any = file.pages[0]
             bits, extra = page.bitspersample, tuple(page.extrasamples)
             colors = page.samplesperpixel - len(extra)
-            plain = page.photometric in _COLORS and colors == {2: 3, 5: 4, 6: 3}.get(
-                page.photometric, 1
-            )
-            plain = plain and page.sampleformat == 1
+            plain = colors == _COLORS.get(page.photometric) and page.sampleformat == 1
             # 1 and 2 are transparency; others are bands of another meaning, or of none.
             is_color = plain and bits <= 8 and extra in ((), (1,), (2,))
             return not is_color or _NODATA in page.tags or _refused(file) != ""
