@@ -248,17 +248,16 @@ def two_classes(tmp_path) -> dict:
     return {"data.train.source": f"folder:{tmp_path}/pictures"}
 
 
-def test_bad_classes_end_in_one_sentence(tmp_path, pretraining):
+def test_bad_classes_end_in_one_sentence(tmp_path, pretraining, caplog):
     changes = two_classes(tmp_path)
     Image.new("RGB", (20, 20)).save(tmp_path / "pictures" / "train" / "none.png")
-    with pytest.raises(UserError, match=r"'train/none.png' \(its label -1 is not one"):
-        train(config(**changes, epochs=4.0), tmp_path / "a")
     with pytest.raises(UserError, match="tells 2 classes apart, but 'synthetic' has 4"):
         other = {"evaluators.classification.source": "synthetic"}
         train(config(**changes, **other), tmp_path / "b")
+    assert "training examples have a label, and the others are left out" in caplog.text
     shutil.rmtree(tmp_path / "pictures" / "train" / "b")
     shutil.rmtree(tmp_path / "pictures" / "test" / "b")
-    with pytest.raises(UserError, match="has 1 classes, and two or more are needed"):
+    with pytest.raises(UserError, match=r"has 1 class\(es\), and two or more are needed"):
         train(config(**changes), tmp_path / "c")
     with pytest.raises(UserError, match="trainable = 'bloc' matches no parameter"):
         train(config(trainable="bloc"), tmp_path / "d")
