@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image, ImageDraw, ImageFont
@@ -123,7 +124,7 @@ class Encoder:
     def untrained(self, seed: int) -> dict:
         model, size = self.context.model, self.context.transform.size
         sampler = build.mask_sampler(self.context.mask or {}, model, size)
-        mask = masking.from_scores(np.zeros((1, sampler.n)), sampler.keep)
+        mask = masking.from_scores(jnp.zeros((1, sampler.n)), sampler.keep)
         return model.init(jax.random.key(seed), np.zeros((1, *size, 1)), mask)["params"]
 
     def features(self, crops: list[np.ndarray], params: dict) -> Float[np.ndarray, "n d"]:

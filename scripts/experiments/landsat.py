@@ -46,7 +46,9 @@ Scene = Float[np.ndarray, "h w 6"]
 def write_halves(path: str, folder: Path, train: str) -> tuple[str, str]:
     """Write the halves of a GeoTIFF with their transforms, and return them: train, test."""
     import rasterio
-    from rasterio.windows import Window
+    from rasterio import windows
+
+    Window: Any = windows.Window
 
     with rasterio.open(path) as scene:
         w, h = scene.width, scene.height
@@ -59,8 +61,8 @@ def write_halves(path: str, folder: Path, train: str) -> tuple[str, str]:
         written = []
         for split, name in (("train", train), ("test", OPPOSITE[train])):
             window, place = halves[name], folder / split / f"{name}.tif"
-            profile = dict(width=window.width, height=window.height, driver="GTiff")
-            profile |= dict(transform=scene.window_transform(window), crs=scene.crs)
+            profile: dict[str, Any] = dict(width=window.width, height=window.height)
+            profile |= dict(transform=scene.window_transform(window), crs=scene.crs, driver="GTiff")
             profile |= dict(count=scene.count, dtype=scene.dtypes[0])
             place.parent.mkdir(parents=True, exist_ok=True)
             with rasterio.open(place, "w", **profile) as file:
@@ -91,7 +93,7 @@ class Predictor:
         assert self.info.config
         opened = volume.open_values(path, self.info.config["data"])
         x = opened.read([slice(0, side) for side in opened.sides])
-        return ((x - self.info.mean) / self.info.std).astype(np.float32)
+        return ((x - np.array(self.info.mean)) / np.array(self.info.std)).astype(np.float32)
 
     def __call__(self, scene: Scene) -> Float[np.ndarray, "h w 3"]:
         """Return the mean over tiles of the predictions, of which the network sees no infrared."""
@@ -134,7 +136,7 @@ def baselines(train: Scene, test: Scene) -> dict[str, Float[np.ndarray, "h w 3"]
     from sklearn.linear_model import LinearRegression
     from sklearn.neighbors import KNeighborsRegressor
 
-    forest = dict(n_estimators=100, min_samples_leaf=5, random_state=0, n_jobs=2)
+    forest: dict[str, Any] = dict(n_estimators=100, min_samples_leaf=5, random_state=0, n_jobs=2)
     makers: dict[str, tuple[Callable[[], Any], int]] = {
         "linear regression": (LinearRegression, 1),
         "linear regression, 5x5 pixels": (LinearRegression, 5),
