@@ -157,7 +157,7 @@ class MaskedAutoencoder(EncoderModel):
         loss = losses.mean()
         if weight is not None or mask.predicted is not None:
             counted = self.target.predicts(inputs, mask, weight)
-            loss = mean(losses, counted)
+            loss = jnp.where(counted.all(), loss, mean(losses, counted))
         names = ["embedding", *(f"block_{i}" for i in range(len(maps) - 1))]
         intermediates = {f"encoder/{n}": x for n, x in zip(names, maps, strict=True)}
         intermediates["encoder/norm"] = tokens

@@ -117,7 +117,11 @@ class Target(abc.ABC):
         It is 0 for a sample that predicts nothing.
         """
         losses = self.losses(prediction, inputs, mask.masked, weight)
-        return mean(losses, self.shares(inputs, mask, weight))
+        if weight is None and mask.predicted is None:
+            return losses.mean(1)
+        shares = self.shares(inputs, mask, weight)
+        # Where nothing is missing, the bits are those without weights.
+        return jnp.where((shares == 1).all(1), losses.mean(1), mean(losses, shares))
 
     @property
     def small_patch(self) -> tuple[int, ...]:
@@ -206,7 +210,12 @@ class PixelTarget(Target):
 
     def losses(self, prediction, inputs, index, weight=None):
         errors = jnp.square(prediction - self(inputs, index, weight))
-        return mean(errors, self.members(index, inputs, weight))
+        whole = self.members(index, inputs)
+        losses = (errors * whole).sum(-1) / whole.sum(-1)
+        if weight is None:
+            return losses
+        members = self.members(index, inputs, weight)
+        return jnp.where((members == whole).all(-1), losses, mean(errors, members))
 
     def shares(self, inputs, mask, weight=None):
         shares = super().shares(inputs, mask)
