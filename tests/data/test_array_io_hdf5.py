@@ -189,3 +189,11 @@ def test_items():
     array = arrays.item(arrays.of(numbers(4, 5, 6)), 2)
     np.testing.assert_array_equal(array.read((slice(1, 3), slice(0, 6))), numbers(4, 5, 6)[2, 1:3])
     assert array.shape == (5, 6)
+
+
+def test_arrays_of_matlab_are_told_to_be_reversed(tmp_path, caplog):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = np.zeros((3, 5, 4))
+        file["x"].attrs["MATLAB_class"] = np.bytes_("double")
+    assert array_io.open_array(f"{tmp_path}/a.h5::x").shape == (3, 5, 4)
+    assert "what is (h, w, c) there is read as [c, w, h]" in caplog.text

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import os
 import posixpath
 from collections.abc import Iterator
@@ -9,11 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from mae_jax.data import arrays
+from mae_jax.data import arrays, notices
 from mae_jax.data.array_io import keys, packing, per_thread
 from mae_jax.data.bad_examples import Unreadable, reason
 
 _MAX_LINKS = 16  # soft links on the way to an array
+
+_log = logging.getLogger(__name__)
+_MATLAB = (
+    "MATLAB stores the axes of an array in reverse: what is (h, w, c) there is read as [c, w, h], so "
+    "that pictures lie on their sides"
+)
 
 
 def open_array(path: str) -> arrays.Array:
@@ -39,6 +46,8 @@ def open_array(path: str) -> arrays.Array:
         if dataset.chunks:
             arrays.check_bytes("a chunk", dataset.chunks, dtype, "write smaller chunks")
         packed = packing.from_attributes(dataset.attrs, dtype)
+        if "MATLAB_class" in dataset.attrs:
+            notices.once(_log.warning, _MATLAB)
     read = functools.partial(_read, opened, packed)
     return arrays.Array(shape, packed.dtype, read, nodata=packed.missing)
 
