@@ -15,12 +15,11 @@ from mae_jax.data.array_io import keys, packing, per_thread
 from mae_jax.data.bad_examples import Unreadable, reason
 
 _MAX_LINKS = 16  # soft links on the way to an array
-
-_log = logging.getLogger(__name__)
 _MATLAB = (
-    "MATLAB stores the axes of an array in reverse: what is (h, w, c) there is read as [c, w, h], so "
-    "that pictures lie on their sides"
+    "MATLAB stores axes in reverse: what is (h, w, c) there is read as [c, w, h], so that pictures "
+    "lie on their sides"
 )
+_log = logging.getLogger(__name__)
 
 
 def open_array(path: str) -> arrays.Array:
