@@ -200,7 +200,9 @@ def test_targets_without_a_scale_are_refused(labels, sentence):
 def test_other_labels_are_refused(tmp_path, run):
     with pytest.raises(UserError, match="are no numbers, which task 'regress' needs"):
         train(config(**{"data.train.source": "spectra"}), tmp_path / "a")
-    with pytest.raises(UserError, match="classes, and two or more are needed"):
+    with pytest.raises(
+        UserError, match="two or more are needed: its labels are numbers, so use task"
+    ):
         values = dict(command_line.load("configs/finetune_quickstart.py:debug"))
         values["data"] = dict(config().data)
         train(values | {"evaluators": {}}, tmp_path / "b")

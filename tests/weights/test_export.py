@@ -66,5 +66,12 @@ def test_the_targets_of_a_regressor_stay(tmp_path):
     del settings["id2label"], settings["label2id"]
     (tmp_path / "vit" / "config.json").write_text(json.dumps(settings))
     assert load.find(tmp_path / "vit").targets == TargetScale(("target_0", "target_1"))
+
+
+@pytest.mark.parity
+def test_a_pth_file_does_not_say_its_targets(tmp_path):
+    scale = TargetScale(("age", "weight"), (50.0, 70.0), (10.0, 15.0))
+    fields = tiny_models.TINY | dict(classes=2, pooling="cls")
+    ours = export(tmp_path / "ours.safetensors", "Classifier", fields, targets=scale)
     text = exports.export(str(ours), tmp_path / "x.pth")
     assert "does not say that it predicts age, weight" in text
