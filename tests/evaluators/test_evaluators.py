@@ -8,6 +8,7 @@ import pytest
 
 from mae_jax import evaluators
 from mae_jax.config import command_line, schema
+from mae_jax.evaluators import checkpoint
 from mae_jax.evaluators.evaluator import Result
 
 SECTION = dict(
@@ -89,3 +90,14 @@ def test_an_evaluator_of_your_own_as_documented(autoencoder, context, tmp_path, 
     assert len(cosines) == 5 and metrics == {
         "mirror_cosine": pytest.approx(np.mean(cosines), abs=1e-5)
     }
+
+
+def test_the_splits_of_a_run_are_those_that_its_evaluators_had():
+    knn = dict(type="knn", train=dict(source="same", split="not_fold:2"))
+    entries = dict(knn=knn | dict(test=dict(source="same", split="fold:2")))
+    config = dict(data=dict(train=dict(source="csv:a", split="not_fold:2")), evaluators=entries)
+    assert checkpoint.splits_of(config, "csv:a") == ("not_fold:2", "fold:2")
+    assert checkpoint.splits_of(config, "csv:b") == ("train", "test")
+    entries["other"] = dict(type="reconstruction", split="fold:3")
+    assert checkpoint.splits_of(config, "csv:a") == ("not_fold:2", "test")
+    assert checkpoint.splits_of({}, "csv:a") == ("train", "test")
