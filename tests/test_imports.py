@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LAYERS = [  # from the top down: a subpackage imports from the layers below its own
     ["train", "evaluate", "predict", "embed", "convert", "export", "plan", "__main__"],
-    ["planning"],
+    ["applications", "planning"],
     ["training"],
     ["tasks", "exchange"],
     ["evaluators"],

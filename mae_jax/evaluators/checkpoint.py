@@ -27,16 +27,22 @@ Values = Mapping[str, Any]  # of a section of a config, or the sections `evaluat
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which checkpoint sees which data, and how: see `find`."""
+    add = parser.add_argument
+    add_model_options(parser)
+    add("--data", required=True, help="photos, folder:PATH, idx:PATH, tfds:NAME, ...")
+    add("--center-crop", type=float, help="fraction of the side that is shown")
+    add("--examples", type=int, default=0, help="of each split, at most; 0 = all")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which checkpoint is used, and how inputs are shown to it."""
     add, numbers = parser.add_argument, command_line.numbers
     add("--checkpoint", required=True, help="work directory[:STEP], file or Hugging Face folder")
-    add("--data", required=True, help="photos, folder:PATH, idx:PATH, tfds:NAME, ...")
     load_options.add(parser)
     add("--mean", type=numbers(float), help="per channel, of pixels in [0, 1]")
     add("--std", type=numbers(float))
-    add("--center-crop", type=float, help="fraction of the side that is shown")
     field = "how numbers become values: range=(0,4095), nodata=-9999, bands=(3,2,1), ..."
     add("--data-field", type=command_line.assignment, action="append", default=[], help=field)
-    add("--examples", type=int, default=0, help="of each split, at most; 0 = all")
     add("--batch-size", type=int, default=256)
     add("--threads", type=int, default=16)
 
@@ -53,7 +59,7 @@ def find(options: argparse.Namespace) -> tuple[CheckpointInfo, Context]:
     """Return a checkpoint before its parameters are read, and how examples are shown to its model.
 
     Args:
-      options: those of `add_options`, and further ones of a command.
+      options: those of `add_options` or `add_model_options`, and further ones of a command.
 
     Raises:
       ValueError: there is no such checkpoint, or an option is out of its range or does not fit.
@@ -156,8 +162,9 @@ def _check(options: argparse.Namespace) -> None:
     ratio = getattr(options, "mask_ratio", None)
     if ratio is not None and not 0 < ratio < 1:
         raise ValueError(f"--mask-ratio={ratio} must be between 0 and 1, such as .75")
-    if options.center_crop is not None and not 0 < options.center_crop <= 1:
-        raise ValueError(f"--center-crop={options.center_crop} must be above 0 and up to 1")
+    crop = getattr(options, "center_crop", None)
+    if crop is not None and not 0 < crop <= 1:
+        raise ValueError(f"--center-crop={crop} must be above 0 and up to 1")
 
 
 def run_evaluators(
@@ -276,9 +283,10 @@ def make_context(info: CheckpointInfo, options: argparse.Namespace, mesh: Mesh) 
     data |= {"channels": info.channels, "threads": options.threads}
     data |= _values(options.data_field, data)
     # "same" names the user's data: those of a checkpoint may be code, as in python:MODULE:FACTORY.
-    data["train"] = {"source": options.data, "split": "train"}
+    data["train"] = {"source": getattr(options, "data", ""), "split": "train"}
     if data["modality"] in ("image", "video"):
-        data["center_crop"] = options.center_crop or data.get("center_crop", 0.875)
+        crop = getattr(options, "center_crop", None)
+        data["center_crop"] = crop or data.get("center_crop", 0.875)
     if options.size and len(options.size) != len(model.patch):
         raise ValueError(f"--size={options.size} must be {len(model.patch)} numbers, as H,W")
     if len(data["size"]) != len(model.patch) or info.fields.get("vocab_size") and not config:

@@ -1,9 +1,8 @@
 """Dense features: a vector for each patch of an input of any size, encoded tile by tile."""
 
 import functools
-import itertools
-import logging
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,15 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from mae_jax.data import arrays, notices, pipeline
+from mae_jax.data import arrays
 from mae_jax.data.bad_examples import Unreadable
-from mae_jax.data.modalities import transforms, volume
 from mae_jax.data.values import Values
-from mae_jax.distributed import device_mesh, partitioning
+from mae_jax.distributed import partitioning
 from mae_jax.evaluators import features, held_out, tiles
+from mae_jax.evaluators.tiled_inputs import TiledInputs
 from mae_jax.models import masking
-
-_log = logging.getLogger(__name__)
 
 
 class FeatureMap(NamedTuple):
@@ -59,47 +56,15 @@ class DenseExtractor:
         overlap: float = 0.5,
         batch_size: int = 256,
     ):
-        self.model, self.feature, self.transform, self.mesh = model, feature, transform, mesh
-        self.overlap, self.batch_size = overlap, batch_size
-        modality, self.data = transform.data["modality"], transform.data
-        self._open = getattr(transforms.MODALITIES[modality], "open_values", None)
-        if self._open is None:
-            raise ValueError(
-                f"dense features are those of images, volumes and signals, not of {modality}: "
-                "leave dense out"
-            )
-        self._cut(transform.size)
+        self.model, self.feature, self.transform = model, feature, transform
+        self.inputs = TiledInputs(model, transform, mesh, overlap, batch_size)
+        self.open = self.inputs.open
         replicated = partitioning.replicated(mesh)
         self._encode = jax.jit(self._encode_batch, out_shardings=replicated)
 
-    def open(self, value: Any) -> Values:
-        """Return an input, the "image" of an example, whose parts are read when they are needed.
-
-        Raises:
-          Unreadable: it cannot be read, does not fit the model, or is smaller than a patch.
-        """
-        assert self._open is not None
-        opened = self._open(value, self.data)
-        if any(n < p for n, p in zip(opened.sides, self.model.patch, strict=True)):
-            raise Unreadable(
-                f"an input of size {opened.sides} is smaller than a patch {self.model.patch}: "
-                "enlarge it"
-            )
-        has_times = self.data.get("reference_spacing") and self.data.get("time_band") is not None
-        if has_times and opened.sides[0] < self.transform.size[0]:
-            raise Unreadable(
-                f"a signal of length {opened.sides[0]} has no times beyond its end: choose a size "
-                f"below {self.transform.size[0]}"
-            )
-        cropped = tuple(n // p * p for n, p in zip(opened.sides, self.model.patch, strict=True))
-        if cropped != opened.sides:
-            text = "inputs such as one of size %s are cut at their ends to %s, whole patches of %s"
-            notices.once(_log.info, text, opened.sides, cropped, self.model.patch)
-        return opened
-
     def cells(self, opened: Values) -> tuple[int, ...]:
         """Return the number of patches along each side."""
-        return tuple(n // p for n, p in zip(opened.sides, self.model.patch, strict=True))
+        return self.inputs.cells(opened.sides)
 
     def place(self, opened: Values) -> dict[str, Any]:
         """Return the spacing and the frame of the feature map of an input.
@@ -107,7 +72,7 @@ class DenseExtractor:
         The spacing is that of its file or else `data.spacing`, times a patch.
         """
         array, patch = opened.array, self.model.patch
-        spacing = array.spacing or self.data.get("spacing")
+        spacing = array.spacing or self.transform.data.get("spacing")
         spacing = spacing and tuple(s * p for s, p in zip(spacing, patch, strict=True))
         return dict(spacing=spacing, frame=array.frame and array.frame.strided(patch))
 
@@ -121,7 +86,7 @@ class DenseExtractor:
         Raises:
           Unreadable: a part cannot be read, or its features are not finite.
         """
-        tiling = self._cut(opened.sides)
+        tiling = self.inputs.patches(opened.sides)
         for block in tiles.blend(self._tiles(variables, opened, tiling), tiling):
             yield block.reshape(*block.shape[:-2], -1)
 
@@ -131,43 +96,18 @@ class DenseExtractor:
         blocks = list(self.blocks(variables, opened))
         return FeatureMap(np.concatenate(blocks), **self.place(opened))
 
-    def _cut(self, sides: Sequence[int]) -> tiles.Tiling:
-        cells, tile = (
-            [n // p for n, p in zip(lengths, self.model.patch, strict=True)]
-            for lengths in (sides, self.transform.size)
-        )
-        return tiles.cut(cells, tile, self.overlap)
-
     def _tiles(
         self, variables: dict, opened: Values, tiling: tiles.Tiling
     ) -> Iterator[Float[np.ndarray, "*tile k d"]]:
-        """Yield the tokens of each tile; the last batch is filled up with copies of the last."""
-        starts = tiling.starts
-        size = min(self.batch_size, 1 << (len(starts) - 1).bit_length())  # few sizes to compile
-        shares = device_mesh.batch_shares(self.mesh)
-        size = -(-size // shares) * shares
-        rows = partitioning.local_rows(self.mesh, size).tolist()
-        places = [b + row for b in range(0, len(starts), size) for row in rows]
-        load = functools.partial(self._read, opened, starts, places)
-        parts = iter(pipeline.in_order(load, len(places), self.data["threads"], len(rows)))
-        for first in range(0, len(starts), size):
-            examples = list(itertools.islice(parts, len(rows)))
-            batch = jax.tree.map(lambda *values: np.stack(values), *examples)
-            tokens = self._encode(variables, partitioning.place(batch, self.mesh))
-            tokens, is_finite = map(np.asarray, tokens)
-            count = min(size, len(starts) - first)
+        """Yield the tokens of each tile."""
+        patch = self.model.patch
+        corners = [tuple(map(operator.mul, start, patch)) for start in tiling.starts]
+        read = functools.partial(self.inputs.tile, opened)
+        for batch, count in self.inputs.batches(corners, read):
+            tokens, is_finite = map(np.asarray, self._encode(variables, batch))
             if not is_finite[:count].all():
                 raise Unreadable("its features are not finite")
             yield from tokens[:count]
-
-    def _read(
-        self, opened: Values, starts: Sequence[tuple[int, ...]], places: Sequence[int], i: int
-    ) -> dict[str, np.ndarray]:
-        """Return the tile that fills one place of the batches, and where its values lie."""
-        start = starts[min(places[i], len(starts) - 1)]
-        corner = [a * p for a, p in zip(start, self.model.patch, strict=True)]
-        tile = volume.crop(opened, corner, self.transform.size, at_end=True)
-        return transforms.joined([opened.view(tile, corner, self.transform.size)])
 
     def _encode_batch(self, variables, batch) -> tuple[jax.Array, jax.Array]:
         """Return the tokens [b *tile k d], NaN where a patch has no data, and if others are finite.
