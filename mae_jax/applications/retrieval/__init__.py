@@ -1,0 +1,1 @@
+"""Search of similar inputs by the features of a pre-trained model."""
