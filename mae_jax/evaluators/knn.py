@@ -1,15 +1,12 @@
 """Nearest neighbours of frozen features."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from mae_jax.evaluators import classification, regression
+from mae_jax.evaluators import classification, neighbours, regression
 from mae_jax.evaluators.evaluator import Context
 from mae_jax.evaluators.feature_accuracy import FeatureAccuracy
 
@@ -94,7 +91,7 @@ def accuracies(
     Returns:
       The accuracy for each of `ks`; all `n` examples vote if they are fewer than k.
     """
-    similarity, index = nearest(train, test, min(max(ks), len(train)))
+    similarity, index = neighbours.nearest(train, test, min(max(ks), len(train)))
     weights = np.exp(similarity.astype(np.float64) / temperature)
 
     def correct(k: int) -> list[bool]:
@@ -119,47 +116,10 @@ def neighbour_means(
     patterns, groups = np.unique(~np.isnan(train_labels), axis=1, return_inverse=True)
     for group, known in enumerate(patterns.T):  # labels that are known of the same examples
         columns = np.flatnonzero(groups.ravel() == group)
-        similarity, index = nearest(train[known], test, min(max(ks), int(known.sum())))
+        similarity, index = neighbours.nearest(train[known], test, min(max(ks), int(known.sum())))
         weights = np.exp(similarity.astype(np.float64) / temperature)
         values = train_labels[known][:, columns][index]  # [m k columns]
         for k in ks:
             w = weights[:, :k, None]
             means[k][:, columns] = (w * values[:, :k]).sum(1) / w.sum(1)
     return means
-
-
-QUERIES, KEYS = 1024, 2**16  # rows of `test` and of `train` that are compared at a time
-
-
-def nearest(
-    train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m d"], k: int
-) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, "m k"]]:
-    """Find the `k` rows of `train` with the largest cosine similarity to each row of `test`.
-
-    The search is exact, and equally similar rows keep their order. Blocks of `train` are compared
-    in turn on the first device of the process, which bounds its memory; the number of devices
-    does not matter.
-
-    Returns:
-      The similarities of these rows, in descending order, and the indices of the rows.
-    """
-    similarity = np.empty((len(test), 0), np.float32)
-    index = np.empty((len(test), 0), np.int32)
-    for offset in range(0, len(train), KEYS):
-        block = jnp.asarray(train[offset : offset + KEYS])
-        starts = range(0, len(test), QUERIES)
-        parts = [_nearest(block, test[start : start + QUERIES], k) for start in starts]
-        new, rows = (np.concatenate(x) for x in zip(*parts, strict=True))
-        similarity = np.concatenate([similarity, new], axis=1)
-        index = np.concatenate([index, offset + rows], axis=1)
-        order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-        similarity, index = (np.take_along_axis(x, order, axis=1) for x in (similarity, index))
-    return similarity, index
-
-
-@functools.partial(jax.jit, static_argnames="k")
-def _nearest(train, test, k):
-    unit = lambda x: x / (jnp.linalg.norm(x, axis=1, keepdims=True) + 1e-12)
-    train, test = (unit(x.astype(jnp.float32)) for x in (train, test))
-    similarity = jnp.matmul(test, train.T, precision=jax.lax.Precision.HIGHEST)
-    return jax.lax.top_k(similarity, min(k, len(train)))  # equal similarities keep their order
