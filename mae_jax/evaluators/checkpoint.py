@@ -1,7 +1,7 @@
 """The evaluation of a checkpoint, by the evaluators that suit its model and the data."""
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +70,25 @@ def find(options: argparse.Namespace) -> tuple[CheckpointInfo, Context]:
     return info, make_context(info, options, device_mesh.make_mesh())
 
 
-def open_split(context: Context, options: argparse.Namespace) -> tuple[str, sources.Source]:
-    """Open the split that options choose: by default "all", or "test" where that is unknown."""
-    open_split = lambda split: (split, context.open(dict(source=options.data, split=split)))
+def open_split(
+    open_part: Callable[[Mapping[str, str]], sources.Source],
+    options: argparse.Namespace,
+    otherwise: str = "test",
+) -> tuple[str, sources.Source]:
+    """Open the split of `--data` that options choose, and return its name.
+
+    That is by default "all", or `otherwise` where "all" is unknown.
+
+    Args:
+      open_part: opens a `source` and its `split`, such as `Context.open`.
+    """
+    open_split = lambda split: (split, open_part(dict(source=options.data, split=split)))
     if not options.split:
         try:
             return open_split("all")
         except ValueError as error:  # such as of the built-in sources
             try:
-                return open_split("test")
+                return open_split(otherwise)
             except ValueError:
                 raise error from None
     return open_split(options.split)

@@ -33,8 +33,8 @@ def losses(
     def of_mask(prediction: jax.Array, mask: Mask) -> tuple[jax.Array, jax.Array]:
         found = model.target.losses(prediction, inputs.values, mask.masked, inputs.weight)
         counts = model.target.shares(inputs.values, mask, inputs.weight) > 0
-        samples = jnp.arange(len(found))[:, None]
-        empty = jnp.zeros((len(found), mask.n))
+        samples = jnp.arange(found.shape[0])[:, None]  # `len` knows no symbolic batch size
+        empty = jnp.zeros((found.shape[0], mask.n))
         place = lambda x: empty.at[samples, mask.masked].add(x)
         return place(jnp.where(counts, found, 0)), place(counts.astype(jnp.float32))
 
@@ -84,7 +84,7 @@ def _mean(
     present = None if inputs.present is None else model.present(inputs.present)
 
     def values(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
-        scores = jnp.broadcast_to(scores, (len(inputs.values), scores.shape[-1]))
+        scores = jnp.broadcast_to(scores, (inputs.values.shape[0], scores.shape[-1]))
         mask = masking.from_scores(scores, keep, present)
         out = model.apply(variables, inputs.values, mask, inputs.weight, coordinates)
         return of_mask(out.prediction, mask)

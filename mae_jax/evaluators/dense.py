@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from mae_jax.data import arrays
+from mae_jax.data.augment.missing import Inputs
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.values import Values
 from mae_jax.distributed import partitioning
@@ -110,19 +111,28 @@ class DenseExtractor:
             yield from tokens[:count]
 
     def _encode_batch(self, variables, batch) -> tuple[jax.Array, jax.Array]:
-        """Return the tokens [b *tile k d], NaN where a patch has no data, and if others are finite.
+        inputs, places = (
+            self.transform.split(batch["image"]),
+            self.transform.coordinates(batch, self.model),
+        )
+        return patch_tokens(self.model, variables["params"], inputs, places, self.feature)
 
-        Tokens of one patch, such as those of channel groups, are along `k`.
-        """
-        values, present, _ = self.transform.split(batch["image"])
-        mask = None if present is None else masking.whole(self.model.present(present))
-        places = self.transform.coordinates(batch, self.model)
-        _, maps = self.model.apply(variables, values, mask, places, method="encode")
-        x = features.tokens_of(self.model, variables["params"], maps, self.feature)
-        x = x[:, self.model.cls_tokens :].astype(jnp.float32)
-        is_finite = jnp.isfinite(x).all((1, 2))
-        if mask is not None:
-            x = jnp.where(masking.masked_map(mask)[..., None] > 0, jnp.nan, x)
-        cells = (n // p for n, p in zip(self.transform.size, self.model.patch, strict=True))
-        x = x.reshape(len(x), -1, *cells, x.shape[-1])  # channel groups are the first axis
-        return jnp.moveaxis(x, 1, -2), is_finite
+
+def patch_tokens(
+    model: Any, params: dict, inputs: Inputs, coordinates: Any, feature: features.Feature
+) -> tuple[Float[jax.Array, "b *cells k d"], Bool[jax.Array, "b"]]:
+    """Return the tokens of a batch, NaN where a patch has no data, and if others are finite.
+
+    Tokens of one patch, such as those of channel groups, are along `k`.
+    """
+    mask = None if inputs.present is None else masking.whole(model.present(inputs.present))
+    _, maps = model.apply({"params": params}, inputs.values, mask, coordinates, method="encode")
+    x = features.tokens_of(model, params, maps, feature)
+    x = x[:, model.cls_tokens :].astype(jnp.float32)
+    is_finite = jnp.isfinite(x).all((1, 2))
+    if mask is not None:
+        x = jnp.where(masking.masked_map(mask)[..., None] > 0, jnp.nan, x)
+    sides = inputs.values.shape[1:-1]
+    cells = (n // p for n, p in zip(sides, model.patch, strict=True))
+    x = x.reshape(x.shape[0], -1, *cells, x.shape[-1])  # channel groups are the first axis
+    return jnp.moveaxis(x, 1, -2), is_finite

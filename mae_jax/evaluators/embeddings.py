@@ -27,7 +27,7 @@ def write(options: argparse.Namespace) -> str:
         feature_files.row_writer(options.to)
     _check(options)
     info, context = checkpoint.find(options)
-    split, source = checkpoint.open_split(context, options)
+    split, source = checkpoint.open_split(context.open, options)
     index = sources.fixed_choice(len(source), options.examples or None)
     feature, size = _feature(info, context, options), context.transform.size
     about: dict[str, Any] = dict(checkpoint=options.checkpoint, data=options.data, split=split)

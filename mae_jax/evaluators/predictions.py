@@ -152,7 +152,7 @@ def predict(options: argparse.Namespace) -> str:
             "(python -m mae_jax.train with --config.init.checkpoint), or evaluate its features "
             "(python -m mae_jax.evaluate)"
         )
-    split, source = checkpoint.open_split(context, options)
+    split, source = checkpoint.open_split(context.open, options)
     predicted = _predicted(context, source, options)
     given = dict(source=options.data, split=split)
     given |= dict(examples=options.examples, batch_size=options.batch_size)

@@ -1,0 +1,196 @@
+"""A detector: a model, scorers that were fitted on good examples, and thresholds."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from mae_jax.applications import fitted_folder
+from mae_jax.applications.anomaly import score_maps, scorers
+from mae_jax.applications.anomaly.calibration import COMBINED, Calibration
+from mae_jax.applications.anomaly.tile_stream import Failed, TileStream
+from mae_jax.applications.fitted_folder import Fitted
+from mae_jax.data import sources
+from mae_jax.data.bad_examples import Unreadable
+from mae_jax.data.values import Values
+from mae_jax.distributed import partitioning
+from mae_jax.evaluators import tiles
+from mae_jax.evaluators.features import Feature
+from mae_jax.evaluators.loaded_model import LoadedModel
+from mae_jax.evaluators.tiled_inputs import TiledInputs
+
+KIND, VERSION = "detector", 1  # the version changes with what a folder holds
+
+
+class Tiles(NamedTuple):
+    """How inputs are cut, see `TiledInputs`."""
+
+    overlap: float = 0.5
+    batch_size: int = 32
+
+
+class Scores(NamedTuple):
+    """How unlike good examples an input is, by each scorer and "combined"."""
+
+    scores: dict[str, float]  # NaN where no patch has data
+    maps: dict[str, Float[np.ndarray, "*cells"]]  # a cell for each patch; NaN where it has no data
+    opened: Values  # the input
+
+
+@dataclasses.dataclass(frozen=True)
+class Detector:
+    """What differs from good examples.
+
+    The map of an input of any size is blended of overlapping tiles, and then averaged over 3x3
+    patches (3x3x3 of volumes). Its score is `score_maps.score` of that map. The combined map and
+    score are those of `Calibration.combine`. An input is an anomaly if its score is above the
+    threshold.
+    """
+
+    loaded: LoadedModel
+    scorers: Mapping[str, Any]  # by name, see `scorers.Scorer`
+    calibration: Calibration
+    settings: dict[str, Any]  # how it was fitted
+    tiles: Tiles = Tiles()
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        return self.calibration.thresholds
+
+    def score(self, value: Any) -> Scores:
+        """Return the scores of an input: a path or what else the model's modality reads.
+
+        Raises:
+          Unreadable: it cannot be read, or does not fit.
+        """
+        names = [value if isinstance(value, str) else "the input"]
+        source = sources.Examples(1, lambda i: dict(image=value, label=-1), (), names=names)
+        (_, found), *_ = self.scan(source)
+        if isinstance(found, Unreadable):
+            raise found
+        return found
+
+    def scan(
+        self, source: sources.Source, index: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, Scores | Unreadable]]:
+        """Yield the scores of examples of a source, in order, or why an example has none."""
+        index = range(len(source)) if index is None else index
+        names = (*self.scorers, COMBINED)
+        for i, opened, x in maps(self._stream, source, index):
+            if isinstance(x, Unreadable):
+                yield i, x
+                continue
+            x = np.concatenate([x, self.calibration.combine(x)[..., None]], -1)
+            of_scorers = score_maps.score(np.moveaxis(x[..., :-1], -1, 0))
+            found = [*of_scorers, self.calibration.combine(of_scorers)]
+            scores = {name: float(s) for name, s in zip(names, found, strict=True)}
+            yield i, Scores(scores, dict(zip(names, np.moveaxis(x, -1, 0), strict=True)), opened)
+
+    @functools.cached_property
+    def _stream(self) -> TileStream:
+        return stream(self.loaded, self.scorers, self.tiles)
+
+    def save(self, path: str, overwrite: bool = False) -> None:
+        """Write a folder, see `fitted_folder`."""
+        arrays, about = {"calibration": self.calibration.scores}, {}
+        for name, scorer in self.scorers.items():
+            arrays |= {f"{name}.{field}": x for field, x in scorers.parts(scorer).items()}
+        for field in ("names", "false_alarms"):
+            about[field] = getattr(self.calibration, field)
+        if found := self.scorers.get("reconstruction"):
+            about["keep"] = found.keep
+        about["feature"] = self.scorers["memory"].feature._asdict()
+        about |= dict(version=VERSION, tiles=self.tiles._asdict(), settings=self.settings)
+        about["thresholds"] = self.thresholds  # for readers of the file
+        fitted_folder.write(path, KIND, Fitted(self.loaded, arrays, about), overwrite)
+
+    @staticmethod
+    def load(path: str, threads: int = 16) -> "Detector":
+        """Return the detector in a folder.
+
+        Raises:
+          ValueError: there is none, or it is damaged, or another version wrote it.
+        """
+        loaded, arrays, about = fitted_folder.read(path, KIND, threads)
+        if (version := about.get("version")) != VERSION:
+            raise ValueError(
+                f"{path} is a detector of version {version}, and this is version {VERSION}: fit it "
+                "again, or use the mae_jax that wrote it"
+            )
+        of = lambda name: {
+            field.removeprefix(f"{name}."): x
+            for field, x in arrays.items()
+            if field.startswith(f"{name}.")
+        }
+        made: dict[str, Any] = {}
+        try:
+            if "keep" in about:
+                made["reconstruction"] = scorers.Reconstruction(
+                    **of("reconstruction"), keep=about["keep"]
+                )
+            feature = Feature(**about["feature"])
+            made["memory"] = scorers.PatchMemory(**of("memory"), feature=feature)
+            calibration = Calibration.of(
+                about["names"], arrays["calibration"], about["false_alarms"]
+            )
+            cut = Tiles(**about["tiles"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error!r}): make it again") from error
+        return Detector(loaded, made, calibration, about.get("settings", {}), cut)
+
+
+def tiled_inputs(loaded: LoadedModel, cut: Tiles) -> TiledInputs:
+    return TiledInputs(loaded.model, loaded.transform, loaded.mesh, *cut)
+
+
+def jitted(loaded: LoadedModel, function: Callable, argument: Any) -> Callable:
+    """Return `function(model, params, inputs, coordinates, argument)` of a batch of tiles."""
+    model, transform, mesh = loaded.model, loaded.transform, loaded.mesh
+
+    def of_batch(params, argument, batch):
+        inputs, places = transform.split(batch["image"]), transform.coordinates(batch, model)
+        return function(model, params, inputs, places, argument)
+
+    replicated = partitioning.replicated(mesh)
+    run = jax.jit(of_batch, out_shardings=replicated)
+    argument = jax.device_put(argument, replicated)
+    return lambda batch: run(loaded.params, argument, batch)
+
+
+def patch_scores(
+    model: Any, params: dict, inputs: Any, coordinates: Any, made: Mapping[str, Any]
+) -> tuple[Float[jax.Array, "b *cells k"], jax.Array]:
+    """Return the maps of several scorers, and which inputs have finite ones."""
+    found = [scorer(model, params, inputs, coordinates) for scorer in made.values()]
+    is_finite = functools.reduce(jnp.logical_and, (x.is_finite for x in found))
+    return jnp.stack([x.maps for x in found], -1), is_finite
+
+
+def stream(loaded: LoadedModel, made: Mapping[str, Any], cut: Tiles) -> TileStream:
+    """Return the stream of the maps of tiles by several scorers."""
+    # A jitted function sorts the keys of a dictionary, and the maps keep the order of `made`.
+    names, several = tuple(made), tuple(made.values())
+    of_tiles = lambda *x: patch_scores(*x[:-1], dict(zip(names, x[-1], strict=True)))
+    return TileStream(tiled_inputs(loaded, cut), jitted(loaded, of_tiles, several))
+
+
+def maps(
+    run: TileStream, source: sources.Source, index: Sequence[int]
+) -> Iterator[tuple[int, Values | None, Float[np.ndarray, "*cells k"] | Unreadable]]:
+    """Yield the index, the input and the maps of each example, blended and averaged locally."""
+    key = lambda x: x.index if isinstance(x, Failed) else x.of.index
+    for i, found in itertools.groupby(run(source, index), key):
+        parts = list(found)
+        if isinstance(parts[-1], Failed):
+            yield i, None, parts[-1].error
+            continue
+        of = parts[0].of
+        blocks = tiles.blend((x.values[..., None] for x in parts), of.tiling)
+        whole = np.concatenate([*blocks])[..., 0]
+        yield i, of.opened, score_maps.local_mean(whole, range(whole.ndim - 1))
