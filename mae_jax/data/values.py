@@ -266,6 +266,26 @@ def scaled(
     return y if exists is None else np.where(exists, y, np.float32(np.nan))
 
 
+def unscaled(
+    x: Float[np.ndarray, "*part"], dtype: np.dtype, data: Mapping[str, Any]
+) -> Float[np.ndarray, "*part"]:
+    """Invert `scaled`: return values in the terms of `data.range` as stored numbers, float64.
+
+    Values of bytes are in [0, 1]. Numbers beyond the range that `data.clip` replaced are lost.
+    """
+    low, high = _limits(dtype, data.get("range", "auto")) or (0, 1)
+    return low + (high - low) * x.astype(np.float64)
+
+
+def as_type(x: Float[np.ndarray, "*part"], dtype: np.dtype) -> Shaped[np.ndarray, "*part"]:
+    """Return numbers as another type; whole numbers are rounded, and clipped to what it holds."""
+    if dtype.kind not in "iu":
+        return x.astype(dtype)
+    least, greatest = np.iinfo(dtype).min, np.iinfo(dtype).max
+    greatest -= greatest >> 53  # to the greatest number that float64 holds
+    return np.rint(x).clip(least, greatest).astype(dtype)
+
+
 def _limits(dtype: np.dtype, scale: Any) -> tuple[float, float] | None:
     """Return the numbers that become 0 and 1, or None if all stay as they are."""
     if not isinstance(scale, str):

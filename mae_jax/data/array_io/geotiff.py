@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from mae_jax.data import arrays
 from mae_jax.data.array_io import keys, packing, per_thread, tiff
@@ -51,12 +51,12 @@ def open_array(path: str) -> arrays.Array:
 
 def write(
     path: str,
-    values: Float[np.ndarray, "h w c"],
+    values: Shaped[np.ndarray, "h w c"],
     frame: arrays.Frame | None,
     nodata: float | None = None,
     tags: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write float32 bands as a GeoTIFF in tiles, deflated, with the transform and CRS of `frame`.
+    """Write bands as a GeoTIFF in tiles, deflated, with the transform and the CRS of `frame`.
 
     `nodata` is the number that stands for missing values, which may be NaN, and `tags` are texts
     about the file. `values` may be mapped from a file: memory holds 256x256 of them.
@@ -72,9 +72,10 @@ def write(
     except ImportError as error:
         raise ImportError("GeoTIFFs need rasterio: pip install 'mae_jax[geotiff]'") from error
     height, width, count = values.shape
-    profile: dict[str, Any] = dict(driver="GTiff", dtype="float32", nodata=nodata)
+    profile: dict[str, Any] = dict(driver="GTiff", dtype=values.dtype.name, nodata=nodata)
     profile |= dict(height=height, width=width, count=count, bigtiff="if_safer")
-    profile |= dict(tiled=True, blockxsize=256, blockysize=256, compress="deflate", predictor=3)
+    profile |= dict(tiled=True, blockxsize=256, blockysize=256, compress="deflate")
+    profile |= dict(predictor=3 if values.dtype.kind == "f" else 2)
     profile |= dict(interleave="band", photometric="minisblack")
     if frame:
         affine = np.array(frame.affine, np.float64)
@@ -87,8 +88,7 @@ def write(
         with rasterio.open(temporary, "w", **profile) as dataset:
             dataset.update_tags(**(tags or {}))
             for _, window in dataset.block_windows(1):
-                part = np.moveaxis(values[window.toslices()], -1, 0)
-                dataset.write(part.astype(np.float32), window=window)
+                dataset.write(np.moveaxis(values[window.toslices()], -1, 0), window=window)
 
 
 def _describe(opened: per_thread.PerThread) -> arrays.Array:

@@ -5,7 +5,15 @@ shapes and share one compiled step.
 """
 
 # ruff: noqa: F401
-from mae_jax.models.masking.mask import Mask, from_scores, keys, masked_map, partial, whole
+from mae_jax.models.masking.mask import (
+    Mask,
+    from_map,
+    from_scores,
+    keys,
+    masked_map,
+    partial,
+    whole,
+)
 from mae_jax.models.masking.sampler import BOXES, NAMES, MaskSampler, keep_count, make_mask_sampler
 from mae_jax.models.masking.strategies import (
     block,

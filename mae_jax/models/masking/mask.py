@@ -56,6 +56,31 @@ def from_scores(
     )
 
 
+def from_map(
+    masked: Bool[Array, "b n"],
+    keep: int,
+    predict: int,
+    present: Bool[Array, "b n"] | None = None,
+) -> Mask:
+    """Mask exactly the patches of a map, of which each sample may have another number.
+
+    Args:
+      keep, predict: the largest number of patches that a sample shows, and predicts. Of a sample
+        with more of them, the first ones in the order of the grid count.
+      present: the patches that have data; by default all. The others are not shown.
+    """
+    shown = ~masked if present is None else ~masked & present
+    places = lambda chosen, count: jnp.argsort(~chosen, axis=-1)[:, :count]  # chosen ones first
+    counts = lambda chosen, count: jnp.arange(count)[None] < chosen.sum(-1, keepdims=True)
+    return Mask(
+        visible=places(shown, keep),
+        masked=places(masked, predict),
+        n=masked.shape[1],
+        shown=counts(shown, keep),
+        predicted=counts(masked, predict),
+    )
+
+
 def whole(present: Bool[Array, "b n"]) -> Mask:
     """Show every patch that has data, in the order of the grid, and predict none."""
     b, n = present.shape
