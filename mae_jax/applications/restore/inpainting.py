@@ -181,17 +181,18 @@ class Inpainter:
 
     def _count(self, level: Level, corner: Sequence[int]) -> tuple[int, float]:
         """Return the number of masked patches of a tile in quarters, and the trust in the tile."""
-        part, sides = self._part(corner), self.inputs.transform.size
-        in_patches = lambda x: patches.patchify(x[None, ..., None], self.loaded.model.patch)[0].any(
-            -1
-        )
-        masked = in_patches(self._padded(level.masked[part], True))
+        part = self._part(corner)
         given = ~np.isnan(level.values[part]).all(-1)
-        shown = ~masked & in_patches(self._padded(given, False))
-        inside = in_patches(self._padded(np.ones_like(given), False))
-        return -(-_SIZES * masked.sum() // len(masked)), min(
-            1.0, shown.sum() / (_ENOUGH * inside.sum())
-        )
+        masked = self._any_in_patches(level.masked[part], beyond=True)
+        shown = ~masked & self._any_in_patches(given)
+        inside = self._any_in_patches(np.ones_like(given))
+        size = -(-_SIZES * masked.sum() // len(masked))
+        return int(size), min(1.0, shown.sum() / (_ENOUGH * inside.sum()))
+
+    def _any_in_patches(self, x: Bool[np.ndarray, "*part"], beyond: bool = False) -> np.ndarray:
+        """Return which patches of a tile hold any True; it may be so beyond a picture's end."""
+        x = self._padded(x, beyond)[None, ..., None]
+        return np.asarray(patches.patchify(x, self.loaded.model.patch)).any(-1)[0]  # pyright: ignore
 
     def _read(self, opened: Values, level: Level, corner: Sequence[int]) -> dict[str, np.ndarray]:
         """Return a tile as an example of a batch; beyond the end of the picture it is masked."""

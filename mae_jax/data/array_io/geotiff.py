@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Shaped
 
 from mae_jax.data import arrays
 from mae_jax.data.array_io import keys, packing, per_thread, tiff
