@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -68,14 +68,8 @@ class DenseExtractor:
         return self.inputs.cells(opened.sides)
 
     def place(self, opened: Values) -> dict[str, Any]:
-        """Return the spacing and the frame of the feature map of an input.
-
-        The spacing is that of its file or else `data.spacing`, times a patch.
-        """
-        array, patch = opened.array, self.model.patch
-        spacing = array.spacing or self.transform.data.get("spacing")
-        spacing = spacing and tuple(s * p for s, p in zip(spacing, patch, strict=True))
-        return dict(spacing=spacing, frame=array.frame and array.frame.strided(patch))
+        """Return the spacing and the frame of the feature map of an input: see `place_of`."""
+        return place_of(opened, self.model.patch)
 
     def blocks(
         self, variables: dict, opened: Values
@@ -116,6 +110,16 @@ class DenseExtractor:
             self.transform.coordinates(batch, self.model),
         )
         return patch_tokens(self.model, variables["params"], inputs, places, self.feature)
+
+
+def place_of(opened: Values, patch: Sequence[int]) -> dict[str, Any]:
+    """Return the `spacing` and the `frame` of the patches of an input.
+
+    The spacing is that of its file or else `data.spacing`, times a patch.
+    """
+    array, spacing = opened.array, opened.array.spacing or opened.data.get("spacing")
+    spacing = spacing and tuple(s * p for s, p in zip(spacing, patch, strict=True))
+    return dict(spacing=spacing, frame=array.frame and array.frame.strided(patch))
 
 
 def patch_tokens(

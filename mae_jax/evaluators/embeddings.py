@@ -37,7 +37,8 @@ def write(options: argparse.Namespace) -> str:
     if options.dense:
         sizes = options.overlap, options.batch_size
         extractor = DenseExtractor(model, feature, transform, mesh, *sizes)
-        files = feature_maps.places(options.to, source, index, len(size), options.overwrite)
+        feature_files.map_writer(options.to, len(size))
+        files = feature_maps.places(options.to, source, index, options.overwrite)
         maps = feature_maps.Maps(extractor, variables(), source)
         written = maps.write(files, options.components, about | {"overlap": options.overlap})
     else:

@@ -29,7 +29,7 @@ _ENDINGS = tuple(f".{end}" for end in (*array_io.FORMATS, *folders.PICTURES))
 
 
 def places(
-    to: str, source: sources.Source, index: Int[np.ndarray, "n"], sides: int, overwrite: bool
+    to: str, source: sources.Source, index: Int[np.ndarray, "n"], overwrite: bool
 ) -> dict[int, str]:
     """Return the file of each example, by its index in the source.
 
@@ -38,10 +38,9 @@ def places(
         without its ending, and `{index}` for its index.
 
     Raises:
-      ValueError: examples have the same file, or one outside of the folder; a file exists, unless
-        `overwrite`; or files with this ending hold no maps of inputs with so many sides.
+      ValueError: examples have the same file, or one outside of the folder; or a file exists,
+        unless `overwrite`.
     """
-    feature_files.map_writer(to, sides)
     names = [str(name) for name in example_columns.names(source, index)]
     files: dict[str, int] = {}
     for i, name in zip(index.tolist(), names, strict=True):

@@ -63,6 +63,10 @@ class Detector:
     def thresholds(self) -> dict[str, float]:
         return self.calibration.thresholds
 
+    def in_batches(self, size: int) -> "Detector":
+        """Return the same detector, which looks at so many tiles at once at most."""
+        return dataclasses.replace(self, tiles=self.tiles._replace(batch_size=size))
+
     def score(self, value: Any) -> Scores:
         """Return the scores of an input: a path or what else the model's modality reads.
 
