@@ -86,7 +86,8 @@ def _write_tiff(path: str, values: np.ndarray, about: Mapping[str, Any]) -> None
         return
     import tifffile  # the import takes a moment
 
-    is_color = values.ndim == 3 and values.shape[-1] == 3 and values.dtype.kind == "u"
+    values = values[..., 0] if values.shape[2:] == (1,) else values
+    is_color = values.shape[2:] == (3,) and values.dtype.kind == "u"
     how: dict[str, Any] = dict(photometric="rgb" if is_color else "minisblack")
     if values.ndim == 3:
         how |= dict(planarconfig="contig")
