@@ -36,6 +36,9 @@ def write(options: argparse.Namespace) -> str:
     """
     jobs = list(_jobs(options))
     for job in jobs:
+        encode.check_ending(job.to)
+        if job.beside:
+            encode.check_ending(job.beside, (".png",))
         for path in filter(None, (job.to, job.beside)):
             feature_files.make_place(path, options.overwrite)
     loaded = loaded_model.of_options(options)
