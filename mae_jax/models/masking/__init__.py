@@ -23,5 +23,4 @@ from mae_jax.models.masking.strategies import (
     partition,
     pixels,
     random,
-    stroke,
 )
