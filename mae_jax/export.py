@@ -2,12 +2,15 @@
 
 FILE.onnx is for ONNX runtimes, FILE.stablehlo for `jax.export.deserialize` on CPUs, GPUs and TPUs.
 `mae_jax.load` documents which checkpoints can be read, and what the options of the model mean.
+PATH may also be a detector of `mae_jax.applications.anomaly`, whose inputs are then of one tile.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
+from mae_jax.applications import fitted_folder
+from mae_jax.applications.anomaly import detector, exported
 from mae_jax.config import command_line, errors
 from mae_jax.exchange import artefacts, computation
 from mae_jax.output import console
@@ -42,7 +45,10 @@ def main() -> None:
     console.install()
     with errors.exits():
         given, others = options.separate(parse(sys.argv[1:]))
-        print(artefacts.export(others.pop("checkpoint"), others.pop("target"), **others | given))
+        path = others.pop("checkpoint")
+        is_detector = fitted_folder.is_folder(path, detector.KIND)
+        make = exported.make if is_detector else computation.make
+        print(artefacts.export(path, others.pop("target"), make=make, **others | given))
 
 
 if __name__ == "__main__":

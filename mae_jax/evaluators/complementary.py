@@ -35,7 +35,7 @@ def losses(
         counts = model.target.shares(inputs.values, mask, inputs.weight) > 0
         samples = jnp.arange(found.shape[0])[:, None]  # `len` knows no symbolic batch size
         empty = jnp.zeros((found.shape[0], mask.n))
-        place = lambda x: empty.at[samples, mask.masked].add(x)
+        place = lambda x: empty.at[samples, mask.masked].set(x)
         return place(jnp.where(counts, found, 0)), place(counts.astype(jnp.float32))
 
     return _mean(of_mask, model, variables, inputs, scores, keep, coordinates)

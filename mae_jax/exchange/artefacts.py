@@ -23,6 +23,7 @@ def export(
     *,
     overwrite: bool = False,
     run_check: bool = False,
+    make: Callable[..., Computation] = computation.make,
     **options: Any,
 ) -> str:
     """Write what a checkpoint computes to `target`, whole or not at all.
@@ -32,6 +33,7 @@ def export(
         of a model above 2 GB, or NAME.stablehlo.json, with the metadata.
       run_check: run the file without this package before it takes its place, see `check.report`.
       checkpoint, options: as in `computation.make`.
+      make: returns the computation of `checkpoint`, given `options`.
 
     Returns:
       Lines that say what was written, and its inputs and outputs.
@@ -47,7 +49,7 @@ def export(
     for path in (target, companion):
         if path.is_dir() or (path.exists() and not overwrite):
             raise ValueError(f"{path} exists already: give another --to, or --overwrite")
-    made = computation.make(checkpoint, **options)
+    made = make(checkpoint, **options)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         stage = Path(folder) / target.name

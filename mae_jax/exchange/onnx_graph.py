@@ -137,7 +137,8 @@ class Graph:
             results = primitive.bind(*inputs, **params)
             return [np.asarray(x) for x in (results if primitive.multiple_results else [results])]
         for inner in params.values():
-            if isinstance(inner, core.ClosedJaxpr):  # of jit or custom_jvp
+            is_called_once = primitive.name not in onnx_rules.RULES  # as jit or custom_jvp
+            if is_called_once and isinstance(inner, core.ClosedJaxpr):
                 return self.run(inner.jaxpr, inner.consts, inputs)
         if primitive.name not in onnx_rules.RULES:
             raise ValueError(f"{primitive} of jax has no rule for ONNX: write a .stablehlo")

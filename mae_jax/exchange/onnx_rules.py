@@ -167,6 +167,26 @@ def argmax(graph, equation, x):
     return graph.add("Cast", index, to=dtype_number(dtype))
 
 
+def scan(graph, equation, *inputs):
+    """Unroll a loop that keeps nothing of its steps but what the next one starts from."""
+    p, body = equation.params, equation.params["jaxpr"]
+    first = p["num_consts"]
+    consts, state, rows = (
+        inputs[:first],
+        inputs[first:][: p["num_carry"]],
+        inputs[first:][p["num_carry"] :],
+    )
+    if len(state) != len(equation.outvars):
+        refuse(equation)
+    steps = range(p["length"])
+    for i in reversed(steps) if p["reverse"] else steps:
+        take = lambda x, i=i: (
+            x[i] if isinstance(x, np.ndarray) else graph.add("Gather", x, np.array(i), axis=0)
+        )
+        state = graph.run(body.jaxpr, body.consts, [*consts, *state, *map(take, rows)])
+    return state
+
+
 def stack(graph, equation, *inputs):
     axis = np.array([equation.params["axis"]])
     columns = [graph.add("Unsqueeze", x, axis) for x in inputs]
@@ -192,6 +212,7 @@ RULES: dict[str, Callable] = {
     "neg": operator("Neg"),
     "abs": operator("Abs"),
     "sign": operator("Sign"),
+    "ceil": operator("Ceil"),
     "rem": operator("Mod", fmod=1),
     "exp": operator("Exp"),
     "log": operator("Log"),
@@ -201,6 +222,8 @@ RULES: dict[str, Callable] = {
     "square": lambda graph, _, x: graph.add("Mul", x, x),
     "rsqrt": lambda graph, _, x: graph.add("Reciprocal", graph.add("Sqrt", x)),
     "and": operator("And"),
+    "or": operator("Or"),
+    "not": operator("Not"),
     "eq": operator("Equal"),
     "ne": lambda graph, _, a, b: graph.add("Not", graph.add("Equal", a, b)),
     "lt": operator("Less"),
@@ -229,4 +252,5 @@ RULES: dict[str, Callable] = {
     "gather": gather,
     "scatter": scatter,
     "sort": sort,
+    "scan": scan,
 }

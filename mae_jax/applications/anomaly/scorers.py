@@ -137,7 +137,7 @@ def nearest(x: Float[Array, "b n d"], memory: Float[Array, "m d"]) -> Float[Arra
     by products of matrices, and the difference itself is computed, so that equal vectors have the
     distance 0.
     """
-    count = min(_CHUNK, len(memory))
+    memory, count = jnp.asarray(memory), min(_CHUNK, len(memory))
     rows = jnp.arange(-(-len(memory) // count) * count) % len(memory)
     rows = rows.reshape(-1, count)  # the last chunk is filled up with the first vectors
 
