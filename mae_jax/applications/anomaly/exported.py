@@ -61,7 +61,8 @@ def make(path: str, **options: Any) -> Computation:
     )
     names = (*detector.scorers, COMBINED)
     texts = {"inputs": str(raw)}
-    texts |= {name: f"score, above {detector.thresholds[name]:.6g} an anomaly" for name in names}
+    limit = "score; the threshold of examples as those of the calibration is {:.6g}"
+    texts |= {name: limit.format(detector.thresholds[name]) for name in names}
     texts |= {f"{name}_map": "a score for each patch" for name in names}
     return Computation(_function(detector, info.model, raw), params, inputs, texts, metadata)
 
