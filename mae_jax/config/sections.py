@@ -200,18 +200,35 @@ class ClassifierModel(Model):
     class, or with the mean of each target."""
 
 
+Strategy = Literal[
+    "random",
+    "block",
+    "grid",
+    "stroke",
+    "joint",
+    "tube",
+    "frame",
+    "time",
+    "frequency",
+    "importance",
+]
+
+
 class Mask(Section):
     """Which patches are masked, in task `pretrain`."""
 
     ratio: Annotated[float, Field(gt=0, lt=1, title="a number above 0 and below 1")] = 0.75
     """Fraction of the patches that are masked. A larger one makes steps cheaper and the task
     harder."""
-    name: Literal[
-        "random", "block", "grid", "joint", "tube", "frame", "time", "frequency", "importance"
+    name: Annotated[
+        Strategy | Annotated[tuple[Strategy, ...], Field(strict=False, min_length=1)],
+        Field(title=f"one of {', '.join(map(repr, get_args(Strategy)))}, or a tuple of some"),
     ] = "random"
-    """Strategy: `random` patches, `block` rectangles, `grid` a regular pattern, `joint` boxes of
-    `side` patches, `importance` patches drawn by their contrast; of video also `tube` (the same
-    places in all frames) and `frame`; of audio also `time` and `frequency`."""
+    """Strategy: `random` patches, `block` rectangles, `grid` a regular pattern, `stroke` free-form
+    brush strokes, `joint` boxes of `side` patches, `importance` patches drawn by their contrast; of
+    video also `tube` (the same places in all frames) and `frame`; of audio also `time` and
+    `frequency`. The samples of a batch take turns in a tuple of strategies, all with one number of
+    masked patches; a name that stands there twice has twice the share."""
     side: Count = 2
     """Side, in patches, of the boxes that `joint` masks together."""
     decode: UpToOne = 1.0

@@ -1,7 +1,7 @@
 """Frozen features of an encoder."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +34,7 @@ class Table(NamedTuple):
     features: dict[Feature, np.ndarray]  # [n, d] float32
     labels: np.ndarray  # [n *k], as in `sources.Source`
     index: np.ndarray  # [n], of the examples in the source
+    previews: np.ndarray | None = None  # [n ...], if the extractor makes them
 
     def labelled(self) -> tuple[dict[Feature, np.ndarray], np.ndarray]:
         """Return features and labels of examples with labels; raise ValueError without labels."""
@@ -53,28 +54,45 @@ class Extractor:
     Args:
       model: a model with a method `encode`. A classifier that normalises after pooling does so for
         features after the norm.
+      preview: makes something small of the normalised inputs `[b *size c]` of a batch, to be kept.
     """
 
     def __init__(
-        self, model: Any, wanted: Sequence[Feature], transform: held_out.EvalTransform, mesh: Mesh
+        self,
+        model: Any,
+        wanted: Sequence[Feature],
+        transform: held_out.EvalTransform,
+        mesh: Mesh,
+        preview: Callable[[jax.Array], jax.Array] | None = None,
     ):
         self.model, self.wanted, self.transform, self.mesh = model, wanted, transform, mesh
+        self.preview = preview
         replicated = partitioning.replicated(mesh)
         self._features = jax.jit(self._features_of_batch, out_shardings=replicated)
 
     def __call__(
-        self, variables: dict | None, source: Source, examples: int, batch_size: int
+        self,
+        variables: dict | None,
+        source: Source,
+        examples: int,
+        batch_size: int,
+        progress: Callable[[Iterable], Iterable] = iter,
     ) -> Table:
         """Return the features of at most `examples` examples of a source; 0 means all.
 
         Without variables a feature is the input, scaled down to sides of at most 32; an input with
         one axis to at most 1,024 steps.
+
+        Args:
+          progress: wraps the batches, as `tqdm` does.
         """
         batches = held_out.batches(source, self.transform, examples, batch_size, self.mesh)
-        rows = [jax.tree.map(np.asarray, self._features(variables, batch)) for batch in batches]
-        columns, labels, index, valid = jax.tree.map(lambda *xs: np.concatenate(xs), *rows)
-        columns = {feature: x[valid] for feature, x in zip(self.wanted, columns, strict=True)}
-        return Table(columns, labels[valid], index[valid])
+        extract = lambda batch: jax.tree.map(np.asarray, self._features(variables, batch))
+        rows = [extract(batch) for batch in progress(batches)]
+        valid = np.concatenate([row.pop("valid") for row in rows])
+        found = jax.tree.map(lambda *xs: np.concatenate(xs)[valid], *rows)
+        found["features"] = dict(zip(self.wanted, found["features"], strict=True))
+        return Table(**found)
 
     def _features_of_batch(self, variables, batch):
         inputs, present, _ = self.transform.split(batch["image"])
@@ -89,7 +107,9 @@ class Extractor:
             places = self.transform.coordinates(batch, self.model)
             _, maps = self.model.apply(variables, inputs, mask, places, method="encode")
             columns = [pool(self.model, variables["params"], maps, x, mask) for x in self.wanted]
-        return columns, batch["label"], batch["index"], batch["valid"]
+        found = dict(features=columns, labels=batch["label"], index=batch["index"])
+        found |= {"previews": self.preview(inputs)} if self.preview else {}
+        return found | {"valid": batch["valid"]}
 
 
 def pool(

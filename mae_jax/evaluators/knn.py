@@ -92,13 +92,30 @@ def accuracies(
       The accuracy for each of `ks`; all `n` examples vote if they are fewer than k.
     """
     similarity, index = neighbours.nearest(train, test, min(max(ks), len(train)))
+    labels = train_labels[index]
+    return {k: _accuracy(labels[:, :k], similarity[:, :k], test_labels, temperature) for k in ks}
+
+
+def leave_one_out(
+    x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"], k: int, temperature: float = 0.07
+) -> float:
+    """Return the accuracy of `accuracies` if each example is classified by all others."""
+    similarity, index = neighbours.nearest(x, x, k + 1)
+    others = np.argsort(index == np.arange(len(x))[:, None], axis=1, kind="stable")
+    others = others[:, : min(k, len(x) - 1)]
+    similarity, index = (np.take_along_axis(a, others, axis=1) for a in (similarity, index))
+    return _accuracy(labels[index], similarity, labels, temperature)
+
+
+def _accuracy(
+    neighbour_labels: Int[np.ndarray, "m k"],
+    similarity: Float[np.ndarray, "m k"],
+    labels: Int[np.ndarray, "m"],
+    temperature: float,
+) -> float:
     weights = np.exp(similarity.astype(np.float64) / temperature)
-
-    def correct(k: int) -> list[bool]:
-        votes = zip(train_labels[index[:, :k]], weights[:, :k], test_labels, strict=True)
-        return [np.bincount(labels, w).argmax() == label for labels, w, label in votes]
-
-    return {k: float(np.mean(correct(k))) for k in ks}
+    votes = zip(neighbour_labels, weights, labels, strict=True)
+    return float(np.mean([np.bincount(found, w).argmax() == x for found, w, x in votes]))
 
 
 def neighbour_means(

@@ -12,13 +12,19 @@ def fields(config) -> Iterator[str]:
 
 
 def mask_modality(config) -> Iterator[str]:
-    name, modality = config.get("mask", {}).get("name"), config.data.modality
-    boxes = masking.BOXES.get(name)
-    if boxes and boxes.modality != modality:
-        yield (
-            f"mask.name = {name!r} is for {boxes.modality}, and data.modality = {modality!r}: use "
-            "'random'"
-        )
+    modality = config.data.modality
+    for name in _masks(config):
+        boxes = masking.BOXES.get(name)
+        if boxes and boxes.modality != modality:
+            yield (
+                f"mask.name = {name!r} is for {boxes.modality}, and data.modality = {modality!r}: "
+                "use 'random'"
+            )
+
+
+def _masks(config) -> tuple[str, ...]:
+    name = config.get("mask", {}).get("name", ())
+    return (name,) if isinstance(name, str) else tuple(name)
 
 
 def sizes(config) -> Iterator[str]:
@@ -49,7 +55,7 @@ def channels(config) -> Iterator[str]:
     except ValueError as error:
         yield f"model.{error}"
     smallest = min(map(len, model.channel_groups or [range(channels)]))
-    if config.task == "pretrain" and config.mask.name == "importance":
+    if config.task == "pretrain" and "importance" in _masks(config):
         if model.vocab_size or math.prod(model.patch) * smallest < 2:
             yield "mask.name = 'importance' needs patches of two values of pixels: use 'random'"
 

@@ -169,7 +169,9 @@ def _recipe(run: Run) -> dict[str, Any]:
         "warm-up": f"{optimizer['warmup_epochs']:g} epochs, then a cosine",
         "weight decay": f"{optimizer['weight_decay']:g}",
     }
-    rows |= {"mask": f"{mask['name']}, {mask['ratio']:.0%} of the patches"} if mask else {}
+    if mask:
+        names = [mask["name"]] if isinstance(mask["name"], str) else mask["name"]
+        rows["mask"] = f"{' or '.join(names)}, {mask['ratio']:.0%} of the patches"
     rows |= {"target": f"norm_pix = {config['model']['norm_pix']}"} if mask else {}
     rows |= {"precision": config["model"]["dtype"], "seed": config["seed"]}
     return rows | ({"started from": f"{_public(start)}, whose license applies"} if start else {})

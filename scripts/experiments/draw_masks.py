@@ -34,9 +34,8 @@ def tiles() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return the single pictures, and the strips of four small ones, by name."""
     photos = sources.open_source("photos", "train")
     photo = crop.center_crop(photos[10]["image"], (SIDE, SIDE), 1.0)[None]
-    singles = {
-        name: drawn(name, photo) for name in ("random", "block", "grid", "joint", "importance")
-    }
+    names = ("random", "block", "grid", "stroke", "joint", "importance")
+    singles = {name: drawn(name, photo) for name in names}
     places = np.indices((SIDE, SIDE)) - np.array([60, 50])[:, None, None]
     disc = jnp.asarray((places**2).sum(0) < 30**2)[None]  # a mask of the user's own
     scores = masking.pixels(disc, (PATCH, PATCH))
@@ -58,7 +57,7 @@ def main() -> None:
     parser.add_argument("--to", default="docs/masks.png")
     options = parser.parse_args()
     singles, strips = tiles()
-    sheet = Image.new("RGB", (8 * CELL + 6, CELL + 20 + 80), "white")
+    sheet = Image.new("RGB", (9 * CELL + 6, CELL + 20 + 80), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for column, (name, (tile,)) in enumerate(singles.items()):
         draw.text((6 + column * CELL, 2), name, fill="black", font=font)

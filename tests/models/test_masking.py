@@ -11,9 +11,9 @@ from mae_jax.models import build, masking
 # Compiled whole, as a step does it: one operation after the other takes ten times as long.
 from_scores = jax.jit(masking.from_scores, static_argnums=1)
 masked_map = jax.jit(masking.masked_map)
-random, block, lattice = (
+random, block, lattice, stroke = (
     jax.jit(strategy, static_argnums=(1, 2))
-    for strategy in (masking.random, masking.block, masking.lattice)
+    for strategy in (masking.random, masking.block, masking.lattice, masking.stroke)
 )
 joint = jax.jit(masking.joint, static_argnums=(1, 2, 3))
 partition = jax.jit(masking.partition, static_argnums=(1, 2, 3, 4))
@@ -81,6 +81,7 @@ ANY = {  # strategies that any grid can have, with what they take beside it
     "random": random,
     "block": block,
     "grid": lattice,
+    "stroke": stroke,
     "joint": lambda key, b, shape: joint(key, b, shape, (2,) * len(shape)),
     "importance": lambda key, b, shape: masking.importance(key, normal(key, (b, math.prod(shape)))),
 }
@@ -207,6 +208,50 @@ def test_a_block_is_a_box_until_it_is_cut(key):
         places = np.argwhere(row)
         sides = places.max(0) - places.min(0) + 1
         assert sides.prod() <= 20
+
+
+def test_strokes_are_long_and_thin(key):
+    """They hang together as blocks do, have more of an edge, and are as wide as the grid is."""
+    from scipy import ndimage
+
+    shape = (8, 24)
+    masks = [masked_of(f(key, 64, shape), 150, shape) for f in (stroke, random, block)]
+    pieces = [np.mean([ndimage.label(row)[1] for row in masked]) for masked in masks]
+    edges = np.array([[(np.diff(masked, axis=i) != 0).sum() for i in (1, 2)] for masked in masks])
+    assert pieces[0] < 0.5 * pieces[1]
+    assert 1.2 * edges[2].sum() < edges[0].sum() < 0.7 * edges[1].sum()
+    assert 2 < edges[0, 0] / edges[0, 1] < 4
+
+
+def test_the_samples_of_a_mixture_take_turns(key):
+    """Each sample has the scores of one strategy, and all have as many visible patches."""
+    shape, names = (4, 8, 8), ("random", "frame", "random")
+    sampler = masking.make_mask_sampler(names, 0.6, shape)
+    assert sampler.keep == masking.make_mask_sampler("frame", 0.6, shape).keep == 128
+    draw = jax.jit(sampler.scores)
+    firsts = set()
+    for i in range(8):
+        scores = draw(jax.random.fold_in(key, i), jnp.ones((10, 1)))
+        masked = masked_of(scores, sampler.keep, shape).reshape(10, 4, 64)
+        np.testing.assert_array_equal(masked.sum((1, 2)), 128)
+        whole = np.flatnonzero((masked.all(2) | ~masked.any(2)).all(1))
+        np.testing.assert_array_equal(whole, range(whole[0], 10, 3))
+        firsts.add(int(whole[0]))
+    assert firsts == {0, 1, 2}
+
+
+def test_a_mixture_of_one_sample_draws_its_strategy(key):
+    """An evaluation draws the mask of each example alone."""
+    sampler = masking.make_mask_sampler(("random", "time"), 0.5, (8, 6))
+    draw = jax.jit(jax.vmap(lambda key: sampler.scores(key, jnp.ones((1, 1)))[0]))
+    masked = masked_of(draw(jax.random.split(key, 600)), sampler.keep, (8, 6))
+    times = (masked.all(2) | ~masked.any(2)).all(1).mean()
+    np.testing.assert_allclose(times, 0.5, atol=5 * 0.5 / np.sqrt(600))
+
+
+def test_a_mixture_of_none_is_refused():
+    with pytest.raises(ValueError, match="names no strategy: use some of random, block"):
+        masking.make_mask_sampler((), 0.5, (8, 6))
 
 
 def test_importance_draws_without_replacement_in_proportion(key):

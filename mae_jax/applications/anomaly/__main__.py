@@ -1,21 +1,21 @@
-"""Find anomalies: python -m mae_jax.applications.anomaly fit|score [...]
+"""Find anomalies: python -m mae_jax.applications.anomaly fit|score|evaluate [...]
 
 fit learns from good examples alone and writes a detector, a folder; score says of other examples
-how unlike them they are, and where. In Python: `from mae_jax.applications import anomaly` and
-`anomaly.fit(...)`.
+how unlike them they are, and where; evaluate measures that on examples with masks. In Python:
+`from mae_jax.applications import anomaly` and `anomaly.fit(...)`.
 """
 
 import argparse
 
 import jax
 
-from mae_jax.applications.anomaly import run_fit, run_score
+from mae_jax.applications.anomaly import run_evaluate, run_fit, run_score
 from mae_jax.config import command_line, errors
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.distributed import processes
 from mae_jax.output import console
 
-COMMANDS = {"fit": run_fit, "score": run_score}
+COMMANDS = {"fit": run_fit, "score": run_score, "evaluate": run_evaluate}
 
 
 def parser() -> argparse.ArgumentParser:

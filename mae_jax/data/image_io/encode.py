@@ -1,7 +1,7 @@
 """Files of pictures in the type of their values: what is read back is equal to the bit."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,22 @@ _LOSSY = (".jpg", ".jpeg", ".webp", ".jp2", ".avif", ".gif")
 _HEADER = 33  # bytes of a PNG before its second chunk
 
 
-def check(path: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """Raise ValueError unless a file with this ending holds such values exactly."""
-    end, channels = Path(path).suffix.lower(), 1 if len(shape) == 2 else shape[-1]
+def check_ending(path: str, endings: Collection[str] = ()) -> None:
+    """Raise ValueError unless a path has one of these endings, by default of those of `WRITERS`."""
+    end = Path(path).suffix.lower()
     if end in _LOSSY:
         raise ValueError(
             f"{path!r}: {end} files would change the values, as they are compressed with a loss or "
             "have few colors: write .png, .tif or .npy"
         )
-    if end not in WRITERS:
-        raise ValueError(f"{path!r} must end in {', '.join(WRITERS)}")
+    if end not in (endings or WRITERS):
+        raise ValueError(f"{path!r} must end in {', '.join(endings or WRITERS)}")
+
+
+def check(path: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Raise ValueError unless a file with this ending holds such values exactly."""
+    check_ending(path)
+    end, channels = Path(path).suffix.lower(), 1 if len(shape) == 2 else shape[-1]
     if end == ".npy":
         return
     if len(shape) not in (2, 3):
@@ -86,7 +92,8 @@ def _write_tiff(path: str, values: np.ndarray, about: Mapping[str, Any]) -> None
         return
     import tifffile  # the import takes a moment
 
-    is_color = values.ndim == 3 and values.shape[-1] == 3 and values.dtype.kind == "u"
+    values = values[..., 0] if values.shape[2:] == (1,) else values
+    is_color = values.shape[2:] == (3,) and values.dtype.kind == "u"
     how: dict[str, Any] = dict(photometric="rgb" if is_color else "minisblack")
     if values.ndim == 3:
         how |= dict(planarconfig="contig")

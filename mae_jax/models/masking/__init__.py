@@ -23,4 +23,5 @@ from mae_jax.models.masking.strategies import (
     partition,
     pixels,
     random,
+    stroke,
 )

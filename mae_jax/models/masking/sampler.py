@@ -1,10 +1,11 @@
-"""The strategy that a config names, on the grid of an input."""
+"""The strategies that a config names, on the grid of an input."""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from mae_jax.models.masking import strategies
 
@@ -25,11 +26,17 @@ BOXES = {
     "time": Boxes("audio", 2, (1,)),
     "frequency": Boxes("audio", 2, (0,)),
 }
-NAMES = ("random", "block", "grid", "joint", *BOXES, "importance")
+STRATEGIES = {  # of a key, a number of samples and a grid
+    "random": strategies.random,
+    "block": strategies.block,
+    "grid": strategies.lattice,
+    "stroke": strategies.stroke,
+}
+NAMES = (*STRATEGIES, "joint", *BOXES, "importance")
 
 
 class MaskSampler(NamedTuple):
-    """A strategy on the grid of an input."""
+    """A strategy, or a mixture of some, on the grid of an input."""
 
     n: int  # patches
     keep: int  # how many stay visible
@@ -66,7 +73,7 @@ def keep_count(n: int, ratio: float, together: int = 1) -> int:
 
 
 def make_mask_sampler(
-    name: str,
+    name: str | Sequence[str],
     ratio: float,
     grid: Sequence[int],
     *,
@@ -78,24 +85,36 @@ def make_mask_sampler(
     """Return the strategy `name` that masks the share `ratio` of a grid.
 
     Args:
+      name: one of `NAMES`, or several, of which each sample has one: the samples of a batch take
+        turns, and the first one's is drawn. All mask as many patches as the one that masks fewest.
       side: of the boxes that "joint" masks together, in patches.
       decode: the share of the masked patches that is predicted.
       group_axis: the first axis of the grid is that of channel groups, which "joint" masks apart.
       contrast: how much each patch matters, for "importance": see `targets.PixelTarget.contrast`.
 
     Raises:
-      ValueError: the strategy is unknown or for a grid with another number of axes, or the ratio
+      ValueError: a strategy is unknown or for a grid with another number of axes, or the ratio
         masks or shows nothing.
     """
-    grid, n, box = tuple(grid), math.prod(grid), None
+    grid, n = tuple(grid), math.prod(grid)
+    names = (name,) if isinstance(name, str) else tuple(name)
+    if not names:
+        raise ValueError(f"mask.name = () names no strategy: use some of {', '.join(NAMES)}")
+    boxes = [_box(x, grid, side, group_axis) for x in names]
+    draws = [_draw(x, grid, box, contrast) for x, box in zip(names, boxes, strict=True)]
+    keep = max(keep_count(n, ratio, _together(box, grid)) for box in boxes)
+    scores = draws[0] if len(draws) == 1 else _mixture(draws)
+    return MaskSampler(n, keep, max(1, round((n - keep) * decode)), scores)
+
+
+def _box(name: str, grid: tuple[int, ...], side: int, group_axis: bool) -> tuple[int, ...] | None:
+    """Return the sides of the boxes that a strategy masks together, or None."""
     if name not in NAMES:
         raise ValueError(f"mask.name = {name!r} is none of {', '.join(NAMES)}")
-    if name == "importance" and contrast is None:
-        raise ValueError("mask.name = 'importance' needs pixels, whose contrast says what matters")
     if name == "joint":
         if side > min(grid[group_axis:]):
             raise ValueError(f"mask.side = {side} is larger than the grid {grid}: use 2, 3 or 4")
-        box = (1,) * group_axis + (side,) * (len(grid) - group_axis)
+        return (1,) * group_axis + (side,) * (len(grid) - group_axis)
     if name in BOXES:
         modality, axes, long = BOXES[name]
         if len(grid) != axes:
@@ -103,16 +122,45 @@ def make_mask_sampler(
                 f"mask.name = {name!r} is for {modality}, whose grid has {axes} axes, not for a "
                 f"grid {grid}: use 'random'"
             )
-        box = tuple(length if axis in long else 1 for axis, length in enumerate(grid))
-    whole = box is not None and not any(x % y for x, y in zip(grid, box, strict=True))
-    keep = keep_count(n, ratio, math.prod(box) if box and whole else 1)
+        return tuple(length if axis in long else 1 for axis, length in enumerate(grid))
+    return None
+
+
+def _together(box: tuple[int, ...] | None, grid: tuple[int, ...]) -> int:
+    """Return how many patches are masked together, if the grid is cut into whole boxes."""
+    if box is None or any(x % y for x, y in zip(grid, box, strict=True)):
+        return 1
+    return math.prod(box)
+
+
+def _draw(
+    name: str,
+    grid: tuple[int, ...],
+    box: tuple[int, ...] | None,
+    contrast: Callable[..., jax.Array] | None,
+) -> Callable[..., jax.Array]:
+    """Return the function of a strategy as `MaskSampler.scores`."""
+    if name == "importance" and contrast is None:
+        raise ValueError("mask.name = 'importance' needs pixels, whose contrast says what matters")
 
     def scores(key: jax.Array, inputs: jax.Array, *weight: jax.Array | None) -> jax.Array:
         if box is not None:
             return strategies.joint(key, len(inputs), grid, box)
         if contrast is not None and name == "importance":
-            return strategies.importance(key, -contrast(inputs, n, *weight))
-        draw = {"random": strategies.random, "block": strategies.block, "grid": strategies.lattice}
-        return draw[name](key, len(inputs), grid)
+            return strategies.importance(key, -contrast(inputs, math.prod(grid), *weight))
+        return STRATEGIES[name](key, len(inputs), grid)
 
-    return MaskSampler(n, keep, max(1, round((n - keep) * decode)), scores)
+    return scores
+
+
+def _mixture(draws: Sequence[Callable[..., jax.Array]]) -> Callable[..., jax.Array]:
+    """Return the function by which the samples of a batch take turns in using `draws`."""
+
+    def scores(key: jax.Array, inputs: jax.Array, *weight: jax.Array | None) -> jax.Array:
+        turn_key, *keys = jax.random.split(key, 1 + len(draws))
+        first = jax.random.randint(turn_key, (), 0, len(draws))
+        turn = (first + jnp.arange(len(inputs))[:, None]) % len(draws)
+        drawn = [draw(key, inputs, *weight) for draw, key in zip(draws, keys, strict=True)]
+        return jnp.select([turn == i for i in range(len(draws))], drawn)
+
+    return scores

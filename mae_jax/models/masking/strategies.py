@@ -76,6 +76,31 @@ def lattice(key: jax.Array, batch: int, shape: Sequence[int]) -> Float[Array, "b
     return scores + jax.random.uniform(noise_key, scores.shape)
 
 
+def stroke(
+    key: jax.Array, batch: int, shape: Sequence[int], strokes: int = 32, points: int = 16
+) -> Float[Array, "b n"]:
+    """Mask free-form brush strokes one after another; the last one ends where the count is reached.
+
+    The irregular holes of Yu et al. (arXiv 1806.03589) with an exact count and on any number of
+    axes: a brush starts anywhere and walks at random, and is .05 to .15 of the grid's sides wide.
+    What remains to be masked after all strokes is what lies nearest to them.
+    """
+    start_key, turn_key, width_key = jax.random.split(key, 3)
+    start = jax.random.uniform(start_key, (batch, strokes, 1, len(shape)))
+    heading = jax.random.normal(turn_key, (batch, strokes, points, len(shape))).cumsum(2)
+    heading = heading / jnp.linalg.norm(heading, axis=-1, keepdims=True)
+    path = start + 0.04 * heading.cumsum(2)  # in sides of the grid
+    radius = jax.random.uniform(width_key, (batch, strokes, 1), minval=0.025, maxval=0.075)
+    radius = jnp.maximum(radius, 0.5 / min(shape))  # at least a patch wide
+    # A sum over the axes one by one is fused with the minimum: [b strokes points n] is never held.
+    away = 0.0
+    for axis, (x, side) in enumerate(zip(np.indices(shape), shape, strict=True)):
+        x = (x.reshape(1, 1, 1, -1) + 0.5) / side
+        away += ((x - path[..., axis, None]) / radius[..., None]) ** 2  # 1 at the brush's edge
+    rank = jnp.arange(strokes * points, dtype=jnp.float32).reshape(1, strokes, points, 1)
+    return -jnp.where(away < 1, rank + away, strokes * points + away).min((1, 2))
+
+
 def importance(key: jax.Array, logits: Float[Array, "b n"]) -> Float[Array, "b n"]:
     """Draw the kept patches without replacement, each time in proportion to `exp(logits)`.
 

@@ -1,0 +1,87 @@
+"""What a model makes of inputs: a feature of each, with its name, its labels and a thumbnail."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from tqdm import tqdm
+
+from mae_jax.applications.retrieval import thumbnails
+from mae_jax.applications.retrieval.rows import Labels, Rows, names_of
+from mae_jax.data import sources
+from mae_jax.evaluators.features import Extractor, Feature
+from mae_jax.evaluators.loaded_model import LoadedModel
+
+_log = logging.getLogger(__name__)
+Inputs = sources.Source | Sequence[Any]  # a source, or a list of what the model's modality reads
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A model that reads examples.
+
+    Args:
+      side: of the thumbnails; 0 makes none.
+      batch_size: the number of examples that are encoded at once.
+    """
+
+    loaded: LoadedModel
+    feature: Feature
+    side: int = 64
+    batch_size: int = 256
+
+    def __call__(self, inputs: Inputs) -> tuple[Rows, Int[np.ndarray, "n"]]:
+        """Return the examples that can be read, and their indices; their vectors are the feature.
+
+        A warning counts the others.
+
+        Raises:
+          Unreadable: no example can be read.
+          ValueError: no example has a finite feature.
+        """
+        source = as_source(inputs)
+        batches = -(-len(source) // self.batch_size)
+        progress = functools.partial(
+            tqdm, total=batches, desc="examples are encoded", unit="batch", disable=None
+        )
+        extract, variables = self._extractor, self.loaded.variables
+        table = extract(variables, source, 0, self.batch_size, progress)
+        names = names_of(source, table.index)
+        labels = Labels(table.labels, _label_names(source))
+        pictures = table.previews
+        if pictures is not None:
+            pictures = thumbnails.drawn(pictures, self.loaded.transform)
+        rows = Rows(names, table.features[self.feature], labels, pictures)
+        finite = np.flatnonzero(np.isfinite(rows.vectors).all(1))
+        if len(finite) < len(rows.names):
+            first = names[np.setdiff1d(np.arange(len(names)), finite)[0]]
+            text = "the features of %d of %d examples are not finite: %r%s"
+            if not len(finite):
+                raise ValueError(text % (len(names), len(names), first, ", ..."))
+            _log.warning(text, len(names) - len(finite), len(names), first, ", which are left out")
+        return rows.take(finite), table.index[finite]
+
+    @functools.cached_property
+    def _extractor(self) -> Extractor:
+        model, _, transform, mesh, _ = self.loaded
+        preview = thumbnails.maker(transform, self.side) if self.side else None
+        return Extractor(model, [self.feature], transform, mesh, preview)
+
+
+def as_source(inputs: Inputs) -> sources.Source:
+    """Return inputs as a source, in which a path is the name of its example."""
+    if not isinstance(inputs, list | tuple):
+        return inputs
+    names = [x if isinstance(x, str) else f"input {i}" for i, x in enumerate(inputs)]
+    load = lambda i: dict(image=inputs[i], label=-1)
+    return sources.Examples(len(inputs), load, (), names=names)
+
+
+def _label_names(source: sources.Source) -> tuple[str, ...]:
+    if sources.label_kind(source) == "number":
+        return tuple(map(str, getattr(source, "targets", ())))
+    return tuple(source.classes)
