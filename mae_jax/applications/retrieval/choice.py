@@ -5,10 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 from tqdm import tqdm
 
-from mae_jax.applications.retrieval import copies, whitening
+from mae_jax.applications.retrieval import copies, reader, whitening
 from mae_jax.applications.retrieval.whitening import Method
 from mae_jax.data import sources
 from mae_jax.evaluators import knn, neighbours
@@ -100,18 +99,18 @@ def by_copies(
     `copies.COPIES`.
 
     Raises:
-      ValueError: the inputs are no pictures in gray or color.
+      ValueError: the inputs are no pictures of 8 bits in gray or color.
     """
     data = loaded.transform.data
-    if data["modality"] != "image" or data["channels"] not in (1, 3):
+    if not _has_copies(data):
         raise ValueError(
-            f"copies are made of pictures in gray or color, not of {data['modality']} inputs with "
-            f"{data['channels']} channel(s): choose by labels, or not at all"
+            f"copies are made of pictures of 8 bits in gray or color, not of {data['modality']} "
+            f"inputs with {data['channels']} channel(s): choose by labels, or not at all"
         )
     chosen = sources.fixed_choice(len(source), most)
-    gallery = _table(loaded, _some(source, chosen), among, batch_size)
+    gallery = _table(loaded, reader.some(source, chosen), among, batch_size)
     copied = gallery.index[sources.fixed_choice(len(gallery.index), COPIED)]
-    originals = _some(source, chosen[copied])
+    originals = reader.some(source, chosen[copied])
     tables_of_copies = [
         _table(loaded, copies.of_source(originals, kind, data["channels"]), among, batch_size)
         for kind in copies.COPIES
@@ -146,12 +145,12 @@ def by_labels(
     Raises:
       ValueError: the labels are not one class for each example.
     """
-    if len(source.classes) < 2 or sources.label_kind(source) != "class":
+    if not _has_classes(source):
         raise ValueError(
             "a choice by labels needs one of two or more classes for each example: choose by "
             "copies, or not at all"
         )
-    some = _some(source, sources.fixed_choice(len(source), most))
+    some = reader.some(source, sources.fixed_choice(len(source), most))
     columns, labels = _table(loaded, some, among, batch_size).labelled()
 
     def accuracy(candidate: Candidate) -> float:
@@ -162,15 +161,23 @@ def by_labels(
     return _best(accuracy, among, f"accuracy of {K} neighbours, each of {len(labels):,} left out")
 
 
-def _some(source: sources.Source, index: Int[np.ndarray, "n"]) -> sources.Source:
-    """Return some of the examples of a source."""
-    names, labels = [source.name(int(i)) for i in index], sources.labels_of(source)
-    labels = None if labels is None else labels[index]
-    load = lambda i: source[int(index[i])]
-    kind = sources.label_kind(source)
-    return sources.Examples(
-        len(index), load, source.classes, names=names, labels=labels, label_kind=kind
-    )
+WAYS = {"copies": by_copies, "labels": by_labels}
+
+
+def usual_way(loaded: LoadedModel, source: sources.Source) -> str:
+    """Return by what a choice is made unless it is said: one of `WAYS`, or "none"."""
+    if _has_copies(loaded.transform.data):
+        return "copies"
+    return "labels" if _has_classes(source) else "none"
+
+
+def _has_copies(data: Mapping[str, Any]) -> bool:
+    """Return whether inputs are pictures of 8 bits, in gray or color."""
+    return data["modality"] == "image" and data["channels"] in (1, 3) and not data.get("range")
+
+
+def _has_classes(source: sources.Source) -> bool:
+    return len(source.classes) > 1 and sources.label_kind(source) == "class"
 
 
 def _table(

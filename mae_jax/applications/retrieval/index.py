@@ -13,10 +13,10 @@ from mae_jax.applications.fitted_folder import Fitted
 from mae_jax.applications.retrieval import whitening
 from mae_jax.applications.retrieval.approximate import Graph
 from mae_jax.applications.retrieval.reader import Inputs, Reader, as_source
-from mae_jax.applications.retrieval.rows import Labels, Rows, check_distinct
+from mae_jax.applications.retrieval.rows import Labels, Rows, check_names
 from mae_jax.applications.retrieval.whitening import Method, Whitening
 from mae_jax.data.bad_examples import Unreadable
-from mae_jax.evaluators import example_columns, loaded_model
+from mae_jax.evaluators import loaded_model
 from mae_jax.evaluators.features import Feature
 from mae_jax.evaluators.loaded_model import LoadedModel
 from mae_jax.evaluators.neighbours import Gallery
@@ -77,8 +77,8 @@ class Index:
             raise ValueError(f"dtype = {dtype!r} is none of {', '.join(DTYPES)}")
         loaded = model if isinstance(model, LoadedModel) else loaded_model.of(model)
         reader = Reader(loaded, feature or usual_feature(loaded), side, batch_size)
+        check_names(as_source(inputs))
         rows, _ = reader(inputs)
-        check_distinct(rows.names)
         is_fitted = isinstance(method, Whitening)
         fitted = method if is_fitted else whitening.fit(rows.vectors, method)
         rows = rows._replace(vectors=fitted(rows.vectors).astype(dtype))
@@ -100,13 +100,13 @@ class Index:
           ValueError: an example has the name of another one, or other labels than the index.
           Unreadable: see `Reader`.
         """
-        rows, _ = self.read(inputs)
-        check_distinct(rows.names)
-        if known := {*self.rows.names} & {*rows.names}:
+        names = check_names(as_source(inputs))
+        if known := {*self.rows.names} & {*names}:
             raise ValueError(
-                f"the index has {min(known)!r} already, and {len(known) - 1:,} more of these "
-                f"{len(rows.names):,} examples: remove them first, or add others"
+                f"the index has {len(known):,} of these {len(names):,} examples already, such as "
+                f"{min(known)!r}: remove them first, or add only others"
             )
+        rows, _ = self.read(inputs)
         self._replace(self.rows.joined(rows))
         return len(rows.names)
 
@@ -117,13 +117,16 @@ class Index:
         gone = {*names}
         self._replace(self.rows.take([i for i, x in enumerate(self.rows.names) if x not in gone]))
 
+    def _graph(self) -> Graph:
+        self.graph = self.graph or Graph.of(self.rows.vectors)
+        return self.graph
+
     def _vectors(self, inputs: Inputs) -> np.ndarray:
         """Return the vectors of all inputs; raise Unreadable if one cannot be read."""
         rows, index = self.read(inputs)
         source = as_source(inputs)
         if missing := {*range(len(source))} - {*index.tolist()}:
-            transform = self.reader.loaded.transform
-            raise Unreadable(example_columns.reason(source, min(missing), transform))
+            raise Unreadable(self.reader.note(source, min(missing)))
         return rows.vectors
 
     def _replace(self, rows: Rows) -> None:
@@ -159,12 +162,10 @@ class Index:
         if k < 1:
             raise ValueError(f"k = {k} must be at least 1")
         vectors = queries if isinstance(queries, np.ndarray) else self._vectors(queries)
-        if approximate and self.graph is None:
-            self.graph = Graph.of(self.rows.vectors)
-        engine = self.graph if approximate else self.gallery
+        engine = self._graph() if approximate else self.gallery
         similarity, index = engine.search(vectors, k + bool(own))
         if own:
-            place = {name: i for i, name in enumerate(self.rows.names)}
+            place: dict[Any, int] = {name: i for i, name in enumerate(self.rows.names)}
             mine = np.array([place.get(name, -1) for name in own])
             is_own = index == mine[:, None]
             order = np.argsort(is_own, axis=1, kind="stable")[:, :k]  # the query itself comes last
@@ -193,9 +194,9 @@ class Index:
         fitted_folder.write(path, KIND, Fitted(reader.loaded, arrays, about), overwrite)
 
     @classmethod
-    def load(cls, path: str) -> "Index":
+    def load(cls, path: str, threads: int = 16) -> "Index":
         """Return what `save` wrote; raise ValueError if there is none, or it is damaged."""
-        loaded, arrays, about = fitted_folder.read(path, KIND)
+        loaded, arrays, about = fitted_folder.read(path, KIND, threads)
         try:
             labels = Labels(arrays["labels"], about["label_names"])
             rows = Rows(about["names"], arrays["vectors"], labels, arrays.get("thumbnails"))

@@ -1,5 +1,6 @@
 """What a model makes of inputs: a feature of each, with its name, its labels and a thumbnail."""
 
+import argparse
 import dataclasses
 import functools
 import logging
@@ -13,11 +14,14 @@ from tqdm import tqdm
 from mae_jax.applications.retrieval import thumbnails
 from mae_jax.applications.retrieval.rows import Labels, Rows, names_of
 from mae_jax.data import sources
+from mae_jax.data.bad_examples import Unreadable
+from mae_jax.data.sources import source as reading
+from mae_jax.evaluators import checkpoint, held_out
 from mae_jax.evaluators.features import Extractor, Feature
 from mae_jax.evaluators.loaded_model import LoadedModel
 
 _log = logging.getLogger(__name__)
-Inputs = sources.Source | Sequence[Any]  # a source, or a list of what the model's modality reads
+Inputs = sources.Source | list[Any] | tuple[Any, ...]  # a list of what the modality reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,14 @@ class Reader:
             _log.warning(text, len(names) - len(finite), len(names), first, ", which are left out")
         return rows.take(finite), table.index[finite]
 
+    def note(self, source: sources.Source, i: int) -> str:
+        """Return why an example has no vector."""
+        try:
+            reading.read(source, i, self.loaded.transform.on_host)
+        except Unreadable as error:
+            return str(error)
+        return f"the features of {source.name(i)!r} are not finite"
+
     @functools.cached_property
     def _extractor(self) -> Extractor:
         model, _, transform, mesh, _ = self.loaded
@@ -79,6 +91,34 @@ def as_source(inputs: Inputs) -> sources.Source:
     names = [x if isinstance(x, str) else f"input {i}" for i, x in enumerate(inputs)]
     load = lambda i: dict(image=inputs[i], label=-1)
     return sources.Examples(len(inputs), load, (), names=names)
+
+
+def some(source: sources.Source, index: Int[np.ndarray, "n"]) -> sources.Source:
+    """Return some of the examples of a source, with their names and labels."""
+    names, labels = [source.name(int(i)) for i in index], sources.labels_of(source)
+    labels = None if labels is None else labels[index]
+    load = lambda i: source[int(index[i])]
+    kind = sources.label_kind(source)
+    return sources.Examples(
+        len(index), load, source.classes, names=names, labels=labels, label_kind=kind
+    )
+
+
+def open_data(
+    loaded: LoadedModel, options: argparse.Namespace, otherwise: str = "test"
+) -> tuple[str, sources.Source]:
+    """Return the split of `--data`, and at most `--examples` of its examples.
+
+    See `checkpoint.open_split`.
+    """
+    if options.examples < 0:
+        raise ValueError(f"--examples={options.examples} must be at least 0 (all)")
+    data = {**loaded.transform.data, "train": {"source": ""}}
+    open_part = lambda part: held_out.open_part(part, data)
+    split, source = checkpoint.open_split(open_part, options, otherwise)
+    if not options.examples:
+        return split, source
+    return split, some(source, sources.fixed_choice(len(source), options.examples))
 
 
 def _label_names(source: sources.Source) -> tuple[str, ...]:

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 
 from mae_jax.data import sources
+from mae_jax.evaluators import example_columns
 
 
 class Labels(NamedTuple):
@@ -41,6 +42,16 @@ class Labels(NamedTuple):
             )
         return Labels(np.concatenate([a, b]), self.names)
 
+    def texts(self) -> list[str | None]:
+        """Return the label of each example for people, or None where it is unknown."""
+        if self.values.dtype.kind != "f":
+            found = (example_columns.class_names(x, self.names) for x in self.values)
+            return [None if x is None else str(x) for x in found]
+        names = self.names or tuple(map(str, range(self.values.shape[1])))
+        numbers = [zip(names, row, strict=True) for row in self.values]
+        of_row = lambda row: "; ".join(f"{name} {x:g}" for name, x in row if not np.isnan(x))
+        return [of_row(row) or None for row in numbers]
+
     def __str__(self) -> str:
         names = ", ".join(self.names[:5]) + ("..." if len(self.names) > 5 else "")
         kind = "number(s)" if self.values.dtype.kind == "f" else "class(es)"
@@ -56,7 +67,7 @@ class Rows(NamedTuple):
     labels: Labels
     thumbnails: UInt8[np.ndarray, "n h w c"] | None = None
 
-    def take(self, rows: Sequence[int]) -> "Rows":
+    def take(self, rows: Sequence[int] | Int[np.ndarray, "m"]) -> "Rows":
         """Return some of the examples."""
         labels = self.labels._replace(values=self.labels.values[rows])
         thumbnails = None if self.thumbnails is None else self.thumbnails[rows]
@@ -64,8 +75,9 @@ class Rows(NamedTuple):
 
     def joined(self, other: "Rows") -> "Rows":
         """Return the examples of both, in this order; raise ValueError if their labels differ."""
-        pair = self.thumbnails, other.thumbnails
-        thumbnails = None if any(x is None for x in pair) else np.concatenate(pair)
+        thumbnails = None
+        if self.thumbnails is not None and other.thumbnails is not None:
+            thumbnails = np.concatenate([self.thumbnails, other.thumbnails])
         vectors = np.concatenate([self.vectors, other.vectors.astype(self.vectors.dtype)])
         labels = self.labels.joined(other.labels)
         return Rows(self.names + other.names, vectors, labels, thumbnails)
@@ -77,11 +89,13 @@ def names_of(source: sources.Source, index: Iterable[int]) -> tuple[str, ...]:
     return tuple(name.encode("utf-8", "backslashreplace").decode() for name in names)
 
 
-def check_distinct(names: Iterable[str]) -> None:
-    """Raise ValueError if two examples have the same name, which an index could not tell apart."""
-    name, count = collections.Counter(names).most_common(1)[0]
+def check_names(source: sources.Source) -> tuple[str, ...]:
+    """Return the names of all examples; raise ValueError if an index could not tell two apart."""
+    names = names_of(source, range(len(source)))
+    name, count = collections.Counter(names).most_common(1)[0] if names else ("", 0)
     if count > 1:
         raise ValueError(
             f"{count} examples are named {name!r}, and an index tells examples apart by their "
             "names: leave out all but one, or rename them"
         )
+    return names
