@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import functools
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np

@@ -46,6 +46,6 @@ def run(options: argparse.Namespace) -> str:
     index.save(options.index, overwrite=True)
     return (
         f"{options.index}: {count:,} examples of {options.data}, split {split!r}, were added{note}"
-        f"; {len(index):,} in all, {sizes_of(index)}; the feature and the whitening are still those "
-        f"of the first {index.about['fitted_on']:,}"
+        f"; {len(index):,} in all, {sizes_of(index)}; the feature and the whitening are still "
+        f"those of the first {index.about['fitted_on']:,}"
     )
