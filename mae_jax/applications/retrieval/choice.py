@@ -173,7 +173,11 @@ def usual_way(loaded: LoadedModel, source: sources.Source) -> str:
 
 def _has_copies(data: Mapping[str, Any]) -> bool:
     """Return whether inputs are pictures of 8 bits, in gray or color."""
-    return data["modality"] == "image" and data["channels"] in (1, 3) and not data.get("range")
+    return (
+        data["modality"] == "image"
+        and data["channels"] in (1, 3)
+        and data.get("range", "auto") == "auto"
+    )
 
 
 def _has_classes(source: sources.Source) -> bool:

@@ -49,6 +49,7 @@ def _tile(
     color = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
     size = pixels.shape[1] * scale, pixels.shape[0] * scale
     page.paste(Image.fromarray(np.ascontiguousarray(color)).resize(size, 0), corner)
+    pen.rectangle((x - 1, y - 1, x + size[0], y + size[1]), outline="lightgray")
     font = ImageFont.load_default(LINE - 3)
     for i, line in enumerate(text.split("\n")):
         place = x, y + size[1] + i * LINE

@@ -72,7 +72,7 @@ def sheet(results: Results, most: int) -> Image.Image:
     blank = np.full_like(gallery[:1], 255)
     pictures = np.concatenate([gallery, blank])[index.ravel()]  # -1 is no neighbour
     captions = [
-        [f"{score:.3f} {label or ''}\n{name}" for name, score, label in found]
+        [f"{score:.3f}  {label or ''}\n{name}" for name, score, label in found]
         + [""] * (index.shape[1] - len(found))
         for _, found, note in _each(results)
         if not note
