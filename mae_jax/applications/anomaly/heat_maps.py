@@ -26,7 +26,7 @@ class MapWriter(NamedTuple):
 
     to: str  # a path with {name} or {index}
     scorer: str
-    colors: Callable[[Float[np.ndarray, "h w"]], UInt8[np.ndarray, "h w 3"]]
+    colors: Callable[[Float[np.ndarray, "h w"]], UInt8[np.ndarray, "h w 3"]]  # of a picture
     patch: tuple[int, ...]
 
     def places(
@@ -67,15 +67,23 @@ def writer(to: str, detector: Detector, scorer: str) -> MapWriter:
         raise ValueError(f"{to!r}: a map of {len(patch)} side(s) is no picture: write .npz")
     if not is_picture:
         feature_files.map_writer(to, len(patch))
-    center, scale = 0.0, 1.0
+    return MapWriter(to, scorer, colors_of(detector, scorer), patch)
+
+
+def colors_of(
+    detector: Detector, scorer: str
+) -> Callable[[Float[np.ndarray, "*any"]], UInt8[np.ndarray, "*any 3"]]:
+    """Return a function that colors the maps of a scorer, those of all examples alike.
+
+    The darkest color is the median score of good examples and below, and the middle one, orange, is
+    the threshold.
+    """
+    calibration, center, scale = detector.calibration, 0.0, 1.0
     if scorer != COMBINED:
-        column = detector.calibration.names.index(scorer)
-        center, scale = (
-            float(x[column]) for x in (detector.calibration.center, detector.calibration.scale)
-        )
-    limit = detector.thresholds[scorer]
-    span = 2 * max(limit - center, scale)
-    return MapWriter(to, scorer, lambda x: colors((x - center) / span), patch)
+        k = calibration.names.index(scorer)
+        center, scale = float(calibration.center[k]), float(calibration.scale[k])
+    span = 2 * max(detector.thresholds[scorer] - center, scale)
+    return lambda x: colors((x - center) / span)
 
 
 def enlarged(
@@ -91,11 +99,8 @@ def enlarged(
     return np.where(inside, values / np.maximum(share, 1e-6), np.float32(np.nan))
 
 
-def colors(x: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the colors of numbers from 0 (dark) to 1 (bright); a missing number is gray.
-
-    0 is the median score of good examples, and .5 the threshold, in all pictures alike.
-    """
+def colors(x: Float[np.ndarray, "*any"]) -> UInt8[np.ndarray, "*any 3"]:
+    """Return the colors of numbers from 0 (dark) to 1 (bright); a missing number is gray."""
     table = (255 * matplotlib.colormaps["inferno"](np.arange(256))[:, :3]).astype(np.uint8)
     table = np.concatenate([table, np.full((1, 3), _MISSING, np.uint8)])
     levels = np.where(x == x, 255 * np.clip(np.nan_to_num(x), 0, 1), 256)
