@@ -1,7 +1,5 @@
 """Descriptors of pictures that need no network: the baselines of retrieval."""
 
-from typing import NamedTuple
-
 import numpy as np
 import scipy.fft
 from jaxtyping import Float
