@@ -105,8 +105,14 @@ def test_copies_of_pictures_that_the_index_does_not_hold(index, source, monkeypa
     known = sources.Examples(6, source.load, source.classes, names=[*source.names[:4], "a", "b"])
     result = evaluation.evaluate(index, [known], by="copies")
     assert result.metrics["queries"] == 4 and result.metrics["left_out"] == 2
-    some = evaluation.evaluate(index, [source], by="copies", examples=5)
-    assert some.metrics["queries"] == 5
+
+
+def test_examples_that_are_gone(index, source, caplog):
+    part = sources.Examples(5, source.load, source.classes, names=source.names[:5])
+    result = evaluation.evaluate(index, gallery=[part], by="class", examples=10)
+    assert "20 of 25 examples of the index, such as" in caplog.text
+    assert list(result.details["scores"]) == ["index"] and "no baselines" in result.text
+    assert result.metrics["queries"] + result.metrics["left_out"] == 10
 
 
 def test_mistakes(index, source):
@@ -116,9 +122,6 @@ def test_mistakes(index, source):
         evaluation.evaluate(index, by="copies")
     with pytest.raises(ValueError, match="none of the classes of the index"):
         evaluation.evaluate(index, [sources.open_source("digits", "test")], examples=8)
-    part = sources.Examples(5, source.load, source.classes, names=source.names[:5])
-    with pytest.raises(ValueError, match="20 of 25 examples of the index"):
-        evaluation.evaluate(index, gallery=[part])
     unlabelled = index.rows.labels._replace(names=())
     other = retrieval.Index(
         index.reader, index.whitening, index.rows._replace(labels=unlabelled), {}
@@ -162,7 +165,7 @@ def test_command(index, folder, tmp_path, monkeypatch):
         raise ImportError("there is no usearch")
 
     monkeypatch.setattr(search_speed, "compare", compare)
-    index.about["sources"] = [dict(source=f"folder:{folder}", split="all")]
+    index.about["data"] = [[f"folder:{folder}", "all"]]
     index.save(str(tmp_path / "index"))
     file = tmp_path / "found.json"
     options = command.parser().parse_args(

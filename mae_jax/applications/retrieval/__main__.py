@@ -1,21 +1,27 @@
 """Find similar examples: python -m mae_jax.applications.retrieval COMMAND [...]
 
 index makes an index of examples, a folder; add and remove change it; search finds the examples of
-an index that are most similar to others. In Python: `from mae_jax.applications import retrieval`
-and `retrieval.Index`.
+an index that are most similar to others; evaluate says how well it finds them. In Python: `from
+mae_jax.applications import retrieval` and `retrieval.Index`.
 """
 
 import argparse
 
 import jax
 
-from mae_jax.applications.retrieval import run_add, run_index, run_remove, run_search
+from mae_jax.applications.retrieval import run_add, run_evaluate, run_index, run_remove, run_search
 from mae_jax.config import command_line, errors
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.distributed import processes
 from mae_jax.output import console
 
-COMMANDS = {"index": run_index, "add": run_add, "remove": run_remove, "search": run_search}
+COMMANDS = {
+    "index": run_index,
+    "add": run_add,
+    "remove": run_remove,
+    "search": run_search,
+    "evaluate": run_evaluate,
+}
 
 
 def parser() -> argparse.ArgumentParser:

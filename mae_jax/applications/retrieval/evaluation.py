@@ -5,6 +5,7 @@ of perceptual hashes. All see the same view of an input.
 """
 
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from mae_jax.applications.retrieval import copies, descriptors
 from mae_jax.applications.retrieval.index import Index
+from mae_jax.applications.retrieval.reader import some
 from mae_jax.applications.retrieval.rows import Labels, names_of
 from mae_jax.data import sources
 from mae_jax.evaluators import ranking
@@ -25,6 +27,7 @@ from mae_jax.evaluators.held_out import EvalTransform
 from mae_jax.evaluators.neighbours import Gallery
 from mae_jax.evaluators.ranking import Scores
 
+_log = logging.getLogger(__name__)
 SIDE = 32  # of the pictures that thumbnails and hashes are made of, at most
 BY = ("class", "copies")
 TITLES = {  # of the vectors that are compared
@@ -68,18 +71,14 @@ class Describer:
         wanted = [*dict.fromkeys([self.reader.feature, self.naive])]
         self._extract = Extractor(model, wanted, transform, mesh, preview)
 
-    def __call__(self, parts: Sequence[sources.Source], examples: int = 0) -> Described:
-        """Return the examples of sources that can be read.
+    def __call__(self, parts: Sequence[sources.Source]) -> Described:
+        """Return the examples of sources that can be read and have finite features."""
+        return functools.reduce(Described.joined, map(self._describe, parts))
 
-        Args:
-          examples: the largest number for each source, a fixed random choice; 0 means all.
-        """
-        return functools.reduce(Described.joined, (self._describe(x, examples) for x in parts))
-
-    def _describe(self, source: sources.Source, examples: int) -> Described:
+    def _describe(self, source: sources.Source) -> Described:
         reader, progress = self.reader, functools.partial(tqdm, unit="batch", disable=None)
-        sizes = examples, reader.batch_size
-        table = self._extract(reader.loaded.variables, source, *sizes, progress)
+        variables = reader.loaded.variables
+        table = self._extract(variables, source, 0, reader.batch_size, progress)
         feature, small = table.features[reader.feature], table.previews
         found = dict(index=self.whitening(feature), feature=feature)
         found["naive"] = table.features[self.naive]
@@ -87,13 +86,17 @@ class Describer:
             found["thumbnails"] = descriptors.thumbnails(small)
             if small.shape[-1] in (1, 3):
                 found["hash"] = descriptors.perceptual_hashes(small)
-        labels = Labels(table.labels, tuple(source.classes))
-        return Described(names_of(source, table.index), labels, found)
+        finite = np.isfinite(feature).all(1) & np.isfinite(found["naive"]).all(1)
+        labels = Labels(table.labels[finite], tuple(source.classes))
+        found = {name: x[finite] for name, x in found.items()}
+        return Described(names_of(source, table.index[finite]), labels, found)
 
 
 def _small(inputs: Float[Array, "b h w c"], transform: EvalTransform) -> Float[Array, "b y x c"]:
     """Return pictures in [0, 1] with sides of at most `SIDE`."""
-    mean, std = (jnp.array(x, jnp.float32)[None, None, None] for x in (transform.mean, transform.std))
+    mean, std = (
+        jnp.array(x, jnp.float32)[None, None, None] for x in (transform.mean, transform.std)
+    )
     x = inputs.astype(jnp.float32) * std + mean
     sides = (min(side, SIDE) for side in x.shape[1:-1])
     return jax.image.resize(x, (x.shape[0], *sides, x.shape[-1]), "linear")
@@ -124,16 +127,16 @@ def evaluate(
     """
     if by not in BY:
         raise ValueError(f"by = {by!r} is none of {', '.join(BY)}")
-    describe = Describer(index)
+    describe, choose = Describer(index), lambda n: sources.fixed_choice(n, examples or None)
+    gallery = [_held(index, source) for source in gallery]
     vectors = {"index": index.rows.vectors} | _baselines(index, gallery, describe)
-    if by == "class":
-        labels, asked = _by_class(index, queries, examples, describe, vectors)
-        groups = {"": asked}
+    asked = [some(source, choose(len(source))) for source in queries or gallery]
+    if by == "copies":
+        labels, groups = np.arange(len(index)), _copied(index, asked, describe)
+    elif queries:
+        labels, groups = _by_class(index, describe(asked))
     else:
-        labels, groups = (
-            np.arange(len(index)),
-            _copied(index, queries or gallery, examples, describe),
-        )
+        labels, groups = _each_left_out(index, vectors, choose(len(index)))
     scores: dict[str, dict[str, Scores]] = {}
     for name, x in vectors.items():
         of_index = index.gallery if name == "index" else Gallery(x, index.gallery.mesh)
@@ -144,56 +147,63 @@ def evaluate(
     return _report(scores, by)
 
 
+def _held(index: Index, source: sources.Source) -> sources.Source:
+    """Return the examples of a source that an index holds."""
+    known, names = {*index.rows.names}, names_of(source, range(len(source)))
+    return some(source, np.array([i for i, name in enumerate(names) if name in known], int))
+
+
 def _baselines(
     index: Index, gallery: Sequence[sources.Source], describe: Describer
 ) -> dict[str, np.ndarray]:
     """Return the other vectors of the examples of an index, in its order.
 
-    Raises:
-      ValueError: some of its examples are not in the gallery.
+    There are none if some of the examples are not in the gallery, which a warning says.
     """
     if not gallery:
         return {}
     found = describe(gallery)
     place = {name: i for i, name in enumerate(found.names)}
     if missing := [name for name in index.rows.names if name not in place]:
-        raise ValueError(
-            f"{len(missing):,} of {len(index):,} examples of the index, such as {missing[0]!r}, "
-            "are not in the data that it was made of: name those data, or leave the baselines out"
-        )
+        text = "%s of %s examples of the index, such as %r, are no longer in the data it is made of"
+        _log.warning(text, f"{len(missing):,}", f"{len(index):,}", missing[0])
+        return {}
     rows = [place[name] for name in index.rows.names]
     return {name: x[rows] for name, x in found.vectors.items() if name != "index"}
 
 
-def _by_class(
-    index: Index,
-    queries: Sequence[sources.Source],
-    examples: int,
-    describe: Describer,
-    vectors: dict[str, np.ndarray],
-) -> tuple[np.ndarray, Queries]:
+def _by_class(index: Index, found: Described) -> tuple[np.ndarray, dict[str, Queries]]:
     """Return the classes of the index, and queries that should find their own class."""
-    of_index = index.rows.labels
-    if not of_index.is_one_class or len(of_index.names) < 2:
-        raise ValueError(
-            "the index has not one of two or more classes for each example: evaluate by copies"
-        )
-    if not queries:
-        rows = sources.fixed_choice(len(index), examples or None)
-        own = {name: np.asarray(x[rows], np.float32) for name, x in vectors.items()}
-        return of_index.values, Queries(own, of_index.values[rows], rows)
-    found = describe(queries, examples)
+    of_index = _classes(index)
     if found.labels.values.ndim > 1 or not {*found.labels.names} & {*of_index.names}:
         raise ValueError(
             "the queries have none of the classes of the index, which are "
             f"{', '.join(of_index.names[:5])}, ...: evaluate by copies"
         )
     labels = of_index.joined(found.labels).values
-    return labels[: len(index)], Queries(found.vectors, labels[len(index) :])
+    return labels[: len(index)], {"": Queries(found.vectors, labels[len(index) :])}
+
+
+def _each_left_out(
+    index: Index, vectors: Mapping[str, np.ndarray], rows: Int[np.ndarray, "m"]
+) -> tuple[np.ndarray, dict[str, Queries]]:
+    """Return the classes of the index, and some of its examples as queries."""
+    labels = _classes(index).values
+    found = {name: np.asarray(x[rows], np.float32) for name, x in vectors.items()}
+    return labels, {"": Queries(found, labels[rows], rows)}
+
+
+def _classes(index: Index) -> Labels:
+    labels = index.rows.labels
+    if not labels.is_one_class or len(labels.names) < 2:
+        raise ValueError(
+            "the index has not one of two or more classes for each example: evaluate by copies"
+        )
+    return labels
 
 
 def _copied(
-    index: Index, originals: Sequence[sources.Source], examples: int, describe: Describer
+    index: Index, originals: Sequence[sources.Source], describe: Describer
 ) -> dict[str, Queries]:
     """Return copies of each kind, which should find their originals."""
     data = index.reader.loaded.transform.data
@@ -205,7 +215,7 @@ def _copied(
     groups = {}
     for kind in copies.COPIES:
         parts = [copies.of_source(source, kind, data["channels"]) for source in originals]
-        found = describe(parts, examples)
+        found = describe(parts)
         labels = np.array([place.get(name, -1) for name in found.names])
         groups[kind] = Queries(found.vectors, labels)
     return groups
@@ -227,7 +237,7 @@ def _report(scores: Mapping[str, Mapping[str, Scores]], by: str) -> Result:
         why = "the index does not hold their originals" if kinds else "nothing has their class"
         notes.append(f"{first.left_out:,} others are left out, as {why}")
     if len(scores) == 1:
-        notes.append("no baselines, as they need the data that the index was made of")
+        notes.append("no baselines, as they need the data that the index is made of")
     saved = {n: {group: _saved(x) for group, x in groups.items()} for n, groups in scores.items()}
     for name, score in of_all.items():
         saved[name]["all"] = _saved(score)
