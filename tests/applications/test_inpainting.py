@@ -10,7 +10,7 @@ import tiny_models
 from PIL import Image
 
 from mae_jax.applications import restore
-from mae_jax.applications.restore import masks, pyramid
+from mae_jax.applications.restore import joining, masks, pyramid
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.distributed import device_mesh
 from mae_jax.evaluators import loaded_model
@@ -32,10 +32,10 @@ def inpainter(network):
     """`inpainter(devices, overlap, batch_size)`, each compiled once; floats stay as they are."""
 
     @functools.cache
-    def make(devices=1, overlap=0.5, batch_size=1, **data):
+    def make(devices=1, overlap=0.5, batch_size=1, reach=4.0, **data):
         loaded = loaded_model.of(*network, **SIZES, range="dtype", **data)
         mesh = device_mesh.make_mesh(devices=jax.devices()[:devices])
-        return restore.Inpainter(loaded._replace(mesh=mesh), overlap, batch_size)
+        return restore.Inpainter(loaded._replace(mesh=mesh), overlap, batch_size, reach)
 
     return make
 
@@ -69,8 +69,10 @@ def by_hand(network, x, masked) -> np.ndarray:
 
 def test_a_picture_of_one_tile_has_the_prediction_of_the_model(network, inpainter):
     x, masked = picture(16, 16, 3), holes(16, 16)
-    found = inpainter()(x, masked)
     expected = np.where(masked[..., None], by_hand(network, x, masked), x)
+    joined = joining.join(expected[masked], x, masked, 4.0)
+    np.testing.assert_allclose(inpainter()(x, masked)[masked], joined, rtol=1e-5, atol=1e-5)
+    found = inpainter(reach=0)(x, masked)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     assert np.abs(found - x)[masked].min() > 0
 
@@ -118,7 +120,8 @@ def test_there_are_no_seams(network):
 
     def steps(overlap):
         """The steps along the hole, of tiles that each predict their own mean value."""
-        made = restore.Inpainter(loaded_model.of(*network, **SIZES, range="dtype"), overlap)
+        loaded = loaded_model.of(*network, **SIZES, range="dtype")
+        made = restore.Inpainter(loaded, overlap, reach=0)
         made._predict = lambda variables, batch, size: jnp.broadcast_to(
             batch["image"].mean((1, 2), keepdims=True), batch["image"].shape
         )
@@ -158,6 +161,44 @@ def test_what_the_model_does_not_see_of_a_level(inpainter):
     ramp = np.arange(4.0, dtype=np.float32).reshape(4, 1, 1) + np.zeros((1, 3, 1), np.float32)
     found = pyramid.Level(ramp, ramp[..., 0] < 0).enlarged([np.array([2, 3]), np.array([4, 1])])
     np.testing.assert_allclose(found[:, 0], [0.75, 1.25])
+
+
+@pytest.mark.parametrize("sides", [(40,), (20, 30), (8, 9, 10)])
+def test_predictions_are_joined_to_the_pixels_around_them(sides):
+    """An error that is the same everywhere vanishes at the border, and fades into the hole."""
+    x = RNG.normal(size=(*sides, 2)).astype(np.float32)
+    masked = np.zeros(sides, bool)
+    masked[tuple(slice(2, -2) for _ in sides)] = True
+    wrong = x[masked] + [[3.0, 0.0]]
+    smooth = np.zeros_like(x)
+    found = np.zeros(sides)
+    found[masked] = joining.join(smooth[masked] + 3, smooth, masked, 2.0)[:, 0]
+    middle = tuple(n // 2 for n in sides)
+    border = tuple(2 if i == 0 else n for i, n in enumerate(middle))
+    assert found[masked].min() >= 0 and found[masked].max() <= 3
+    assert found[border] < 1.8 and found[middle] > found[border]
+    far = joining.join(wrong, np.where(masked[..., None], x, np.nan), masked, 2.0)
+    np.testing.assert_allclose(far, wrong, rtol=1e-5)  # nothing is given around the hole
+    exact = joining.join(smooth[masked], smooth, masked, 2.0)
+    np.testing.assert_array_equal(exact, 0)
+
+
+def test_a_join_solves_its_equations():
+    x, masked = picture(9, 12, 1), holes(9, 12, share=0.2)
+    result = RNG.random((masked.sum(), 1)).astype(np.float32)
+    filled = x.copy()
+    filled[masked] = joining.join(result, x, masked, 3.0)
+    change, before = np.zeros((9, 12)), x.copy()
+    before[masked] = result
+    change = (filled - before)[..., 0]
+    for y, z in np.argwhere(masked):
+        total = change[y, z] / 9
+        for i, j in ((y - 1, z), (y + 1, z), (y, z - 1), (y, z + 1)):
+            if 0 <= i < 9 and 0 <= j < 12:
+                total += (
+                    change[y, z] - change[i, j] if masked[i, j] else filled[y, z, 0] - x[i, j, 0]
+                )
+        assert abs(total) < 1e-4
 
 
 def test_a_picture_smaller_than_a_tile(inpainter):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from tqdm import tqdm
 
-from mae_jax.applications.restore import masks, pictures
+from mae_jax.applications.restore import joining, masks, pictures
 from mae_jax.applications.restore.pyramid import Level
 from mae_jax.data.modalities import transforms
 from mae_jax.data.values import Values
@@ -53,16 +53,26 @@ class Inpainter:
     is larger than a tile is filled from farther away, and a mask of which each patch has a pixel
     from means of the pixels between.
 
+    At last the predictions are joined to the given pixels around them, see `joining.join`: without
+    it the border of a hole would show, and thin scratches would not use the pixels beside them.
+
     Args:
       overlap: the share of a tile's length that neighbours share, in [0, 1).
       batch_size: the largest number of tiles that are predicted at once, on all devices together.
+      reach: how many pixels the joining changes from the border on; 0 joins nothing.
 
     Raises:
       ValueError: the model predicts no pixels or not all of them, there are several processes, or
-        the overlap is out of range.
+        an argument is out of its range.
     """
 
-    def __init__(self, loaded: LoadedModel, overlap: float = 0.5, batch_size: int = 32):
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        overlap: float = 0.5,
+        batch_size: int = 32,
+        reach: float = 4.0,
+    ):
         complementary.check_pixels(loaded.model)
         if any(step > 1 for step in loaded.model.target.stride):
             raise ValueError(
@@ -71,8 +81,11 @@ class Inpainter:
             )
         if jax.process_count() > 1:
             raise ValueError("a picture is filled by one process: start one")
+        if batch_size < 1 or not 0 <= reach < np.inf:
+            raise ValueError(f"batch_size = {batch_size} must be at least 1, and reach = {reach} 0")
         model, transform, mesh = loaded.model, loaded.transform, loaded.mesh
         self.loaded = loaded
+        self.reach = reach
         self.inputs = TiledInputs(model, transform, mesh, overlap, batch_size)
         self._window = tiles.window(transform.size)
         replicated = partitioning.replicated(mesh)
@@ -107,10 +120,18 @@ class Inpainter:
         seen = seen / np.float32(255) if seen.dtype == np.uint8 else seen
         result, trust = self._filled(opened, Level(seen, masked))
         places[masked] = shown.restored(result)
+        self._tell_of_missing(opened, places[masked])
         if (share := 1 - trust.mean()) >= 0.005:
             text = "%.0f %% of what is filled comes from the picture at smaller sizes, since tiles "
             _log.info(text + "show too few whole patches without masked pixels", 100 * share)
         return filled
+
+    def _tell_of_missing(self, opened: Values, filled: Shaped[np.ndarray, "m k"]) -> None:
+        """Warn of filled values that are equal to a number that stands for missing ones."""
+        numbers = {*opened.array.nodata, opened.data.get("nodata")}
+        for number in [x for x in numbers if isinstance(x, int | float)]:
+            if count := np.count_nonzero(filled == number):
+                _log.warning("%d filled values are %s, which means missing", count, number)
 
     def _filled(
         self, opened: Values, level: Level
@@ -123,6 +144,8 @@ class Inpainter:
                 coarse.values[coarse.masked], _ = self._filled(opened, coarse)
             guess = coarse.enlarged(np.nonzero(level.masked))
             result = guess + trust[:, None] * (result - guess)
+        if self.reach:
+            result = joining.join(result, level.values, level.masked, self.reach)
         return result, trust
 
     def _blended(
@@ -189,9 +212,9 @@ class Inpainter:
         size = -(-_SIZES * masked.sum() // len(masked))
         return int(size), min(1.0, shown.sum() / (_ENOUGH * inside.sum()))
 
-    def _any_in_patches(self, x: Bool[np.ndarray, "*part"], beyond: bool = False) -> np.ndarray:
-        """Return which patches of a tile hold any True; it may be so beyond a picture's end."""
-        x = self._padded(x, beyond)[None, ..., None]
+    def _any_in_patches(self, x: Any, beyond: bool = False) -> Bool[np.ndarray, "n"]:
+        """Return which patches of a tile hold any True; `beyond` is the value beyond the end."""
+        x = self._padded(np.asarray(x), beyond)[None, ..., None]
         return np.asarray(patches.patchify(x, self.loaded.model.patch)).any(-1)[0]  # pyright: ignore
 
     def _read(self, opened: Values, level: Level, corner: Sequence[int]) -> dict[str, np.ndarray]:
@@ -229,6 +252,7 @@ def inpaint(
     *,
     overlap: float = 0.5,
     batch_size: int = 32,
+    reach: float = 4.0,
     **data: Any,
 ) -> Shaped[np.ndarray, "..."]:
     """Return a picture with its masked pixels filled, as `applications.inpaint` does.
@@ -242,11 +266,11 @@ def inpaint(
       image: the path of a file, or an array [h, w] or [h, w, c]: see `pictures.read`.
       mask: the path of a picture, or an array, of the same height and width, which is not 0 where
         pixels are to be filled: see `masks.read`.
-      overlap, batch_size: see `Inpainter`.
+      overlap, batch_size, reach: see `Inpainter`.
 
     Raises:
       ValueError: the model predicts no pixels, or the mask masks nothing or all.
       Unreadable: the picture or the mask cannot be read, or they do not fit.
     """
     loaded = loaded_model.of(model, params, **data)
-    return Inpainter(loaded, overlap, batch_size)(image, mask)
+    return Inpainter(loaded, overlap, batch_size, reach)(image, mask)
