@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mae_jax.applications.anomaly import baselines, figures, heat_maps
-from mae_jax.applications.anomaly.calibration import COMBINED
 from mae_jax.applications.anomaly.detector import Detector, Scores
 from mae_jax.applications.anomaly.figures import Mask
 from mae_jax.applications.anomaly.layout import Example
@@ -50,7 +49,7 @@ class Sheets:
         row = {"input": visualize.flat(pixels[None])[0], "mask": mask[part][..., None] * _WHITE}
         for name, map in scores.maps.items():
             whole = figures.enlarged(map, loaded.model.patch, mask.shape)
-            row[name] = _colors(self.detector, name)(whole[part])
+            row[name] = heat_maps.colors_of(self.detector, name)(whole[part])
         return row
 
 
@@ -60,14 +59,3 @@ def _plane(mask: Mask) -> tuple:
         return (None,) * (2 - mask.ndim)
     most = mask.sum(tuple(range(1, mask.ndim))).argmax() if mask.any() else len(mask) // 2
     return (most, *_plane(mask[most]))
-
-
-def _colors(detector: Detector, name: str):
-    center, scale = 0.0, 1.0
-    if name != COMBINED:
-        column = detector.calibration.names.index(name)
-        center, scale = (
-            float(x[column]) for x in (detector.calibration.center, detector.calibration.scale)
-        )
-    span = 2 * max(detector.thresholds[name] - center, scale)
-    return lambda x: heat_maps.colors((x - center) / span)
