@@ -22,7 +22,7 @@ from mae_jax.evaluators.features import Feature
 from mae_jax.models import build
 
 # All batches have 4 tiles, on 4 devices, and are compiled once.
-SETTINGS = Settings(false_alarms=0.2, memory=40, tiles=anomaly.detector.Tiles(0.5, 4))
+SETTINGS = Settings(false_alarms=0.2, memory=40, tiles=anomaly.Tiles(0.5, 4))
 SHALLOW = (
     "MaskedAutoencoder",
     tiny_models.TINY | tiny_models.DECODER | dict(depth=1, decoder_depth=1, norm_pix=False),

@@ -12,7 +12,7 @@ from PIL import Image
 from mae_jax import export
 from mae_jax.applications import anomaly
 from mae_jax.applications.anomaly import __main__ as command
-from mae_jax.applications.anomaly import exported, heat_maps
+from mae_jax.applications.anomaly import exported, figures, heat_maps
 from mae_jax.data import arrays, values
 from mae_jax.data.array_io import geotiff, nifti
 from mae_jax.data.arrays import Frame
@@ -148,7 +148,7 @@ def test_a_map_of_numbers_lies_where_the_input_does(sides, suffix, tmp_path):
 
 def test_missing_patches_are_gray_in_heat_maps():
     x = np.array([[0, 1], [np.nan, 0.5]], np.float32)
-    shown = heat_maps.colors(heat_maps.enlarged(x, (4, 4), (7, 8)))
+    shown = heat_maps.colors(figures.enlarged(x, (4, 4), (7, 8)))
     assert shown.shape == (7, 8, 3) and (shown[4:, :4] == 128).all()
     assert (shown[:4] != 128).any(-1).all() and shown[0, -1].sum() > shown[0, 0].sum()
     detector = type("", (), {"thresholds": {"combined": 2.0}, "calibration": None})

@@ -5,4 +5,5 @@
 
 # ruff: noqa: F401
 from mae_jax.applications.anomaly.detector import Detector, Scores
-from mae_jax.applications.anomaly.fitting import Settings, fit
+from mae_jax.applications.anomaly.fitting import fit
+from mae_jax.applications.anomaly.settings import Settings, Tiles

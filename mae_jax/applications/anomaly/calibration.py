@@ -81,4 +81,7 @@ class Calibration(NamedTuple):
 
     @staticmethod
     def of(names: Sequence[str], scores: Any, false_alarms: float) -> "Calibration":
-        return Calibration(tuple(names), np.asarray(scores, np.float32), false_alarms)
+        """Return the calibration by scores [n k]; raise ValueError if they are too few."""
+        scores = np.asarray(scores, np.float32).reshape(-1, len(names))
+        threshold(scores[:, 0], false_alarms)
+        return Calibration(tuple(names), scores, false_alarms)

@@ -1,8 +1,6 @@
 """A few vectors that stand for many: a reservoir sample, and of it a greedy k-centre coreset."""
 
 import functools
-import sys
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -65,9 +63,11 @@ def greedy(x: Float[np.ndarray, "n d"], count: int, seed: int) -> Int[np.ndarray
         x = x @ basis.astype(np.float32)
     points = jnp.asarray(x)
     chosen, distances = [np.array([first])], jnp.square(points - points[first][None]).sum(1)
-    for steps in _with_bar(count - 1):
-        distances, found = _farthest(points, distances, steps)
-        chosen.append(np.asarray(found))
+    with tqdm(total=count, initial=1, unit="vector", desc="coreset", disable=None) as bar:
+        for done in range(1, count, _STEPS):
+            distances, found = _farthest(points, distances, min(_STEPS, count - done))
+            chosen.append(np.asarray(found))
+            bar.update(len(found))
     return np.concatenate(chosen)
 
 
@@ -83,12 +83,3 @@ def _farthest(
         return jnp.minimum(distances, new), index
 
     return jax.lax.scan(step, distances, None, steps)
-
-
-def _with_bar(count: int) -> Iterator[int]:
-    """Yield numbers of steps, few of them different, whose sum is `count`."""
-    interval = 0.1 if sys.stderr.isatty() else 10
-    with tqdm(total=count, unit=" vectors", desc="coreset", mininterval=interval) as bar:
-        for done in range(0, count, _STEPS):
-            yield (steps := min(_STEPS, count - done))
-            bar.update(steps)

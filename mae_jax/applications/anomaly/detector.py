@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,27 +12,19 @@ import numpy as np
 from jaxtyping import Float
 
 from mae_jax.applications import fitted_folder
-from mae_jax.applications.anomaly import score_maps, scorers
+from mae_jax.applications.anomaly import score_maps, scorers, tile_stream
 from mae_jax.applications.anomaly.calibration import COMBINED, Calibration
+from mae_jax.applications.anomaly.settings import Tiles
 from mae_jax.applications.anomaly.tile_stream import Failed, TileStream
 from mae_jax.applications.fitted_folder import Fitted
 from mae_jax.data import sources
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.values import Values
-from mae_jax.distributed import partitioning
 from mae_jax.evaluators import tiles
 from mae_jax.evaluators.features import Feature
 from mae_jax.evaluators.loaded_model import LoadedModel
-from mae_jax.evaluators.tiled_inputs import TiledInputs
 
 KIND, VERSION = "detector", 1  # the version changes with what a folder holds
-
-
-class Tiles(NamedTuple):
-    """How inputs are cut, see `TiledInputs`."""
-
-    overlap: float = 0.5
-    batch_size: int = 32
 
 
 class Scores(NamedTuple):
@@ -64,7 +56,13 @@ class Detector:
         return self.calibration.thresholds
 
     def in_batches(self, size: int) -> "Detector":
-        """Return the same detector, which looks at so many tiles at once at most."""
+        """Return the same detector, which looks at so many tiles at once at most.
+
+        Raises:
+          ValueError: the size is below 1.
+        """
+        if size < 1:
+            raise ValueError(f"--batch-size={size} must be at least 1")
         return dataclasses.replace(self, tiles=self.tiles._replace(batch_size=size))
 
     def score(self, value: Any) -> Scores:
@@ -149,24 +147,6 @@ class Detector:
         return Detector(loaded, made, calibration, about.get("settings", {}), cut)
 
 
-def tiled_inputs(loaded: LoadedModel, cut: Tiles) -> TiledInputs:
-    return TiledInputs(loaded.model, loaded.transform, loaded.mesh, *cut)
-
-
-def jitted(loaded: LoadedModel, function: Callable, argument: Any) -> Callable:
-    """Return `function(model, params, inputs, coordinates, argument)` of a batch of tiles."""
-    model, transform, mesh = loaded.model, loaded.transform, loaded.mesh
-
-    def of_batch(params, argument, batch):
-        inputs, places = transform.split(batch["image"]), transform.coordinates(batch, model)
-        return function(model, params, inputs, places, argument)
-
-    replicated = partitioning.replicated(mesh)
-    run = jax.jit(of_batch, out_shardings=replicated)
-    argument = jax.device_put(argument, replicated)
-    return lambda batch: run(loaded.params, argument, batch)
-
-
 def patch_scores(
     model: Any, params: dict, inputs: Any, coordinates: Any, made: Mapping[str, Any]
 ) -> tuple[Float[jax.Array, "b *cells k"], jax.Array]:
@@ -181,7 +161,9 @@ def stream(loaded: LoadedModel, made: Mapping[str, Any], cut: Tiles) -> TileStre
     # A jitted function sorts the keys of a dictionary, and the maps keep the order of `made`.
     names, several = tuple(made), tuple(made.values())
     of_tiles = lambda *x: patch_scores(*x[:-1], dict(zip(names, x[-1], strict=True)))
-    return TileStream(tiled_inputs(loaded, cut), jitted(loaded, of_tiles, several))
+    return TileStream(
+        tile_stream.inputs(loaded, cut), tile_stream.jitted(loaded, of_tiles, several)
+    )
 
 
 def maps(

@@ -1,15 +1,15 @@
 """Maps of scores in files: heat maps of pictures, and maps of numbers in the input's own frame."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import matplotlib
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
+from mae_jax.applications.anomaly import figures
 from mae_jax.applications.anomaly.calibration import COMBINED
 from mae_jax.applications.anomaly.detector import Detector, Scores
 from mae_jax.data import sources
@@ -47,7 +47,9 @@ class MapWriter(NamedTuple):
                 about,
             )
             return
-        picture = Image.fromarray(self.colors(enlarged(found, self.patch, scores.opened.sides)))
+        picture = Image.fromarray(
+            self.colors(figures.enlarged(found, self.patch, scores.opened.sides))
+        )
         with files.whole(path) as temporary:
             picture.save(temporary, "PNG")
 
@@ -84,19 +86,6 @@ def colors_of(
         center, scale = float(calibration.center[k]), float(calibration.scale[k])
     span = 2 * max(detector.thresholds[scorer] - center, scale)
     return lambda x: colors((x - center) / span)
-
-
-def enlarged(
-    x: Float[np.ndarray, "rows columns"], patch: Sequence[int], sides: Sequence[int]
-) -> Float[np.ndarray, "h w"]:
-    """Return a map at the size of its input, linear between the middles of patches."""
-    height, width = (n * p for n, p in zip(x.shape, patch, strict=True))
-    exists = x == x
-    grow = lambda x, how: cv2.resize(x, (width, height), interpolation=how)[: sides[0], : sides[1]]
-    values = grow(np.where(exists, x, 0).astype(np.float32), cv2.INTER_LINEAR)
-    share = grow(exists.astype(np.float32), cv2.INTER_LINEAR)
-    inside = grow(exists.astype(np.uint8), cv2.INTER_NEAREST) > 0
-    return np.where(inside, values / np.maximum(share, 1e-6), np.float32(np.nan))
 
 
 def colors(x: Float[np.ndarray, "*any"]) -> UInt8[np.ndarray, "*any 3"]:

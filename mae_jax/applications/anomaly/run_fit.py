@@ -8,8 +8,7 @@ import argparse
 
 from mae_jax.applications import fitted_folder
 from mae_jax.applications.anomaly import detector, fitting
-from mae_jax.applications.anomaly.detector import Tiles
-from mae_jax.applications.anomaly.fitting import Settings
+from mae_jax.applications.anomaly.settings import Settings, Tiles
 from mae_jax.data import sources
 from mae_jax.evaluators import checkpoint
 from mae_jax.evaluators.loaded_model import LoadedModel

@@ -20,6 +20,7 @@ from mae_jax.applications.anomaly.calibration import COMBINED
 from mae_jax.applications.anomaly.detector import Detector, Scores
 from mae_jax.data import sources
 from mae_jax.data.bad_examples import Unreadable
+from mae_jax.data.sources import source as reading
 from mae_jax.evaluators import checkpoint, example_columns, held_out
 from mae_jax.output import columns, files
 
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> str:
     if Path(options.to).exists() and not options.overwrite:
         raise ValueError(f"{options.to} exists already: give another --to, or --overwrite")
     detector = Detector.load(options.detector, options.threads)
-    if options.batch_size:
+    if options.batch_size is not None:
         detector = detector.in_batches(options.batch_size)
     if options.scorer not in detector.thresholds:
         names = ", ".join(detector.thresholds)
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace) -> str:
         places = maps.places(source, index, options.overwrite)
     rows = []
     found = detector.scan(source, index.tolist())
-    for i, scores in tqdm(found, "scoring", len(index), unit=" examples", mininterval=1):
+    for i, scores in tqdm(found, "scoring", len(index), unit="example", disable=None):
         rows.append(scores)
         if maps and isinstance(scores, Scores):
             maps.write(places[i], scores)
@@ -79,7 +80,7 @@ def open_data(
     """Return the split of `--data`, its source, and the indices of the examples to score."""
     data = {**detector.loaded.transform.data, "train": {"source": ""}}
     split, source = checkpoint.open_split(lambda part: held_out.open_part(part, data), options)
-    return split, source, sources.fixed_choice(len(source), options.examples or None)
+    return split, source, sources.fixed_choice(reading.length_of(source), options.examples or None)
 
 
 def columns_of(
@@ -87,14 +88,14 @@ def columns_of(
 ) -> dict[str, list[Any]]:
     """Return a column for each scorer, `above_threshold` (None without a score) and `note`."""
     table: dict[str, list[Any]] = collections.defaultdict(list)
-    limit = detector.thresholds[scorer]
+    limits = detector.thresholds
     for row in rows:
         is_read = isinstance(row, Scores)
-        scores = row.scores if is_read else dict.fromkeys(detector.thresholds, np.nan)
+        scores = row.scores if is_read else dict.fromkeys(limits, np.nan)
         for name, x in scores.items():
             table[name].append(x)
         has_score = not np.isnan(scores[scorer])
-        table["above_threshold"].append(scores[scorer] > limit if has_score else None)
+        table["above_threshold"].append(scores[scorer] > limits[scorer] if has_score else None)
         missing = None if has_score else "no patch has data"
         table["note"].append(missing if is_read else str(row))
     return table

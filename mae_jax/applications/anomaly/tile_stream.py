@@ -4,17 +4,20 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
+from mae_jax.applications.anomaly.settings import Tiles
 from mae_jax.data import pipeline, sources
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.sources import source as reading
 from mae_jax.data.values import Values
+from mae_jax.distributed import partitioning
 from mae_jax.evaluators import tiles
+from mae_jax.evaluators.loaded_model import LoadedModel
 from mae_jax.evaluators.tiled_inputs import TiledInputs
 
 # Of a batch of tiles: values [b *cells k], and which tiles have finite ones [b].
@@ -35,6 +38,7 @@ class Tile(NamedTuple):
     of: Input
     start: tuple[int, ...]  # its first cell along each side
     values: Float[np.ndarray, "*tile k"]
+    is_last: bool  # of the input
 
     @property
     def inside(self) -> Float[np.ndarray, "*part k"]:
@@ -48,6 +52,7 @@ class Failed(NamedTuple):
 
     index: int
     error: Unreadable
+    is_last: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,4 +140,26 @@ class TileStream:
                 k, start = next(places)
                 if not finite:
                     raise Unreadable("its scores are not finite")
-                yield Tile(group[k], start, one)
+                yield Tile(group[k], start, one, start == group[k].tiling.starts[-1])
+
+
+def inputs(loaded: LoadedModel, cut: Tiles) -> TiledInputs:
+    """Return how the model of a detector sees inputs of any size."""
+    return TiledInputs(loaded.model, loaded.transform, loaded.mesh, *cut)
+
+
+def jitted(loaded: LoadedModel, function: Callable, argument: Any = ()) -> Function:
+    """Return `function(model, params, inputs, coordinates, argument)` as one of batches of tiles.
+
+    All devices hold the argument, a pytree.
+    """
+    model, transform, mesh = loaded.model, loaded.transform, loaded.mesh
+
+    def of_batch(params, argument, batch):
+        inputs, places = transform.split(batch["image"]), transform.coordinates(batch, model)
+        return function(model, params, inputs, places, argument)
+
+    replicated = partitioning.replicated(mesh)
+    run = jax.jit(of_batch, out_shardings=replicated)
+    argument = jax.device_put(argument, replicated)
+    return lambda batch: run(loaded.params, argument, batch)
