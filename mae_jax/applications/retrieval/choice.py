@@ -77,13 +77,23 @@ def candidates(
         methods = [x for x in METHODS if x.components < model.encoder.trunk.width]
     has_norm = "norm" in params or "norm" in params["encoder"]
     values = dict(
-        block=sorted(range(depth), key=lambda block: abs(3 * (block + 1) - 2 * depth)),
+        block=_blocks(depth),
         pooling=["mean", "cls"] if model.cls_tokens else ["mean"],
         norm=[False, True] if has_norm else [False],
     )
     values |= {name: [value] for name, value in settled.items()}
     features = itertools.starmap(Feature, itertools.product(*values.values()))
     return [Candidate(x, method) for x in features for method in methods]
+
+
+def usual_feature(model: Any) -> Feature:
+    """Return the mean of the patch tokens two thirds up, where they say most of their input."""
+    return Feature(_blocks(model.depth)[0], "mean", False)
+
+
+def _blocks(depth: int) -> list[int]:
+    """Return the blocks of an encoder, the one two thirds up first."""
+    return sorted(range(depth), key=lambda block: abs(3 * (block + 1) - 2 * depth))
 
 
 def by_copies(

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from mae_jax.applications import fitted_folder
 from mae_jax.applications.fitted_folder import Fitted
-from mae_jax.applications.retrieval import whitening
+from mae_jax.applications.retrieval import choice, whitening
 from mae_jax.applications.retrieval.approximate import Graph
 from mae_jax.applications.retrieval.reader import Inputs, Reader, as_source
 from mae_jax.applications.retrieval.rows import Labels, Rows, check_names
@@ -64,7 +64,7 @@ class Index:
         Args:
           model: a checkpoint, or what `loaded_model.of` returns.
           inputs: a source, or a list of what the modality of the model reads, such as paths.
-          feature: see `usual_feature` and `choice.choose`.
+          feature: by default `choice.usual_feature`; `choice.WAYS` choose another one.
           method: how the features are whitened, or a whitening that is fitted already.
           dtype: of the vectors: "float16" takes half the memory.
           side: of the thumbnails, which make a contact sheet possible; 0 keeps none.
@@ -76,7 +76,7 @@ class Index:
         if dtype not in DTYPES:
             raise ValueError(f"dtype = {dtype!r} is none of {', '.join(DTYPES)}")
         loaded = model if isinstance(model, LoadedModel) else loaded_model.of(model)
-        reader = Reader(loaded, feature or usual_feature(loaded), side, batch_size)
+        reader = Reader(loaded, feature or choice.usual_feature(loaded.model), side, batch_size)
         check_names(as_source(inputs))
         rows, _ = reader(inputs)
         is_fitted = isinstance(method, Whitening)
@@ -162,6 +162,11 @@ class Index:
         if k < 1:
             raise ValueError(f"k = {k} must be at least 1")
         vectors = queries if isinstance(queries, np.ndarray) else self._vectors(queries)
+        if vectors.shape[1:] != self.rows.vectors.shape[1:]:
+            raise ValueError(
+                f"queries of shape {vectors.shape} do not fit an index of vectors of "
+                f"{self.rows.vectors.shape[1]} numbers: give those of `read`"
+            )
         engine = self._graph() if approximate else self.gallery
         similarity, index = engine.search(vectors, k + bool(own))
         if own:
@@ -210,8 +215,3 @@ class Index:
         if not len(rows.names) == len(rows.vectors) == len(labels.values):
             raise ValueError(f"{path} is damaged (its names are not those of its vectors)")
         return cls(reader, fitted, rows, about, graph)
-
-
-def usual_feature(loaded: LoadedModel) -> Feature:
-    """Return the mean of the patch tokens two thirds up, where they say most of their input."""
-    return Feature(-(-2 * loaded.model.depth // 3) - 1, "mean", False)

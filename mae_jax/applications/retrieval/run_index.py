@@ -108,7 +108,7 @@ def _choose(
     methods = [Method(options.whiten, options.components)] if options.whiten else None
     way = options.choose or choice.usual_way(loaded, source)
     if way == "none":
-        usual = index.usual_feature(loaded)._replace(**given)
+        usual = choice.usual_feature(loaded.model)._replace(**given)
         return Candidate(usual, (methods or [Method()])[0]), None
     among = choice.candidates(loaded, given, methods)
     found = choice.WAYS[way](loaded, source, among, batch_size=options.batch_size)
