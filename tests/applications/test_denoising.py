@@ -111,6 +111,12 @@ def test_sigma_is_that_of_each_channel_and_of_any_number_of_sides():
         noise.estimate(np.ones((8, 3, 1)))
 
 
+def test_sigma_is_that_before_noise_is_clipped():
+    x = np.repeat([[0.0], [120.0]], 64, 0)[..., None] + np.zeros((128, 128, 1))
+    noisy = (x + np.random.default_rng(5).normal(0, 20, x.shape)).clip(0, 255)
+    np.testing.assert_allclose(noise.estimate(noisy), 20, rtol=0.05)
+
+
 def test_both_together_are_nearer_than_each():
     """Half of the prediction is wrong by more than the noise, the other half by less."""
     draw, sigma = np.random.default_rng(3), np.array([1.0])

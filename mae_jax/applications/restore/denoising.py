@@ -168,7 +168,10 @@ class Denoiser:
         with tqdm(total=len(corners), unit="tile", desc="denoising", disable=None) as bar:
             for batch, count in self.inputs.batches(corners, read):
                 found = np.asarray(self._predict(params, batch))[:count]
-                if not np.isfinite(found).all() and self.loaded.transform.data["nodata"] is None:
+                if (
+                    not np.isfinite(found).all()
+                    and self.loaded.transform.data.get("nodata") is None
+                ):
                     raise ValueError("the predictions of the model are not finite: use another one")
                 yield from found[..., None]
                 bar.update(count)
@@ -219,7 +222,7 @@ def denoise(
 def _check_size(sides: tuple[int, ...], inputs: TiledInputs) -> None:
     """Raise `Unreadable` if a picture would be continued by copies of its own noise."""
     size, patch = inputs.transform.size, inputs.model.patch
-    if inputs.transform.data["nodata"] is not None:  # continued by missing values
+    if inputs.transform.data.get("nodata") is not None:  # continued by missing values
         return
     shorter = tuple(map(min, zip(sides, size, strict=True)))
     if shorter != size:
@@ -234,7 +237,7 @@ def _check_range(
     stored: np.ndarray, exists: Bool[np.ndarray, "..."] | None, data: Mapping[str, Any]
 ) -> None:
     """Raise `Unreadable` if `data.clip` changes values of a picture."""
-    if data["clip"]:
+    if data.get("clip"):
         whole = values.scaled(stored, exists, {**data, "clip": False})
         if whole.dtype != np.uint8 and (np.nanmin(whole) < 0 or np.nanmax(whole) > 1):
             raise Unreadable("the picture has values beyond data.range: set data.clip=False")

@@ -1,5 +1,7 @@
 """The strength of the noise of an input, and what an input and a prediction of it say together."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
@@ -16,13 +18,14 @@ def estimate(x: Float[np.ndarray, "*sides c"]) -> Float[np.ndarray, "c"]:
     """Return the standard deviation of the noise of each channel.
 
     It is the median absolute value of the wavelet coefficients that are details along every side,
-    divided by that of a standard normal variable (Donoho & Johnstone 1994). Coefficients of
-    0 do not count, such as those of an empty border, and NaN is missing. A channel without
+    divided by that of a standard normal variable (Donoho & Johnstone 1994). Coefficients of 0 do
+    not count, such as those of an empty border, nor do those with a missing value, which is NaN, or
+    with the least or the greatest value of the channel, where noise is clipped. A channel without
     any others has no noise.
 
     The estimate assumes Gaussian noise that is equally strong everywhere and not correlated between
-    neighbours. It is too small for pictures that were compressed, resized or demosaicked, or whose
-    values are clipped, and too large where most of a picture is fine texture.
+    neighbours. It is too small for pictures that were compressed, resized or demosaicked, and too
+    large for weak noise on fine texture.
 
     Raises:
       Unreadable: a side is shorter than four values.
@@ -32,7 +35,10 @@ def estimate(x: Float[np.ndarray, "*sides c"]) -> Float[np.ndarray, "c"]:
         raise Unreadable(
             f"an input of size {x.shape[:-1]} is too small to estimate its noise: give sigma"
         )
-    rounding = 1e-9 * np.abs(x).max(initial=0, where=np.isfinite(x))
+    exists: Any = dict(axis=tuple(range(x.ndim - 1)), keepdims=True, where=~np.isnan(x))
+    low, high = x.min(initial=np.inf, **exists), x.max(initial=-np.inf, **exists)
+    rounding = 1e-9 * np.abs(x).max(initial=0, where=~np.isnan(x))
+    x = np.where((x > low) & (x < high), x, np.nan)
     for axis in range(x.ndim - 1):
         x = np.moveaxis(x, axis, 0)
         count = (len(x) - taps) // 2 + 1
