@@ -1,19 +1,24 @@
 """Denoising: blind spots, the strength of noise, adaptation, types."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import tiny_models
+from PIL import Image
 from scipy import ndimage
 from skimage import data, restoration
 
+from mae_jax.applications import denoise as command
 from mae_jax.applications import restore
 from mae_jax.applications.restore import noise
 from mae_jax.applications.restore.adaptation import Adapter
 from mae_jax.applications.restore.denoising import Denoiser, Options
 from mae_jax.data.bad_examples import Unreadable
+from mae_jax.data.image_io import decode, encode
 from mae_jax.distributed import device_mesh
 from mae_jax.evaluators import loaded_model
 from mae_jax.models import build
@@ -218,6 +223,33 @@ def test_a_picture_without_noise_stays(denoiser):
     found = denoiser(x)
     assert found.sigma == (0, 0, 0)
     np.testing.assert_array_equal(found.values, x)
+
+
+# --- the command
+
+
+def test_the_command_writes_the_type_of_the_file(loaded, tmp_path, monkeypatch, capsys):
+    checkpoint, image, to = (str(tmp_path / x) for x in ("model.safetensors", "a.tif", "b.tif"))
+    tiny_models.export(Path(checkpoint), KIND, FIELDS, loaded.params)
+    deep = picture((20, 20, 3)).astype(np.uint16) * 257
+    encode.write(image, deep)
+    shown = ["--size=16,16", "--mean=.5,.5,.5", "--std=.25,.25,.25", "--data-field=range=dtype"]
+    usual = [f"--checkpoint={checkpoint}", f"--image={image}", f"--to={to}", *shown]
+    more = ["--steps=1", "--sigma=5000", "--overlap=0.5", "--batch-size=4", "--overwrite"]
+    more += [f"--json={tmp_path / 'c.json'}", f"--side-by-side={tmp_path / 'd.png'}"]
+    monkeypatch.setattr("sys.argv", ["denoise", *usual, *more])
+    command.main()
+    assert "20x20x3 uint16, noise of sigma 5000, 5000, 5000 (given)" in capsys.readouterr().out
+    about = json.loads((tmp_path / "c.json").read_text())
+    assert about["sigma"] == [5000] * 3 and about["steps"] == 1
+    found = decode.bands(Path(to).read_bytes())
+    assert found.dtype == np.uint16 and found.shape == deep.shape and (found != deep).any()
+    with Image.open(tmp_path / "d.png") as sheet:
+        assert sheet.width > 2 * 20
+    monkeypatch.setattr("sys.argv", ["denoise", *usual])
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+    assert stopped.value.code == 2 and "--overwrite" in capsys.readouterr().err
 
 
 # --- mistakes

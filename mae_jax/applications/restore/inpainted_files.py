@@ -10,15 +10,14 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 from PIL import Image
 
-from mae_jax.applications.restore import masks, pictures
+from mae_jax.applications.restore import masks, pictures, side_by_side
 from mae_jax.applications.restore.inpainting import Inpainter
 from mae_jax.data.bad_examples import Unreadable
-from mae_jax.data.image_io import encode, resize
-from mae_jax.evaluators import feature_files, loaded_model, visualize
+from mae_jax.data.image_io import encode
+from mae_jax.evaluators import feature_files, loaded_model
 from mae_jax.output import files
 
 _log = logging.getLogger(__name__)
-_SHOWN = 768  # the longest side of a picture beside others
 
 
 class _Job(NamedTuple):
@@ -74,7 +73,7 @@ def _fill(inpainter: Inpainter, job: _Job) -> dict[str, Any]:
     picture.write(job.to, filled)
     if job.beside:
         last = pictures.show(picture, inpainter.inputs).channels_last
-        sheet = side_by_side(last(picture.values), masked, last(filled))
+        sheet = _draw(last(picture.values), masked, last(filled))
         with files.whole(job.beside) as path:
             sheet.save(path, "PNG")
     shape = "x".join(map(str, filled.shape))
@@ -97,26 +96,12 @@ def _jobs(options: argparse.Namespace) -> Iterator[_Job]:
         yield _Job(str(path), str(found[path.stem]), str(Path(to) / name), place)
 
 
-def side_by_side(
+def _draw(
     given: Shaped[np.ndarray, "*sides c"],
     masked: Bool[np.ndarray, "*sides"],
     filled: Shaped[np.ndarray, "*sides c"],
 ) -> Image.Image:
-    """Draw a picture, the same with gray for what is masked, and filled; volumes as some slices.
-
-    Numbers that are no bytes are stretched from the least to the greatest one that is given. Large
-    pictures are shrunk.
-    """
-    low, high = 0, 255
-    if given.dtype != np.uint8:
-        known = given[~masked]
-        low, high = np.nanmin(known), np.nanmax(known)
-    shown = {}
-    for name, x in dict(given=given, masked=given, filled=filled).items():
-        x = np.nan_to_num((x.astype(np.float64) - low) / max(high - low, 1e-12), nan=1.0).clip(0, 1)
-        x = np.where(masked[..., None], 0.5, x) if name == "masked" else x
-        flat = visualize.flat(np.rint(255 * x)[None].astype(np.uint8))[0]
-        scale = min(1, _SHOWN / max(flat.shape[:2]))
-        size = tuple(max(1, round(scale * side)) for side in flat.shape[:2])
-        shown[name] = resize.bicubic(flat, (size[0], size[1]))[None]
-    return visualize.sheet(shown)
+    """Draw a picture, the same with gray for what is masked, and filled."""
+    limits = side_by_side.limits(given[~masked])
+    gray = np.where(masked[..., None], sum(limits) / 2, given.astype(np.float64))
+    return side_by_side.draw(dict(given=given, masked=gray, filled=filled), limits)
