@@ -26,6 +26,7 @@ from skimage import metrics, restoration
 from tqdm import tqdm
 
 from mae_jax.applications import restore
+from mae_jax.applications.restore import denoising
 from mae_jax.evaluators import loaded_model, visualize
 from mae_jax.models import masking
 from mae_jax.output import files, tables
@@ -73,8 +74,14 @@ HOLES: dict[str, Callable[[int], Hole]] = {
     "center half": center,
     "strokes, 0.25": functools.partial(strokes, 0.25),
 }
-OURS, BIHARMONIC = "masked autoencoder", "biharmonic"
 SIGMAS = (15, 25, 50)
+SHOWN = {  # holes, and the photograph and the quarter in which they are drawn
+    "4x4, 0.75": ("chelsea", 0),
+    "16x16, 0.5": ("astronaut", 1),
+    "center half": ("coffee", 1),
+    "strokes, 0.25": ("rocket", 3),
+}
+OURS, BIHARMONIC, NON_LOCAL_MEANS = "masked autoencoder", "biharmonic", "non-local means"
 
 
 def as_bytes(x: np.ndarray) -> Picture:
@@ -108,11 +115,22 @@ def total_variation(x: Picture, sigma: float) -> Picture:
     return as_bytes(restoration.denoise_tv_chambolle(x / 255, sigma / 255, channel_axis=-1))
 
 
+def denoiser(loaded: loaded_model.LoadedModel, steps: int = 0) -> Method:
+    """Return how a model denoises: it estimates sigma, and is not told the true one."""
+    denoise = restore.Denoiser(loaded, denoising.Options(steps))
+    return lambda x, sigma: denoise(x).values
+
+
+FILL: dict[str, Method] = {BIHARMONIC: fill_biharmonic, "Telea": fill_telea, "mean": fill_mean}
+DENOISE: dict[str, Method] = {NON_LOCAL_MEANS: non_local_means, "total variation": total_variation}
+DENOISE |= {"noisy": lambda x, sigma: x}
+
+
 def figures(true: Picture, found: Picture, hole: Hole | None = None) -> dict[str, float]:
     """Return PSNR and SSIM over all, and inside a hole."""
     error = np.square(true.astype(np.float64) - found)
     psnr = lambda error: float(10 * np.log10(255**2 / max(error.mean(), 1 / 12)))  # of rounding
-    ssim, local = metrics.structural_similarity(true, found, channel_axis=-1, full=True)
+    ssim, local, *_ = metrics.structural_similarity(true, found, channel_axis=-1, full=True)
     result = dict(psnr=psnr(error), ssim=float(ssim))
     if hole is not None:
         result |= dict(hole_psnr=psnr(error[hole]), hole_ssim=float(local[hole].mean()))
@@ -161,8 +179,8 @@ def with_noise(photographs: Sequence[Picture], sigma: float) -> list[Case]:
     return cases
 
 
-def report(scores: dict[str, Scores], key: str, against: str) -> str:
-    """Return a table of one figure: rows are methods, columns are holes or noises."""
+def report(scores: Mapping[str, Scores], key: str, against: str) -> str:
+    """Return a table of a figure: methods by cases, and what the first method gains on another."""
     names = list(next(iter(scores.values())))
     digits = 3 if "ssim" in key else 2
     rows = [[key.replace("_", " "), *scores]]
@@ -173,16 +191,15 @@ def report(scores: dict[str, Scores], key: str, against: str) -> str:
         gain = np.subtract(x[names[0]][key], x[against][key])
         error = gain.std(ddof=1) / np.sqrt(len(gain))
         row.append(f"{gain.mean():+.{digits}f} +- {error:.{digits}f}")
-    return tables.table([*rows, row])
+    return tables.table([*rows, row]) + "\n"
 
 
-def sheet(methods: Mapping[str, Method], cases: Sequence[Case], scale: int) -> Image.Image:
-    """Draw cases and what the methods return, enlarged, a case in each row."""
+def sheet(methods: Mapping[str, Method], cases: Sequence[Case]) -> Image.Image:
+    """Draw cases and what methods return, each case in a row."""
     columns = {"original": [x.true for x in cases], "given": [x.given for x in cases]}
     for name, method in methods.items():
         columns[name] = [method(x.given, x.known) for x in cases]
-    enlarged = lambda x: np.stack(x).repeat(scale, 1).repeat(scale, 2)
-    return visualize.sheet({name: enlarged(x) for name, x in columns.items()})
+    return visualize.sheet({name: np.stack(x) for name, x in columns.items()})
 
 
 def main() -> None:
@@ -192,18 +209,33 @@ def main() -> None:
     add("--checkpoint", required=True)
     add("--data", required=True, help="the folder of held-out photographs")
     add("--to", required=True, help="the folder of the results")
-    add("--steps", type=int, default=0, help="of adaptation to each noisy picture")
+    add("--steps", type=int, default=0, help="of adaptation to each noisy photograph, a row more")
     options = parser.parse_args()
     to, paths = Path(options.to), sorted(Path(options.data).iterdir())
+    to.mkdir(parents=True, exist_ok=True)
     photographs = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    stems = [path.stem for path in paths]
     loaded = loaded_model.of(options.checkpoint)
-    inpainter = restore.Inpainter(loaded)
-    fill: dict[str, Method] = {OURS: inpainter, BIHARMONIC: fill_biharmonic}
-    fill |= {"Telea": fill_telea, "mean": fill_mean}
-    holes = {name: compare(fill, with_holes(photographs, name)) for name in tqdm(HOLES)}
+    scores: dict[str, dict[str, Scores]] = {}
+
+    fill = {OURS: restore.Inpainter(loaded), **FILL}
+    cases = {name: with_holes(photographs, name) for name in HOLES}
+    scores["inpainting"] = {name: compare(fill, x) for name, x in tqdm(cases.items())}
     for key in ("hole_psnr", "hole_ssim", "psnr", "ssim"):
-        print(report(holes, key, BIHARMONIC), end="\n\n", flush=True)
-    files.write_json(str(to / "inpainting.json"), holes)
+        print(report(scores["inpainting"], key, BIHARMONIC), flush=True)
+    rows = [cases[name][4 * stems.index(stem) + j] for name, (stem, j) in SHOWN.items()]
+    sheet(fill, rows).save(to / "inpainting.png")
+
+    denoise = {OURS: denoiser(loaded), **DENOISE}
+    if options.steps:
+        denoise[f"{OURS}, {options.steps} steps"] = denoiser(loaded, options.steps)
+    cases = {f"sigma {x}": with_noise(photographs, x) for x in SIGMAS}
+    scores["denoising"] = {name: compare(denoise, x) for name, x in tqdm(cases.items())}
+    for key in ("psnr", "ssim"):
+        print(report(scores["denoising"], key, NON_LOCAL_MEANS), flush=True)
+    rows = [cases["sigma 25"][stems.index(stem)] for stem, _ in SHOWN.values()]
+    sheet(denoise, rows[:2]).save(to / "denoising.png")
+    files.write_json(str(to / "restore.json"), scores)
 
 
 if __name__ == "__main__":
