@@ -14,6 +14,7 @@ search with approximate search on generated vectors.
 import argparse
 import collections
 import hashlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from mae_jax.applications.retrieval import search_speed
+from mae_jax.evaluators import neighbours
 
 SIDE = 128  # of the squares that drawings are shrunk to
 LEFT_OUT = ("geometry", "shapes", "special", "unsorted")  # patterns, and those of no kind
@@ -124,12 +126,22 @@ def generated(
     return found
 
 
-def compare_speed(options: argparse.Namespace) -> str:
-    """Compare both kinds of search, with all queries at once and with one at a time."""
+def compare_speed(options: argparse.Namespace) -> None:
+    """Print how fast exact search is, and then what approximate search does in comparison."""
     vectors = generated(options.vectors, options.width, 0, options.dtype)
-    queries = generated(1000, options.width, 1)
-    result = search_speed.compare(vectors, queries)
-    return f"{jax.device_count()} device(s), {options.dtype}\n{result.text}"
+    queries = generated(search_speed.MOST, options.width, 1)
+    gallery = neighbours.Gallery(vectors)
+    print(f"{jax.device_count()} device(s), {gallery.shape} vectors of {vectors.dtype}", flush=True)
+    for at_once in (1, 10, len(queries)):
+        part = queries[:at_once]
+        gallery.search(part, search_speed.K)
+        start = time.perf_counter()
+        gallery.search(part, search_speed.K)
+        seconds = time.perf_counter() - start
+        rate = f"{at_once / seconds:,.1f} queries a second"
+        print(f"exact, {at_once:,} at once: {1000 * seconds:,.0f} ms, {rate}", flush=True)
+    if not options.exact:
+        print(search_speed.compare(vectors, queries, gallery).text)
 
 
 def main() -> None:
@@ -144,9 +156,10 @@ def main() -> None:
     add("--vectors", type=int, default=1_000_000)
     add("--width", type=int, default=128)
     add("--dtype", choices=["float32", "float16"], default="float32")
+    add("--exact", action="store_true", help="no approximate search, whose graph takes long")
     options = parser.parse_args()
     if options.command == "speed":
-        print(compare_speed(options))
+        compare_speed(options)
     else:
         write = dict(drawings=write_drawings, photographs=write_photographs)[options.command]
         print(write(options.packages, options.to))
