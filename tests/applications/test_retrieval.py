@@ -65,9 +65,12 @@ def test_an_index_that_was_changed_is_a_fresh_one(loaded, source, index):
     fitted, feature = index.whitening, index.reader.feature
     grown = retrieval.Index.build(loaded, some(source, np.arange(6)), feature, fitted, batch_size=8)
     assert grown.rows.labels.names == ("a", "b")
+    grown.search(index.rows.vectors, 1, approximate=True)
     grown.search(index.rows.vectors, 1)  # the gallery is made again after a change
     assert grown.add(some(source, np.arange(6, 21))) == 14
     equal(grown.rows, index.rows)
+    approximate = grown.search(index.rows.vectors, 5, approximate=True)  # makes a graph
+    np.testing.assert_array_equal(approximate.indices, index.search(index.rows.vectors, 5).indices)
     grown.remove(["a/02.png", "b/01.png"])
     kept = [i for i in range(21) if source.name(i) not in ("a/02.png", "b/01.png")]
     fresh = retrieval.Index.build(
@@ -77,7 +80,10 @@ def test_an_index_that_was_changed_is_a_fresh_one(loaded, source, index):
     found, expected = (x.search(index.rows.vectors, 5) for x in (grown, fresh))
     np.testing.assert_array_equal(found.indices, expected.indices)
     np.testing.assert_array_equal(found.similarities, expected.similarities)
-    assert "a/02.png" not in np.ravel(found.names)
+    approximate = grown.search(index.rows.vectors, 5, approximate=True)
+    np.testing.assert_array_equal(approximate.indices, found.indices)
+    grown.remove(grown.rows.names)
+    assert len(grown) == 0 and len(grown.graph) == 0
 
 
 def test_a_search_finds_pictures_and_leaves_out_the_query(folder, index):

@@ -25,8 +25,15 @@ class Graph:
         """Return a graph over vectors."""
         kind = "f16" if vectors.dtype == np.float16 else "f32"
         index = _index_class()(ndim=vectors.shape[1], metric="cos", dtype=kind)
-        index.add(np.arange(len(vectors)), vectors)
-        return cls(np.frombuffer(index.save(None), np.uint8))
+        return cls(np.frombuffer(index.save(None), np.uint8)).added(vectors)
+
+    def added(self, vectors: Float[np.ndarray, "m e"]) -> "Graph":
+        """Return a graph with further vectors, whose indices follow."""
+        if not len(vectors):
+            return self
+        index = _index_class().restore(self.stored.tobytes())
+        index.add(len(index) + np.arange(len(vectors)), vectors)
+        return Graph(np.frombuffer(index.save(None), np.uint8))
 
     @functools.cached_property
     def _index(self) -> Any:

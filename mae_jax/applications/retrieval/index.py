@@ -107,7 +107,9 @@ class Index:
                 f"{min(known)!r}: remove them first, or add only others"
             )
         rows, _ = self.read(inputs)
-        self._replace(self.rows.joined(rows))
+        joined = self.rows.joined(rows)
+        graph = self.graph and self.graph.added(joined.vectors[len(self) :])
+        self._replace(joined, graph)
         return len(rows.names)
 
     def remove(self, names: Collection[str]) -> None:
@@ -115,7 +117,8 @@ class Index:
         if unknown := {*names} - {*self.rows.names}:
             raise ValueError(f"the index has no example {min(unknown)!r}: give names that it has")
         gone = {*names}
-        self._replace(self.rows.take([i for i, x in enumerate(self.rows.names) if x not in gone]))
+        kept = self.rows.take([i for i, x in enumerate(self.rows.names) if x not in gone])
+        self._replace(kept, self.graph and Graph.of(kept.vectors))
 
     def _graph(self) -> Graph:
         self.graph = self.graph or Graph.of(self.rows.vectors)
@@ -129,10 +132,9 @@ class Index:
             raise Unreadable(self.reader.note(source, min(missing)))
         return rows.vectors
 
-    def _replace(self, rows: Rows) -> None:
-        self.rows = rows
+    def _replace(self, rows: Rows, graph: Graph | None) -> None:
+        self.rows, self.graph = rows, graph
         self.__dict__.pop("gallery", None)
-        self.graph = None if self.graph is None else Graph.of(rows.vectors)
 
     @functools.cached_property
     def gallery(self) -> Gallery:
