@@ -12,7 +12,7 @@ from PIL import Image
 from mae_jax import export
 from mae_jax.applications import anomaly
 from mae_jax.applications.anomaly import __main__ as command
-from mae_jax.applications.anomaly import exported, figures, heat_maps
+from mae_jax.applications.anomaly import exported, figures, heat_maps, run_fit
 from mae_jax.data import arrays, values
 from mae_jax.data.array_io import geotiff, nifti
 from mae_jax.data.arrays import Frame
@@ -88,6 +88,21 @@ def test_scores_and_maps_of_a_folder(place, detector):
         run(*score, "--overwrite", "--scorer=other")
 
 
+def test_a_model_that_knows_the_examples_is_told(caplog):
+    config = {"data": {"train": {"source": "folder:bolts/train", "split": "train"}}}
+    for data, split, is_told in (
+        ("folder:bolts/train", "train", True),
+        ("folder:bolts/train/good", "all", True),
+        ("folder:bolts/train", "test", False),
+        ("folder:bolts/train2", "all", False),
+        ("folder:bolts/new", "all", False),
+    ):
+        caplog.clear()
+        with caplog.at_level("WARNING", "mae_jax"):
+            run_fit._tell_of_training(data, split, config)
+        assert ("was trained on folder:bolts/train:" in caplog.text) == is_told
+
+
 def test_a_detector_is_not_replaced_by_chance(place, detector):
     options = ["--checkpoint", str(place / "m.safetensors"), "--data=photos", "--to"]
     with pytest.raises(ValueError, match="--overwrite"):
@@ -119,6 +134,7 @@ def test_an_exported_detector_has_the_same_scores(place, detector, suffix):
 def test_options_of_models_are_none_of_detectors(detector, monkeypatch, capsys):
     arguments = ["export", f"--checkpoint={detector}", "--to=x.onnx", "--pooling=cls"]
     monkeypatch.setattr("sys.argv", arguments)
+    monkeypatch.setattr(export.console, "install", lambda: None)  # it is for a whole process
     with pytest.raises(SystemExit):
         export.main()
     assert "--pooling is for models" in capsys.readouterr().err

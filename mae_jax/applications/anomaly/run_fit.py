@@ -5,6 +5,9 @@ good examples like them, at most the share --false-alarms is above the threshold
 """
 
 import argparse
+import logging
+from collections.abc import Mapping
+from typing import Any
 
 from mae_jax.applications import fitted_folder
 from mae_jax.applications.anomaly import detector, fitting
@@ -14,6 +17,7 @@ from mae_jax.evaluators import checkpoint
 from mae_jax.evaluators.loaded_model import LoadedModel
 from mae_jax.weights import load
 
+_log = logging.getLogger(__name__)
 _DEFAULT = Settings()
 
 
@@ -47,6 +51,7 @@ def run(options: argparse.Namespace) -> str:
     settings = Settings(**own, tiles=Tiles(options.overlap, options.batch_size))
     info, context = checkpoint.find(options)
     split, source = checkpoint.open_split(context.open, options, otherwise="train")
+    _tell_of_training(options.data, split, info.config or {})
     index = sources.fixed_choice(len(source), options.examples or None)
     params = load.parameters(info, size=context.transform.size, mesh=context.mesh)
     loaded = LoadedModel(context.model, params, context.transform, context.mesh, info)
@@ -57,3 +62,17 @@ def run(options: argparse.Namespace) -> str:
         f"{options.to}: {len(index):,} good examples of {options.data}, split {split!r}; the "
         f"thresholds for {options.false_alarms:g} false alarms are {limits}"
     )
+
+
+def _tell_of_training(data: str, split: str, config: Mapping[str, Any]) -> None:
+    """Warn if the model was trained on the examples that calibrate the thresholds."""
+    part = config.get("data", {}).get("train", {})
+    trained_on = part.get("source", "")
+    is_within = data == trained_on or data.startswith(f"{trained_on.rstrip('/')}/")
+    if trained_on and is_within and split in ("all", part.get("split", "train")):
+        _log.warning(
+            "the model was trained on %s: good examples that it has not seen may have higher "
+            "scores than those that calibrate the thresholds, and so more false alarms; fit on "
+            "others, or measure the rate by evaluate",
+            trained_on,
+        )
