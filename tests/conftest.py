@@ -22,6 +22,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 tried = importlib.metadata.version("jaxlib").startswith("0.10.")
 if tried and os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # a compiled program without its source lines
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
