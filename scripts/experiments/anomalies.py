@@ -70,6 +70,7 @@ BRAINS = {
     "data.range": "auto",
     "data.repeats": 16,
 }
+SETTINGS = anomaly.Settings(false_alarms=0.05, tiles=Tiles(0.5, batch_size=64))
 DRAWS = 20
 
 
@@ -96,7 +97,7 @@ def textures(workdir: Path, data: Sequence[str]) -> dict[str, Result]:
     found = {}
     for name in sorted(os.listdir(root)):
         good = sources.open_source(f"folder:{root}/{name}/train/{GOOD}", "all", "image")
-        detector = anomaly.fit(str(run), good, settings=anomaly.Settings(false_alarms=0.05))
+        detector = anomaly.fit(str(run), good, settings=SETTINGS)
         detector.save(str(workdir / "detectors" / name), overwrite=True)
         pages = sheets.Sheets(detector, rows=3)
         examples = layout.examples(str(root / name))
@@ -117,8 +118,7 @@ def clothes(workdir: Path, data: Sequence[str]) -> dict[str, Result]:
             write_class(Path(data[0]), label, folder)
         pretrain(CONFIG, f"idx:{folder}", run, CLOTHES)
         good = sources.subset(sources.open_source(f"idx:{folder}", "train", "image"), 1000, False)
-        settings = anomaly.Settings(false_alarms=0.05, tiles=Tiles(0.5, 256))
-        detector = anomaly.fit(str(run), good, settings=settings)
+        detector = anomaly.fit(str(run), good, settings=SETTINGS)
         detector.save(str(workdir / "detectors" / name), overwrite=True)
         examples = []
         for other, kind in enumerate(CLASSES):
@@ -161,7 +161,7 @@ def brains(workdir: Path, data: Sequence[str]) -> dict[str, Result]:
         for x in itertools.islice(defects.boxes(slab, rng), count // len(slabs[split]))
     ]
     good = source_of(draw("train", 200))
-    detector = anomaly.fit(str(run), good, settings=anomaly.Settings(false_alarms=0.05))
+    detector = anomaly.fit(str(run), good, settings=SETTINGS)
     detector.save(str(workdir / "detectors" / "brains"), overwrite=True)
     examples = [Example(f"{GOOD}/{i}", GOOD, x) for i, x in enumerate(draw("test", 100))]
     for i, box in enumerate(draw("test", 300)):

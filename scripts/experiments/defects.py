@@ -86,7 +86,7 @@ DEFECTS: dict[str, tuple[Defect, bool]] = {  # and whether they take from anothe
 }
 
 
-def write_textures(wallpapers: Path, root: Path, train: int = 80, good: int = 40, bad: int = 20):
+def write_textures(wallpapers: Path, root: Path, train: int = 80, good: int = 20, bad: int = 10):
     """Write each texture to `root/NAME` as MVTec lays out its categories.
 
     Pictures of `train/good` are crops of the left half of a texture, and those of `test` are crops

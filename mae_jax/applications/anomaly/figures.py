@@ -62,8 +62,10 @@ def enlarged(map: Map, patch: Sequence[int], sides: Sequence[int]) -> Float[np.n
     grow = lambda x, order: scipy.ndimage.zoom(
         x, patch, order=order, mode="nearest", grid_mode=True
     )
-    exists = ~np.isnan(map)
+    exists, part = ~np.isnan(map), tuple(slice(side) for side in sides)
+    if exists.all():
+        return grow(map, 1)[part]
     values, share = grow(np.where(exists, map, 0), 1), grow(exists.astype(np.float32), 1)
     inside = grow(exists.astype(np.uint8), 0) > 0
     whole = np.where(inside, values / np.maximum(share, 1e-6), np.float32(np.nan))
-    return whole[tuple(slice(side) for side in sides)]
+    return whole[part]

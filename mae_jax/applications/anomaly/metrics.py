@@ -44,6 +44,7 @@ class Counts:
     def __post_init__(self):
         self._keys = np.empty(0, np.uint32)  # scores, as whole numbers of the same order
         self._values = np.empty((0, 3))  # normal ones, anomalous ones and shares of regions
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []  # keys and values, not yet summed
 
     @property
     def resolution(self) -> float:
@@ -68,6 +69,8 @@ class Counts:
     def merged(cls, parts: Iterable["Counts"]) -> "Counts":
         """Return the counts of all parts together."""
         parts = list(parts)
+        for part in parts:
+            part._sum()
         whole = cls(max(x.limit for x in parts), max(x.bits for x in parts))
         for part in parts:
             whole.regions += part.regions
@@ -77,6 +80,7 @@ class Counts:
 
     def curve(self) -> Curve:
         """Return the curve; a share of no values at all is NaN."""
+        self._sum()
         totals = np.concatenate([np.zeros((1, 3)), np.cumsum(self._values[::-1], 0)])
         normal, anomalous, overlap = totals.T
         share = lambda x, total: x / total if total else np.full_like(x, np.nan)
@@ -90,9 +94,15 @@ class Counts:
         )
 
     def _put(self, keys: UInt32[np.ndarray, "n"], values: Float[np.ndarray, "n 3"]) -> None:
-        self._keys, self._values = _summed(
-            np.concatenate([self._keys, keys]), np.concatenate([self._values, values])
-        )
+        self._waiting.append((keys, values))
+        if sum(len(x) for x, _ in self._waiting) > max(len(self._keys), self.limit // 16):
+            self._sum()  # as much work as for the sums before, so that sorting stays cheap
+
+    def _sum(self) -> None:
+        """Sum the values of equal keys, and drop bits of keys until there are few enough."""
+        keys, values = zip((self._keys, self._values), *self._waiting, strict=True)
+        self._keys, self._values = _summed(np.concatenate(keys), np.concatenate(values))
+        self._waiting = []
         while len(self._keys) > self.limit:
             self.bits += 1
             self._keys, self._values = _summed(self._keys >> np.uint32(1), self._values)
