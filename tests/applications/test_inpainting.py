@@ -99,12 +99,14 @@ def test_whole_numbers_are_rounded_in_their_own_units(inpainter):
 
 
 def test_compilations_are_bounded_whatever_the_masks(network):
-    made = restore.Inpainter(loaded_model.of(*network, **SIZES), batch_size=1)
+    loaded = loaded_model.of(*network, **SIZES)
+    loaded = loaded._replace(mesh=device_mesh.make_mesh(devices=jax.devices()[:1]))
+    made = restore.Inpainter(loaded, batch_size=32)
     made._predict = jax.jit(lambda variables, batch, size: batch["image"], static_argnums=2)
-    for side in (16, 20, 33, 50):
-        for share in (0.005, 0.01, 0.03, 0.1):
-            made(picture(side, 60 - side, 3, dtype="u1"), holes(side, 60 - side, share=share))
-    assert made._predict._cache_size() == 4
+    for side in (16, 20, 33, 60):
+        for share in (0.0, 0.01, 0.03, 0.1):
+            made(picture(side, 90 - side, 3, dtype="u1"), holes(side, 90 - side, share=share))
+    assert made._predict._cache_size() == 8  # 1, 4, 16 or 32 tiles, with up to half or all masked
 
 
 def test_any_number_of_devices_and_tiles_in_a_batch_give_the_same(inpainter):

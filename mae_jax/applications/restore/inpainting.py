@@ -22,7 +22,7 @@ from mae_jax.evaluators.tiled_inputs import TiledInputs
 from mae_jax.models import masking, patches
 
 _log = logging.getLogger(__name__)
-_SIZES = 4  # numbers of masked patches that are compiled
+_SIZES = 2  # numbers of masked patches that are compiled: up to half of a tile, and up to all
 _ENOUGH = 0.25  # share of patches that a tile shows at the usual mask ratio, .75
 
 
@@ -44,9 +44,9 @@ class Inpainter:
 
     A patch is masked if any of its pixels is. Tiles that overlap are predicted, each from exactly
     its own other patches, and blended by `tiles.window`. Only tiles with masked pixels are
-    predicted. The number of masked patches is rounded up to a quarter of all, so that at most four
-    programs are compiled for each number of tiles in a batch, which are powers of 2 up to
-    `batch_size`; those of other pictures and masks are the same.
+    predicted. The number of masked patches is rounded up to half or all of a tile, and that of the
+    tiles in a batch to a power of 4 or to `batch_size`, so that few programs are compiled whatever
+    the masks and the pictures: 8 with a `batch_size` of 32.
 
     Where tiles show less than a quarter of their patches, the picture of half the size is filled
     as well, in the same way, and takes the part of the result that the tiles lack. So a hole that
@@ -171,7 +171,7 @@ class Inpainter:
         bar = tqdm(total=count, unit="tile", desc=f"size 1/{2**level.depth}", disable=None)
         for size, chosen in groups.items():
             for tile, found in zip(
-                chosen, self._predictions(opened, level, chosen, size), strict=True
+                chosen, self._predictions(opened, level, chosen, size), strict=False
             ):
                 weight = tile.trust * tile.of(self._window)
                 trusted[tile.rows] += weight
@@ -184,9 +184,14 @@ class Inpainter:
     def _predictions(
         self, opened: Values, level: Level, chosen: Sequence[_Tile], size: int
     ) -> Iterator[Float[np.ndarray, "*tile c"]]:
-        """Yield the predictions of tiles with up to so many quarters of their patches masked."""
+        """Yield the predictions of tiles with up to so many halves of their patches masked."""
         read = functools.partial(self._read, opened, level)
-        for batch, count in self.inputs.batches([tile.corner for tile in chosen], read):
+        corners, rounded = [tile.corner for tile in chosen], 1
+        while rounded < len(corners):
+            rounded *= 4
+        if rounded < self.inputs.batch_size:
+            corners += corners[-1:] * (rounded - len(corners))
+        for batch, count in self.inputs.batches(corners, read):
             found = np.asarray(self._predict(self.loaded.variables, batch, size))[:count]
             if not np.isfinite(found).all():
                 raise ValueError("the predictions of the model are not finite: use another one")
@@ -203,7 +208,7 @@ class Inpainter:
         return np.pad(x, gaps + [(0, 0)] * (x.ndim - len(sides)), constant_values=value)
 
     def _count(self, level: Level, corner: Sequence[int]) -> tuple[int, float]:
-        """Return the number of masked patches of a tile in quarters, and the trust in the tile."""
+        """Return the number of masked patches of a tile in halves, and the trust in the tile."""
         part = self._part(corner)
         given = ~np.isnan(level.values[part]).all(-1)
         masked = self._any_in_patches(level.masked[part], beyond=True)
