@@ -3,7 +3,6 @@
 All are measured once, over many examples, and hold for every file.
 """
 
-import contextlib
 import functools
 import itertools
 import logging
@@ -28,7 +27,9 @@ _FILLS = (-9999, -999, -99999, -32768, -1e34, -3.4028234663852886e38, 9.96920996
 _log = logging.getLogger(__name__)
 
 
-def measure(source: Source, data: Mapping[str, Any], limit: int = 2000) -> dict[str, Any]:
+def measure(
+    source: Source, data: Mapping[str, Any], limit: int = 2000, scale: Any = None
+) -> dict[str, Any]:
     """Return `range`, `mean` and `std` of a source as keys of the section `data` of a config.
 
     The examples are a fixed random choice of `limit`, without unreadable examples. The values are
@@ -38,12 +39,15 @@ def measure(source: Source, data: Mapping[str, Any], limit: int = 2000) -> dict[
     bits. A deviation is at least 1/255 of 8 bits, and else at least 1e-6 of the greatest value, so
     that one can divide by it.
 
+    Args:
+      scale: what `resolve_range` returned, if it was called before.
+
     Raises:
       ValueError: none of these examples can be read, a channel has no values, the source is empty,
         or some pictures have 8 bits and others more.
     """
     examples = fixed_choice(length_of(source), limit).tolist()
-    data = {**data, "range": resolve_range(source, data)}
+    data = {**data, "range": resolve_range(source, data) if scale is None else scale}
     is_measured = data["range"] == "data"
     parts = _values_of(data, raw=is_measured)
 
@@ -92,13 +96,14 @@ def resolve_range(source: Source, data: Mapping[str, Any]) -> Any:
     bits have "data".
 
     Raises:
-      ValueError: some examples are bytes and others not.
+      ValueError: some examples are bytes and others not, or none of those tried can be read.
     """
     module: Any = transforms.MODALITIES[data["modality"]]
     scale, is_image = data.get("range", "auto"), data["modality"] == "image"
     if scale != "auto" or not hasattr(module, "open_values"):
         return scale
     kinds: dict[bool, str] = {}
+    errors: list[Unreadable] = []
 
     def are_bytes(example: Example) -> bool:
         if is_image:
@@ -106,8 +111,12 @@ def resolve_range(source: Source, data: Mapping[str, Any]) -> Any:
         return module.open_values(example["image"], data).array.dtype == np.uint8
 
     for i in fixed_choice(length_of(source), _TRIED).tolist():
-        with contextlib.suppress(Unreadable):
+        try:
             kinds.setdefault(read(source, i, are_bytes), source.name(i))
+        except Unreadable as error:
+            errors.append(error)
+    if not kinds:
+        raise Unreadable(f"none of {len(errors)} examples can be read; the first: {errors[0]}")
     if len(kinds) > 1:
         raise ValueError(
             f"{kinds[False]!r} has more than 8 bits and {kinds[True]!r} has 8: set data.range to "

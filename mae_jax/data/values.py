@@ -4,8 +4,10 @@ The keys are those of the section `Values` of a config. Nothing here looks at on
 its numbers are scaled.
 """
 
+import functools
 import logging
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -44,32 +46,30 @@ class Values(NamedTuple):
         The second is Bool [*part, c or 1], or None if all values exist.
 
         Raises:
-          Unreadable: values are missing and `data.nodata` is None, or are infinite.
+          Unreadable: values are missing, and `data.nodata` is None.
         """
         x = self._bands(np.asarray(self.array.read(self._stored(part))))
-        exists = x == x if x.dtype.kind == "f" else None  # False where it is NaN
         nodata = self.data.get("nodata")
-        numbers = self.array.nodata + ((nodata,) if isinstance(nodata, int | float) else ())
-        for number in numbers:
+        present: dict[str, np.ndarray] = {}  # by what tells of missing values: False where it does
+        if x.dtype.kind == "f":
+            present["NaN"] = x == x
+        for number in self.array.nodata + ((nodata,) if isinstance(nodata, int | float) else ()):
             if (equal := _equal(x, number)) is not None:
-                exists = ~equal if exists is None else exists & ~equal
+                present[f"the number {number:g}"] = ~equal
         if self.has_mask:
             mask = self.array.read(self._stored(part, last=True))
-            mask = np.moveaxis(mask, self.channel_axis, -1) != 0  # pyright: ignore
-            exists = mask if exists is None else exists & mask
+            present["the last band"] = np.moveaxis(mask, self.channel_axis, -1) != 0  # pyright: ignore
         if self.array.valid is not None:
             mask = self.array.valid(self._stored(part))
-            mask = self._bands(mask) if mask.ndim == len(self.array.shape) else mask[..., None]
-            exists = mask if exists is None else exists & mask
-        if exists is not None and exists.all():
-            exists = None
-        if exists is not None and nodata is None:
-            declared = f" or {', '.join(map(str, numbers))}" if numbers else ""
+            is_whole = mask.ndim == len(self.array.shape)
+            present["the mask of the file"] = self._bands(mask) if is_whole else mask[..., None]
+        missing = {name: exists for name, exists in present.items() if not exists.all()}
+        if missing and nodata is None:
             raise Unreadable(
-                f"the array has missing values (NaN{declared} or a mask): set data.nodata to the "
+                f"the array has missing values ({' and '.join(missing)}): set data.nodata to the "
                 "number that stands for them, to 'nan' or to 'file'"
             )
-        return x, exists
+        return x, functools.reduce(operator.and_, missing.values()) if missing else None
 
     def read(self, part: Sequence[slice]) -> Shaped[np.ndarray, "*part c"]:
         """Return a part as uint8, or as float32 in the terms of `data.range`; NaN is missing.

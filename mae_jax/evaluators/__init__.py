@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from mae_jax.config import schema, sections
+from mae_jax.data.sources import Source
 from mae_jax.evaluators.evaluator import Context, Evaluator, HeldOutEvaluator, Result, Unsuitable
 
 __all__ = ["Context", "Evaluator", "HeldOutEvaluator", "Result", "Unsuitable"]
@@ -69,6 +70,27 @@ def build(config: Mapping[str, Mapping[str, Any]], context: Context) -> list[Ent
         messages = [f"{' and '.join(names)}: {text}" for text, names in problems.items()]
         raise ValueError("; ".join(messages))
     return entries
+
+
+def warn_of_overlap(
+    source: Source, config: Mapping[str, Mapping[str, Any]], context: Context
+) -> None:
+    """Warn of entries of a config whose held-out examples are among those of `source`.
+
+    `source` holds the examples that the model is trained on.
+    """
+    trained = set(getattr(source, "names", ()))
+    for name, entry in config.items():
+        part = entry.get("test", entry)
+        if not trained or part.get("source") not in ("same", context.data["train"]["source"]):
+            continue
+        held_out = getattr(context.open(part), "names", ())
+        if seen := len(trained.intersection(held_out)):
+            _log.warning(
+                "evaluators.%s: %d of its %d test examples are among the training examples, so its "
+                "figures are no test: choose another split than %r",
+                *(name, seen, len(held_out), part["split"]),
+            )
 
 
 def _class_of(section: sections.Evaluator) -> type[Evaluator]:

@@ -147,7 +147,7 @@ def make_trainer(
         about = (data.mean, data.std, mesh, mask_key)
         context = evaluators.Context(task.model, data, *about, **extra)
         entries = evaluators.build(config.evaluators, context)
-        _tell_of_overlap(source, config, context)
+        evaluators.warn_of_overlap(source, config.evaluators, context)
         schedule, total = make_schedule(config, len(source), task.rate, run.changes.extended)
         program = make_program(config, task, mesh, schedule, step_key)
         host = jax.process_index()
@@ -242,22 +242,6 @@ def _open_devices_and_data(config, run: RunDirectory, given) -> tuple[Mesh, sour
     if problems:
         raise ValueError("; ".join(problems))
     return mesh, source  # pyright: ignore[reportReturnType]
-
-
-def _tell_of_overlap(source: sources.Source, config, context: evaluators.Context) -> None:
-    """Warn of evaluators whose held-out examples are among the training examples."""
-    trained = set(getattr(source, "names", ()))
-    for name, entry in config.evaluators.items():
-        part = entry.get("test", entry)
-        if not trained or part.get("source") not in ("same", config.data.train.source):
-            continue
-        held_out = getattr(context.open(part), "names", ())
-        if seen := len(trained.intersection(held_out)):
-            _log.warning(
-                "evaluators.%s: %d of its %d test examples are among the training examples, so its "
-                "figures are no test: choose another split than %r",
-                *(name, seen, len(held_out), part["split"]),
-            )
 
 
 def _first_state(config, program: Program, trainable: str, key: jax.Array) -> TrainState:

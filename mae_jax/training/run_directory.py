@@ -177,7 +177,7 @@ class RunDirectory:
             if "range" in found:
                 found["range"] = statistics.resolve_range(source, data)
             if "auto" in (data.mean, data.std) or found.get("range") == "data":
-                measured = statistics.measure(source, data)
+                measured = statistics.measure(source, data, scale=found.get("range"))
                 given = {n: x for n, x in found.items() if n != "range" and x != "auto"}
                 found = {name: measured[name] for name in keys} | given
             stored |= {n: x if isinstance(x, str) else list(x) for n, x in found.items()}

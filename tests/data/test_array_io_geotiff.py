@@ -8,9 +8,10 @@ import rasterio
 import tifffile
 from rasterio.enums import ColorInterp
 
-from mae_jax.data import array_io, arrays
-from mae_jax.data.array_io import geotiff
+from mae_jax.data import array_io, arrays, notices
+from mae_jax.data.array_io import geotiff, tiff
 from mae_jax.data.bad_examples import Unreadable
+from mae_jax.data.image_io import decode
 
 PART = (slice(3, 9), slice(2, 13), slice(1, 3))
 PLACE = rasterio.Affine(30, 0, 500_000, 0, -30, 4_000_000)
@@ -266,6 +267,35 @@ def test_pages_are_a_stack(tmp_path):
     with pytest.raises(Unreadable, match="holds 2 pictures of different shapes"):
         geotiff.open_array(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_stack_that_imagej_describes_by_one_page_is_whole(tmp_path, caplog, monkeypatch):
+    """And `folder:`, which reads a page, says so."""
+    values, path = numbers(5, 20, 24, dtype="u2"), tmp_path / "a.tif"
+    tifffile.imwrite(path, values, imagej=True, truncate=True, metadata=dict(axes="ZYX"))
+    array = geotiff.open_array(str(path))
+    assert array.sides == 3
+    np.testing.assert_array_equal(array.read(array.whole), values)
+    monkeypatch.setattr(notices, "_told", set())
+    np.testing.assert_array_equal(decode.bands(path.read_bytes())[..., 0], values[0])
+    assert "of TIFF files with several pages only the first is read" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_where_0_is_white_the_numbers_stay_and_that_is_said(dtype, tmp_path, caplog, monkeypatch):
+    values, path = numbers(20, 24, dtype=dtype), tmp_path / "a.tif"
+    tifffile.imwrite(path, values, photometric="miniswhite")
+    for open_array in (geotiff.open_array, tiff.open_array):
+        monkeypatch.setattr(notices, "_told", set())
+        caplog.clear()
+        array = open_array(str(path))
+        np.testing.assert_array_equal(array.read(array.whole).reshape(values.shape), values)
+        assert "0 is white" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(notices, "_told", set())
+    found = decode.bands(path.read_bytes())[..., 0]
+    np.testing.assert_array_equal(found, 255 - values if dtype == "u1" else values)
+    assert ("0 is white" in caplog.text) == (dtype == "u2")
 
 
 def test_plain_files_without_rasterio(tmp_path, without_rasterio):

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.image_io import crop as cropping
-from mae_jax.data.image_io import decode, deep, jpeg
+from mae_jax.data.image_io import decode, high_bit_depth, jpeg
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -102,7 +102,7 @@ def test_sixteen_bits_of_jpeg_2000():
     values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
     data = encoded(Image.fromarray(values), "JPEG2000")
     np.testing.assert_array_equal(decode.bands(data)[..., 0], values)
-    assert not deep.is_deep(encoded(Image.fromarray(noise(8, 8)), "JPEG2000"))
+    assert not high_bit_depth.detect(encoded(Image.fromarray(noise(8, 8)), "JPEG2000"))
 
 
 def test_big_endian_sixteen_bits():
@@ -126,7 +126,7 @@ def test_a_fourth_band_is_transparency_only_if_the_file_says_so(extra):
     data, says_so = out.getvalue(), extra > 0
     if extra != 1:  # the colors were multiplied by it
         np.testing.assert_array_equal(decode.bands(data), values)
-    assert deep.is_deep(data) != says_so
+    assert high_bit_depth.detect(data) != says_so
     if says_so:
         assert decode.decode(data, 3).shape == (5, 6, 3)
     else:
@@ -149,7 +149,7 @@ def test_gray_with_alpha_of_sixteen_bits_has_two_bands():
 def test_four_bands_of_jpeg_2000_are_no_transparency():
     values = noise(16, 12, 4)
     data = encoded(Image.fromarray(values), "JPEG2000", no_jp2=True)  # a code stream says no alpha
-    assert deep.is_deep(data)
+    assert high_bit_depth.detect(data)
     np.testing.assert_array_equal(decode.bands(data), values)
     with pytest.raises(Unreadable, match="other bands than colors"):
         decode.decode(data, 3)
@@ -165,7 +165,7 @@ def test_many_bands_and_planes():
     np.testing.assert_array_equal(decode.bands(out.getvalue()), values)
 
 
-def test_damaged_deep_pictures():
+def test_damaged_pictures_of_high_bit_depth():
     out = io.BytesIO()
     values = noise(64, 64, 7).astype(np.uint16)
     tifffile.imwrite(out, values, photometric="minisblack", planarconfig="contig")

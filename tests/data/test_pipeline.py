@@ -343,6 +343,8 @@ def test_nothing_readable_is_one_sentence():
         list(pipeline.evaluation_batches(source, keep, batch_size=2, threads=3))
     with pytest.raises(Unreadable, match="none of 5 examples can be read; the first: cannot"):
         statistics.measure(source, pixels(1))
+    with pytest.raises(Unreadable, match="none of 5 examples can be read; the first: cannot"):
+        statistics.resolve_range(source, pixels(1))
 
 
 def mean_std(*arguments, **options):

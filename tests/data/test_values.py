@@ -277,7 +277,11 @@ def test_what_a_tiff_says_of_missing_values_counts_in_any_source():
     file = tiff(x, extratags=[(42113, 2, 0, "-9999", True)])
     seen = views(file, section("image", range=(0, 1), nodata="file"))[0]
     assert np.isnan(seen[5]).all() and np.isfinite(np.delete(seen, 5, 0)).all()
-    with pytest.raises(Unreadable, match=r"missing values \(NaN or -9999.0 or a mask\)"):
+    with pytest.raises(Unreadable, match=r"missing values \(the number -9999\): set data"):
+        views(file, section("image", range=(0, 1)))
+    x[6, 0] = np.nan
+    file = tiff(x, extratags=[(42113, 2, 0, "-9999", True)])
+    with pytest.raises(Unreadable, match=r"\(NaN and the number -9999\): set data.nodata"):
         views(file, section("image", range=(0, 1)))
     bytes_too = tiff(np.zeros((32, 32), np.uint8), extratags=[(42113, 2, 0, "0", True)])
     with pytest.raises(Unreadable, match="missing values"):

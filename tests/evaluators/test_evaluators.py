@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,3 +102,21 @@ def test_the_splits_of_a_run_are_those_that_its_evaluators_had():
     entries["other"] = dict(type="reconstruction", split="fold:3")
     assert checkpoint.splits_of(config, "csv:a") == ("not_fold:2", "test")
     assert checkpoint.splits_of({}, "csv:a") == ("train", "test")
+
+
+def test_examples_that_are_trained_on_are_no_test(caplog):
+    names = lambda *wanted: SimpleNamespace(names=wanted)
+    part = dict(source="same", split="fold:1")
+    held_out = {"fold:1": names("b", "c"), "fold:2": names("d")}
+    context = SimpleNamespace(
+        data=dict(train=dict(source="csv:a")), open=lambda part: held_out[part["split"]]
+    )
+    warn = lambda test: evaluators.warn_of_overlap(
+        names("a", "b"), dict(knn=dict(test=test)), context
+    )
+    warn(part)
+    assert "evaluators.knn: 1 of its 2 test examples are among the training examples" in caplog.text
+    caplog.clear()
+    for other in (dict(part, split="fold:2"), dict(part, source="csv:b")):
+        warn(other)
+    assert not caplog.text

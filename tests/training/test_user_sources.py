@@ -3,7 +3,6 @@
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from mae_jax.config.errors import UserError
 from mae_jax.data import sources
 from mae_jax.evaluators import checkpoint
 from mae_jax.train import train
-from mae_jax.training import run
 
 ROOT = Path(__file__).parents[2]
 KNN = {"knn": dict(type="knn", every=0, train=dict(source="same"), test=dict(source="same"))}
@@ -121,21 +119,3 @@ def test_a_factory_of_a_module(module):
 def test_mistakes_of_a_factory(module, body, message):
     with pytest.raises(ValueError, match=message):
         module(body)
-
-
-def test_examples_that_are_trained_on_are_no_test(caplog):
-    names = lambda *wanted: SimpleNamespace(names=wanted)
-    part = dict(source="same", split="fold:1")
-    train = SimpleNamespace(source="csv:a")
-    config = SimpleNamespace(
-        data=SimpleNamespace(train=train), evaluators=dict(knn=dict(test=part))
-    )
-    held_out = {"fold:1": names("b", "c"), "fold:2": names("d")}
-    context = SimpleNamespace(open=lambda part: held_out[part["split"]])
-    run._tell_of_overlap(names("a", "b"), config, context)
-    assert "evaluators.knn: 1 of its 2 test examples are among the training examples" in caplog.text
-    caplog.clear()
-    for other in (dict(part, split="fold:2"), dict(part, source="csv:b")):
-        config.evaluators = dict(knn=dict(test=other))
-        run._tell_of_overlap(names("a", "b"), config, context)
-    assert not caplog.text

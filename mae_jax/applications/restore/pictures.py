@@ -17,7 +17,7 @@ from PIL import Image
 
 from mae_jax.data import array_io, arrays, values
 from mae_jax.data.bad_examples import Unreadable
-from mae_jax.data.image_io import decode, deep, encode
+from mae_jax.data.image_io import decode, encode, high_bit_depth
 from mae_jax.data.values import Values
 from mae_jax.evaluators.tiled_inputs import TiledInputs
 
@@ -97,7 +97,7 @@ def read(image: Any, data: Mapping[str, Any]) -> Picture:
         content = image if isinstance(image, bytes) else Path(image).read_bytes()
         whole = decode.bands(content)
         whole = whole[..., 0] if whole.shape[-1] == 1 else whole
-        says = deep.nodata(content) if deep.is_deep(content) else ()
+        says = high_bit_depth.nodata(content) if high_bit_depth.detect(content) else ()
         array = dataclasses.replace(arrays.of(whole, sides=2), nodata=says)
         picture = Picture(whole, array, _profile(io.BytesIO(content)))
     arrays.check(picture.values.shape, picture.values.dtype)

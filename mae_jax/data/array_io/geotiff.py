@@ -46,7 +46,13 @@ def open_array(path: str) -> arrays.Array:
     opened = per_thread.PerThread(functools.partial(_open, place))
     dataset = opened.get()
     with _gdal():
-        return tiff.open_array(place) if dataset.subdatasets else _describe(opened)
+        # ImageJ may describe a stack by its first page alone.
+        is_of_imagej = dataset.tags().get("TIFFTAG_IMAGEDESCRIPTION", "").startswith("ImageJ=")
+        if dataset.subdatasets or is_of_imagej:
+            return tiff.open_array(place)
+        if dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
+            tiff.tell_of_white()
+        return _describe(opened)
 
 
 def write(

@@ -2,16 +2,18 @@
 
 import contextlib
 import functools
+import logging
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from mae_jax.data import arrays
+from mae_jax.data import arrays, notices
 from mae_jax.data.bad_examples import Unreadable, reason
 
 _METADATA, _NODATA, _SCALE = 42112, 42113, 33550  # the tags of GDAL and of GeoTIFF
+_log = logging.getLogger(__name__)
 _HELP = "pip install 'mae_jax[geotiff]' reads such files of one page"
 
 
@@ -37,6 +39,8 @@ def open_array(path: str) -> arrays.Array:
             raise Unreadable(f"the file has a mask or scales: {_HELP}")
         if any("ALPHA" in getattr(sample, "name", "") for sample in first.extrasamples):
             raise Unreadable(f"the file has a band of transparency: {_HELP}")
+        if first.photometric == 0:
+            tell_of_white()
         nodata = (float(first.tags[_NODATA].value.strip("\0 ")),) if _NODATA in first.tags else ()
         spacing = first.tags[_SCALE].value[1::-1] if _SCALE in first.tags and sides == 2 else None
     at = channels[0] if channels else None
@@ -45,6 +49,15 @@ def open_array(path: str) -> arrays.Array:
     arrays.check(shape, dtype)
     read = functools.partial(_read, path, at)
     return arrays.Array(shape, dtype, read, sides, nodata, spacing=spacing)
+
+
+def tell_of_white() -> None:
+    """Say once of TIFF files in which 0 is white that their numbers are those that are stored."""
+    text = (
+        "in some TIFF files 0 is white: their numbers are read as they are stored, and only "
+        "folder: inverts those of 8 bits, as viewers do"
+    )
+    notices.once(_log.warning, text)
 
 
 def _series(file: Any) -> Any:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import io
-import logging
 import threading
 import weakref
 from collections.abc import Callable
@@ -12,15 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mae_jax.data import notices
 from mae_jax.data.bad_examples import Unreadable
-from mae_jax.data.image_io import deep, jpeg
+from mae_jax.data.image_io import high_bit_depth, jpeg
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 _STRIP = 2**20  # pixels that are converted at a time
 _MAX_HELD = 2**28  # pixels of all pictures that Pillow holds at once
-_log = logging.getLogger(__name__)
 _memory, _held = threading.Condition(), 0
 _TURNS = (  # the names in Pillow of the EXIF orientations from 2 on
     "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split()
@@ -60,18 +57,13 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
     pixels = jpeg.decode(image, header) if header else None
     if pixels is not None:
         return convert_channels(pixels, channels)
-    if deep.is_deep(image):
+    if high_bit_depth.detect(image):
         raise Unreadable(
             "the picture has more than 8 bits, or other bands than colors: set data.range, or "
             "data.channels or data.bands to those it has"
         )
     try:
         with Image.open(io.BytesIO(image), formats=_formats()) as picture:
-            if picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
-                text = (
-                    "of TIFF files with several pages only the first is read: use arrays: for them"
-                )
-                notices.once(_log.warning, text)
             if jpeg.is_endless(image, picture.height * picture.width):
                 raise Unreadable("not a sane JPEG: it goes over its pixels too often")
             return _decode_in_turn(picture, channels)
@@ -93,8 +85,8 @@ def bands(image: bytes | np.ndarray) -> np.ndarray:
         if image.ndim not in (2, 3) or image.size == 0:
             raise Unreadable(f"an array of shape {image.shape} is no [h, w] or [h, w, c] picture")
         return image[..., None] if image.ndim == 2 else image
-    if deep.is_deep(image):
-        return _upright(deep.decode(image), _orientation(image))
+    if high_bit_depth.detect(image):
+        return stored_bands(image)
     try:
         with Image.open(io.BytesIO(image), formats=_formats()) as picture:
             gray = picture.mode in ("1", "L", "I;16")
@@ -102,6 +94,15 @@ def bands(image: bytes | np.ndarray) -> np.ndarray:
     except Exception:  # `decode` has the reason
         channels = 3
     return decode(image, channels)
+
+
+def stored_bands(image: bytes) -> np.ndarray:
+    """Return all bands [h, w, c] of encoded bytes that `high_bit_depth.detect`s, upright.
+
+    Raises:
+      Unreadable: the picture cannot be read.
+    """
+    return _upright(high_bit_depth.decode(image), _orientation(image))
 
 
 def _orientation(image: bytes) -> int:

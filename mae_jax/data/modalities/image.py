@@ -13,7 +13,7 @@ import numpy as np
 
 from mae_jax.data import array_io, arrays, values
 from mae_jax.data.bad_examples import Unreadable
-from mae_jax.data.image_io import crop, decode, deep, resize
+from mae_jax.data.image_io import crop, decode, high_bit_depth, resize
 
 Picture = bytes | str | np.ndarray | arrays.Array  # encoded, the path of a file, or an array
 
@@ -28,7 +28,7 @@ def train_views(
     """
     image = _content(image)
     size, scale, ratio = (tuple(data[key]) for key in ("size", "crop_scale", "crop_ratio"))
-    if _is_plain(data) and not isinstance(image, arrays.Array) and not _is_deep(image):
+    if _is_plain(data) and not isinstance(image, arrays.Array) and not _has_high_depth(image):
         channels, count = data["channels"], data["repeats"]
         yield from crop.random_crops(image, channels, size, scale, ratio, rng, count)
         return
@@ -61,10 +61,7 @@ def open_values(image: Picture, data: Mapping[str, Any]) -> values.Values:
     """
     image = _content(image)
     if not isinstance(image, arrays.Array):
-        is_color = not data.get("bands") and not _is_deep(image) and has_8_bits(image)
-        whole = decode.decode(image, data["channels"]) if is_color else decode.bands(image)
-        says = deep.nodata(image) if isinstance(image, bytes) and _is_deep(image) else ()
-        image = dataclasses.replace(arrays.of(whole, sides=2), nodata=says)
+        image = _opened(image, data)
     if data.get("range", "auto") == "auto" and image.dtype != np.uint8:
         raise Unreadable(
             f"the picture has values of {image.dtype}, and not of 8 bits: set data.range to "
@@ -73,17 +70,27 @@ def open_values(image: Picture, data: Mapping[str, Any]) -> values.Values:
     return values.of(image, 2, data)
 
 
+def _opened(image: bytes | np.ndarray, data: Mapping[str, Any]) -> arrays.Array:
+    """Return a picture as an array, with its colors converted if it has 8 bits and no bands."""
+    if isinstance(image, bytes) and high_bit_depth.detect(image):
+        whole, nodata = decode.stored_bands(image), high_bit_depth.nodata(image)
+        return dataclasses.replace(arrays.of(whole, sides=2), nodata=nodata)
+    is_color = not data.get("bands") and (isinstance(image, bytes) or has_8_bits(image))
+    whole = decode.decode(image, data["channels"]) if is_color else decode.bands(image)
+    return arrays.of(whole, sides=2)
+
+
 def has_8_bits(image: Picture) -> bool:
     """Return whether the values of a picture are bytes."""
     image = _content(image)
     if isinstance(image, bytes):
-        return not deep.is_deep(image) or decode.bands(image).dtype == np.uint8
+        return not high_bit_depth.detect(image) or decode.stored_bands(image).dtype == np.uint8
     is_mask = image.dtype == np.bool and isinstance(image, np.ndarray)  # becomes 0 and 255
     return image.dtype == np.uint8 or is_mask
 
 
-def _is_deep(image: bytes | np.ndarray) -> bool:
-    return isinstance(image, bytes) and deep.is_deep(image)
+def _has_high_depth(image: bytes | np.ndarray) -> bool:
+    return isinstance(image, bytes) and high_bit_depth.detect(image)
 
 
 def _content(image: Picture) -> bytes | np.ndarray | arrays.Array:

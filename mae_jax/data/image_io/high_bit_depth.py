@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mae_jax.data import bad_examples, notices
+from mae_jax.data.array_io import tiff
 from mae_jax.data.bad_examples import Unreadable
 
 _log = logging.getLogger(__name__)
@@ -23,12 +24,15 @@ _COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # gray, RGB, palette, CMYK, YCbC
 _SIZ = b"\xff\x4f\xff\x51"  # the first markers of a JPEG 2000 code stream
 
 
-def is_deep(data: bytes) -> bool:
-    """Return whether an encoded picture is one of this module; False for all unknown bytes."""
+def detect(data: bytes) -> bool:
+    """Return whether an encoded picture is one of this module; False for all unknown bytes.
+
+    Say once of TIFF files that other pages than the first are not read.
+    """
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data[24:25] == b"\x10"
     if data.startswith(_TIFF):
-        return _is_deep_tiff(data)
+        return _detect_tiff(data)
     if match := re.match(rb"P[2356]\s(?:\s*#[^\n]*\n)*\s*\d+\s+\d+\s+(\d+)\s", data[:1024]):
         return int(match[1]) > 255
     start = data.find(_SIZ, 0, 1024)
@@ -53,12 +57,13 @@ def decode(data: bytes) -> np.ndarray:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _is_deep_tiff(data: bytes) -> bool:
+def _detect_tiff(data: bytes) -> bool:
     import tifffile  # the import takes a moment
 
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             page: Any = file.pages[0]
+            _tell_of_pages(file)
             bits, extra = page.bitspersample, tuple(page.extrasamples)
             colors = page.samplesperpixel - len(extra)
             plain = colors == _COLORS.get(page.photometric) and page.sampleformat == 1
@@ -67,6 +72,13 @@ def _is_deep_tiff(data: bytes) -> bool:
             return not is_color or _NODATA in page.tags or _refused(file) != ""
     except Exception:  # `decode` has the reason
         return False
+
+
+def _tell_of_pages(file: Any) -> None:
+    has_others = len(file.pages) > 1 and not getattr(file.pages[1], "is_reduced", False)
+    if has_others or file.series[0].size > file.pages[0].size:  # ImageJ describes many by one
+        text = "of TIFF files with several pages only the first is read: use arrays: for stacks"
+        notices.once(_log.warning, text)
 
 
 def nodata(data: bytes) -> tuple[float, ...]:
@@ -107,9 +119,8 @@ def _tiff(data: bytes) -> np.ndarray:
             if "imagecodecs" not in str(error) or page.samplesperpixel > 4:
                 raise
             return _by_opencv(data)  # it knows more compressions
-        if len(file.pages) > 1 and not getattr(file.pages[1], "is_reduced", False):
-            text = "of TIFF files with several pages only the first is read: use arrays: for stacks"
-            notices.once(_log.warning, text)
+        if page.photometric == 0:
+            tiff.tell_of_white()
         if page.axes.startswith("S"):
             pixels = np.moveaxis(pixels, 0, -1)
         if pixels.ndim not in (2, 3):
