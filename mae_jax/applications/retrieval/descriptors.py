@@ -23,5 +23,6 @@ def perceptual_hashes(pixels: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray,
     """
     weights = LUMA if pixels.shape[-1] == 3 else (1.0,)
     gray = pixels.astype(np.float64) @ np.array(weights)
-    low = scipy.fft.dctn(gray, axes=(1, 2))[:, :_LOW, :_LOW].reshape(len(pixels), -1)
+    frequencies = np.asarray(scipy.fft.dctn(gray, axes=(1, 2)))
+    low = frequencies[:, :_LOW, :_LOW].reshape(len(pixels), -1)
     return np.where(low > np.median(low, axis=1, keepdims=True), 0.125, -0.125).astype(np.float32)
