@@ -28,6 +28,7 @@ from mae_jax.evaluators.neighbours import Gallery
 from mae_jax.evaluators.ranking import Scores
 
 _log = logging.getLogger(__name__)
+_SEED = 1  # of copies; a feature may have been chosen by those of the seed 0
 SIDE = 32  # of the pictures that thumbnails and hashes are made of, at most
 BY = ("class", "copies")
 TITLES = {  # of the vectors that are compared
@@ -214,8 +215,8 @@ def _copied(
     place = {name: row for row, name in enumerate(index.rows.names)}
     groups = {}
     for kind in copies.COPIES:
-        parts = [copies.of_source(source, kind, data["channels"]) for source in originals]
-        found = describe(parts)
+        copied = functools.partial(copies.of_source, kind=kind, channels=data["channels"])
+        found = describe([copied(source, seed=_SEED) for source in originals])
         labels = np.array([place.get(name, -1) for name in found.names])
         groups[kind] = Queries(found.vectors, labels)
     return groups
