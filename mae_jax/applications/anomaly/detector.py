@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ from mae_jax.applications import fitted_folder
 from mae_jax.applications.anomaly import score_maps, scorers, tile_stream
 from mae_jax.applications.anomaly.calibration import COMBINED, Calibration
 from mae_jax.applications.anomaly.settings import Tiles
-from mae_jax.applications.anomaly.tile_stream import Failed, TileStream
+from mae_jax.applications.anomaly.tile_stream import Failed, Index, TileStream
 from mae_jax.applications.fitted_folder import Fitted
 from mae_jax.data import sources
 from mae_jax.data.bad_examples import Unreadable
@@ -79,20 +79,21 @@ class Detector:
         return found
 
     def scan(
-        self, source: sources.Source, index: Sequence[int] | None = None
+        self, source: sources.Source, index: Index | None = None
     ) -> Iterator[tuple[int, Scores | Unreadable]]:
         """Yield the scores of examples of a source, in order, or why an example has none."""
         index = range(len(source)) if index is None else index
         names = (*self.scorers, COMBINED)
-        for i, opened, x in maps(self._stream, source, index):
-            if isinstance(x, Unreadable):
-                yield i, x
+        combine = self.calibration.combine
+        for i, found in maps(self._stream, source, index):
+            if isinstance(found, Unreadable):
+                yield i, found
                 continue
-            x = np.concatenate([x, self.calibration.combine(x)[..., None]], -1)
-            of_scorers = score_maps.score(np.moveaxis(x[..., :-1], -1, 0))
-            found = [*of_scorers, self.calibration.combine(of_scorers)]
-            scores = {name: float(s) for name, s in zip(names, found, strict=True)}
-            yield i, Scores(scores, dict(zip(names, np.moveaxis(x, -1, 0), strict=True)), opened)
+            of_scorers = score_maps.score(found.values)
+            scores = [*of_scorers.tolist(), float(combine(of_scorers))]
+            every = [*found.values, combine(np.moveaxis(found.values, 0, -1))]
+            named = [dict(zip(names, x, strict=True)) for x in (scores, every)]
+            yield i, Scores(named[0], named[1], found.opened)
 
     @functools.cached_property
     def _stream(self) -> TileStream:
@@ -160,23 +161,32 @@ def stream(loaded: LoadedModel, made: Mapping[str, Any], cut: Tiles) -> TileStre
     """Return the stream of the maps of tiles by several scorers."""
     # A jitted function sorts the keys of a dictionary, and the maps keep the order of `made`.
     names, several = tuple(made), tuple(made.values())
-    of_tiles = lambda *x: patch_scores(*x[:-1], dict(zip(names, x[-1], strict=True)))
+    of_tiles = lambda model, params, inputs, places, several: patch_scores(
+        model, params, inputs, places, dict(zip(names, several, strict=True))
+    )
     return TileStream(
         tile_stream.inputs(loaded, cut), tile_stream.jitted(loaded, of_tiles, several)
     )
 
 
+class Maps(NamedTuple):
+    """The maps of an input by several scorers."""
+
+    opened: Values
+    values: Float[np.ndarray, "k *cells"]
+
+
 def maps(
-    run: TileStream, source: sources.Source, index: Sequence[int]
-) -> Iterator[tuple[int, Values | None, Float[np.ndarray, "*cells k"] | Unreadable]]:
-    """Yield the index, the input and the maps of each example, blended and averaged locally."""
+    run: TileStream, source: sources.Source, index: Index
+) -> Iterator[tuple[int, Maps | Unreadable]]:
+    """Yield the maps of each example, blended and then averaged locally."""
     key = lambda x: x.index if isinstance(x, Failed) else x.of.index
     for i, found in itertools.groupby(run(source, index), key):
-        parts = list(found)
+        parts: list[Any] = list(found)
         if isinstance(parts[-1], Failed):
-            yield i, None, parts[-1].error
+            yield i, parts[-1].error
             continue
         of = parts[0].of
         blocks = tiles.blend((x.values[..., None] for x in parts), of.tiling)
-        whole = np.concatenate([*blocks])[..., 0]
-        yield i, of.opened, score_maps.local_mean(whole, range(whole.ndim - 1))
+        whole = np.moveaxis(np.concatenate([*blocks])[..., 0], -1, 0)
+        yield i, Maps(of.opened, score_maps.local_mean(whole, range(1, whole.ndim)))

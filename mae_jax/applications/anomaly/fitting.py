@@ -56,7 +56,7 @@ def fit_chosen(
 ) -> Detector:
     """Return a detector of the examples of a source at `index`: see `fit`."""
     fitted, held_out = _split(index, settings)
-    made = {"memory": memory.build(loaded, source, fitted, settings)}
+    made: dict[str, Any] = {"memory": memory.build(loaded, source, fitted, settings)}
     if isinstance(loaded.model, mae.MaskedAutoencoder):
         config = (loaded.info and loaded.info.config) or {}
         ratio, size = config.get("mask", {}).get("ratio", 0.75), loaded.transform.size
@@ -65,7 +65,7 @@ def fit_chosen(
     else:
         _log.info("the model has no decoder, so the detector has one scorer, the memory of patches")
     found = _scores(detectors.stream(loaded, made, settings.tiles), source, held_out)
-    calibrated = Calibration.of(made, found, settings.false_alarms)
+    calibrated = Calibration.of([*made], found, settings.false_alarms)
     about = settings._asdict() | dict(fitted=len(fitted), calibrated=len(found))
     del about["tiles"]
     return Detector(loaded, made, calibrated, about, settings.tiles)
@@ -101,11 +101,11 @@ def _scores(
     """Return the scores of held-out examples by each scorer; those without any are left out."""
     found = []
     options: Any = dict(total=len(index), unit="example", desc="calibration", disable=None)
-    for i, _, x in tqdm(detectors.maps(stream, source, index), **options):
+    for i, x in tqdm(detectors.maps(stream, source, index), **options):
         if isinstance(x, Unreadable):
             _log.warning("left out: %s", x)
             continue
-        scores = score_maps.score(np.moveaxis(x, -1, 0))
+        scores = score_maps.score(x.values)
         if np.isnan(scores).any():
             _log.warning("left out: %r has too little data for a score", source.name(i))
             continue

@@ -31,7 +31,9 @@ def build(
     """
     feature, width = _feature(loaded, settings)
     _check_size(width, settings)
-    of_tiles = lambda *x: scorers.features(*x[:-1], feature)
+    of_tiles = lambda model, params, inputs, places, _: scorers.features(
+        model, params, inputs, places, feature
+    )
     cut = settings.tiles._replace(overlap=0.0)
     stream = tile_stream.TileStream(
         tile_stream.inputs(loaded, cut), tile_stream.jitted(loaded, of_tiles)

@@ -51,7 +51,7 @@ class Reconstruction:
       keep: how many patches each mask shows.
     """
 
-    order: Float[Array, "g 1 n"]
+    order: Float[Any, "g 1 n"]  # of numpy or of jax
     keep: int = struct.field(pytree_node=False)
 
     def __call__(self, model, params, inputs, coordinates):
@@ -105,9 +105,9 @@ class PatchMemory:
       feature: the block and the norm; its pooling is not used.
     """
 
-    memory: Float[Array, "m d"]
-    mean: Float[Array, "d"]
-    std: Float[Array, "d"]
+    memory: Float[Any, "m d"]  # of numpy or of jax
+    mean: Float[Any, "d"]
+    std: Float[Any, "d"]
     feature: Feature = struct.field(pytree_node=False)
 
     def __call__(self, model, params, inputs, coordinates):

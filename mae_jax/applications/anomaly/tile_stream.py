@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from mae_jax.applications.anomaly.settings import Tiles
 from mae_jax.data import pipeline, sources
@@ -20,6 +20,7 @@ from mae_jax.evaluators import tiles
 from mae_jax.evaluators.loaded_model import LoadedModel
 from mae_jax.evaluators.tiled_inputs import TiledInputs
 
+Index = Sequence[int] | Int[np.ndarray, "n"]  # of examples in a source
 # Of a batch of tiles: values [b *cells k], and which tiles have finite ones [b].
 Function = Callable[[dict[str, jax.Array]], tuple[jax.Array, jax.Array]]
 
@@ -66,7 +67,7 @@ class TileStream:
     inputs: TiledInputs
     function: Function
 
-    def __call__(self, source: sources.Source, index: Sequence[int]) -> Iterator[Tile | Failed]:
+    def __call__(self, source: sources.Source, index: Index) -> Iterator[Tile | Failed]:
         """Yield the tiles of the inputs of a source, in order, and those that failed.
 
         A large input may fail after some of its tiles.
@@ -81,9 +82,7 @@ class TileStream:
         """Return the number of patches along each side that hold all values."""
         return tuple(-(-n // p) for n, p in zip(sides, self.inputs.model.patch, strict=True))
 
-    def _groups(
-        self, source: sources.Source, index: Sequence[int]
-    ) -> Iterator[list[Input] | Failed]:
+    def _groups(self, source: sources.Source, index: Index) -> Iterator[list[Input] | Failed]:
         """Yield inputs that together have about a batch of tiles, all of one type."""
         open_one = functools.partial(self._open, source, [int(i) for i in index])
         threads = self.inputs.transform.data["threads"]
