@@ -46,6 +46,11 @@ Counts = Annotated[
     ),
 ]
 Range = Annotated[tuple[float, float], Field(strict=False)]
+Zoom = Annotated[
+    Range,
+    Predicate(lambda x: 0.01 <= x[0] <= x[1] <= 100),
+    Field(title="(smallest, largest) factor from .01 to 100"),
+]
 Channels = Annotated[tuple[int, ...], Field(strict=False, min_length=1)]
 Statistic = Annotated[
     Literal["auto"] | Annotated[tuple[float, ...], Field(strict=False, min_length=1)],
@@ -419,11 +424,7 @@ class VolumeData(Values):
     """Volumes and pictures with many channels, as arrays of any number of axes."""
 
     modality: Literal["volume"] = "volume"
-    zoom: Annotated[
-        Range,
-        Predicate(lambda x: 0.01 <= x[0] <= x[1] <= 100),
-        Field(title="(smallest, largest) factor from .01 to 100"),
-    ] = (0.75, 1.0)
+    zoom: Zoom = (0.75, 1.0)
     """A training crop takes `size` times a random factor of this range: above 1 it shows more."""
     flip: Switch = True
     """Mirror half of the training crops along the last axis."""
@@ -433,11 +434,7 @@ class SignalData(Values):
     """Signals, of `size` (length,): series, spectra and recordings with channels."""
 
     modality: Literal["signal"] = "signal"
-    zoom: Annotated[
-        Range,
-        Predicate(lambda x: 0.01 <= x[0] <= x[1] <= 100),
-        Field(title="(smallest, largest) factor from .01 to 100"),
-    ] = (1.0, 1.0)
+    zoom: Zoom = (1.0, 1.0)
     """A training window takes `size` times a random factor of this range: above 1 it shows more."""
     time_band: Number | None = Field(default=None, title="a whole number of at least 0, or None")
     """The band that holds the time of each value, in the unit of `reference_spacing`. It is no

@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from mae_jax.data import array_io, sources, values
-from mae_jax.data.array_io import dicom
+from mae_jax.data.array_io import dicom, dicom_header
 from mae_jax.data.bad_examples import Unreadable
 
 FILES = os.path.join(os.path.dirname(pydicom.__file__), "data", "test_files")
@@ -69,7 +69,7 @@ def save_series(folder, pixels, step=2.5, **tags):
 
 
 def headers(folder):
-    return [dicom.read_header(folder / name) for name in sorted(os.listdir(folder))]
+    return [dicom_header.read_header(folder / name) for name in sorted(os.listdir(folder))]
 
 
 def test_the_same_hounsfield_units_in_files_of_other_slopes_and_brightest_voxels(tmp_path):

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mae_jax.data import notices
-from mae_jax.data.array_io import dicom
+from mae_jax.data.array_io import dicom, dicom_header
+from mae_jax.data.array_io.dicom_header import Header
 from mae_jax.data.arrays import Array
 from mae_jax.data.bad_examples import Unreadable
 from mae_jax.data.sources import folders, splits, tables
@@ -19,7 +20,7 @@ from mae_jax.data.sources.source import Examples, check_split
 _log = logging.getLogger(__name__)
 _SHOWN = 3  # names in a message
 _PARTS = ("train", *splits.STORED["test"])  # folders of splits
-Groups = dict[str, list[dicom.Header]]  # the headers of the files of each example
+Groups = dict[str, list[Header]]  # the headers of the files of each example
 
 
 def scans(path: str, split: str, modality: str) -> Examples:
@@ -47,7 +48,7 @@ def scans(path: str, split: str, modality: str) -> Examples:
         check_split(spec, split, splits.SPLITS)
         if split not in ("train", "all"):
             raise ValueError(f"data {spec!r} is one file, which is no example of split {split!r}")
-        load = functools.partial(_open, modality, [[dicom.read_header(root)]])
+        load = functools.partial(_open, modality, [[dicom_header.read_header(root)]])
         return labelled(load, no_labels(1), [root.name])
     groups = _group(root, modality, spec) if root.is_dir() else {}
     inside = lambda _, part, endings: [
@@ -63,13 +64,13 @@ def scans(path: str, split: str, modality: str) -> Examples:
     return labelled(load, labels, listing.files)
 
 
-def _open(modality: str, groups: Sequence[Sequence[dicom.Header]], i: int) -> Array:
+def _open(modality: str, groups: Sequence[Sequence[Header]], i: int) -> Array:
     if modality == "volume":
         return dicom.open_series(groups[i])
     return dicom.open_array(groups[i][0].path)
 
 
-def _patient(headers: Sequence[dicom.Header]) -> str:
+def _patient(headers: Sequence[Header]) -> str:
     return headers[0].patient or headers[0].series or headers[0].path
 
 
@@ -97,19 +98,19 @@ def _group(root: Path, modality: str, spec: str) -> Groups:
     return chosen
 
 
-def _read_headers(root: Path) -> tuple[dict[str, dicom.Header], dict[str, str]]:
+def _read_headers(root: Path) -> tuple[dict[str, Header], dict[str, str]]:
     """Return the headers of the DICOM files under `root`, and why others are left out."""
     headers, reasons = {}, {}
     for file in sorted(folders.walk(root, "")):
         try:
             if file != tables.BESIDE:
-                headers[file] = dicom.read_header(root / file)
+                headers[file] = dicom_header.read_header(root / file)
         except Unreadable as error:
             reasons[file] = str(error)
     return headers, reasons
 
 
-def _series(headers: Mapping[str, dicom.Header]) -> Groups:
+def _series(headers: Mapping[str, Header]) -> Groups:
     files = collections.defaultdict(list)
     for file, header in headers.items():
         files[file if header.frames > 1 else header.series].append(file)
@@ -126,7 +127,7 @@ def _series(headers: Mapping[str, dicom.Header]) -> Groups:
     return chosen
 
 
-def _tell(headers: Mapping[str, dicom.Header], reasons: Mapping[str, str], spec: str) -> None:
+def _tell(headers: Mapping[str, Header], reasons: Mapping[str, str], spec: str) -> None:
     """Name in the log the files that are left out, and the pictures that viewers invert."""
     if reasons:
         shown = ", ".join(f"{file!r} ({why})" for file, why in [*sorted(reasons.items())][:_SHOWN])
