@@ -33,6 +33,6 @@ def get_config(arg: str = "") -> ConfigDict:
         threads=1,
     )
     config.evaluators = recipe_parts.evaluators(
-        every=0, split="test", examples=40, batch_size=20, pictures=8
+        every=0, split="test", examples=21, batch_size=21, pictures=8
     )
     return recipe_parts.with_argument(config, arg)

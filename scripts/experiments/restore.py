@@ -1,13 +1,14 @@
 """Inpainting and denoising of held-out photographs, beside methods that learn nothing.
 
-    python -m scripts.experiments.restore --checkpoint=runs/restore_photos \\
-        --data=photographs/test --to=runs/restore
+    python -m scripts.experiments.restore inpainting --checkpoint=runs/restore_photos \\
+        --data=photographs/test --to=runs/inpainting
+    python -m scripts.experiments.restore denoising --checkpoint=runs/restore_photos \\
+        --data=photographs/test --to=runs/denoising [--steps=N]
 
 Holes are filled in the four quarters, 64x64, of the middle of each photograph; noise is taken from
-the middle itself, 128x128. Figures are means over the photographs of those of each one: PSNR and
-SSIM inside the holes and over all, of results rounded to bytes. The difference to the biharmonic
-equation is given with its standard error over the photographs. It writes `restore.json`,
-`inpainting.png` and `denoising.png`.
+the middle itself, 128x128. Figures are means over the photographs: PSNR and SSIM, of results
+rounded to bytes, over all and inside the holes. What the network gains on the baseline of the field
+is given with its standard error over the photographs. It writes `scores.json` and `sheet.jpg`.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from skimage import metrics, restoration
 from tqdm import tqdm
 
 from mae_jax.applications import restore
-from mae_jax.applications.restore import denoising
+from mae_jax.applications.restore.denoising import Options
 from mae_jax.evaluators import loaded_model, visualize
 from mae_jax.models import masking
 from mae_jax.output import files, tables
@@ -117,7 +118,7 @@ def total_variation(x: Picture, sigma: float) -> Picture:
 
 def denoiser(loaded: loaded_model.LoadedModel, steps: int = 0) -> Method:
     """Return how a model denoises: it estimates sigma, and is not told the true one."""
-    denoise = restore.Denoiser(loaded, denoising.Options(steps))
+    denoise = restore.Denoiser(loaded, Options(steps))
     return lambda x, sigma: denoise(x).values
 
 
@@ -202,40 +203,57 @@ def sheet(methods: Mapping[str, Method], cases: Sequence[Case]) -> Image.Image:
     return visualize.sheet({name: np.stack(x) for name, x in columns.items()})
 
 
+def inpainting(
+    loaded: loaded_model.LoadedModel, photographs: Mapping[str, Picture], steps: int
+) -> tuple[dict[str, Scores], Image.Image]:
+    """Return the figures of each form of holes, and a picture."""
+    if steps:
+        raise ValueError(f"--steps={steps} adapts to noise: leave it out")
+    methods, names = {OURS: restore.Inpainter(loaded), **FILL}, list(photographs)
+    cases = {name: with_holes([*photographs.values()], name) for name in HOLES}
+    scores = {name: compare(methods, x) for name, x in tqdm(cases.items())}
+    for key in ("hole_psnr", "hole_ssim", "psnr", "ssim"):
+        print(report(scores, key, BIHARMONIC), flush=True)
+    shown = [cases[name][4 * names.index(stem) + j] for name, (stem, j) in SHOWN.items()]
+    return scores, sheet(methods, shown)
+
+
+def denoising(
+    loaded: loaded_model.LoadedModel, photographs: Mapping[str, Picture], steps: int
+) -> tuple[dict[str, Scores], Image.Image]:
+    """Return the figures of each strength of noise, and a picture."""
+    methods = {OURS: denoiser(loaded)}
+    if steps:
+        methods = {f"{OURS}, {steps} steps": denoiser(loaded, steps), **methods}
+    methods |= DENOISE
+    cases = {f"sigma {x}": with_noise([*photographs.values()], x) for x in SIGMAS}
+    scores = {name: compare(methods, x) for name, x in tqdm(cases.items())}
+    for key in ("psnr", "ssim"):
+        print(report(scores, key, NON_LOCAL_MEANS), flush=True)
+    shown = [x for x in cases["sigma 25"] if [*photographs][x.photograph] in ("chelsea", "coffee")]
+    return scores, sheet(methods, shown)
+
+
+WHAT = dict(inpainting=inpainting, denoising=denoising)
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
+    add("what", choices=list(WHAT))
     add("--checkpoint", required=True)
     add("--data", required=True, help="the folder of held-out photographs")
     add("--to", required=True, help="the folder of the results")
     add("--steps", type=int, default=0, help="of adaptation to each noisy photograph, a row more")
     options = parser.parse_args()
-    to, paths = Path(options.to), sorted(Path(options.data).iterdir())
-    to.mkdir(parents=True, exist_ok=True)
-    photographs = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
-    stems = [path.stem for path in paths]
+    paths, to = sorted(Path(options.data).iterdir()), Path(options.to)
+    photographs = {path.stem: np.asarray(Image.open(path).convert("RGB")) for path in paths}
     loaded = loaded_model.of(options.checkpoint)
-    scores: dict[str, dict[str, Scores]] = {}
-
-    fill = {OURS: restore.Inpainter(loaded), **FILL}
-    cases = {name: with_holes(photographs, name) for name in HOLES}
-    scores["inpainting"] = {name: compare(fill, x) for name, x in tqdm(cases.items())}
-    for key in ("hole_psnr", "hole_ssim", "psnr", "ssim"):
-        print(report(scores["inpainting"], key, BIHARMONIC), flush=True)
-    rows = [cases[name][4 * stems.index(stem) + j] for name, (stem, j) in SHOWN.items()]
-    sheet(fill, rows).save(to / "inpainting.png")
-
-    denoise = {OURS: denoiser(loaded), **DENOISE}
-    if options.steps:
-        denoise[f"{OURS}, {options.steps} steps"] = denoiser(loaded, options.steps)
-    cases = {f"sigma {x}": with_noise(photographs, x) for x in SIGMAS}
-    scores["denoising"] = {name: compare(denoise, x) for name, x in tqdm(cases.items())}
-    for key in ("psnr", "ssim"):
-        print(report(scores["denoising"], key, NON_LOCAL_MEANS), flush=True)
-    rows = [cases["sigma 25"][stems.index(stem)] for stem, _ in SHOWN.values()]
-    sheet(denoise, rows[:2]).save(to / "denoising.png")
-    files.write_json(str(to / "restore.json"), scores)
+    scores, picture = WHAT[options.what](loaded, photographs, options.steps)
+    to.mkdir(parents=True, exist_ok=True)
+    files.write_json(str(to / "scores.json"), scores)
+    picture.save(to / "sheet.jpg", quality=85)
 
 
 if __name__ == "__main__":
