@@ -2,13 +2,14 @@
 
     python -m scripts.experiments.restore inpainting --checkpoint=runs/restore_photos \\
         --data=photographs/test --to=runs/inpainting
-    python -m scripts.experiments.restore denoising --checkpoint=runs/restore_photos \\
-        --data=photographs/test --to=runs/denoising [--steps=N]
+    python -m scripts.experiments.restore denoising --checkpoint=runs/denoise_photos \\
+        --data=photographs/test --to=runs/denoising --tune=photographs/train [--steps=N]
 
 Holes are filled in the four quarters, 64x64, of the middle of each photograph; noise is taken from
 the middle itself, 128x128. Figures are means over the photographs: PSNR and SSIM, of results
 rounded to bytes, over all and inside the holes. What the network gains on the baseline of the field
-is given with its standard error over the photographs. It writes `scores.json` and `sheet.jpg`.
+is given with its standard error over the photographs. Baselines of denoising know the true sigma,
+and have the strength that is best on training photographs. It writes `scores.json` and `sheet.jpg`.
 """
 
 import argparse
@@ -104,16 +105,17 @@ def fill_telea(x: Picture, hole: Hole) -> Picture:
     return cv2.inpaint(x, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)
 
 
-def non_local_means(x: Picture, sigma: float) -> Picture:
-    """Denoise by non-local means, with the true sigma and the h of scikit-image's example."""
+def non_local_means(x: Picture, sigma: float, strength: float) -> Picture:
+    """Denoise by non-local means, with the true sigma."""
     options = dict(patch_size=5, patch_distance=6, fast_mode=True, channel_axis=-1)
-    y = restoration.denoise_nl_means(x / 255, h=0.8 * sigma / 255, sigma=sigma / 255, **options)
-    return as_bytes(y)
+    h, sigma = strength * sigma / 255, sigma / 255
+    return as_bytes(restoration.denoise_nl_means(x / 255, h=h, sigma=sigma, **options))
 
 
-def total_variation(x: Picture, sigma: float) -> Picture:
-    """Denoise by total variation, with the true sigma as the weight."""
-    return as_bytes(restoration.denoise_tv_chambolle(x / 255, sigma / 255, channel_axis=-1))
+def total_variation(x: Picture, sigma: float, strength: float) -> Picture:
+    """Denoise by total variation, with a weight in units of the true sigma."""
+    weight = strength * sigma / 255
+    return as_bytes(restoration.denoise_tv_chambolle(x / 255, weight, channel_axis=-1))
 
 
 def denoiser(loaded: loaded_model.LoadedModel, steps: int = 0) -> Method:
@@ -123,8 +125,10 @@ def denoiser(loaded: loaded_model.LoadedModel, steps: int = 0) -> Method:
 
 
 FILL: dict[str, Method] = {BIHARMONIC: fill_biharmonic, "Telea": fill_telea, "mean": fill_mean}
-DENOISE: dict[str, Method] = {NON_LOCAL_MEANS: non_local_means, "total variation": total_variation}
-DENOISE |= {"noisy": lambda x, sigma: x}
+DENOISE: dict[str, tuple[Method, tuple[float, ...]]] = {  # with the strengths to choose from
+    NON_LOCAL_MEANS: (non_local_means, (0.4, 0.6, 0.8, 1.0, 1.2)),
+    "total variation": (total_variation, (0.6, 0.8, 1.0, 1.2, 1.5)),
+}
 
 
 def figures(true: Picture, found: Picture, hole: Hole | None = None) -> dict[str, float]:
@@ -180,6 +184,18 @@ def with_noise(photographs: Sequence[Picture], sigma: float) -> list[Case]:
     return cases
 
 
+def tuned(photographs: Sequence[Picture], sigma: float) -> dict[str, Method]:
+    """Return the methods that learn nothing, each with the strength of the best PSNR."""
+    cases, found = with_noise(photographs, sigma), {}
+    for name, (method, strengths) in DENOISE.items():
+        choices = {str(x): functools.partial(method, strength=x) for x in strengths}
+        scores = compare(choices, cases)
+        best = max(choices, key=lambda x: np.mean(scores[x]["psnr"]))
+        found[name] = choices[best]
+        print(f"sigma {sigma}, {name}: strength {best}", flush=True)
+    return found
+
+
 def report(scores: Mapping[str, Scores], key: str, against: str) -> str:
     """Return a table of a figure: methods by cases, and what the first method gains on another."""
     names = list(next(iter(scores.values())))
@@ -203,35 +219,42 @@ def sheet(methods: Mapping[str, Method], cases: Sequence[Case]) -> Image.Image:
     return visualize.sheet({name: np.stack(x) for name, x in columns.items()})
 
 
-def inpainting(
-    loaded: loaded_model.LoadedModel, photographs: Mapping[str, Picture], steps: int
-) -> tuple[dict[str, Scores], Image.Image]:
+def inpainting(options: argparse.Namespace) -> tuple[dict[str, Scores], Image.Image]:
     """Return the figures of each form of holes, and a picture."""
-    if steps:
-        raise ValueError(f"--steps={steps} adapts to noise: leave it out")
-    methods, names = {OURS: restore.Inpainter(loaded), **FILL}, list(photographs)
+    photographs = opened(options.data)
+    methods = {OURS: restore.Inpainter(loaded_model.of(options.checkpoint)), **FILL}
     cases = {name: with_holes([*photographs.values()], name) for name in HOLES}
     scores = {name: compare(methods, x) for name, x in tqdm(cases.items())}
     for key in ("hole_psnr", "hole_ssim", "psnr", "ssim"):
         print(report(scores, key, BIHARMONIC), flush=True)
+    names = list(photographs)
     shown = [cases[name][4 * names.index(stem) + j] for name, (stem, j) in SHOWN.items()]
     return scores, sheet(methods, shown)
 
 
-def denoising(
-    loaded: loaded_model.LoadedModel, photographs: Mapping[str, Picture], steps: int
-) -> tuple[dict[str, Scores], Image.Image]:
+def denoising(options: argparse.Namespace) -> tuple[dict[str, Scores], Image.Image]:
     """Return the figures of each strength of noise, and a picture."""
-    methods = {OURS: denoiser(loaded)}
-    if steps:
-        methods = {f"{OURS}, {steps} steps": denoiser(loaded, steps), **methods}
-    methods |= DENOISE
-    cases = {f"sigma {x}": with_noise([*photographs.values()], x) for x in SIGMAS}
-    scores = {name: compare(methods, x) for name, x in tqdm(cases.items())}
+    photographs, tune = opened(options.data), [*opened(options.tune).values()][::8]
+    loaded = loaded_model.of(options.checkpoint)
+    ours = {OURS: denoiser(loaded)}
+    if options.steps:
+        ours = {f"{OURS}, {options.steps} steps": denoiser(loaded, options.steps), **ours}
+    scores, pictures = {}, {}
+    for sigma in tqdm(SIGMAS):
+        methods = {**ours, **tuned(tune, sigma), "noisy": lambda x, sigma: x}
+        cases = with_noise([*photographs.values()], sigma)
+        scores[f"sigma {sigma}"] = compare(methods, cases)
+        shown = [x for x in cases if [*photographs][x.photograph] in ("chelsea", "coffee")]
+        pictures[sigma] = sheet(methods, shown)
     for key in ("psnr", "ssim"):
         print(report(scores, key, NON_LOCAL_MEANS), flush=True)
-    shown = [x for x in cases["sigma 25"] if [*photographs][x.photograph] in ("chelsea", "coffee")]
-    return scores, sheet(methods, shown)
+    return scores, pictures[25]
+
+
+def opened(folder: str) -> dict[str, Picture]:
+    """Return the pictures of a folder by name."""
+    paths = sorted(Path(folder).iterdir())
+    return {path.stem: np.asarray(Image.open(path).convert("RGB")) for path in paths}
 
 
 WHAT = dict(inpainting=inpainting, denoising=denoising)
@@ -245,12 +268,13 @@ def main() -> None:
     add("--checkpoint", required=True)
     add("--data", required=True, help="the folder of held-out photographs")
     add("--to", required=True, help="the folder of the results")
-    add("--steps", type=int, default=0, help="of adaptation to each noisy photograph, a row more")
+    add("--tune", help="denoising: a folder of other photographs, to choose strengths")
+    add("--steps", type=int, default=0, help="denoising: of adaptation to each, a row more")
     options = parser.parse_args()
-    paths, to = sorted(Path(options.data).iterdir()), Path(options.to)
-    photographs = {path.stem: np.asarray(Image.open(path).convert("RGB")) for path in paths}
-    loaded = loaded_model.of(options.checkpoint)
-    scores, picture = WHAT[options.what](loaded, photographs, options.steps)
+    if (options.what == "denoising") != bool(options.tune):
+        parser.error("--tune is needed by denoising alone")
+    scores, picture = WHAT[options.what](options)
+    to = Path(options.to)
     to.mkdir(parents=True, exist_ok=True)
     files.write_json(str(to / "scores.json"), scores)
     picture.save(to / "sheet.jpg", quality=85)
