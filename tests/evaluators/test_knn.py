@@ -23,6 +23,15 @@ def test_it_is_scikit_learns(digits, k):
     assert found == pytest.approx(oracle.score(test, test_y), abs=1e-3)
 
 
+@pytest.mark.parametrize("k", [3, 200])
+def test_each_example_is_classified_by_the_others(digits, k):
+    x, y = (part[:30] for part in digits[:2])
+    x[7] = x[6]  # the same, so either may come first
+    others = lambda i: np.delete(np.arange(30), i)
+    one = lambda i: knn.accuracies(x[others(i)], y[others(i)], x[i : i + 1], y[i : i + 1], (k,))[k]
+    assert knn.leave_one_out(x, y, k) == pytest.approx(np.mean([one(i) for i in range(30)]))
+
+
 def test_more_neighbours_than_examples():
     x, y = np.eye(3), np.arange(3)
     assert knn.accuracies(x, y, x, y) == {20: 1.0}

@@ -70,12 +70,17 @@ def candidates(
 
     Args:
       feature: fields of `Feature` that are settled.
+
+    Raises:
+      ValueError: the feature is to be taken after a norm that the model does not have.
     """
     model, params, *_ = loaded
     settled, depth = dict(feature or {}), model.depth
     if methods is None:
         methods = [x for x in METHODS if x.components < model.encoder.trunk.width]
     has_norm = "norm" in params or "norm" in params["encoder"]
+    if settled.get("norm") and not has_norm:
+        raise ValueError("the model has no norm after its last block: take the feature before it")
     values = dict(
         block=_blocks(depth),
         pooling=["mean", "cls"] if model.cls_tokens else ["mean"],

@@ -51,7 +51,9 @@ def columns_of(results: Results) -> dict[str, list[Any]]:
         rows += [(name, rank, *x, None) for rank, x in enumerate(found, 1)]
         rows += [(name, None, None, None, None, note)] if note else []
     titles = "query", "rank", "name", "similarity", "label", "note"
-    table: dict[str, list[Any]] = dict(zip(titles, map(list, zip(*rows, strict=True)), strict=True))
+    table: dict[str, list[Any]] = {
+        title: [row[i] for row in rows] for i, title in enumerate(titles)
+    }
     if not any(table["label"]):
         del table["label"]
     return table

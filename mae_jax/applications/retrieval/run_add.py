@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> str:
             return f"{options.index}: it has all {len(names):,} examples of {options.data} already"
         source = some(source, new)
     count = index.add(source)
-    index.about["data"] = [*index.about["data"], [options.data, split]]
+    index.about["data"] = [*index.about.get("data", ()), [options.data, split]]
     index.save(options.index, overwrite=True)
     return (
         f"{options.index}: {count:,} examples of {options.data}, split {split!r}, were added{note}"

@@ -36,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     own = "leave out the query itself, by its name; default: if the index was made of --data"
     add("--exclude-self", action=flag, help=own)
     add("--approximate", action="store_true", help="by a graph of usearch, compared with exactly")
-    add("--json", type=files.writable, metavar="FILE", help="for the counts and the speed")
+    add("--json", type=files.writable, metavar="FILE", help="for the counts and the recall")
     add("--threads", type=int, default=16)
 
 
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> str:
     queries, read = index.read(source)
     is_own = options.exclude_self
     if is_own is None:
-        is_own = (options.data, split) in index.about["data"]
+        is_own = (options.data, split) in index.about.get("data", ())
     search = functools.partial(index.search, queries.vectors, options.k, queries.names * is_own)
     found = search(approximate=options.approximate)
     about: dict[str, Any] = dict(index=options.index, data=options.data, split=split, k=options.k)
