@@ -44,6 +44,11 @@ def foreground(config) -> Iterator[str]:
         yield "data.foreground is a weight in the loss of task 'pretrain': use None"
 
 
+def noise(config) -> Iterator[str]:
+    if config.data.get("noise"):
+        yield "data.noise is added in task 'pretrain' alone: use 0"
+
+
 def regularization(config) -> Iterator[str]:
     regularize, modality = config.regularize, config.data.modality
     if regularize.randaugment and (modality != "image" or config.data.channels not in (1, 3)):
@@ -142,5 +147,5 @@ def values(config) -> Iterator[str]:
 
 
 RULES = (size, vocabulary, values, attention, evaluators, batches, schedule, statistics)
-FINE_TUNING = (foreground, regularization, optimizer, head)
+FINE_TUNING = (foreground, noise, regularization, optimizer, head)
 TASK_RULES = dict(pretrain=(), classify=(*FINE_TUNING, smoothing), regress=(*FINE_TUNING, new_head))

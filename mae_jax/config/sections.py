@@ -357,6 +357,11 @@ class Values(Data):
     """(threshold, weight): values up to the threshold, such as the air around a body, count so much
     in the loss of task `pretrain`, and the others 1. The threshold is one of values after `range`,
     as `mean` is. None counts all values alike."""
+    noise: NotNegative = 0.0
+    """Largest standard deviation of the Gaussian noise that is added to training examples in task
+    `pretrain`, for denoising; each has its own, uniform from 0. It is one of values after `range`,
+    as `std` is. 0 adds none. As nothing predicts the noise of a masked patch, the best prediction
+    is the patch without it."""
     reference_spacing: Annotated[
         tuple[Positive, ...],
         Field(strict=False, title="a tuple of numbers above 0, one for each axis of size, or ()"),

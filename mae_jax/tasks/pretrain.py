@@ -33,6 +33,8 @@ def build(config, source, mean, std) -> Task:
         flip_key, mask_key, decode_key = jax.random.split(key, 3)
         inputs = batch["image"]
         inputs = augment.flip(flip_key, inputs) if data.get("flip") else inputs
+        if data.get("noise"):
+            inputs = augment.add_noise(jax.random.fold_in(flip_key, 1), inputs, data.noise)
         values, present, weight = missing.split(inputs, mean, std, data)
         places = coordinates.of_batch(batch, data, model.patch)
         batch = {"image": inputs, "scores": sampler.scores(mask_key, values, weight)}

@@ -111,6 +111,7 @@ MISTAKES = [  # config, changes, sentence: the value and a way out
         {"data.foreground": (0.1, 0.5)},
         "data.foreground is a weight in the loss",
     ),
+    ("finetune_vit_base", {"data.noise": 0.1}, "data.noise is added in task 'pretrain' alone"),
     (
         "volume_small",
         {"data.reference_spacing": (1.0, 1.0, 1.0), "model.learned_positions": True},

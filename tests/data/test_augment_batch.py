@@ -205,3 +205,13 @@ def test_erasing_pictures_in_which_boxes_do_not_fit():
     _, _, changed = erased(FLAT)
     h, w = sides(changed)
     assert (h == 1).all() and w.min() == 1 and w.max() > 3
+
+
+def test_noise_has_its_own_strength_in_each_input(key):
+    inputs = jnp.full((64, 16, 16, 3), 51, jnp.uint8)
+    noise = np.asarray(batch.add_noise(key, inputs, 0.5)) - 0.2
+    sigma = noise.std((1, 2, 3))
+    assert abs(noise.mean()) < 0.01 and sigma.max() < 0.53
+    np.testing.assert_allclose(np.quantile(sigma, (0.1, 0.5, 0.9)), (0.05, 0.25, 0.45), atol=0.08)
+    same = batch.add_noise(key, inputs / 255, 0.5)  # values that are no bytes stay in their units
+    np.testing.assert_allclose(same, noise + 0.2, atol=1e-6)

@@ -15,6 +15,20 @@ def flip(key: jax.Array, inputs: Shaped[Array, "b *size c"]) -> Shaped[Array, "b
     return jnp.where(jax.random.bernoulli(key, shape=shape), inputs[..., ::-1, :], inputs)
 
 
+def add_noise(
+    key: jax.Array, inputs: Shaped[Array, "b *size c"], most: float
+) -> Float[Array, "b *size c"]:
+    """Add Gaussian noise to each input, of its own standard deviation, uniform from 0 to `most`.
+
+    Bytes are divided by 255 first, and values may then lie beyond 0 and 1.
+    """
+    level_key, noise_key = jax.random.split(key)
+    channels = inputs.shape[-1]
+    x = normalize(inputs, (0.0,) * channels, (1.0,) * channels)
+    level = jax.random.uniform(level_key, (len(x), *(1,) * (x.ndim - 1)), maxval=most)
+    return x + level * jax.random.normal(noise_key, x.shape)
+
+
 def normalize(
     inputs: Shaped[Array, "b *size c"], mean: Sequence[float], std: Sequence[float]
 ) -> Shaped[Array, "b *size c"]:
