@@ -15,13 +15,13 @@ from configs import recipe_parts, vit_base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    config = vit_base.recipe(patch=(2, 2), width=96, depth=4, heads=3)
+    config = vit_base.recipe(patch=(2, 2), width=64, depth=3, heads=4)
     config.update(epochs=40, batch_size=64, log_every=20, save_every=100)
     config.model.update(
-        decoder="cross",
-        decoder_width=96,
+        decoder="cross",  # cheaper, and mask tokens have nothing to say each other
+        decoder_width=64,
         decoder_depth=2,
-        decoder_heads=3,
+        decoder_heads=4,
         norm_pix=False,  # predict plain pixels
     )
     config.mask.update(name="random", ratio=0.25)
