@@ -43,7 +43,7 @@ def test_the_markers_that_ci_selects_have_tests():
 
 
 def test_the_model_in_fifteen_lines_runs():
-    code = readme.python()
+    code = readme.python().replace("depth=12", "depth=4")  # in a third of the time
     assert 5 < len([line for line in code.splitlines() if line.strip()]) <= 15
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
