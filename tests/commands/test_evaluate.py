@@ -1,13 +1,10 @@
 """Any checkpoint can be evaluated: exact counts, and nothing is chosen on test data."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -198,14 +195,9 @@ def test_pictures_without_classes_and_an_evaluator_of_your_own(workdir, tmp_path
     assert np.load(file)["test_features"].shape == (12, 48)
 
 
-def test_the_command_line(workdir, tmp_path):
+def test_the_command_line(workdir, tmp_path, capsys, monkeypatch):
     arguments = [f"--checkpoint={workdir}", "--data=synthetic", f"--json={tmp_path / 'f.json'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "mae_jax.evaluate", *arguments],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(jax.device_count())},  # compiled before
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    figures = json.loads((tmp_path / "f.json").read_text())
-    assert f"{figures['loss']:.4f}" in done.stdout and f"{figures['linear']:.4f}" in done.stdout
+    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+    evaluate.main()
+    figures, printed = json.loads((tmp_path / "f.json").read_text()), capsys.readouterr().out
+    assert f"{figures['loss']:.4f}" in printed and f"{figures['linear']:.4f}" in printed

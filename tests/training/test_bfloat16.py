@@ -14,7 +14,6 @@ from mae_jax.distributed import device_mesh, partitioning
 from mae_jax.train import train
 from mae_jax.training import optimizer, program
 
-pytestmark = pytest.mark.optimised
 ROOT = Path(__file__).parents[2]
 
 
@@ -42,6 +41,7 @@ def losses(dtype: str, attention: str, data: int = 1, fsdp: int = 1) -> list[flo
     return found
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("attention", ["reference", "recompute", "per_sample"])
 def test_bfloat16_trains_like_float32(attention):
     half, full = losses("bfloat16", attention), losses("float32", "reference")
@@ -49,6 +49,7 @@ def test_bfloat16_trains_like_float32(attention):
     assert half != full and half[-1] < half[0]
 
 
+@pytest.mark.optimised
 def test_bfloat16_trains_on_four_devices_as_on_one(monkeypatch):
     monkeypatch.setattr(partitioning, "SMALL", 0)  # shard the parameters of a tiny network too
     one, four = losses("bfloat16", "recompute"), losses("bfloat16", "recompute", 2, 2)

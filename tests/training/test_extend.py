@@ -99,7 +99,6 @@ def stop_after(monkeypatch, step: int) -> None:
     monkeypatch.setattr(Trainer, "take_step", take_step_and_stop)
 
 
-@pytest.mark.optimised
 def test_extended_in_its_warm_up_a_run_is_one_of_more_epochs(tmp_path, monkeypatch):
     """Bit for bit: the moments, the order of the data and the learning rates are the same."""
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
