@@ -1,6 +1,6 @@
 """A small masked autoencoder on photographs with noise, for denoising.
 
-    python -m scripts.experiments.restore prepare --packages=unpacked --to=photographs
+    python -m scripts.experiments.photographs --packages=unpacked --to=photographs
     python -m mae_jax.train --config=configs/denoise_photos.py --workdir=runs/denoise_photos \\
         --config.data.train.source=folder:photographs
 

@@ -3,6 +3,10 @@
     python -m scripts.experiments.photographs --packages=unpacked --to=photographs
     python -m mae_jax.train --config=configs/restore_photos.py --workdir=runs/restore_photos \\
         --config.data.train.source=folder:photographs
+
+It takes 34 minutes on one CPU core. Holes of 4x4 pixels at .75 in held-out photographs are filled
+with a PSNR of 20.3 dB, and the center half of 64x64 pixels with 20.3 dB; the biharmonic equation
+has 19.9 dB in both (docs/restore.md).
 """
 
 from ml_collections import ConfigDict
