@@ -148,7 +148,10 @@ SAME = [  # is it the cross-decoder, the blocks of each part, options
 
 @functools.cache
 def results_of(cross, depth, **options):
-    """Parameters, and loss, intermediates and gradients of a model of so many blocks."""
+    """Parameters, and loss, intermediates and gradients of a model of so many blocks.
+
+    Blocks beside each other start from their names alone, so that only several are initialised.
+    """
     images = normal(0, 2, 48, 48, 3)
     mask = masking.from_scores(normal(1, 2, 144), 20)
     options = PLAIN | options
@@ -157,7 +160,11 @@ def results_of(cross, depth, **options):
     fields = dict(patch=(4, 4), width=16, depth=depth, heads=2, decoder=decoder)
     fields |= dict(decoder_width=12, decoder_depth=depth, decoder_heads=3)
     model = build.autoencoder(fields | options, custom_gradients=custom)
-    params = jax.jit(model.init)(jax.random.key(2), images, mask)["params"]
+    if depth > 1:
+        params = jax.jit(model.init)(jax.random.key(2), images, mask)["params"]
+    else:
+        shapes = jax.eval_shape(model.init, jax.random.key(2), images, mask)["params"]
+        params = jax.tree.map(lambda x: 0.1 * normal(x.size, *x.shape), shapes)
 
     def loss(params):
         out = model.apply({"params": params}, images, mask)

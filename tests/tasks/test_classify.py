@@ -56,7 +56,7 @@ def flat(params) -> dict:
 def pretraining(tmp_path_factory):
     """A finished pre-training in debug size, and its state."""
     workdir = tmp_path_factory.mktemp("pretrained")
-    return workdir, train(config("quickstart"), workdir)
+    return workdir, train(config("quickstart", evaluators={}), workdir)
 
 
 @pytest.fixture(scope="module")
