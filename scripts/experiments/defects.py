@@ -17,7 +17,7 @@ Mask = Bool[np.ndarray, "h w"]
 Defect = Callable[[Picture, Picture, np.random.Generator], tuple[Picture, Mask]]
 
 HEIGHT, SIDE = 512, 96  # of a texture and of a picture, in pixels
-SLAB, BOX = 24, 36  # length of a slab, and the sides of what is cut from it, in voxels
+SLAB, BOX = 24, 20  # length of a slab, and the sides of what is cut from it, in voxels
 WALLPAPERS = ("Blinds", "GreenMeadow", "Wood")
 
 
