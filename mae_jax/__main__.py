@@ -12,18 +12,23 @@ COMMANDS = {
     "export": "write a model for other runtimes: ONNX or StableHLO",
     "plan": "estimate the memory and the hours of a run",
     "data.prepare": "pack pictures into array_record shards",
+    "applications.inpaint": "fill the masked pixels of pictures",
+    "applications.denoise": "denoise a picture, without clean data",
+    "applications.anomaly": "learn from good examples what is unlike them, and score others",
+    "applications.retrieval": "index examples, and search those that are similar",
 }
 
 
 def main() -> None:
     """Run the command that the first argument names; exit with status 2 if it is unknown."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in COMMANDS:
+    modules = {module.removeprefix("applications."): module for module in COMMANDS}
+    if name in modules:
         sys.argv = [f"mae_jax {name}", *sys.argv[2:]]
-        runpy.run_module(f"mae_jax.{name}", run_name="__main__", alter_sys=False)
+        runpy.run_module(f"mae_jax.{modules[name]}", run_name="__main__", alter_sys=False)
         return
     usage = [f"{__doc__}\n"]
-    usage += [f"  {command:14}{purpose}" for command, purpose in COMMANDS.items()]
+    usage += [f"  {short:14}{COMMANDS[module]}" for short, module in modules.items()]
     usage += ["\n`mae_jax COMMAND --help` lists the options of a command."]
     if name in ("-h", "--help"):
         print("\n".join(usage))

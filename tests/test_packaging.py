@@ -83,7 +83,8 @@ def test_each_command_runs_its_module_with_the_other_arguments(monkeypatch):
     ran = []
     monkeypatch.setattr(runpy, "run_module", lambda name, **_: ran.append((name, sys.argv[1:])))
     for name in command.COMMANDS:
-        monkeypatch.setattr(sys, "argv", ["mae_jax", name, "--help"])
+        short = name.removeprefix("applications.")
+        monkeypatch.setattr(sys, "argv", ["mae_jax", short, "--help"])
         command.main()
     assert ran == [(f"mae_jax.{name}", ["--help"]) for name in command.COMMANDS]
     assert all(importlib.util.find_spec(name) for name, _ in ran)

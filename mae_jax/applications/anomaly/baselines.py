@@ -57,7 +57,8 @@ def read(opened: Values, loaded: LoadedModel) -> Input:
     """Return the whole of an input, normalised, with 0 for what is missing."""
     x = opened.read([slice(0, side) for side in opened.sides])
     x = x.astype(np.float32) / np.float32(255 if x.dtype == np.uint8 else 1)
-    x = (x - np.float32(loaded.transform.mean)) / np.float32(loaded.transform.std)
+    mean, std = (np.array(y, np.float32) for y in (loaded.transform.mean, loaded.transform.std))
+    x = (x - mean) / std
     return np.nan_to_num(x, nan=0.0)
 
 
@@ -98,7 +99,7 @@ class NearestInput:
         from skimage import transform
 
         shape = (*self._sides, x.shape[-1])
-        return transform.resize(x, shape, order=1, anti_aliasing=True).ravel()
+        return np.ravel(transform.resize(x, shape, order=1, anti_aliasing=True))
 
 
 class NearestPatch:

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.ndimage
@@ -59,9 +60,11 @@ class Scored:
 
 def enlarged(map: Map, patch: Sequence[int], sides: Sequence[int]) -> Float[np.ndarray, "*sides"]:
     """Return a map at the size of its input, linear between the middles of patches."""
-    grow = lambda x, order: scipy.ndimage.zoom(
-        x, patch, order=order, mode="nearest", grid_mode=True
-    )
+
+    def grow(x: np.ndarray, order: int) -> np.ndarray:
+        found: Any = scipy.ndimage.zoom(x, patch, order=order, mode="nearest", grid_mode=True)
+        return found
+
     exists, part = ~np.isnan(map), tuple(slice(side) for side in sides)
     if exists.all():
         return grow(map, 1)[part]

@@ -6,7 +6,7 @@ distinct score. `Counts` collects these, map by map.
 
 import dataclasses
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.ndimage
@@ -57,7 +57,8 @@ class Counts:
         at corners, are a region.
         """
         exists = ~np.isnan(scores)
-        region = scipy.ndimage.label(mask & exists, np.ones((3,) * mask.ndim))[0][exists]  # pyright: ignore
+        labelled: Any = scipy.ndimage.label(mask & exists, np.ones((3,) * mask.ndim))
+        region = labelled[0][exists]
         sizes = np.bincount(region, minlength=1)
         share = np.where(region > 0, 1 / sizes[region], 0)
         self.regions += len(sizes) - 1

@@ -42,7 +42,7 @@ def join(
     graph = sparse.csr_array((ones, (i, j)), shape) + sparse.csr_array((ones, (j, i)), shape)
     count = graph.sum(0)
     change = np.empty_like(border)
-    for channel in range(border.shape[1]):
+    for channel in range(result.shape[1]):
         diagonal = count + degree[:, channel]
         system = sparse.diags_array(diagonal) - graph
         scale = sparse.diags_array(1 / diagonal)
