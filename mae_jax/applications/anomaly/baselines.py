@@ -99,7 +99,8 @@ class NearestInput:
         from skimage import transform
 
         shape = (*self._sides, x.shape[-1])
-        return np.ravel(transform.resize(x, shape, order=1, anti_aliasing=True))
+        small: Any = transform.resize(x, shape, order=1, anti_aliasing=True)
+        return small.ravel()
 
 
 class NearestPatch:
