@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from mae_jax.data.values import Values
+from mae_jax.distributed import device_mesh
 from mae_jax.evaluators.tiled_inputs import TiledInputs
 from mae_jax.models import masking
 
@@ -36,11 +37,16 @@ class Adapter:
     def __call__(self, params: dict, opened: Values, steps: int, seed: int = 0) -> dict:
         """Return the mean of the parameters over the last of some steps.
 
-        A step takes `inputs.batch_size` crops, rounded up to a multiple of the devices.
+        A step takes `inputs.batch_size` crops, rounded up to a multiple of the devices. The result
+        depends on the seed, and not on the devices unless their number changes that.
+
+        Raises:
+          ValueError: the loss is not finite any more.
         """
         size, key = self.inputs.transform.size, jax.random.key(seed)
         free = [max(0, n - side) for n, side in zip(opened.sides, size, strict=True)]
-        count = steps * self.inputs.batch_size
+        shares = device_mesh.batch_shares(self.inputs.mesh)
+        count = steps * -(-self.inputs.batch_size // shares) * shares
         corners = np.random.default_rng(seed).integers(0, free, (count, len(free)), endpoint=True)
         read = functools.partial(self.inputs.tile, opened)
         loss = jnp.zeros(())

@@ -42,7 +42,8 @@ def estimate(x: Float[np.ndarray, "*sides c"]) -> Float[np.ndarray, "c"]:
     for axis in range(x.ndim - 1):
         x = np.moveaxis(x, axis, 0)
         count = (len(x) - taps) // 2 + 1
-        x = sum(_HIGH_PASS[i] * x[i : i + 2 * count - 1 : 2] for i in range(taps))
+        shifted = (_HIGH_PASS[i] * x[i : i + 2 * count - 1 : 2] for i in range(taps))
+        x = sum(shifted, start=np.zeros(()))
         x = np.moveaxis(x, 0, axis)
     channels = np.abs(x).reshape(-1, x.shape[-1]).T
     details = [d[np.isfinite(d) & (d > rounding)] for d in channels]
