@@ -127,7 +127,7 @@ def denoiser(loaded: loaded_model.LoadedModel, steps: int = 0) -> Method:
 FILL: dict[str, Method] = {BIHARMONIC: fill_biharmonic, "Telea": fill_telea, "mean": fill_mean}
 DENOISE: dict[str, tuple[Method, tuple[float, ...]]] = {  # with the strengths to choose from
     NON_LOCAL_MEANS: (non_local_means, (0.4, 0.6, 0.8, 1.0, 1.2)),
-    "total variation": (total_variation, (0.3, 0.4, 0.6, 0.8, 1.0)),
+    "total variation": (total_variation, (0.4, 0.6, 0.8, 1.0, 1.2, 1.5)),
 }
 
 
