@@ -279,6 +279,8 @@ def test_masks_in_files(tmp_path, caplog):
     for given in (str(tmp_path / "a.npy"), masked, masked[..., None] * 0.5):
         np.testing.assert_array_equal(masks.read(given, data), masked)
     assert not caplog.text
+    of_pillow = np.asarray(Image.fromarray(masked))  # its True is the byte 255, which XLA misreads
+    assert masks.read(of_pillow, data).view(np.uint8).max() == 1
     soft = black.copy()
     soft[0, :3] = 9
     assert masks.read(soft, data)[0, :3].all()
