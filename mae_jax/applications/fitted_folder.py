@@ -4,6 +4,8 @@
 and `KIND.json` the rest: how inputs are shown to the model, and the SHA-256 of the other files.
 """
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,8 +59,10 @@ def write(path: str, kind: str, fitted: Fitted, overwrite: bool = False) -> None
         (folder / ARRAYS).write_bytes(safetensors.numpy.save(arrays))
         digests = {name: _digest(folder / name) for name in (MODEL, ARRAYS)}
         shown = dict(data=data, mean=list(transform.mean), std=list(transform.std))
-        text = dict(mae_jax=mae_jax.__version__, kind=kind, sha256=digests, inputs=shown)
-        files.write_json(str(folder / f"{kind}.json"), text | {"about": fitted.about})
+        text = dict(inputs=shown, about=fitted.about)
+        text = dict(mae_jax=mae_jax.__version__, kind=kind, sha256=digests, **text)
+        digests["json"] = _digest_of(text)
+        files.write_json(str(folder / f"{kind}.json"), text)
 
 
 def check_place(path: str, kind: str, overwrite: bool) -> None:
@@ -88,8 +92,13 @@ def read(path: str, kind: str, threads: int = 16) -> Fitted:
     try:
         digests, shown, about = text["sha256"], text["inputs"], text["about"]
         data, mean, std = shown["data"], tuple(shown["mean"]), tuple(shown["std"])
-        wrong = [name for name in (MODEL, ARRAYS) if _digest(folder / name) != digests[name]]
-    except (KeyError, TypeError, OSError) as error:
+        digest = digests.pop("json")
+        wrong = [] if _digest_of(text) == digest else [f"{kind}.json"]
+        wrong += [name for name in (MODEL, ARRAYS) if _digest(folder / name) != digests[name]]
+    except OSError as error:
+        name = Path(error.filename or path).name
+        raise ValueError(f"{path} is damaged: {name} cannot be read; make it again") from error
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}): make it again") from error
     if wrong:
         raise ValueError(f"{path} is damaged: {wrong[0]} is not what was written; make it again")
@@ -102,6 +111,11 @@ def read(path: str, kind: str, threads: int = 16) -> Fitted:
     params = load.parameters(info, size=transform.size, mesh=mesh)
     loaded = LoadedModel(info.model, params, transform, mesh, info)
     return Fitted(loaded, arrays, _tuples(about))
+
+
+def _digest_of(values: dict[str, Any]) -> str:
+    """Return the SHA-256 of values as JSON, without their own digest."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

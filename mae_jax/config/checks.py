@@ -49,6 +49,13 @@ def noise(config) -> Iterator[str]:
         yield "data.noise is added in task 'pretrain' alone: use 0"
 
 
+def clean_targets(config) -> Iterator[str]:
+    if config.data.get("noise") and config.model.norm_pix:
+        yield "data.noise needs model.norm_pix = False, as norms of noisy patches hold their noise"
+    if config.data.get("noise") and config.data.get("foreground"):
+        yield "data.noise has no data.foreground, whose threshold would see the noise: use None"
+
+
 def regularization(config) -> Iterator[str]:
     regularize, modality = config.regularize, config.data.modality
     if regularize.randaugment and (modality != "image" or config.data.channels not in (1, 3)):
@@ -148,4 +155,6 @@ def values(config) -> Iterator[str]:
 
 RULES = (size, vocabulary, values, attention, evaluators, batches, schedule, statistics)
 FINE_TUNING = (foreground, noise, regularization, optimizer, head)
-TASK_RULES = dict(pretrain=(), classify=(*FINE_TUNING, smoothing), regress=(*FINE_TUNING, new_head))
+TASK_RULES = dict(
+    pretrain=(clean_targets,), classify=(*FINE_TUNING, smoothing), regress=(*FINE_TUNING, new_head)
+)

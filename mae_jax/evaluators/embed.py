@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from mae_jax.data import sources
 from mae_jax.data.bad_examples import Unreadable
-from mae_jax.data.sources.source import Examples
 from mae_jax.evaluators import example_columns, loaded_model
 from mae_jax.evaluators.dense import DenseExtractor, FeatureMap
 from mae_jax.evaluators.features import Extractor, Feature
@@ -50,8 +50,7 @@ def embed(
         extractor = DenseExtractor(model, feature, transform, mesh, overlap, batch_size)
         maps = [extractor(variables, value) for value in inputs]
         return maps if several else maps[0]
-    names = [x if isinstance(x, str) else f"input {i}" for i, x in enumerate(inputs)]
-    source = Examples(len(inputs), lambda i: dict(image=inputs[i], label=-1), (), names=names)
+    source = sources.of_inputs(inputs)
     extract = Extractor(model, [feature], transform, mesh)
     table = extract(variables, source, 0, min(batch_size, len(inputs)))
     if missing := {*range(len(inputs))} - {*table.index.tolist()}:

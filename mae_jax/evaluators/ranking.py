@@ -39,7 +39,8 @@ def evaluate(
 
     Args:
       labels, query_labels: -1 is a label that is unknown, and the same as no other.
-      own: the vectors of the gallery that are the queries themselves, to leave them out.
+      own: the vectors of the gallery that are the queries themselves, to leave them out; -1 of a
+        query that is in no gallery.
 
     Raises:
       ValueError: no vector of the gallery is relevant to any query.
@@ -48,7 +49,7 @@ def evaluate(
     for block in similarities(gallery, queries):
         for similarity in block:
             relevant = (labels == query_labels[row]) & (labels >= 0)
-            if own is not None:
+            if own is not None and own[row] >= 0:
                 similarity[own[row]], relevant[own[row]] = -np.inf, False
             row += 1
             if relevant.any():

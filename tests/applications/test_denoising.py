@@ -79,6 +79,17 @@ def test_no_value_has_a_part_in_its_own_prediction(blind):
         assert (z != y).mean() > 0.05
 
 
+def test_tiles_that_do_not_overlap_cover_a_picture(loaded, blind):
+    alone = Denoiser(loaded, Options(combine=False, overlap=0))
+    alone._predict = blind._predict
+    assert np.isfinite(predicted(alone, picture((40, 33, 3)))).all()
+
+
+def test_patches_are_shared_out_among_groups_that_fit(loaded):
+    found = Denoiser(on(1, loaded.model, **SHOWN | dict(size=(28, 28))))
+    assert found.scores.shape == (7, 1, 49) and found.keep == 42
+
+
 def test_places_of_the_patch_grid_differ_between_tiles(blind, monkeypatch):
     found, whole = [], blind._tiles
     monkeypatch.setattr(blind, "_tiles", lambda *args: found.append(args[-1]) or whole(*args))

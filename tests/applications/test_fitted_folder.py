@@ -67,3 +67,10 @@ def test_only_such_a_folder_is_replaced(loaded, folder, tmp_path):
         fitted_folder.write(str(tmp_path), "detector", fitted, overwrite=True)
     with pytest.raises(ValueError, match="no index"):
         fitted_folder.read(str(folder), "index")
+
+
+def test_an_edited_description_is_damage(folder):
+    path = folder / "detector.json"
+    path.write_text(path.read_text().replace('"threshold": 0.25', '"threshold": 0.5'))
+    with pytest.raises(ValueError, match="damaged: detector.json"):
+        fitted_folder.read(str(folder), "detector")

@@ -218,6 +218,9 @@ def test_missing_values_stay_missing_where_they_are_given(inpainter):
     found = inpainter(nodata="nan")(x, masked)
     np.testing.assert_array_equal(found[~masked], x[~masked])
     assert np.isfinite(found[masked]).all()
+    x[~masked] = np.nan
+    with pytest.raises(ValueError, match="nothing can be predicted"):
+        inpainter(nodata="nan")(x, masked)
 
 
 def test_gray_and_opaque_pictures_of_a_model_of_colors(inpainter, tmp_path):

@@ -146,6 +146,10 @@ def test_mistakes_are_sentences(loaded, source, index, folder, monkeypatch):
     for approximate in (False, True):
         with pytest.raises(ValueError, match=r"queries of shape \(1, 3\)"):
             index.search(np.ones((1, 3)), approximate=approximate)
+    with pytest.raises(ValueError, match="'a/00.png' is one name"):
+        index.remove("a/00.png")
+    with pytest.raises(ValueError, match="inputs of type str are no list"):
+        index.search(str(folder / "a" / "00.png"))
     with pytest.raises(ValueError, match="k = 0 must be at least 1"):
         index.search(index.rows.vectors, 0)
     with pytest.raises(ValueError, match="dtype = 'int8' is none of float32, float16"):
@@ -174,6 +178,28 @@ def test_classes_are_joined_by_their_names(loaded, source, index):
 
 
 @pytest.mark.parametrize("components", [0, 5])
+def test_an_index_knows_the_data_that_it_holds(index, folder, monkeypatch):
+    made = dataclasses.replace(index, about={"data": [[f"folder:{folder}", "train"]]})
+    monkeypatch.chdir(folder.parent)
+    for place in (str(folder), f"{folder}/", folder.name, f"./{folder.name}"):
+        assert made.holds(f"folder:{place}", "train") and made.holds(f"folder:{place}", "all")
+        assert not made.holds(f"folder:{place}", "test")
+    assert not made.holds(f"folder:{folder / 'a'}", "train")
+
+
+def test_paths_are_inputs(index, folder):
+    file = folder / "a" / "00.png"
+    assert index.search([file], 1).names == index.search([str(file)], 1).names == [["a/00.png"]]
+
+
+def test_a_whitening_of_few_examples_is_told(caplog):
+    x = np.random.default_rng(0).normal(size=(9, 8)).astype(np.float32)
+    whitening.fit(x, Method("pca"))
+    assert not caplog.messages
+    whitening.fit(x[:8], Method("pca"))
+    assert "8 examples are few" in caplog.text
+
+
 def test_a_whitened_gallery_has_the_unit_covariance(components):
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(500, 12)) @ rng.normal(size=(12, 12)) + 3).astype(np.float32)

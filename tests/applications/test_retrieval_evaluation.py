@@ -10,6 +10,7 @@ from PIL import Image
 from mae_jax.applications import retrieval
 from mae_jax.applications.retrieval import __main__ as command
 from mae_jax.applications.retrieval import copies, evaluation, run_evaluate, search_speed
+from mae_jax.applications.retrieval.reader import some
 from mae_jax.data import sources
 from mae_jax.evaluators import loaded_model, ranking
 from mae_jax.evaluators.features import Extractor, Feature
@@ -86,6 +87,10 @@ def test_queries_of_other_data_have_the_classes_of_these_names(index, source, fo
     assert result.metrics["map"] == pytest.approx(expected.mean_average_precision, rel=1e-4)
     assert result.metrics["left_out"] == 1 and list(result.details["scores"]) == ["index"]
     assert "no baselines" in result.text
+    own = evaluation.evaluate(index, [some(source, np.arange(3, 9))], own=True)
+    rows = np.arange(3, 9)
+    expected = ranking.evaluate(Gallery(x), labels, x[rows], labels[rows], rows)
+    assert own.metrics["map"] == pytest.approx(expected.mean_average_precision, rel=1e-4)
 
 
 def test_copies_that_are_equal_or_tell_nothing(index, source, monkeypatch):

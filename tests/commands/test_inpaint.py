@@ -83,6 +83,9 @@ def test_a_folder_of_pictures(checkpoint, masked, tmp_path, caplog):
     (tmp_path / "masks" / "b.png").unlink()
     with pytest.raises(ValueError, match="has no mask 'b'"):
         write(checkpoint, *files, "--overwrite")
+    Image.fromarray(given).save(folder / "a.tif")  # its file would be that of a.png
+    with pytest.raises(ValueError, match="two pictures or masks are called 'a'"):
+        write(checkpoint, *files, "--overwrite")
 
 
 def test_a_lossy_file_is_refused_before_any_work(checkpoint, masked, tmp_path, monkeypatch, capsys):

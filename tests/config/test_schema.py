@@ -111,6 +111,12 @@ MISTAKES = [  # config, changes, sentence: the value and a way out
         {"data.foreground": (0.1, 0.5)},
         "data.foreground is a weight in the loss",
     ),
+    ("vit_base", {"data.noise": 0.1}, "data.noise needs model.norm_pix = False"),
+    (
+        "volume_small",
+        {"data.noise": 0.1, "data.foreground": (0.1, 0.2), "model.norm_pix": False},
+        "data.noise has no data.foreground",
+    ),
     ("finetune_vit_base", {"data.noise": 0.1}, "data.noise is added in task 'pretrain' alone"),
     (
         "volume_small",

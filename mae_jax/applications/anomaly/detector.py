@@ -71,9 +71,7 @@ class Detector:
         Raises:
           Unreadable: it cannot be read, or does not fit.
         """
-        names = [value if isinstance(value, str) else "the input"]
-        source = sources.Examples(1, lambda i: dict(image=value, label=-1), (), names=names)
-        (_, found), *_ = self.scan(source)
+        (_, found), *_ = self.scan(sources.of_inputs([value]))
         if isinstance(found, Unreadable):
             raise found
         return found

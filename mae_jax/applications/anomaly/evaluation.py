@@ -112,7 +112,7 @@ def _learned(
         return {"blur": known["blur"]}
     inputs, count = _inputs(detector), 0
     chosen = sources.fixed_choice(len(good), _MOST_LEARNED)
-    for i in tqdm(chosen, "baselines", unit=" examples", mininterval=1):
+    for i in tqdm(chosen, "baselines", unit=" examples", mininterval=1, disable=None):
         try:
             opened = reading.read(good, int(i), lambda example: inputs.open(example["image"]))
             x = baselines.read(opened, detector.loaded)
@@ -140,7 +140,9 @@ def _scanned(
     load = lambda i: dict(image=examples[i].value, label=-1)
     source = sources.Examples(len(examples), load, (), names=[x.name for x in examples])
     found = detector.scan(source)
-    for i, scores in tqdm(found, "scoring", len(examples), unit=" examples", mininterval=1):
+    for i, scores in tqdm(
+        found, "scoring", len(examples), unit=" examples", mininterval=1, disable=None
+    ):
         if isinstance(scores, Unreadable):
             notes.add("left out, as it cannot be scored", str(scores))
         else:

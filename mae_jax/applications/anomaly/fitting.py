@@ -43,11 +43,7 @@ def fit(
         large, or a setting does not fit the model.
     """
     loaded = model if isinstance(model, LoadedModel) else loaded_model.of(model, params, **data)
-    source = inputs
-    if isinstance(inputs, list | tuple):
-        names = [x if isinstance(x, str) else f"input {i}" for i, x in enumerate(inputs)]
-        load = lambda i: dict(image=inputs[i], label=-1)
-        source = sources.Examples(len(inputs), load, (), names=names)
+    source = inputs if hasattr(inputs, "classes") else sources.of_inputs(inputs)
     return fit_chosen(loaded, source, np.arange(len(source)), settings)
 
 

@@ -1,5 +1,6 @@
 """Maps of scores in files: heat maps of pictures, and maps of numbers in the input's own frame."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +13,12 @@ from PIL import Image
 from mae_jax.applications.anomaly import figures
 from mae_jax.applications.anomaly.calibration import COMBINED
 from mae_jax.applications.anomaly.detector import Detector, Scores
-from mae_jax.data import sources
+from mae_jax.data import notices, sources
 from mae_jax.evaluators import dense, feature_files, feature_maps
 from mae_jax.evaluators.dense import FeatureMap
 from mae_jax.output import files
 
+_log = logging.getLogger(__name__)
 _DEFAULT_ENDINGS = {2: ".png", 3: ".nii.gz"}  # by the number of sides
 _MISSING = 128  # the gray of patches without data
 
@@ -41,11 +43,13 @@ class MapWriter(NamedTuple):
         if Path(path).suffix.lower() != ".png":
             about: dict[str, Any] = dict(scorer=self.scorer, feature=f"anomaly {self.scorer}")
             write = feature_files.map_writer(path, found.ndim)
-            write(
-                path,
-                FeatureMap(found[..., None], **dense.place_of(scores.opened, self.patch)),
-                about,
-            )
+            place = dense.place_of(scores.opened, self.patch)
+            if feature_files.has_frame(path) and place["frame"] is None:
+                text = (
+                    "maps such as %s have no place in the world, as the input does not say its own"
+                )
+                notices.once(_log.warning, text, path)
+            write(path, FeatureMap(found[..., None], **place), about)
             return
         picture = Image.fromarray(
             self.colors(figures.enlarged(found, self.patch, scores.opened.sides))
@@ -77,8 +81,8 @@ def colors_of(
 ) -> Callable[[Float[np.ndarray, "*any"]], UInt8[np.ndarray, "*any 3"]]:
     """Return a function that colors the maps of a scorer, those of all examples alike.
 
-    The darkest color is the median score of good examples and below, and the middle one, orange, is
-    the threshold.
+    The darkest color is the median score of good examples and below, and the middle one, crimson,
+    is the threshold, unless it is less than one deviation above the median.
     """
     calibration, center, scale = detector.calibration, 0.0, 1.0
     if scorer != COMBINED:

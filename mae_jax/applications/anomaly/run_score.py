@@ -32,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--data", required=True, help="folder:PATH, csv:PATH, ...")
     add("--to", required=True, type=files.writable, metavar="FILE.csv|.parquet")
     add("--maps", metavar="FOLDER", help="for a map of each example")
-    add("--json", metavar="FILE", help="for the counts and the thresholds")
+    add("--json", type=files.writable, metavar="FILE", help="for the counts and the thresholds")
     add("--scorer", default=COMBINED, help="of the threshold and the maps; default: combined")
     add("--split", help="default: all, or test where a source has no split all")
     add("--examples", type=int, default=0, help="at most; 0 = all")
@@ -64,9 +64,9 @@ def run(options: argparse.Namespace) -> str:
     rows = []
     found = detector.scan(source, index.tolist())
     for i, scores in tqdm(found, "scoring", len(index), unit="example", disable=None):
-        rows.append(scores)
         if maps and isinstance(scores, Scores):
             maps.write(places[i], scores)
+        rows.append(scores.scores if isinstance(scores, Scores) else scores)  # without the input
     table = columns_of(rows, detector, options.scorer)
     of_labels = _labels(source, index)
     with files.whole(options.to) as path:
@@ -78,20 +78,22 @@ def open_data(
     detector: Detector, options: argparse.Namespace
 ) -> tuple[str, sources.Source, np.ndarray]:
     """Return the split of `--data`, its source, and the indices of the examples to score."""
+    if options.examples < 0:
+        raise ValueError(f"--examples={options.examples} must be at least 0 (all)")
     data = {**detector.loaded.transform.data, "train": {"source": ""}}
     split, source = checkpoint.open_split(lambda part: held_out.open_part(part, data), options)
     return split, source, sources.fixed_choice(reading.length_of(source), options.examples or None)
 
 
 def columns_of(
-    rows: list[Scores | Unreadable], detector: Detector, scorer: str
+    rows: list[dict[str, float] | Unreadable], detector: Detector, scorer: str
 ) -> dict[str, list[Any]]:
     """Return a column for each scorer, `above_threshold` (None without a score) and `note`."""
     table: dict[str, list[Any]] = collections.defaultdict(list)
     limits = detector.thresholds
     for row in rows:
-        is_read = isinstance(row, Scores)
-        scores = row.scores if is_read else dict.fromkeys(limits, np.nan)
+        is_read = not isinstance(row, Unreadable)
+        scores = row if is_read else dict.fromkeys(limits, np.nan)
         for name, x in scores.items():
             table[name].append(x)
         has_score = not np.isnan(scores[scorer])

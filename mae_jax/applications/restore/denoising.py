@@ -44,7 +44,8 @@ class Options:
         of each channel, see `noise.estimate`.
       combine: return the mean of each value given its prediction and its noisy value, see
         `noise.combine`. Else the result is the prediction, whatever sigma is.
-      groups: each mask masks one of so many groups of patches, and shows the others.
+      groups: each mask masks one of so many groups of patches, or of about so many that have the
+        same size, and shows the others.
       overlap: the share of a tile's length that neighbours share, in [0, 1).
       batch_size: the largest number of tiles of a batch, on all devices together.
       seed: of the masks, and of the crops of the adaptation.
@@ -76,8 +77,8 @@ class Denoiser:
     `tiles.window`.
 
     Raises:
-      ValueError: the model predicts no pixels or not all of them, there are several processes, or
-        its patches cannot be shared out among the groups.
+      ValueError: the model predicts no pixels or not all of them, or there are several
+        processes.
     """
 
     def __init__(self, loaded: LoadedModel, options: Options | None = None):
@@ -99,9 +100,14 @@ class Denoiser:
                 "predicted from others: choose a larger size"
             )
         self.loaded, self.options = loaded, options
-        self.keep = n - n // options.groups
+        divisors = [g for g in range(2, n + 1) if n % g == 0]
+        groups = min(divisors, key=lambda g: abs(g - options.groups))
+        if groups != options.groups:
+            text = "%d patches cannot be shared out among %d groups: there are %d"
+            _log.info(text, n, options.groups, groups)
+        self.keep = n - n // groups
         key = jax.random.key(options.seed)
-        self.scores = masking.partition(key, 1, grid, options.groups, self.keep)
+        self.scores = masking.partition(key, 1, grid, groups, self.keep)
         sizes = options.overlap, options.batch_size
         self.inputs = TiledInputs(model, transform, mesh, *sizes)
         self.adapter = Adapter(self.inputs, self.keep)
@@ -155,8 +161,9 @@ class Denoiser:
         """
         tiling = self.inputs.values(opened.sides)
         pairs = zip(tiling.steps, self.inputs.model.patch, strict=True)
-        # One value beyond whole patches: the places in a patch change from tile to tile.
-        tiling = tiling._replace(steps=tuple(s + (s % p == 0 and s > 1) for s, p in pairs))
+        # One value off whole patches: the places in a patch change from tile to tile.
+        steps = (s + (s % p == 0 and s > 1) for s, p in pairs)
+        tiling = tiling._replace(steps=tuple(map(min, zip(steps, tiling.tile, strict=True))))
         blocks = tiles.blend(self._tiles(params, opened, tiling), tiling)
         return np.concatenate([block[..., 0] for block in blocks])
 

@@ -87,13 +87,18 @@ def _jobs(options: argparse.Namespace) -> Iterator[_Job]:
     if not Path(image).is_dir():
         yield _Job(image, mask, to, beside)
         return
-    found = {path.stem: path for path in Path(mask).iterdir() if path.is_file()}
-    for path in sorted(path for path in Path(image).iterdir() if path.is_file()):
+    files_of = lambda folder: sorted(path for path in Path(folder).iterdir() if path.is_file())
+    found = {path.stem: path for path in files_of(mask)}
+    seen = {path.stem for path in files_of(mask) if found[path.stem] != path}
+    for path in files_of(image):
         if path.stem not in found:
             raise ValueError(f"{mask} has no mask {path.stem!r} for {path}: add it")
         name = path.stem + (path.suffix if path.suffix.lower() in encode.WRITERS else ".png")
         place = beside and str(Path(beside) / f"{path.stem}.png")
-        yield _Job(str(path), str(found[path.stem]), str(Path(to) / name), place)
+        if (stem := path.stem) in seen:
+            raise ValueError(f"two pictures or masks are called {stem!r}: rename one of them")
+        seen.add(stem)
+        yield _Job(str(path), str(found[stem]), str(Path(to) / name), place)
 
 
 def _draw(

@@ -118,6 +118,8 @@ class Inpainter:
         opened = pictures.show(picture, self.inputs, filled).opened
         seen = opened.read([slice(0, side) for side in opened.sides])
         seen = seen / np.float32(255) if seen.dtype == np.uint8 else seen
+        if np.isnan(seen[~masked]).all():
+            raise ValueError("all pixels that are not masked are missing: nothing can be predicted")
         result, trust = self._filled(opened, Level(seen, masked))
         places[masked] = shown.restored(result)
         self._tell_of_missing(opened, places[masked])

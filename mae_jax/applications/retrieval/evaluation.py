@@ -109,6 +109,7 @@ def evaluate(
     gallery: Sequence[sources.Source] = (),
     by: str = "class",
     examples: int = 0,
+    own: bool = False,
 ) -> Result:
     """Return recall and mean average precision of an index and of its baselines.
 
@@ -122,6 +123,7 @@ def evaluate(
       by: "class": another one of the class is right; "copies": the original is.
       examples: the largest number of queries, or of pictures of each source that are copied, a
         fixed random choice; 0 means all.
+      own: queries with the names of examples of the index are these examples.
 
     Raises:
       ValueError: no query has anything to find, or the inputs cannot be copied.
@@ -135,7 +137,7 @@ def evaluate(
     if by == "copies":
         labels, groups = np.arange(len(index)), _copied(index, asked, describe)
     elif queries:
-        labels, groups = _by_class(index, describe(asked))
+        labels, groups = _by_class(index, describe(asked), own)
     else:
         labels, groups = _each_left_out(index, vectors, choose(len(index)))
     scores: dict[str, dict[str, Scores]] = {}
@@ -173,7 +175,7 @@ def _baselines(
     return {name: x[rows] for name, x in found.vectors.items() if name != "index"}
 
 
-def _by_class(index: Index, found: Described) -> tuple[np.ndarray, dict[str, Queries]]:
+def _by_class(index: Index, found: Described, own: bool) -> tuple[np.ndarray, dict[str, Queries]]:
     """Return the classes of the index, and queries that should find their own class."""
     of_index = _classes(index)
     if found.labels.values.ndim > 1 or not {*found.labels.names} & {*of_index.names}:
@@ -182,7 +184,8 @@ def _by_class(index: Index, found: Described) -> tuple[np.ndarray, dict[str, Que
             f"{', '.join(of_index.names[:5])}, ...: evaluate by copies"
         )
     labels = of_index.joined(found.labels).values
-    return labels[: len(index)], {"": Queries(found.vectors, labels[len(index) :])}
+    rows = index.rows_of(found.names) if own else None
+    return labels[: len(index)], {"": Queries(found.vectors, labels[len(index) :], rows)}
 
 
 def _each_left_out(

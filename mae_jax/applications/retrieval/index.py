@@ -12,7 +12,7 @@ from mae_jax.applications import fitted_folder
 from mae_jax.applications.fitted_folder import Fitted
 from mae_jax.applications.retrieval import choice, whitening
 from mae_jax.applications.retrieval.approximate import Graph
-from mae_jax.applications.retrieval.reader import Inputs, Reader, as_source
+from mae_jax.applications.retrieval.reader import Inputs, Reader, as_source, normal
 from mae_jax.applications.retrieval.rows import Labels, Rows, check_names
 from mae_jax.applications.retrieval.whitening import Method, Whitening
 from mae_jax.data.bad_examples import Unreadable
@@ -113,7 +113,13 @@ class Index:
         return len(rows.names)
 
     def remove(self, names: Collection[str]) -> None:
-        """Remove the examples with these names; raise ValueError if there is no such example."""
+        """Remove the examples with these names, a list.
+
+        Raises:
+          ValueError: there is no such example, or the names are one text.
+        """
+        if isinstance(names, str):
+            raise ValueError(f"{names!r} is one name: give a list of names")
         if unknown := {*names} - {*self.rows.names}:
             raise ValueError(f"the index has no example {min(unknown)!r}: give names that it has")
         gone = {*names}
@@ -141,6 +147,23 @@ class Index:
         """The vectors on the devices, for exact search."""
         return Gallery(self.rows.vectors, self.reader.loaded.mesh)
 
+    def rows_of(self, names: Sequence[str | None]) -> Int[np.ndarray, "m"]:
+        """Return the index of the example with each name, or -1."""
+        place: dict[Any, int] = {name: i for i, name in enumerate(self.rows.names)}
+        return np.array([place.get(name, -1) for name in names], int)
+
+    def holds(self, data: str, split: str) -> bool:
+        """Return whether the index was made of a split of data, or of one that shares examples."""
+        known = {part for spec, part in self.about.get("data", ()) if normal(spec) == normal(data)}
+        return bool(known) and (split in known or "all" in {split, *known})
+
+    def check(self, k: int) -> None:
+        """Raise ValueError if the index is empty, or `k` is no number of neighbours."""
+        if not len(self):
+            raise ValueError("the index is empty: add examples before searching")
+        if k < 1:
+            raise ValueError(f"k = {k} must be at least 1")
+
     def search(
         self,
         queries: Inputs | Float[np.ndarray, "m e"],
@@ -159,10 +182,7 @@ class Index:
           ValueError: the index is empty, or the vectors have another dimension.
           Unreadable: an input cannot be read.
         """
-        if not len(self):
-            raise ValueError("the index is empty: add examples before searching")
-        if k < 1:
-            raise ValueError(f"k = {k} must be at least 1")
+        self.check(k)
         vectors = queries if isinstance(queries, np.ndarray) else self._vectors(queries)
         if vectors.shape[1:] != self.rows.vectors.shape[1:]:
             raise ValueError(
@@ -172,9 +192,7 @@ class Index:
         engine = self._graph() if approximate else self.gallery
         similarity, index = engine.search(vectors, k + bool(own))
         if own:
-            place: dict[Any, int] = {name: i for i, name in enumerate(self.rows.names)}
-            mine = np.array([place.get(name, -1) for name in own])
-            is_own = index == mine[:, None]
+            is_own = index == self.rows_of(own)[:, None]
             order = np.argsort(is_own, axis=1, kind="stable")[:, :k]  # the query itself comes last
             similarity, index, is_own = (
                 np.take_along_axis(x, order, axis=1) for x in (similarity, index, is_own)

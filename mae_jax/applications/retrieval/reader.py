@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import functools
 import logging
+import os
 from typing import Any
 
 import numpy as np
@@ -84,12 +85,14 @@ class Reader:
 
 
 def as_source(inputs: Inputs) -> sources.Source:
-    """Return inputs as a source, in which a path is the name of its example."""
-    if not isinstance(inputs, list | tuple):
-        return inputs
-    names = [x if isinstance(x, str) else f"input {i}" for i, x in enumerate(inputs)]
-    load = lambda i: dict(image=inputs[i], label=-1)
-    return sources.Examples(len(inputs), load, (), names=names)
+    """Return inputs as a source: see `sources.of_inputs`."""
+    return inputs if hasattr(inputs, "classes") else sources.of_inputs(inputs)  # pyright: ignore
+
+
+def normal(data: str) -> str:
+    """Return a source with an absolute path in place of one that is not, if it has one."""
+    kind, colon, place = data.partition(":")
+    return f"{kind}:{os.path.abspath(place)}" if os.path.exists(place) else f"{kind}{colon}{place}"
 
 
 def some(source: sources.Source, index: Int[np.ndarray, "n"]) -> sources.Source:

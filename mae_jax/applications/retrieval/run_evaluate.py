@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--by", choices=evaluation.BY, default="class", help="what should be found")
     add("--data", metavar="SOURCE", help="the queries; default: the examples of the index")
     add("--split", help="default: all, or test where a source has no split all")
-    add("--examples", type=int, default=0, help="that are queries, at most; 0 = all")
+    add("--examples", type=int, default=0, help="of each source that are queries, at most; 0 = all")
     add("--json", type=files.writable, metavar="FILE", help="for all figures")
     add("--threads", type=int, default=16)
 
@@ -38,8 +38,12 @@ def run(options: argparse.Namespace) -> str:
     if options.examples < 0:
         raise ValueError(f"--examples={options.examples} must be at least 0 (all)")
     index = Index.load(options.index, options.threads)
-    queries = [reader.open_data(index.reader.loaded, options)[1]] if options.data else []
-    found = evaluation.evaluate(index, queries, _made_of(index), options.by, options.examples)
+    queries, own = [], False
+    if options.data:
+        split, source = reader.open_data(index.reader.loaded, options)
+        queries, own = [source], index.holds(options.data, split)
+    asked = options.by, options.examples, own
+    found = evaluation.evaluate(index, queries, _made_of(index), *asked)
     results = [found]
     try:
         results.append(search_speed.compare(index.rows.vectors, None, index.gallery, index.graph))

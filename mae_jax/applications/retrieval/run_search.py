@@ -55,11 +55,14 @@ def run(options: argparse.Namespace) -> str:
     if options.sheet and Path(options.sheet).suffix not in SHEETS:
         raise ValueError(f"--sheet={options.sheet} must end in {' or '.join(SHEETS)}")
     index = Index.load(options.index, options.threads)
+    index.check(options.k)
+    if options.sheet and index.rows.thumbnails is None:
+        raise ValueError(f"{options.index} has no thumbnails for --sheet: leave --sheet out")
     split, source = open_data(index.reader.loaded, options)
     queries, read = index.read(source)
     is_own = options.exclude_self
     if is_own is None:
-        is_own = (options.data, split) in index.about.get("data", ())
+        is_own = index.holds(options.data, split)
     search = functools.partial(index.search, queries.vectors, options.k, queries.names * is_own)
     found = search(approximate=options.approximate)
     about: dict[str, Any] = dict(index=options.index, data=options.data, split=split, k=options.k)

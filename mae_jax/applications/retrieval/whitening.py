@@ -4,6 +4,7 @@ A few dimensions with a high variance carry little information and dominate the 
 of masked autoencoders (arXiv 2401.00463).
 """
 
+import logging
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from sklearn.covariance import ledoit_wolf
 
 from mae_jax.data import sources
 
+_log = logging.getLogger(__name__)
 MOST = 50_000  # examples that a map is fitted on, a fixed random choice
 KINDS = ("none", "standardize", "pca")
 _ROWS = 1024  # vectors that are mapped at a time, always in this shape: a CPU gives the same bits
@@ -72,6 +74,13 @@ def fit(x: Float[np.ndarray, "n d"], method: Method) -> Whitening:
         raise ValueError(
             f"features of {len(x)} example(s) that do not differ cannot be whitened: give more "
             "examples, or no whitening"
+        )
+    if len(x) <= d:
+        _log.warning(
+            "%s are few for a whitening of %d dimensions, which may do more harm than good: give "
+            "more examples, or no whitening",
+            f"{len(x):,} examples",
+            d,
         )
     mean = x.mean(0)
     if method.kind == "standardize":

@@ -30,6 +30,7 @@ from mae_jax.data.sources.source import (
     label_kind,
     labelled,
     labels_of,
+    of_inputs,
     subset,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "label_kind",
     "labelled",
     "labels_of",
+    "of_inputs",
     "open_source",
     "subset",
 ]

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -62,6 +63,28 @@ class Examples:
 
     def name(self, i: int) -> str:
         return self.names[i] if self.names else f"{self.title}[{i}]"
+
+
+def of_inputs(inputs: Sequence[Any]) -> Examples:
+    """Return inputs without labels as a source; a path is the name of its example.
+
+    Args:
+      inputs: a list of what a modality reads, such as paths or arrays.
+
+    Raises:
+      ValueError: the inputs are no list, or there are none.
+    """
+    if not isinstance(inputs, list | tuple):
+        raise ValueError(f"inputs of type {type(inputs).__name__} are no list: give a list of them")
+    if not inputs:
+        raise ValueError("the list of inputs is empty: give at least one")
+    values = [os.fspath(x) if isinstance(x, os.PathLike) else x for x in inputs]
+    names = [x if isinstance(x, str) else f"input {i}" for i, x in enumerate(values)]
+    return Examples(len(values), functools.partial(_unlabelled, values), (), names=names)
+
+
+def _unlabelled(values: Sequence[Any], i: int) -> Example:
+    return {"image": values[i], "label": -1}
 
 
 def check_split(spec: str, split: str, splits: Sequence[str]) -> None:
