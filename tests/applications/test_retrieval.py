@@ -177,7 +177,6 @@ def test_classes_are_joined_by_their_names(loaded, source, index):
     assert grown.rows.labels.texts()[-4:] == ["b", "c", "b", None]
 
 
-@pytest.mark.parametrize("components", [0, 5])
 def test_an_index_knows_the_data_that_it_holds(index, folder, monkeypatch):
     made = dataclasses.replace(index, about={"data": [[f"folder:{folder}", "train"]]})
     monkeypatch.chdir(folder.parent)
@@ -200,6 +199,7 @@ def test_a_whitening_of_few_examples_is_told(caplog):
     assert "8 examples are few" in caplog.text
 
 
+@pytest.mark.parametrize("components", [0, 5])
 def test_a_whitened_gallery_has_the_unit_covariance(components):
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(500, 12)) @ rng.normal(size=(12, 12)) + 3).astype(np.float32)
