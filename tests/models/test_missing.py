@@ -184,7 +184,7 @@ def test_norm_pix_is_of_what_exists(norm):
 
 
 STRATEGIES = {
-    "random": {}, "block": {}, "grid": {}, "joint": {}, "importance": {},
+    "random": {}, "block": {}, "grid": {}, "stroke": {}, "joint": {}, "importance": {},
     "tube": dict(grid=(2, 4, 4)), "frame": dict(grid=(4, 2, 4)),
     "time": {}, "frequency": {},
 }  # fmt: skip
