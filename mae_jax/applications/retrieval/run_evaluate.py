@@ -1,6 +1,6 @@
-"""Evaluate an index: retrieval evaluate --index=INDEX [--by=class|copies] [--data=SOURCE] [...]
+"""Evaluate an index: retrieval evaluate --index=INDEX --by=class|copies [...]
 
-By class, it should find other examples of the class of each query: of SOURCE, or else of each of
+By class, it should find others of the class of each query: of --data=SOURCE, or else of each of
 its own examples. By copies, it should find the originals of cropped, compressed, mirrored, turned
 and captioned copies of its own pictures, or of those of SOURCE.
 """
